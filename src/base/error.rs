@@ -1,0 +1,72 @@
+//! The one error type. Every message names the op or file, the place and the numbers, and says what to do.
+
+/// What went wrong on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceFault {
+    /// No adapter answers, or none matches what was asked for.
+    Unavailable,
+    /// The device has no memory left for a buffer.
+    OutOfMemory,
+    /// The device was lost (driver reset, unplugged, destroyed).
+    Lost,
+    /// The driver or wgpu refused a command: a bug in this crate or in the driver.
+    Validation,
+    /// A shader did not compile.
+    Pipeline,
+    /// A size or feature is beyond what the adapter offers.
+    Limit,
+}
+
+/// Everything that can fail.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// An op refused its operands: `matmul "layers.3.q": inner dimensions differ, 4096 and 4095`.
+    #[error("{op} \"{node}\": {what}")]
+    Op { op: String, node: String, what: String },
+    /// A file is not what it should be: `model.gguf: tensor "x": ends at byte 12, the file has 10`.
+    #[error("{path}: {what}")]
+    File { path: String, what: String },
+    /// A model cannot be built from what its file says.
+    #[error("model {model}: {what}")]
+    Model { model: String, what: String },
+    /// A device failed or cannot do what was asked.
+    #[error("{adapter}: {what}")]
+    Device { fault: DeviceFault, adapter: String, what: String },
+    /// The caller asked for something that cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// A value became NaN or infinite (only with numerics checks on).
+    #[error("{op} \"{node}\": element {index} is {value}, the first that is not finite")]
+    NotFinite { op: String, node: String, index: usize, value: String },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub fn op(op: &str, node: &str, what: impl Into<String>) -> Self {
+        Error::Op { op: op.into(), node: node.into(), what: what.into() }
+    }
+    pub fn file(path: impl AsRef<std::path::Path>, what: impl Into<String>) -> Self {
+        Error::File { path: path.as_ref().display().to_string(), what: what.into() }
+    }
+    pub fn model(model: &str, what: impl Into<String>) -> Self {
+        Error::Model { model: model.into(), what: what.into() }
+    }
+    pub fn device(fault: DeviceFault, adapter: &str, what: impl Into<String>) -> Self {
+        Error::Device { fault, adapter: adapter.into(), what: what.into() }
+    }
+    pub fn usage(what: impl Into<String>) -> Self {
+        Error::Usage(what.into())
+    }
+    /// The same error told of another node: graph builders know the name, shape rules do not.
+    pub fn at_node(self, name: &str) -> Self {
+        match self {
+            Error::Op { op, what, node } if node.is_empty() => Error::Op { op, node: name.into(), what },
+            other => other,
+        }
+    }
+}

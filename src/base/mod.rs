@@ -1,0 +1,19 @@
+//! What every room shares: errors, element types, dimensions, shapes, layouts, quantised blocks and the
+//! description of a device's abilities. Pure data; imports nothing of the project.
+
+pub mod block;
+mod caps;
+mod dim;
+mod dtype;
+mod error;
+mod expr;
+mod layout;
+mod shape;
+
+pub use caps::{AdapterKind, Caps};
+pub use dim::{Bindings, Dim, Var};
+pub use dtype::DType;
+pub use error::{DeviceFault, Error, Result};
+pub use expr::Expr;
+pub use layout::Layout;
+pub use shape::{Shape, Type};
