@@ -1,6 +1,7 @@
 //! What every room shares: errors, element types, dimensions, shapes, layouts, quantised blocks and the
 //! description of a device's abilities. Pure data; imports nothing of the project.
 
+mod array;
 pub mod block;
 mod caps;
 mod dim;
@@ -10,6 +11,7 @@ mod expr;
 mod layout;
 mod shape;
 
+pub use array::{Array, Weights};
 pub use caps::{AdapterKind, Caps};
 pub use dim::{Bindings, Dim, Var};
 pub use dtype::DType;

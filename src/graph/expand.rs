@@ -1,0 +1,65 @@
+//! Composites written out as their definitions.
+
+use super::{Graph, Source};
+use crate::base::Result;
+use crate::op::{Body, Build, OpDef, Value};
+use std::collections::HashMap;
+
+impl Graph {
+    /// The same graph with every composite that `keep` does not want replaced by its definition, all the way down,
+    /// and without nodes that no output and no state depends on.
+    pub fn expand(&self, keep: &dyn Fn(&OpDef) -> bool) -> Result<Graph> {
+        let mut out = Graph::default();
+        let live = self.live();
+        let mut map: HashMap<Value, Value> = HashMap::new();
+        for v in self.values().filter(|v| live[v.0 as usize]) {
+            let node = self.node(v);
+            out.set_place(node.name.clone());
+            let new = match &node.source {
+                Source::Op { def, attrs, args } => {
+                    let args: Vec<Value> = args.iter().map(|a| map[a]).collect();
+                    Expander { graph: &mut out, keep }.apply(def, attrs.clone(), &args)?
+                }
+                Source::Const(x) => out.constant(*x),
+                source => out.push(source.clone(), node.ty.clone(), node.name.clone()),
+            };
+            map.insert(v, new);
+        }
+        out.outputs = self.outputs.iter().map(|(n, v)| (n.clone(), map[v])).collect();
+        Ok(out)
+    }
+
+    /// Which nodes an output or a state's write depends on; sources that are named stay.
+    fn live(&self) -> Vec<bool> {
+        let mut live: Vec<bool> =
+            self.nodes.iter().map(|n| matches!(n.source, Source::Input | Source::State) || n.kind() == "append").collect();
+        self.outputs.iter().for_each(|(_, v)| live[v.0 as usize] = true);
+        for i in (0..self.nodes.len()).rev() {
+            if live[i] {
+                self.nodes[i].args().iter().for_each(|a| live[a.0 as usize] = true);
+            }
+        }
+        live
+    }
+}
+
+/// Adds ops to a graph, writing composites out as it meets them.
+struct Expander<'a> {
+    graph: &'a mut Graph,
+    keep: &'a dyn Fn(&OpDef) -> bool,
+}
+
+impl Build for Expander<'_> {
+    fn apply(&mut self, def: &'static OpDef, attrs: crate::op::Attrs, args: &[Value]) -> Result<Value> {
+        match &def.body {
+            Body::Composite { define, .. } if !(self.keep)(def) => define(self, &attrs, args),
+            _ => self.graph.apply(def, attrs, args),
+        }
+    }
+    fn ty(&self, v: Value) -> crate::base::Type {
+        self.graph.ty(v)
+    }
+    fn constant(&mut self, x: f32) -> Value {
+        self.graph.constant(x)
+    }
+}

@@ -1,0 +1,159 @@
+//! The graph: an arena of nodes in the order they were added, so every operand comes before its user.
+
+mod builder;
+mod expand;
+mod text;
+
+pub use builder::{GraphBuilder, Tensor};
+
+use crate::base::{DType, Error, Result, Shape, Type};
+use crate::op::{Attrs, Body, Build, OpDef, Value};
+use std::sync::Arc;
+
+/// Where a node's value comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// Given anew each step.
+    Input,
+    /// Read once from the model file: the named tensors, one after another along axis 0.
+    Weight { parts: Vec<String> },
+    /// Outlives the step; zeros at first; written by `append`.
+    State,
+    /// One f32 number.
+    Const(f32),
+    /// Literal f32 elements.
+    Data(Arc<[f32]>),
+    Op { def: &'static OpDef, attrs: Attrs, args: Vec<Value> },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    pub source: Source,
+    pub ty: Type,
+    /// Where in the model this is, for people: inputs and states by their own name, ops by their place.
+    pub name: String,
+}
+
+impl Node {
+    pub fn args(&self) -> &[Value] {
+        match &self.source {
+            Source::Op { args, .. } => args,
+            _ => &[],
+        }
+    }
+    pub fn def(&self) -> Option<&'static OpDef> {
+        match &self.source {
+            Source::Op { def, .. } => Some(def),
+            _ => None,
+        }
+    }
+    pub fn is_view(&self) -> bool {
+        self.def().is_some_and(|d| matches!(d.body, Body::View))
+    }
+    /// The op's name, or the kind of source.
+    pub fn kind(&self) -> &'static str {
+        match &self.source {
+            Source::Input => "input",
+            Source::Weight { .. } => "weight",
+            Source::State => "state",
+            Source::Const(_) => "const",
+            Source::Data(_) => "data",
+            Source::Op { def, .. } => def.name,
+        }
+    }
+}
+
+/// A computation: nodes and named outputs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Graph {
+    pub nodes: Vec<Node>,
+    pub outputs: Vec<(String, Value)>,
+    place: String,
+}
+
+impl Graph {
+    pub fn node(&self, v: Value) -> &Node {
+        &self.nodes[v.0 as usize]
+    }
+    pub fn values(&self) -> impl Iterator<Item = Value> + use<> {
+        (0..self.nodes.len() as u32).map(Value)
+    }
+    /// Nodes that compute something, with their handles.
+    pub fn find_input(&self, name: &str) -> Option<Value> {
+        self.values().find(|v| self.node(*v).name == name && self.node(*v).source == Source::Input)
+    }
+    /// How often each node is used, outputs counted.
+    pub fn uses(&self) -> Vec<usize> {
+        let mut uses = vec![0; self.nodes.len()];
+        let used = self.nodes.iter().flat_map(Node::args).chain(self.outputs.iter().map(|o| &o.1));
+        used.for_each(|v| uses[v.0 as usize] += 1);
+        uses
+    }
+    /// Names the part of the model that following ops belong to.
+    pub fn set_place(&mut self, place: impl Into<String>) {
+        self.place = place.into();
+    }
+
+    pub fn push(&mut self, source: Source, ty: Type, name: impl Into<String>) -> Value {
+        self.nodes.push(Node { source, ty, name: name.into() });
+        Value(self.nodes.len() as u32 - 1)
+    }
+    /// Adds an input, weight, state or literal; a name may be used once a kind.
+    pub fn source(&mut self, source: Source, ty: Type, name: &str) -> Result<Value> {
+        let kind = std::mem::discriminant(&source);
+        if name.is_empty() || self.nodes.iter().any(|n| n.name == name && std::mem::discriminant(&n.source) == kind) {
+            return Err(Error::op("graph", name, "this name is empty or taken by another of its kind"));
+        }
+        if let Source::Data(data) = &source {
+            let count = ty.shape.known().map(|d| d.iter().product::<usize>());
+            if count != Some(data.len()) || ty.dtype != DType::F32 {
+                return Err(Error::op("data", name, format!("{} elements do not fill {ty}", data.len())));
+            }
+        }
+        Ok(self.push(source, ty, name))
+    }
+    /// Names a result. A name may be used once.
+    pub fn output(&mut self, name: &str, v: Value) -> Result<()> {
+        if self.outputs.iter().any(|(n, _)| n == name) {
+            return Err(Error::op("output", name, "this name is taken"));
+        }
+        self.outputs.push((name.into(), v));
+        Ok(())
+    }
+}
+
+impl Build for Graph {
+    fn apply(&mut self, def: &'static OpDef, attrs: Attrs, args: &[Value]) -> Result<Value> {
+        let types: Vec<Type> = args.iter().map(|a| self.node(*a).ty.clone()).collect();
+        let name = if self.place.is_empty() { format!("%{}", self.nodes.len()) } else { self.place.clone() };
+        let ty = (def.rule)(&attrs, &types).map_err(|e| e.at_node(&name))?;
+        if matches!(attrs, Attrs::Append { .. }) {
+            self.check_append(args[0], &name)?;
+        }
+        Ok(self.push(Source::Op { def, attrs, args: args.to_vec() }, ty, name))
+    }
+    fn ty(&self, v: Value) -> Type {
+        self.node(v).ty.clone()
+    }
+    fn constant(&mut self, x: f32) -> Value {
+        let same = |n: &Node| matches!(n.source, Source::Const(y) if y.to_bits() == x.to_bits());
+        match self.nodes.iter().position(same) {
+            Some(at) => Value(at as u32),
+            None => self.push(Source::Const(x), Type::f32(Shape::default()), format!("{x}")),
+        }
+    }
+}
+
+impl Graph {
+    /// `append` writes in place, so it may follow only a state that nothing has read or written before.
+    fn check_append(&self, state: Value, name: &str) -> Result<()> {
+        let node = self.node(state);
+        if node.source != Source::State {
+            return Err(Error::op("append", name, format!("\"{}\" is {}, it must be a state", node.name, node.kind())));
+        }
+        if self.nodes.iter().any(|n| n.args().contains(&state)) {
+            return Err(Error::op("append", name, format!("state \"{}\" was read or written before: append first, then read the result", node.name)));
+        }
+        Ok(())
+    }
+}

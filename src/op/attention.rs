@@ -1,0 +1,221 @@
+//! Rotary positions and scaled-dot-product attention: composites.
+
+use super::build::{Build, Value};
+use super::case::{f32s, normal, of};
+use super::*;
+use crate::base::{DType, Dim, Shape};
+
+ops! {
+    ROPE = OpDef {
+        name: "rope",
+        doc: "Rotary positions (Su et al., 2021): each pair (u, v) of x [..., s, h, d] becomes (u·cos − v·sin, u·sin + v·cos), \
+              cos and sin [s, d/2]. Pairs are halves apart (`Half`) or neighbours (`Interleaved`).",
+        rule: rope_rule,
+        cost: |a, t, o| rule::one_per_element(a, t, o) * 3,
+        body: Body::Composite { define: rope, fused: Fused::Parts },
+        within: Within { abs: 2e-6, rel: 1e-6 },
+        cases: || {
+            let mut cases = vec![];
+            for layout in [RopeLayout::Half, RopeLayout::Interleaved] {
+                cases.push(Case::new(vec![normal([3, 2, 8]), normal([3, 4]), normal([3, 4])], Attrs::Rope(layout)));
+                cases.push(Case::new(vec![normal([2, 17, 3, 64]), normal([17, 32]), normal([17, 32])], Attrs::Rope(layout)));
+                cases.push(Case::new(vec![normal([1, 1, 2]), normal([1, 1]), normal([1, 1])], Attrs::Rope(layout)));
+            }
+            cases
+        },
+        errors: || vec![
+            ErrorCase::new(vec![f32s([3, 2, 7]), f32s([3, 3]), f32s([3, 3])], Attrs::Rope(RopeLayout::Half), "heads are 7 wide, the width must be even"),
+            ErrorCase::new(vec![f32s([3, 2, 8]), f32s([3, 4]), f32s([2, 4])], Attrs::Rope(RopeLayout::Half), "sin is [2, 4], it must be [3, 4]"),
+            ErrorCase::new(vec![f32s([8]), f32s([3, 4]), f32s([3, 4])], Attrs::Rope(RopeLayout::Half), "x is [8], it must be [..., s, h, d]"),
+        ],
+    };
+    ATTENTION = OpDef {
+        name: "attention",
+        doc: "softmax(q·kᵀ · scale + mask) · v for each head (Vaswani et al., 2017). q [b, s, h, d]; k and v [b, t, g, d] with h a multiple \
+              of g (grouped heads); the optional mask broadcasts to [b, h, s, t]: f32 is added, bool keeps where true. \
+              `causal` hides keys after `past + s`, `window` those before `past + s − window + 1`. Every query must see a key.",
+        rule: attention_rule,
+        cost: |_, t, _| {
+            let (q, k) = (&t[0].shape, &t[1].shape);
+            q.count() * Expr::from(k[1]) * 4
+        },
+        body: Body::Composite { define: attention, fused: Fused::Attention },
+        within: Within { abs: 2e-5, rel: 2e-5 },
+        cases: attention_cases,
+        errors: attention_errors,
+    };
+}
+
+fn rope_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("rope", types, 3)?;
+    let Attrs::Rope(_) = attrs else { return rule::wrong_attrs("rope", attrs) };
+    let x = &types[0];
+    rule::real("rope", "x", x)?;
+    let rank = x.shape.rank();
+    if rank < 3 {
+        return rule::err("rope", format!("x is {}, it must be [..., s, h, d]", x.shape));
+    }
+    let width = x.shape[rank - 1];
+    let Some(half) = width.div_exact(2) else {
+        return rule::err("rope", format!("heads are {width} wide, the width must be even"));
+    };
+    let want = Shape(vec![x.shape[rank - 3], half]);
+    for (ty, name) in types[1..].iter().zip(["cos", "sin"]) {
+        rule::real("rope", name, ty)?;
+        if ty.shape != want {
+            return rule::err("rope", format!("{name} is {}, it must be {want}", ty.shape));
+        }
+    }
+    Ok(rule::float_result(x.shape.clone()))
+}
+
+fn rope(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
+    let shape = b.shape(args[0]);
+    let axis = shape.rank() - 1;
+    let half = shape[axis].div_exact(2).unwrap_or(Dim::new(0));
+    let interleaved = *attrs == Attrs::Rope(RopeLayout::Interleaved);
+    // Interleaved pairs are a last axis of 2; halves are two slices.
+    let (mut x, mut pair) = (args[0], axis);
+    let mut part = half;
+    if interleaved {
+        let mut split = shape.clone();
+        split.0[axis] = half;
+        split.0.push(Dim::new(2));
+        (x, pair, part) = (b.reshape(args[0], split)?, axis + 1, Dim::new(1));
+    }
+    let u = b.slice(x, pair, 0, part)?;
+    let v = b.slice(x, pair, part, part)?;
+    let mut angle_shape = vec![shape[axis - 2], Dim::new(1), half];
+    angle_shape.extend(interleaved.then(|| Dim::new(1)));
+    let cos = b.reshape(args[1], angle_shape.clone())?;
+    let sin = b.reshape(args[2], angle_shape)?;
+    let (uc, us) = (b.binary(&MUL, u, cos)?, b.binary(&MUL, u, sin)?);
+    let (vc, vs) = (b.binary(&MUL, v, cos)?, b.binary(&MUL, v, sin)?);
+    let (first, second) = (b.binary(&SUB, uc, vs)?, b.binary(&ADD, us, vc)?);
+    let y = b.concat(&[first, second], pair)?;
+    b.reshape(y, shape)
+}
+
+fn attention_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
+    if types.len() != 4 {
+        rule::arity("attention", types, 3)?;
+    }
+    let Attrs::Attention(a) = attrs else { return rule::wrong_attrs("attention", attrs) };
+    let (q, k, v) = (&types[0], &types[1], &types[2]);
+    for (ty, name) in [(q, "q"), (k, "k"), (v, "v")] {
+        rule::real("attention", name, ty)?;
+        if ty.shape.rank() != 4 {
+            return rule::err("attention", format!("{name} is {}, it must be [batch, sequence, heads, width]", ty.shape));
+        }
+    }
+    if k.shape != v.shape {
+        return rule::err("attention", format!("k is {} and v is {}, they must be alike", k.shape, v.shape));
+    }
+    if q.shape[0] != k.shape[0] || q.shape[3] != k.shape[3] {
+        return rule::err("attention", format!("q is {} and k is {}: batch and width must be the same", q.shape, k.shape));
+    }
+    let (h, g) = (q.shape[2].known().unwrap_or(0), k.shape[2].known().unwrap_or(0));
+    if h == 0 || g == 0 || h % g != 0 {
+        return rule::err("attention", format!("{} query heads do not share {} key heads evenly", q.shape[2], k.shape[2]));
+    }
+    if a.window == Some(0) || (a.window.is_some() && a.causal.is_none()) {
+        return rule::err("attention", format!("a window of {:?} needs causal attention and one key or more", a.window));
+    }
+    if let Some(mask) = types.get(3) {
+        let full = Shape(vec![q.shape[0], q.shape[2], q.shape[1], k.shape[1]]);
+        if !matches!(mask.dtype, DType::F32 | DType::Bool) {
+            return rule::err("attention", format!("mask is {}, it must be f32 or bool", mask.dtype));
+        }
+        if mask.shape.broadcast(&full).as_ref() != Some(&full) {
+            return rule::err("attention", format!("mask {} does not broadcast to {full}", mask.shape));
+        }
+    }
+    Ok(rule::float_result(q.shape.clone()))
+}
+
+/// The definition, written plainly: scores, masks, softmax, weighted sum.
+fn attention(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
+    let Attrs::Attention(a) = attrs else { return rule::wrong_attrs("attention", attrs) };
+    let (qs, ks) = (b.shape(args[0]), b.shape(args[1]));
+    let (batch, s, h, d, t, g) = (qs[0], qs[1], qs[2], qs[3], ks[1], ks[2]);
+    let each = h.known().unwrap_or(1) / g.known().unwrap_or(1);
+    let q = b.reshape(args[0], vec![batch, s, g, each.into(), d])?;
+    let q = b.transpose(q, &[0, 2, 3, 1, 4])?;
+    let grouped = |b: &mut dyn Build, x: Value| {
+        let x = b.transpose(x, &[0, 2, 1, 3])?;
+        b.reshape(x, vec![batch, g, Dim::new(1), t, d])
+    };
+    let (k, v) = (grouped(b, args[1])?, grouped(b, args[2])?);
+    let scores = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: true }, &[q, k])?;
+    let mut scores = b.mul_const(scores, a.scale)?;
+    let hidden = -f32::MAX;
+    if let Some(&mask) = args.get(3) {
+        let ty = b.ty(mask);
+        let mask = b.broadcast(mask, vec![batch, h, s, t])?;
+        let mask = b.reshape(mask, vec![batch, g, each.into(), s, t])?;
+        scores = if ty.dtype == DType::Bool {
+            let low = b.constant(hidden);
+            b.apply(&WHERE, Attrs::None, &[mask, scores, low])?
+        } else {
+            b.binary(&ADD, scores, mask)?
+        };
+    }
+    if let Some(past) = a.causal {
+        let shape = Shape(vec![s, t]);
+        let at = b.iota(shape.clone(), 0, past)?;
+        let key = b.iota(shape.clone(), 1, Dim::new(0))?;
+        let low = b.constant(hidden);
+        let sees = b.binary(&LE, key, at)?;
+        scores = b.apply(&WHERE, Attrs::None, &[sees, scores, low])?;
+        if let Some(window) = a.window {
+            let newest_hidden = b.iota(shape, 0, past - Dim::from(window))?;
+            let sees = b.binary(&GT, key, newest_hidden)?;
+            scores = b.apply(&WHERE, Attrs::None, &[sees, scores, low])?;
+        }
+    }
+    let weights = b.apply(&SOFTMAX, Attrs::None, &[scores])?;
+    let y = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: false }, &[weights, v])?;
+    let y = b.transpose(y, &[0, 3, 1, 2, 4])?;
+    b.reshape(y, qs)
+}
+
+fn attention_cases() -> Vec<Case> {
+    let mut cases = vec![];
+    let mut add = |q: [i64; 4], t: i64, g: i64, past: Option<i64>, window, mask: Option<Type>| {
+        let kv = normal([q[0], t, g, q[3]]);
+        let mut operands = vec![normal(q), kv.clone(), kv];
+        operands.extend(mask.map(|m| (m, Fill::Normal)));
+        let scale = 1.0 / (q[3] as f32).sqrt();
+        let attrs = Attrs::Attention(Attention { scale, causal: past.map(Dim::from), window });
+        cases.push(Case::new(operands, attrs));
+    };
+    add([1, 1, 1, 1], 1, 1, None, None, None);
+    add([2, 3, 2, 8], 5, 2, None, None, None);
+    add([1, 17, 4, 16], 17, 2, Some(0), None, None);
+    add([1, 1, 9, 64], 129, 3, Some(128), None, None);
+    add([1, 5, 6, 12], 17, 3, Some(12), Some(4), None);
+    add([1, 3, 2, 5], 7, 1, Some(4), None, None);
+    add([2, 4, 4, 32], 9, 4, None, None, Some(f32s([2, 1, 1, 9])));
+    add([1, 4, 2, 8], 4, 2, None, None, Some(f32s([4, 4])));
+    add([1, 40, 3, 64], 40, 1, Some(0), None, None);
+    // A boolean mask that leaves some key visible in every row: it is true wherever it is ones.
+    let truth = (of(DType::Bool, [1, 1, 1, 6]), Fill::Below(1));
+    let mut seen = Case::new(vec![normal([1, 3, 2, 8]), normal([1, 6, 2, 8]), normal([1, 6, 2, 8]), truth], Attrs::None);
+    seen.attrs = Attrs::Attention(Attention { scale: 0.5, causal: None, window: None });
+    seen.operands[3].1 = Fill::Truth;
+    cases.push(seen);
+    cases
+}
+
+fn attention_errors() -> Vec<ErrorCase> {
+    let plain = Attrs::Attention(Attention { scale: 1.0, causal: None, window: None });
+    let windowed = Attrs::Attention(Attention { scale: 1.0, causal: None, window: Some(4) });
+    let (q, k) = (f32s([1, 2, 4, 8]), f32s([1, 5, 4, 8]));
+    vec![
+        ErrorCase::new(vec![q.clone(), f32s([1, 5, 3, 8]), f32s([1, 5, 3, 8])], plain.clone(), "4 query heads do not share 3 key heads evenly"),
+        ErrorCase::new(vec![q.clone(), k.clone(), f32s([1, 6, 4, 8])], plain.clone(), "k is [1, 5, 4, 8] and v is [1, 6, 4, 8], they must be alike"),
+        ErrorCase::new(vec![q.clone(), f32s([1, 5, 4, 9]), f32s([1, 5, 4, 9])], plain.clone(), "q is [1, 2, 4, 8] and k is [1, 5, 4, 9]: batch and width must be the same"),
+        ErrorCase::new(vec![q.clone(), k.clone(), k.clone(), f32s([3, 5])], plain, "mask [3, 5] does not broadcast to [1, 4, 2, 5]"),
+        ErrorCase::new(vec![q, k.clone(), k], windowed, "a window of Some(4) needs causal attention and one key or more"),
+    ]
+}

@@ -1,0 +1,75 @@
+//! What an op needs to know beside its operands.
+
+use crate::base::{DType, Dim, Shape};
+use std::fmt;
+
+/// Attributes of a node. Each op takes the one form that its docs name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Attrs {
+    #[default]
+    None,
+    /// Axes to reduce over; kept as 1 or dropped.
+    Reduce { axes: Vec<usize>, keep: bool },
+    Axis(usize),
+    Perm(Vec<usize>),
+    Shape(Shape),
+    Slice { axis: usize, start: Dim, len: Dim },
+    Pad { axis: usize, before: usize, after: usize, value: f32 },
+    Cast(DType),
+    /// Whether the last two axes of the left, of the right operand are swapped.
+    Matmul { ta: bool, tb: bool },
+    Norm { eps: f32 },
+    Rope(RopeLayout),
+    Attention(Attention),
+    /// Where in axis 0 of the state the new rows go.
+    Append { at: Dim },
+    /// `start + index along axis`, of this shape.
+    Iota { shape: Shape, axis: usize, start: Dim, dtype: DType },
+}
+
+/// Which two elements of a head RoPE turns together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RopeLayout {
+    /// Element `i` with element `i + d/2` (GPT-NeoX, Hugging Face).
+    Half,
+    /// Element `2i` with element `2i + 1` (GPT-J, GGUF llama files).
+    Interleaved,
+}
+
+/// How attention scores are scaled and masked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attention {
+    /// Scores are multiplied by this: usually `1/√d`.
+    pub scale: f32,
+    /// Where set, query `s` sees only keys `t ≤ past + s`; the value is `past`.
+    pub causal: Option<Dim>,
+    /// Where set (and causal), query `s` sees only keys `t > past + s − window`.
+    pub window: Option<u32>,
+}
+
+impl fmt::Display for Attrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Attrs::None => Ok(()),
+            Attrs::Reduce { axes, keep } => write!(f, "axes={axes:?}{}", if *keep { " keep" } else { "" }),
+            Attrs::Axis(a) => write!(f, "axis={a}"),
+            Attrs::Perm(p) => write!(f, "perm={p:?}"),
+            Attrs::Shape(s) => write!(f, "shape={s}"),
+            Attrs::Slice { axis, start, len } => write!(f, "axis={axis} start={start} len={len}"),
+            Attrs::Pad { axis, before, after, value } => write!(f, "axis={axis} before={before} after={after} value={value}"),
+            Attrs::Cast(d) => write!(f, "to={d}"),
+            Attrs::Matmul { ta, tb } => write!(f, "ta={ta} tb={tb}"),
+            Attrs::Norm { eps } => write!(f, "eps={eps:e}"),
+            Attrs::Rope(l) => write!(f, "layout={l:?}"),
+            Attrs::Attention(a) => {
+                write!(f, "scale={}", a.scale)?;
+                if let Some(past) = a.causal {
+                    write!(f, " causal past={past}")?;
+                }
+                a.window.map_or(Ok(()), |w| write!(f, " window={w}"))
+            }
+            Attrs::Append { at } => write!(f, "at={at}"),
+            Attrs::Iota { shape, axis, start, dtype } => write!(f, "{dtype}{shape} axis={axis} start={start}"),
+        }
+    }
+}

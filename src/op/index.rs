@@ -1,0 +1,229 @@
+//! Ops that move elements by index: gather, concat, pad, append, cast, iota.
+
+use super::case::{f32s, normal, of};
+use super::*;
+use crate::base::{DType, Dim};
+
+ops! {
+    GATHER = OpDef {
+        name: "gather",
+        doc: "Rows of a table: y[i…, …] = table[ids[i…], …]. ids is u32 or i32; an id outside of the table gives a row of zeros. \
+              The table is of any float type and decoded to f32; a quantised one is [rows, width].",
+        rule: gather_rule,
+        cost: rule::free,
+        body: Body::Primitive(Primitive::Gather),
+        within: Within::rel(1e-6),
+        cases: || {
+            let ids = |n| (of(DType::U32, [n]), Fill::Below(7));
+            let mut cases = vec![
+                Case::new(vec![normal([7, 17]), ids(3)], Attrs::None),
+                Case::new(vec![normal([5, 3]), ids(17)], Attrs::None),
+                Case::new(vec![normal([7]), ids(129)], Attrs::None),
+                Case::new(vec![normal([7, 2, 3]), (of(DType::U32, [2, 4]), Fill::Below(7))], Attrs::None),
+                Case::new(vec![normal([7, 3]), ids(0)], Attrs::None),
+            ];
+            for dtype in [DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
+                cases.push(Case::new(vec![(of(dtype, [7, 96]), Fill::Normal), ids(5)], Attrs::None));
+            }
+            cases
+        },
+        errors: || vec![
+            ErrorCase::new(vec![f32s([3, 4]), f32s([2])], Attrs::None, "ids are f32, they must be u32 or i32"),
+            ErrorCase::new(vec![f32s([]), of(DType::U32, [2])], Attrs::None, "the table is a scalar, it must have rows"),
+        ],
+    };
+    CONCAT = OpDef {
+        name: "concat",
+        doc: "Operands one after another along one axis; all other axes and the type are the same.",
+        rule: concat_rule,
+        cost: rule::free,
+        body: Body::Primitive(Primitive::Concat),
+        within: Within::EXACT,
+        cases: || vec![
+            Case::new(vec![normal([3, 4]), normal([3, 17])], Attrs::Axis(1)),
+            Case::new(vec![normal([1, 5]), normal([2, 5]), normal([0, 5]), normal([3, 5])], Attrs::Axis(0)),
+            Case::new(vec![normal([129])], Attrs::Axis(0)),
+            Case::new(vec![(of(DType::F16, [2, 3]), Fill::Normal), (of(DType::F16, [2, 4]), Fill::Normal)], Attrs::Axis(1)),
+            Case::new(vec![(of(DType::U32, [2]), Fill::Below(9)), (of(DType::U32, [3]), Fill::Below(9))], Attrs::Axis(0)),
+        ],
+        errors: || vec![
+            ErrorCase::new(vec![f32s([3, 4]), f32s([2, 4])], Attrs::Axis(1), "operand 1 is [2, 4]: it differs from [3, 4] beside axis 1"),
+            ErrorCase::new(vec![f32s([3]), of(DType::I32, [3])], Attrs::Axis(0), "operand 1 is i32, the first is f32"),
+            ErrorCase::new(vec![], Attrs::Axis(0), "takes one operand or more, got 0"),
+            ErrorCase::new(vec![f32s([3])], Attrs::Axis(1), "axis 1 is outside of [3], rank 1"),
+        ],
+    };
+    PAD = OpDef {
+        name: "pad",
+        doc: "`before` and `after` copies of `value` added to one axis.",
+        rule: pad_rule,
+        cost: rule::free,
+        body: Body::Primitive(Primitive::Pad),
+        within: Within::EXACT,
+        cases: || {
+            let pad = |axis, before, after, value| Attrs::Pad { axis, before, after, value };
+            vec![
+                Case::new(vec![normal([3, 4])], pad(1, 2, 3, 0.0)),
+                Case::new(vec![normal([17])], pad(0, 0, 1, -1.5)),
+                Case::new(vec![normal([0, 2])], pad(0, 1, 1, 7.0)),
+                Case::new(vec![(of(DType::F16, [3, 5]), Fill::Normal)], pad(0, 1, 0, 2.0)),
+            ]
+        },
+        errors: || vec![
+            ErrorCase::new(vec![f32s([3])], Attrs::Pad { axis: 1, before: 0, after: 1, value: 0.0 }, "axis 1 is outside of [3], rank 1"),
+            ErrorCase::new(vec![of(DType::Q8_0, [32])], Attrs::Pad { axis: 0, before: 0, after: 1, value: 0.0 }, "operand is q8_0, quantised blocks cannot be taken apart"),
+        ],
+    };
+    APPEND = OpDef {
+        name: "append",
+        doc: "A state with rows [at, at + n) of axis 0 replaced by x [n, …], in place. The result is the state after the step's write.",
+        rule: append_rule,
+        cost: rule::free,
+        body: Body::Primitive(Primitive::Append),
+        within: Within::EXACT,
+        cases: || vec![
+            Case::new(vec![normal([9, 4]), normal([2, 4])], Attrs::Append { at: 3.into() }),
+            Case::new(vec![normal([17]), normal([17])], Attrs::Append { at: 0.into() }),
+            Case::new(vec![normal([5, 3, 2]), normal([1, 3, 2])], Attrs::Append { at: 4.into() }),
+            Case::new(vec![normal([5, 3]), normal([0, 3])], Attrs::Append { at: 5.into() }),
+        ],
+        errors: || vec![
+            ErrorCase::new(vec![f32s([9, 4]), f32s([2, 5])], Attrs::Append { at: 0.into() }, "rows of [2, 5] do not fit the state [9, 4]"),
+            ErrorCase::new(vec![f32s([9, 4]), f32s([2, 4])], Attrs::Append { at: 8.into() }, "2 rows at 8 reach past the state's 9"),
+            ErrorCase::new(vec![f32s([9]), of(DType::I32, [2])], Attrs::Append { at: 0.into() }, "rows are i32, the state is f32"),
+        ],
+    };
+    CAST = OpDef {
+        name: "cast",
+        doc: "x as another plain type. Floats become integers by dropping the fraction; truth becomes 0 or 1; f16 is rounded to nearest.",
+        rule: cast_rule,
+        cost: rule::free,
+        body: Body::Primitive(Primitive::Cast),
+        within: Within { abs: 1e-7, rel: 1e-3 },
+        cases: || {
+            let cast = |from, fill, to| Case::new(vec![(of(from, [3, 17]), fill)], Attrs::Cast(to));
+            vec![
+                cast(DType::F32, Fill::Normal, DType::F16),
+                cast(DType::F16, Fill::Normal, DType::F32),
+                cast(DType::F32, Fill::Ties, DType::I32),
+                cast(DType::F32, Fill::Positive, DType::U32),
+                cast(DType::F32, Fill::Ties, DType::Bool),
+                cast(DType::I32, Fill::Below(99), DType::F32),
+                cast(DType::U32, Fill::Below(99), DType::I32),
+                cast(DType::Bool, Fill::Truth, DType::F32),
+            ]
+        },
+        errors: || vec![
+            ErrorCase::new(vec![f32s([32])], Attrs::Cast(DType::Q4_0), "cannot cast f32 to q4_0"),
+            ErrorCase::new(vec![of(DType::Q4_0, [32])], Attrs::Cast(DType::F32), "cannot cast q4_0 to f32"),
+        ],
+    };
+    IOTA = OpDef {
+        name: "iota",
+        doc: "start + the index along one axis, in the given shape: positions. f32, i32 or u32.",
+        rule: iota_rule,
+        cost: rule::free,
+        body: Body::Primitive(Primitive::Iota),
+        within: Within::EXACT,
+        cases: || {
+            let iota = |axis, start: i64, dtype| Attrs::Iota { shape: [3, 17].into(), axis, start: start.into(), dtype };
+            vec![
+                Case::new(vec![], iota(1, 0, DType::I32)),
+                Case::new(vec![], iota(0, 5, DType::U32)),
+                Case::new(vec![], iota(1, 2, DType::F32)),
+            ]
+        },
+        errors: || vec![
+            ErrorCase::new(vec![], Attrs::Iota { shape: [3].into(), axis: 1, start: 0.into(), dtype: DType::I32 }, "axis 1 is outside of [3], rank 1"),
+            ErrorCase::new(vec![], Attrs::Iota { shape: [3].into(), axis: 0, start: 0.into(), dtype: DType::Bool }, "cannot count in bool"),
+        ],
+    };
+}
+
+fn gather_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("gather", types, 2)?;
+    let (table, ids) = (&types[0], &types[1]);
+    if !ids.dtype.is_int() {
+        return rule::err("gather", format!("ids are {}, they must be u32 or i32", ids.dtype));
+    }
+    if !table.dtype.is_float() {
+        return rule::err("gather", format!("the table is {}, it must be a float type", table.dtype));
+    }
+    if table.shape.rank() == 0 {
+        return rule::err("gather", "the table is a scalar, it must have rows");
+    }
+    if table.dtype.is_quantised() && table.shape.rank() != 2 {
+        return rule::err("gather", format!("the quantised table is {}, it must be [rows, width]", table.shape));
+    }
+    let dims = ids.shape.iter().chain(&table.shape[1..]).copied().collect::<Vec<_>>();
+    Ok(Type::f32(dims))
+}
+
+fn concat_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
+    let Attrs::Axis(axis) = *attrs else { return rule::wrong_attrs("concat", attrs) };
+    let Some(first) = types.first() else { return rule::err("concat", "takes one operand or more, got 0") };
+    rule::axis("concat", axis, &first.shape)?;
+    let mut total = Dim::new(0);
+    for (i, ty) in types.iter().enumerate() {
+        if ty.dtype != first.dtype || ty.dtype.is_quantised() {
+            return rule::err("concat", format!("operand {i} is {}, the first is {}", ty.dtype, first.dtype));
+        }
+        let fits = ty.shape.rank() == first.shape.rank()
+            && (0..ty.shape.rank()).all(|d| d == axis || ty.shape[d] == first.shape[d]);
+        if !fits {
+            return rule::err("concat", format!("operand {i} is {}: it differs from {} beside axis {axis}", ty.shape, first.shape));
+        }
+        total = total + ty.shape[axis];
+    }
+    let mut shape = first.shape.clone();
+    shape.0[axis] = total;
+    Ok(Type::new(first.dtype, shape))
+}
+
+fn pad_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("pad", types, 1)?;
+    let Attrs::Pad { axis, before, after, .. } = *attrs else { return rule::wrong_attrs("pad", attrs) };
+    let x = &types[0];
+    if x.dtype.is_quantised() {
+        return rule::err("pad", format!("operand is {}, quantised blocks cannot be taken apart", x.dtype));
+    }
+    rule::axis("pad", axis, &x.shape)?;
+    let mut shape = x.shape.clone();
+    shape.0[axis] = shape[axis] + Dim::from(before) + Dim::from(after);
+    Ok(Type::new(x.dtype, shape))
+}
+
+fn append_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("append", types, 2)?;
+    let Attrs::Append { at } = *attrs else { return rule::wrong_attrs("append", attrs) };
+    let (state, x) = (&types[0], &types[1]);
+    if state.dtype != x.dtype {
+        return rule::err("append", format!("rows are {}, the state is {}", x.dtype, state.dtype));
+    }
+    if state.shape.rank() == 0 || x.shape.rank() != state.shape.rank() || x.shape[1..] != state.shape[1..] {
+        return rule::err("append", format!("rows of {} do not fit the state {}", x.shape, state.shape));
+    }
+    if (at + x.shape[0]).bound() > state.shape[0].bound() {
+        return rule::err("append", format!("{} rows at {at} reach past the state's {}", x.shape[0], state.shape[0]));
+    }
+    Ok(state.clone())
+}
+
+fn cast_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("cast", types, 1)?;
+    let Attrs::Cast(to) = *attrs else { return rule::wrong_attrs("cast", attrs) };
+    if to.is_quantised() || types[0].dtype.is_quantised() {
+        return rule::err("cast", format!("cannot cast {} to {to}", types[0].dtype));
+    }
+    Ok(Type::new(to, types[0].shape.clone()))
+}
+
+fn iota_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("iota", types, 0)?;
+    let Attrs::Iota { shape, axis, dtype, .. } = attrs else { return rule::wrong_attrs("iota", attrs) };
+    rule::axis("iota", *axis, shape)?;
+    if !matches!(dtype, DType::F32 | DType::I32 | DType::U32) {
+        return rule::err("iota", format!("cannot count in {dtype}"));
+    }
+    Ok(Type::new(*dtype, shape.clone()))
+}

@@ -1,0 +1,165 @@
+//! Elementwise ops: arithmetic, comparison, choice and the usual functions.
+
+use super::case::{f32s, normal, of};
+use super::{Attrs, Body, Case, ErrorCase, Fill, OpDef, Scalar, Within, ops, rule};
+use crate::base::{DType, Result, Type};
+
+macro_rules! unary {
+    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $within:expr, $fill:expr) => {
+        OpDef {
+            name: $name,
+            doc: $doc,
+            rule: |_, t| real_unary($name, t),
+            cost: rule::one_per_element,
+            body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(a[0]) }),
+            within: $within,
+            cases: || unary_cases($fill),
+            errors: || {
+                vec![
+                    ErrorCase::new(vec![of(DType::I32, [2])], Attrs::None, "operand is i32, it must be f32 or f16"),
+                    ErrorCase::new(vec![], Attrs::None, "takes 1 operand, got 0"),
+                ]
+            },
+        }
+    };
+}
+macro_rules! arithmetic {
+    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $within:expr, $fill:expr) => {
+        OpDef {
+            name: $name,
+            doc: $doc,
+            rule: |_, t| binary_rule($name, t, false),
+            cost: rule::one_per_element,
+            body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(a[0], a[1]) }),
+            within: $within,
+            cases: || binary_cases($fill),
+            errors: binary_errors,
+        }
+    };
+}
+macro_rules! compare {
+    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr) => {
+        OpDef {
+            name: $name,
+            doc: $doc,
+            rule: |_, t| binary_rule($name, t, true),
+            cost: rule::one_per_element,
+            body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(&a[0], &a[1]) as u8 as f64 }),
+            within: Within::EXACT,
+            cases: || binary_cases(Fill::Ties),
+            errors: binary_errors,
+        }
+    };
+}
+
+ops! {
+    ADD = arithmetic!("add", "x + y, element by element; operands broadcast.", "x + y", |x, y| x + y, Within::rel(1e-6), Fill::Normal);
+    SUB = arithmetic!("sub", "x − y, element by element; operands broadcast.", "x - y", |x, y| x - y, Within::abs(1e-6), Fill::Normal);
+    MUL = arithmetic!("mul", "x · y, element by element; operands broadcast.", "x * y", |x, y| x * y, Within::rel(1e-6), Fill::Normal);
+    DIV = arithmetic!("div", "x / y, element by element; operands broadcast. Integers round toward zero.", "x / y", |x, y| x / y, Within::rel(1e-6), Fill::Positive);
+    MAXIMUM = arithmetic!("maximum", "The larger of x and y, element by element; operands broadcast.", "max(x, y)", f64::max, Within::EXACT, Fill::Ties);
+    MINIMUM = arithmetic!("minimum", "The smaller of x and y, element by element; operands broadcast.", "min(x, y)", f64::min, Within::EXACT, Fill::Ties);
+    EQ = compare!("eq", "x = y as bool, element by element; operands broadcast.", "select(0u, 1u, x == y)", f64::eq);
+    NE = compare!("ne", "x ≠ y as bool, element by element; operands broadcast.", "select(0u, 1u, x != y)", f64::ne);
+    LT = compare!("lt", "x < y as bool, element by element; operands broadcast.", "select(0u, 1u, x < y)", f64::lt);
+    LE = compare!("le", "x ≤ y as bool, element by element; operands broadcast.", "select(0u, 1u, x <= y)", f64::le);
+    GT = compare!("gt", "x > y as bool, element by element; operands broadcast.", "select(0u, 1u, x > y)", f64::gt);
+    GE = compare!("ge", "x ≥ y as bool, element by element; operands broadcast.", "select(0u, 1u, x >= y)", f64::ge);
+    WHERE = OpDef {
+        name: "where",
+        doc: "y where the condition x is true, else z, element by element; operands broadcast. x is bool, y and z of one type.",
+        rule: where_rule,
+        cost: rule::free,
+        body: Body::Scalar(Scalar { wgsl: "select(z, y, x != 0u)", cpu: |a| if a[0] != 0.0 { a[1] } else { a[2] } }),
+        within: Within::EXACT,
+        cases: || vec![
+            Case::new(vec![(of(DType::Bool, [3, 17]), Fill::Truth), normal([3, 17]), normal([3, 17])], Attrs::None),
+            Case::new(vec![(of(DType::Bool, [17, 1]), Fill::Truth), normal([17, 129]), normal([])], Attrs::None),
+            Case::new(vec![(of(DType::Bool, [5]), Fill::Truth), (of(DType::I32, [5]), Fill::Below(9)), (of(DType::I32, [1]), Fill::Below(9))], Attrs::None),
+            Case::new(vec![(of(DType::Bool, [0]), Fill::Truth), normal([0]), normal([0])], Attrs::None),
+        ],
+        errors: || vec![
+            ErrorCase::new(vec![f32s([2]), f32s([2]), f32s([2])], Attrs::None, "the condition is f32, it must be bool"),
+            ErrorCase::new(vec![of(DType::Bool, [2]), f32s([2]), of(DType::I32, [2])], Attrs::None, "the choices are f32 and i32, they must be of one type"),
+            ErrorCase::new(vec![of(DType::Bool, [2]), f32s([3]), f32s([3])], Attrs::None, "shapes [2] and [3] do not broadcast"),
+        ],
+    };
+    NEG = unary!("neg", "−x, element by element.", "-x", |x: f64| -x, Within::EXACT, Fill::Wide);
+    ABS = unary!("abs", "|x|, element by element.", "abs(x)", f64::abs, Within::EXACT, Fill::Wide);
+    EXP = unary!("exp", "eˣ, element by element.", "exp(x)", f64::exp, Within::rel(1e-5), Fill::Normal);
+    LOG = unary!("log", "The natural logarithm, element by element; −∞ at 0.", "log(x)", f64::ln, Within { abs: 1e-6, rel: 1e-5 }, Fill::Positive);
+    SQRT = unary!("sqrt", "√x, element by element.", "sqrt(x)", f64::sqrt, Within::rel(2e-6), Fill::Positive);
+    RSQRT = unary!("rsqrt", "1/√x, element by element.", "inverseSqrt(x)", |x: f64| 1.0 / x.sqrt(), Within::rel(2e-6), Fill::Positive);
+    // Beyond ±15 tanh is ±1 in f32, and some drivers overflow in exp there.
+    TANH = unary!("tanh", "The hyperbolic tangent, element by element.", "tanh(clamp(x, -15.0, 15.0))", f64::tanh, Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
+    // WGSL promises sin and cos within 2⁻¹¹, and only for |x| ≤ π: the argument is brought there first.
+    SIN = unary!("sin", "sin x, element by element, x in radians. Within 2⁻¹¹ as WGSL promises.", "sin(x - 6.2831853 * round(x * 0.15915494))", f64::sin, Within::abs(5e-4), Fill::Normal);
+    COS = unary!("cos", "cos x, element by element, x in radians. Within 2⁻¹¹ as WGSL promises.", "cos(x - 6.2831853 * round(x * 0.15915494))", f64::cos, Within::abs(5e-4), Fill::Normal);
+    SIGMOID = unary!("sigmoid", "1 / (1 + e⁻ˣ), element by element.", "1.0 / (1.0 + exp(-clamp(x, -80.0, 80.0)))", |x: f64| 1.0 / (1.0 + (-x).exp()), Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
+    SILU = unary!("silu", "x · sigmoid(x), element by element.", "x / (1.0 + exp(-clamp(x, -80.0, 80.0)))", |x: f64| x / (1.0 + (-x).exp()), Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
+    // erf by Abramowitz and Stegun 7.1.26, |error| ≤ 1.5e-7.
+    GELU = unary!("gelu", "x · Φ(x) = x/2 · (1 + erf(x/√2)), element by element (Hendrycks and Gimpel, 2016).", "gelu_erf(x)", |x: f64| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)), Within { abs: 2e-6, rel: 1e-5 }, Fill::Wide);
+    GELU_TANH = unary!("gelu_tanh", "x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), element by element.", "0.5 * x * (1.0 + tanh(clamp(0.7978845608 * (x + 0.044715 * x * x * x), -15.0, 15.0)))", |x: f64| 0.5 * x * (1.0 + (0.7978845608028654 * (x + 0.044715 * x * x * x)).tanh()), Within { abs: 2e-6, rel: 1e-5 }, Fill::Normal);
+    RELU = unary!("relu", "max(x, 0), element by element.", "max(x, 0.0)", |x: f64| x.max(0.0), Within::EXACT, Fill::Wide);
+}
+
+fn real_unary(op: &str, types: &[Type]) -> Result<Type> {
+    rule::arity(op, types, 1)?;
+    rule::real(op, "operand", &types[0])?;
+    Ok(rule::float_result(types[0].shape.clone()))
+}
+
+/// Both operands float, or both of the same integer type; a comparison gives bool.
+fn binary_rule(op: &str, types: &[Type], compares: bool) -> Result<Type> {
+    rule::arity(op, types, 2)?;
+    let (a, b) = (types[0].dtype, types[1].dtype);
+    let plain = |d| matches!(d, DType::F32 | DType::F16);
+    let result = if plain(a) && plain(b) {
+        DType::F32
+    } else if a == b && a.is_int() {
+        a
+    } else {
+        return rule::err(op, format!("operands are {a} and {b}, they must be floats or of one integer type"));
+    };
+    Ok(Type::new(if compares { DType::Bool } else { result }, rule::broadcast(op, types)?))
+}
+
+fn where_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("where", types, 3)?;
+    let (c, y, z) = (types[0].dtype, types[1].dtype, types[2].dtype);
+    if c != DType::Bool {
+        return rule::err("where", format!("the condition is {c}, it must be bool"));
+    }
+    if y != z || y.is_quantised() {
+        return rule::err("where", format!("the choices are {y} and {z}, they must be of one type"));
+    }
+    let dtype = if y == DType::F16 { DType::F32 } else { y };
+    Ok(Type::new(dtype, rule::broadcast("where", types)?))
+}
+
+fn unary_cases(fill: Fill) -> Vec<Case> {
+    let shapes = [f32s([]), f32s([1]), f32s([3, 17]), f32s([129]), f32s([0, 4]), of(DType::F16, [17]), f32s([5, 700])];
+    shapes.into_iter().map(|s| Case::new(vec![(s, fill)], Attrs::None)).collect()
+}
+
+fn binary_cases(fill: Fill) -> Vec<Case> {
+    let case = |a, b| Case::new(vec![(a, fill), (b, fill)], Attrs::None);
+    vec![
+        case(f32s([3, 17]), f32s([3, 17])),
+        case(f32s([129, 1]), f32s([1, 17])),
+        case(f32s([2, 3, 17]), f32s([17])),
+        case(f32s([1]), f32s([])),
+        case(f32s([0, 3]), f32s([3])),
+        case(of(DType::F16, [3, 5]), f32s([5])),
+        // The right operand is never 0: integer division by it would be undefined.
+        Case::new(vec![(of(DType::I32, [17]), Fill::Below(99)), (of(DType::I32, [17]), Fill::Positive)], Attrs::None),
+    ]
+}
+
+fn binary_errors() -> Vec<ErrorCase> {
+    vec![
+        ErrorCase::new(vec![f32s([2, 3]), f32s([4])], Attrs::None, "shapes [2, 3] and [4] do not broadcast"),
+        ErrorCase::new(vec![f32s([2]), of(DType::I32, [2])], Attrs::None, "operands are f32 and i32, they must be floats or of one integer type"),
+        ErrorCase::new(vec![f32s([2])], Attrs::None, "takes 2 operands, got 1"),
+    ]
+}
