@@ -45,6 +45,19 @@ impl Expr {
     }
 }
 
+impl Expr {
+    /// Whether every value is a multiple of `n`, whatever the variables are.
+    pub fn divisible_by(&self, n: i64) -> bool {
+        self.0.iter().all(|(_, c)| c % n == 0)
+    }
+}
+
+impl From<i64> for Expr {
+    fn from(n: i64) -> Expr {
+        Expr::new(n)
+    }
+}
+
 impl From<Dim> for Expr {
     fn from(d: Dim) -> Expr {
         let mut terms: Vec<(Vec<Var>, i64)> = d.terms().map(|(v, c)| (vec![v], c)).collect();

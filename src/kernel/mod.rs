@@ -9,8 +9,29 @@
 //! Bindings, parameter offsets and the workgroup's size are read back from the filled text by naga
 //! ([`Kernel::reflect`]), never typed a second time in Rust.
 
+pub mod attention;
+pub mod matmul;
 mod reflect;
+pub mod row;
 mod template;
 
 pub use reflect::{Access, Binding, Field, Reflection};
 pub use template::{Kernel, Template};
+
+pub static MAP: Template = Template { name: "map", source: include_str!("../../shaders/map.wgsl") };
+pub static REDUCE: Template = Template { name: "reduce", source: include_str!("../../shaders/reduce.wgsl") };
+pub static GATHER: Template = Template { name: "gather", source: include_str!("../../shaders/gather.wgsl") };
+
+/// Every template there is.
+pub static TEMPLATES: &[&Template] =
+    &[&MAP, &REDUCE, &GATHER, &row::SOFTMAX, &row::LAYER_NORM, &row::RMS_NORM, &attention::ATTENTION, &matmul::TILED, &matmul::ROWS, &matmul::VECTOR];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_template_is_valid_as_it_stands() {
+        for t in super::TEMPLATES {
+            super::Kernel::new(t).reflect().unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+}

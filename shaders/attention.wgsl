@@ -1,0 +1,65 @@
+// attention: softmax(q kᵀ · scale + mask) v for each head in one pass over the keys (online softmax:
+// Milakov and Gimelshein, 2018; Dao et al., 2022). One invocation makes one query of one head, so no barriers.
+// A query that sees no key gives zeros.
+
+const WG: u32 = 64u;
+
+
+
+struct Params {
+    batch: u32, queries: u32, heads: u32, keys: u32, kv_heads: u32, width: u32,
+    q0: u32, q_batch: u32, q_row: u32, q_head: u32,
+    k0: u32, k_batch: u32, k_row: u32, k_head: u32,
+    v0: u32, v_batch: u32, v_row: u32, v_head: u32,
+    y0: u32, past: u32, window: u32, scale: f32,
+    mask0: u32, mask_batch: u32, mask_head: u32, mask_row: u32, mask_key: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> q: array<f32>;
+@group(0) @binding(2) var<storage, read> k: array<f32>;
+@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+
+//{ mask
+fn masked(score: f32, b: u32, h: u32, s: u32, t: u32) -> f32 { return score; }
+//}
+
+//{ last
+// The last key that query s sees, plus one; and the first.
+fn keys_end(s: u32) -> u32 { return p.keys; }
+fn keys_start(s: u32) -> u32 { return 0u; }
+//}
+
+//{ body
+fn query(b: u32, s: u32, h: u32) {
+    let g = h / (p.heads / p.kv_heads);
+    let q_at = p.q0 + b * p.q_batch + s * p.q_row + h * p.q_head;
+    let k_at = p.k0 + b * p.k_batch + g * p.k_head;
+    let v_at = p.v0 + b * p.v_batch + g * p.v_head;
+    let out = p.y0 + ((b * p.queries + s) * p.heads + h) * p.width;
+    var most = -3.4028234e38;
+    var sum = 0.0;
+    var acc: array<f32, 256>;
+    for (var i = 0u; i < p.width; i++) { acc[i] = 0.0; }
+    for (var t = keys_start(s); t < keys_end(s); t++) {
+        var score = 0.0;
+        for (var i = 0u; i < p.width; i++) { score += q[q_at + i] * k[k_at + t * p.k_row + i]; }
+        score = masked(score * p.scale, b, h, s, t);
+        let next = max(most, score);
+        let keep = exp(most - next);
+        let e = exp(score - next);
+        sum = sum * keep + e;
+        for (var i = 0u; i < p.width; i++) { acc[i] = acc[i] * keep + e * v[v_at + t * p.v_row + i]; }
+        most = next;
+    }
+    for (var i = 0u; i < p.width; i++) { y[out + i] = select(0.0, acc[i] / sum, sum > 0.0); }
+}
+//}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let at = (group.y * groups.x + group.x) * WG + local;
+    if (at >= p.batch * p.queries * p.heads) { return; }
+    // Heads of one query side by side share keys.
+    query(at / (p.queries * p.heads), (at / p.heads) % p.queries, at % p.heads);
+}

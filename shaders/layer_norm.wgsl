@@ -1,0 +1,39 @@
+// layer_norm: y = (x - mean) / sqrt(variance + eps) * w + b over rows. The variance is taken about the mean, in a
+// second pass: a difference of squares would lose it where the mean is large.
+
+const WG: u32 = 64u;
+
+struct Params { rows: u32, cols: u32, x0: u32, w0: u32, b0: u32, y0: u32, eps: f32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> w: array<f32>;
+@group(0) @binding(3) var<storage, read> b: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+
+//{ form
+const LANES: u32 = 1u;
+fn row_of(group: u32, lane: u32) -> u32 { return group * WG + lane; }
+fn lane_of(lane: u32) -> u32 { return 0u; }
+fn all_sum(x: f32, lane: u32) -> f32 { return x; }
+fn all_max(x: f32, lane: u32) -> f32 { return x; }
+//}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let row = row_of(group.y * groups.x + group.x, local);
+    if (row >= p.rows) { return; }
+    let first = p.x0 + row * p.cols;
+    let out = p.y0 + row * p.cols;
+    var sum = 0.0;
+    for (var i = lane_of(local); i < p.cols; i += LANES) { sum += x[first + i]; }
+    let mean = all_sum(sum, local) / f32(p.cols);
+    var squares = 0.0;
+    for (var i = lane_of(local); i < p.cols; i += LANES) {
+        let d = x[first + i] - mean;
+        squares += d * d;
+    }
+    let scale = inverseSqrt(all_sum(squares, local) / f32(p.cols) + p.eps);
+    for (var i = lane_of(local); i < p.cols; i += LANES) {
+        y[out + i] = (x[first + i] - mean) * scale * w[p.w0 + i] + b[p.b0 + i];
+    }
+}

@@ -1,0 +1,201 @@
+//! Adapters and devices.
+
+use crate::base::{AdapterKind, Caps, DeviceFault, Error, Result};
+use crate::kernel::Kernel;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::pipeline::Pipeline;
+
+/// What an adapter is and can do.
+#[derive(Debug, Clone)]
+pub struct AdapterReport {
+    pub name: String,
+    pub backend: String,
+    pub driver: String,
+    pub caps: Caps,
+    /// Cooperative-matrix shapes, as text; empty where there are none.
+    pub cooperative: Vec<String>,
+}
+
+/// A device that plans run on.
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub report: AdapterReport,
+    pub(super) pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
+    faults: Arc<Mutex<Option<Error>>>,
+    used: AtomicU64,
+    peak: AtomicU64,
+}
+
+fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle())
+}
+
+/// Every adapter of this machine, in a stable order: the index is how a user names one.
+pub async fn adapters() -> Vec<AdapterReport> {
+    usable(&instance()).await.iter().map(report).collect()
+}
+
+/// Adapters that can run compute, one for each name and backend.
+async fn usable(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
+    let all = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    let compute = |a: &wgpu::Adapter| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
+    all.into_iter().filter(|a| compute(a) && a.limits().max_storage_buffers_per_shader_stage >= Caps::FLOOR.storage_buffers).collect()
+}
+
+fn report(adapter: &wgpu::Adapter) -> AdapterReport {
+    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+        wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+        wgpu::DeviceType::Cpu => AdapterKind::Software,
+        _ => AdapterKind::Other,
+    };
+    let caps = Caps {
+        kind,
+        storage_buffers: limits.max_storage_buffers_per_shader_stage.min(64),
+        binding_bytes: limits.max_storage_buffer_binding_size,
+        buffer_bytes: limits.max_buffer_size,
+        invocations: limits.max_compute_invocations_per_workgroup,
+        workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        grid: limits.max_compute_workgroups_per_dimension,
+        storage_align: limits.min_storage_buffer_offset_alignment,
+        uniform_align: limits.min_uniform_buffer_offset_alignment,
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        subgroup: if features.contains(wgpu::Features::SUBGROUP) { info.subgroup_min_size } else { 0 },
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+    };
+    let cooperative = adapter.cooperative_matrix_properties().iter().map(|p| format!("{p:?}")).collect();
+    let driver = format!("{} {}", info.driver, info.driver_info).trim().to_string();
+    AdapterReport { name: info.name, backend: info.backend.to_str().into(), driver, caps, cooperative }
+}
+
+impl Gpu {
+    /// Opens the adapter of this index in [`adapters`], with all that it offers.
+    pub async fn open(index: usize) -> Result<Gpu> {
+        let mut all = usable(&instance()).await;
+        if index >= all.len() {
+            let what = format!("there is no adapter {index}: this machine has {} (`warpweft devices` lists them)", all.len());
+            return Err(Error::device(DeviceFault::Unavailable, "gpu", what));
+        }
+        Gpu::request(all.swap_remove(index), None).await
+    }
+
+    /// Opens an adapter as if it offered no more than `caps`: how plans for weaker devices are tested.
+    pub async fn open_within(index: usize, caps: &Caps) -> Result<Gpu> {
+        let mut all = usable(&instance()).await;
+        if index >= all.len() {
+            return Err(Error::device(DeviceFault::Unavailable, "gpu", format!("there is no adapter {index}")));
+        }
+        Gpu::request(all.swap_remove(index), Some(caps)).await
+    }
+
+    async fn request(adapter: wgpu::Adapter, within: Option<&Caps>) -> Result<Gpu> {
+        let mut report = report(&adapter);
+        let (mut limits, mut features) = (adapter.limits(), wgpu::Features::empty());
+        if let Some(caps) = within {
+            limits = wgpu::Limits::default();
+            limits.max_storage_buffers_per_shader_stage = caps.storage_buffers;
+            limits.max_storage_buffer_binding_size = caps.binding_bytes;
+            limits.max_buffer_size = caps.buffer_bytes;
+            report.caps = Caps { kind: report.caps.kind, ..caps.clone() };
+        } else {
+            features |= adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP);
+        }
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("warpweft"),
+            required_features: features,
+            required_limits: limits,
+            ..Default::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::device(DeviceFault::Unavailable, &report.name, format!("gave no device: {e}")))?;
+        let faults: Arc<Mutex<Option<Error>>> = Arc::default();
+        watch(&device, &faults, &report.name);
+        Ok(Gpu { device, queue, report, pipelines: Mutex::default(), faults, used: AtomicU64::new(0), peak: AtomicU64::new(0) })
+    }
+
+    pub fn caps(&self) -> &Caps {
+        &self.report.caps
+    }
+    /// The most bytes of buffers that were alive at once.
+    pub fn peak_bytes(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+    /// Bytes of buffers alive now.
+    pub fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+    /// The first fault since the last call.
+    pub fn check(&self) -> Result<()> {
+        match self.faults.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
+    }
+    /// Destroys the device: every later use is an error. For tests of device loss.
+    pub fn destroy(&self) {
+        self.device.destroy();
+    }
+
+    /// Waits until all submitted work is done.
+    pub fn wait(&self) -> Result<()> {
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        polled.map_err(|e| Error::device(DeviceFault::Lost, &self.report.name, format!("did not finish: {e}")))?;
+        self.check()
+    }
+
+    pub(super) async fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
+        let size = bytes.max(16).next_multiple_of(16);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let valid = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let inner = self.device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false });
+        let (invalid, full) = (valid.pop().await, memory.pop().await);
+        if let Some(e) = full {
+            let what = format!("no memory left for {size} bytes of \"{label}\" ({} bytes are in use): {e}", self.used_bytes());
+            return Err(Error::device(DeviceFault::OutOfMemory, &self.report.name, what));
+        }
+        if let Some(e) = invalid {
+            return Err(Error::device(DeviceFault::Limit, &self.report.name, format!("refused a buffer of {size} bytes for \"{label}\": {e}")));
+        }
+        self.check()?;
+        let used = self.used.fetch_add(size, Ordering::Relaxed) + size;
+        self.peak.fetch_max(used, Ordering::Relaxed);
+        Ok(Buffer { inner })
+    }
+
+    pub(super) fn release(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A buffer; its size counts until it is released with its owner.
+#[derive(Clone)]
+pub(super) struct Buffer {
+    pub inner: wgpu::Buffer,
+}
+
+/// Notes errors that arrive outside of any call.
+fn watch(device: &wgpu::Device, faults: &Arc<Mutex<Option<Error>>>, name: &str) {
+    let note = |faults: &Arc<Mutex<Option<Error>>>, fault, name: &str, what: String| {
+        let mut first = faults.lock().unwrap_or_else(|e| e.into_inner());
+        first.get_or_insert(Error::device(fault, name, what));
+    };
+    let (seen, adapter) = (faults.clone(), name.to_string());
+    device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+        let fault = match &e {
+            wgpu::Error::OutOfMemory { .. } => DeviceFault::OutOfMemory,
+            _ => DeviceFault::Validation,
+        };
+        note(&seen, fault, &adapter, e.to_string());
+    }));
+    let (seen, adapter) = (faults.clone(), name.to_string());
+    device.set_device_lost_callback(move |reason, message| {
+        note(&seen, DeviceFault::Lost, &adapter, format!("the device was lost ({reason:?}): {message}"));
+    });
+}

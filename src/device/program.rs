@@ -1,0 +1,369 @@
+//! A plan on a device: pipelines, bind groups and parameters made once, steps recorded from them.
+
+use super::gpu::Buffer;
+use super::pipeline::Pipeline;
+use super::{Gpu, Store};
+use crate::base::{Array, Bindings, DType, Error, Result, Weights};
+use crate::plan::{Param, Plan, Port};
+use std::sync::Arc;
+
+/// A plan, loaded.
+pub struct Program {
+    gpu: Arc<Gpu>,
+    plan: Plan,
+    buffers: Vec<Buffer>,
+    /// Buffers that no store owns: inputs, outputs, parameters, staging.
+    own: Vec<Buffer>,
+    launches: Vec<Launch>,
+    params: Params,
+    staging: Option<Buffer>,
+    timing: Option<Timing>,
+}
+
+struct Launch {
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+}
+
+/// The parameter blocks of all dispatches, one after another: one upload a step.
+struct Params {
+    buffer: Buffer,
+    image: Vec<u8>,
+    /// Words that depend on the step: byte offset, dispatch, parameter.
+    dynamic: Vec<(usize, usize, usize)>,
+}
+
+/// Timestamps around dispatches.
+struct Timing {
+    set: wgpu::QuerySet,
+    resolved: Buffer,
+    staging: Buffer,
+}
+
+/// One dispatch of a profiled step.
+#[derive(Debug, Clone)]
+pub struct DispatchTime {
+    pub index: usize,
+    /// Nanoseconds from the step's first timestamp.
+    pub start_ns: f64,
+    pub duration_ns: f64,
+}
+
+impl Program {
+    /// Uploads what the store does not hold yet and compiles what the device has not compiled yet.
+    /// `progress` is told of each dispatch's pipeline: (done, of).
+    pub async fn load(plan: Plan, store: &mut Store, weights: &dyn Weights, progress: &mut dyn FnMut(usize, usize)) -> Result<Program> {
+        let gpu = store.gpu().clone();
+        let (mut buffers, mut own, mut taken) = (vec![], vec![], vec![]);
+        for b in &plan.buffers {
+            let made = store.get(b, weights, &mut taken).await?;
+            if matches!(b.role, crate::plan::Role::Input(_) | crate::plan::Role::Output(_)) {
+                own.push(made.clone());
+            }
+            buffers.push(made);
+        }
+        let mut pipelines = vec![];
+        for (i, kernel) in plan.kernels.iter().enumerate() {
+            progress(i, plan.kernels.len());
+            pipelines.push(gpu.pipeline(kernel).await?);
+        }
+        let params = Params::new(&gpu, &plan, &pipelines).await?;
+        own.push(params.buffer.clone());
+        let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let mut launches = vec![];
+        for (i, d) in plan.dispatches.iter().enumerate() {
+            let pipeline = pipelines[d.kernel].clone();
+            let group = bind(&gpu, &plan, i, &pipeline, &buffers, &params)?;
+            launches.push(Launch { pipeline, group });
+        }
+        if let Some(e) = scope.pop().await {
+            return Err(Error::device(crate::base::DeviceFault::Validation, &gpu.report.name, format!("a plan could not be bound: {e}")));
+        }
+        let most = plan.outputs.iter().map(|p| staged(plan.buffer(p.buffer).bytes)).sum::<u64>();
+        let staging = match most {
+            0 => None,
+            n => Some(gpu.buffer("staging", n, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?),
+        };
+        own.extend(staging.clone());
+        gpu.check()?;
+        Ok(Program { gpu, plan, buffers, own, launches, params, staging, timing: None })
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Runs one step and reads the named outputs back.
+    ///
+    /// # Errors
+    /// Inputs that are missing, unknown or of the wrong type; variables out of bounds; device faults.
+    pub async fn step(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], read: &[&str]) -> Result<Vec<Array>> {
+        self.upload(bindings, inputs)?;
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.record(&mut encoder, bindings)?;
+        let ports = read.iter().map(|name| self.output(name)).collect::<Result<Vec<_>>>()?;
+        let sizes = ports.iter().map(|p| bytes_now(&p.ty, bindings)).collect::<Result<Vec<_>>>()?;
+        let mut at = 0;
+        if let Some(staging) = &self.staging {
+            for (port, bytes) in ports.iter().zip(&sizes) {
+                let from = &self.buffers[port.buffer.0 as usize].inner;
+                if *bytes > 0 {
+                    encoder.copy_buffer_to_buffer(from, 0, &staging.inner, at, staged(*bytes));
+                }
+                at += staged(*bytes);
+            }
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        let bytes = match &self.staging {
+            Some(staging) if !read.is_empty() => self.gpu.map_read(&staging.inner, at).await?,
+            _ => vec![],
+        };
+        self.gpu.check()?;
+        let mut out = vec![];
+        let mut at = 0;
+        for (port, size) in ports.iter().zip(&sizes) {
+            let end = at + *size as usize;
+            out.push(Array::new(port.ty.dtype, &port.ty.shape.eval(bindings)?, bytes[at..end].to_vec())?);
+            at += staged(*size) as usize;
+        }
+        Ok(out)
+    }
+
+    /// Records a step without running it: what a bench of recording times.
+    pub fn record_only(&self, bindings: &Bindings) -> Result<()> {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.record(&mut encoder, bindings)?;
+        drop(encoder.finish());
+        Ok(())
+    }
+
+    fn record(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings) -> Result<()> {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        let mut bound = std::ptr::null();
+        for (launch, dispatch) in self.launches.iter().zip(&self.plan.dispatches) {
+            let [x, y, z] = dispatch.workgroups(bindings, self.gpu.caps().grid)?;
+            if x == 0 || y == 0 || z == 0 {
+                continue;
+            }
+            if !std::ptr::eq(bound, &*launch.pipeline) {
+                pass.set_pipeline(&launch.pipeline.inner);
+                bound = &*launch.pipeline;
+            }
+            pass.set_bind_group(0, &launch.group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+        Ok(())
+    }
+
+    /// Like [`Program::step`] without reading, a pass and two timestamps around every dispatch.
+    pub async fn profile(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<DispatchTime>> {
+        if !self.gpu.caps().timestamps {
+            return Err(Error::device(crate::base::DeviceFault::Limit, &self.gpu.report.name, "has no timestamp queries: it cannot be profiled"));
+        }
+        self.upload(bindings, inputs)?;
+        if self.timing.is_none() {
+            self.timing = Some(Timing::new(&self.gpu).await?);
+        }
+        let Some(timing) = &self.timing else { return Ok(vec![]) };
+        let mut times: Vec<(usize, u64, u64)> = vec![];
+        for chunk in (0..self.launches.len()).collect::<Vec<_>>().chunks(Timing::PAIRS) {
+            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+            for (slot, &i) in chunk.iter().enumerate() {
+                let writes = wgpu::ComputePassTimestampWrites {
+                    query_set: &timing.set,
+                    beginning_of_pass_write_index: Some(slot as u32 * 2),
+                    end_of_pass_write_index: Some(slot as u32 * 2 + 1),
+                };
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(writes) });
+                let [x, y, z] = self.plan.dispatches[i].workgroups(bindings, self.gpu.caps().grid)?;
+                pass.set_pipeline(&self.launches[i].pipeline.inner);
+                pass.set_bind_group(0, &self.launches[i].group, &[]);
+                if x * y * z > 0 {
+                    pass.dispatch_workgroups(x, y, z);
+                }
+            }
+            let count = chunk.len() as u32 * 2;
+            encoder.resolve_query_set(&timing.set, 0..count, &timing.resolved.inner, 0);
+            encoder.copy_buffer_to_buffer(&timing.resolved.inner, 0, &timing.staging.inner, 0, count as u64 * 8);
+            self.gpu.queue.submit([encoder.finish()]);
+            let bytes = self.gpu.map_read(&timing.staging.inner, count as u64 * 8).await?;
+            let ticks: Vec<u64> = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default())).collect();
+            times.extend(chunk.iter().enumerate().map(|(slot, &i)| (i, ticks[slot * 2], ticks[slot * 2 + 1])));
+        }
+        let period = self.gpu.queue.get_timestamp_period() as f64;
+        let zero = times.first().map_or(0, |t| t.1);
+        let time = |(index, start, end): (usize, u64, u64)| DispatchTime {
+            index,
+            start_ns: start.saturating_sub(zero) as f64 * period,
+            duration_ns: end.saturating_sub(start) as f64 * period,
+        };
+        Ok(times.into_iter().map(time).collect())
+    }
+
+    /// Fills every buffer that the step should write with NaN, so that an unwritten element shows.
+    pub fn poison(&self) {
+        for (made, planned) in self.buffers.iter().zip(&self.plan.buffers) {
+            if matches!(planned.role, crate::plan::Role::Output(_) | crate::plan::Role::Scratch) {
+                self.gpu.queue.write_buffer(&made.inner, 0, &vec![0xff; made.inner.size() as usize]);
+            }
+        }
+    }
+
+    /// The raw bytes of a planned buffer after a step, padding included: for tests and numeric checks.
+    pub async fn buffer_bytes(&self, id: crate::plan::BufferId) -> Result<Vec<u8>> {
+        let from = &self.buffers[id.0 as usize].inner;
+        let to = self.gpu.buffer("read", from.size(), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(from, 0, &to.inner, 0, from.size());
+        self.gpu.queue.submit([encoder.finish()]);
+        let bytes = self.gpu.map_read(&to.inner, from.size()).await;
+        self.gpu.release(to.inner.size());
+        bytes
+    }
+
+    /// Sets a state's contents.
+    pub fn write_buffer(&self, id: crate::plan::BufferId, bytes: &[u8]) -> Result<()> {
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(4), 0);
+        let to = &self.buffers[id.0 as usize].inner;
+        if padded.len() as u64 > to.size() {
+            return Err(Error::usage(format!("{} bytes do not fit a buffer of {}", bytes.len(), to.size())));
+        }
+        self.gpu.queue.write_buffer(to, 0, &padded);
+        Ok(())
+    }
+
+    fn output(&self, name: &str) -> Result<Port> {
+        let known = || self.plan.outputs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.plan.outputs.iter().find(|p| p.name == name);
+        found.cloned().ok_or_else(|| Error::usage(format!("there is no output \"{name}\", there are: {}", known())))
+    }
+
+    fn upload(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<()> {
+        if let Some((name, _)) = inputs.iter().find(|(n, _)| !self.plan.inputs.iter().any(|p| p.name == *n)) {
+            return Err(Error::usage(format!("there is no input \"{name}\"")));
+        }
+        for port in &self.plan.inputs {
+            let given = inputs.iter().find(|(n, _)| *n == port.name);
+            let (_, array) = given.ok_or_else(|| Error::usage(format!("input \"{}\" {} is missing", port.name, port.ty)))?;
+            let want = port.ty.shape.eval(bindings)?;
+            if array.shape != want || array.dtype != port.ty.dtype {
+                let (dtype, shape) = (array.dtype, &array.shape);
+                return Err(Error::usage(format!("input \"{}\" is {dtype}{shape:?}, it must be {}{want:?}", port.name, port.ty.dtype)));
+            }
+            let mut bytes = std::borrow::Cow::Borrowed(array.bytes.as_slice());
+            if bytes.len() % 4 != 0 {
+                let whole = bytes.len().next_multiple_of(4);
+                bytes.to_mut().resize(whole, 0);
+            }
+            self.gpu.queue.write_buffer(&self.buffers[port.buffer.0 as usize].inner, 0, &bytes);
+        }
+        self.params.write(&self.gpu, &self.plan, bindings)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let timing = self.timing.iter().flat_map(|t| [&t.resolved, &t.staging]);
+        for b in self.own.iter().chain(timing) {
+            self.gpu.release(b.inner.size());
+            b.inner.destroy();
+        }
+    }
+}
+
+fn staged(bytes: u64) -> u64 {
+    bytes.next_multiple_of(8)
+}
+
+fn bytes_now(ty: &crate::base::Type, bindings: &Bindings) -> Result<u64> {
+    let count = ty.shape.eval(bindings)?.iter().product::<usize>() as u64;
+    Ok(if ty.dtype == DType::F16 { count * 2 } else { count * 4 })
+}
+
+fn bind(gpu: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline, buffers: &[Buffer], params: &Params) -> Result<wgpu::BindGroup> {
+    let d = &plan.dispatches[index];
+    let wrong = |what: String| Error::op(plan.kernels[d.kernel].name(), &d.label, what);
+    let mut entries = vec![];
+    for b in &pipeline.reflection.bindings {
+        let range = if b.access == crate::kernel::Access::Uniform {
+            let (offset, bytes) = params.range(gpu, plan, index, pipeline);
+            wgpu::BufferBinding { buffer: &params.buffer.inner, offset, size: std::num::NonZeroU64::new(bytes) }
+        } else {
+            let arg = d.args.iter().find(|a| a.name == b.name).ok_or_else(|| wrong(format!("binding {} has no argument", b.name)))?;
+            let size = arg.bytes.max(16).next_multiple_of(16);
+            let buffer = &buffers[arg.buffer.0 as usize].inner;
+            let size = size.min(buffer.size() - arg.offset);
+            wgpu::BufferBinding { buffer, offset: arg.offset, size: std::num::NonZeroU64::new(size) }
+        };
+        entries.push(wgpu::BindGroupEntry { binding: b.index, resource: wgpu::BindingResource::Buffer(range) });
+    }
+    Ok(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries }))
+}
+
+impl Params {
+    async fn new(gpu: &Gpu, plan: &Plan, pipelines: &[Arc<Pipeline>]) -> Result<Params> {
+        let stride = Params::stride(gpu, plan, pipelines);
+        let mut image = vec![0u8; stride * plan.dispatches.len().max(1)];
+        let mut dynamic = vec![];
+        for (i, d) in plan.dispatches.iter().enumerate() {
+            let reflection = &pipelines[d.kernel].reflection;
+            if let Some(field) = reflection.fields.iter().find(|f| !d.params.iter().any(|(n, _)| *n == f.name)) {
+                return Err(Error::op(plan.kernels[d.kernel].name(), &d.label, format!("parameter {} has no value", field.name)));
+            }
+            for (j, (name, param)) in d.params.iter().enumerate() {
+                // A kernel variant may not use every number that its family has.
+                let Some(offset) = reflection.offset(name) else { continue };
+                let at = i * stride + offset as usize;
+                match param {
+                    Param::F(x) => image[at..at + 4].copy_from_slice(&x.to_le_bytes()),
+                    Param::U(e) => match e.known() {
+                        Some(n) => image[at..at + 4].copy_from_slice(&(n as u32).to_le_bytes()),
+                        None => dynamic.push((at, i, j)),
+                    },
+                }
+            }
+        }
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let buffer = gpu.buffer("parameters", image.len() as u64, usage).await?;
+        gpu.queue.write_buffer(&buffer.inner, 0, &image);
+        Ok(Params { buffer, image, dynamic })
+    }
+
+    fn stride(gpu: &Gpu, plan: &Plan, pipelines: &[Arc<Pipeline>]) -> usize {
+        let largest = plan.dispatches.iter().map(|d| pipelines[d.kernel].reflection.uniform_bytes).max().unwrap_or(16);
+        largest.max(16).next_multiple_of(gpu.caps().uniform_align.max(16)) as usize
+    }
+
+    fn range(&self, _: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline) -> (u64, u64) {
+        let stride = self.image.len() / plan.dispatches.len().max(1);
+        ((index * stride) as u64, pipeline.reflection.uniform_bytes.max(16) as u64)
+    }
+
+    fn write(&mut self, gpu: &Gpu, plan: &Plan, bindings: &Bindings) -> Result<()> {
+        for (at, i, j) in &self.dynamic {
+            if let Param::U(e) = &plan.dispatches[*i].params[*j].1 {
+                let n = e.eval(bindings)? as u32;
+                self.image[*at..at + 4].copy_from_slice(&n.to_le_bytes());
+            }
+        }
+        if !self.dynamic.is_empty() {
+            gpu.queue.write_buffer(&self.buffer.inner, 0, &self.image);
+        }
+        Ok(())
+    }
+}
+
+impl Timing {
+    /// Timestamp pairs of one query set.
+    const PAIRS: usize = 1024;
+
+    async fn new(gpu: &Gpu) -> Result<Timing> {
+        let count = Timing::PAIRS as u32 * 2;
+        let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count });
+        let bytes = count as u64 * 8;
+        let resolved = gpu.buffer("timestamps", bytes, wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC).await?;
+        let staging = gpu.buffer("timestamps", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+        Ok(Timing { set, resolved, staging })
+    }
+}

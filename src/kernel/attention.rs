@@ -1,0 +1,88 @@
+//! Attention: the text of one query's loop, by head width and form.
+
+use super::{Kernel, Template};
+use std::fmt::Write;
+
+pub static ATTENTION: Template = Template { name: "attention", source: include_str!("../../shaders/attention.wgsl") };
+
+/// Invocations of a workgroup in the serial form.
+pub const GROUP: u32 = 64;
+/// The widest head that has a kernel.
+pub const MAX_WIDTH: u32 = 256;
+
+/// What a kernel is filled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spec {
+    pub width: u32,
+    pub causal: bool,
+    pub window: bool,
+    /// `None`, or whether the mask is boolean.
+    pub mask: Option<bool>,
+    /// Keys and values are contiguous vectors of four at even offsets.
+    pub vectors: bool,
+    /// One invocation a query (adapters that run on a CPU, long prompts); else a workgroup, lanes along the keys.
+    pub serial: bool,
+}
+
+/// The kernel, and the queries (of all heads) that one workgroup makes.
+pub fn kernel(spec: Spec) -> (Kernel, u32) {
+    let mut kernel = Kernel::new(&ATTENTION).set("WG", GROUP);
+    if let Some(boolean) = spec.mask {
+        kernel = kernel.hole("mask", mask(boolean));
+    }
+    if spec.causal {
+        kernel = kernel.hole("last", last(spec.window));
+    }
+    if spec.width.is_multiple_of(4) && spec.width <= 64 && spec.serial {
+        kernel = kernel.hole("body", serial_body(spec.width / 4));
+    }
+    (kernel, GROUP)
+}
+
+fn mask(boolean: bool) -> String {
+    let element = if boolean { "u32" } else { "f32" };
+    let value = if boolean { "select(-3.4028234e38, score, m != 0u)" } else { "score + m" };
+    format!(
+        "@group(0) @binding(5) var<storage, read> mask: array<{element}>;\n\
+         fn masked(score: f32, b: u32, h: u32, s: u32, t: u32) -> f32 {{\n    \
+         let m = mask[p.mask0 + b * p.mask_batch + h * p.mask_head + s * p.mask_row + t * p.mask_key];\n    \
+         return {value};\n}}\n"
+    )
+}
+
+fn last(window: bool) -> String {
+    let start = if window { "let end = p.past + s + 1u;\n    return select(0u, end - p.window, end > p.window);" } else { "return 0u;" };
+    format!("fn keys_end(s: u32) -> u32 {{ return min(p.past + s + 1u, p.keys); }}\nfn keys_start(s: u32) -> u32 {{\n    {start}\n}}\n")
+}
+
+/// The loop with the query and the accumulators in named registers.
+fn serial_body(vectors: u32) -> String {
+    let mut t = String::from(
+        "fn at4(x0: u32, i: u32) -> u32 { return x0 + i * 4u; }\n\
+         fn query(b: u32, s: u32, h: u32) {\n    let g = h / (p.heads / p.kv_heads);\n    \
+         let q_at = p.q0 + b * p.q_batch + s * p.q_row + h * p.q_head;\n    \
+         let k_at = p.k0 + b * p.k_batch + g * p.k_head;\n    \
+         let v_at = p.v0 + b * p.v_batch + g * p.v_head;\n    \
+         let out = p.y0 + ((b * p.queries + s) * p.heads + h) * p.width;\n    \
+         var most = -3.4028234e38;\n    var sum = 0.0;\n",
+    );
+    let load = |name: &str, at: &str| format!("vec4<f32>({name}[{at}], {name}[{at} + 1u], {name}[{at} + 2u], {name}[{at} + 3u])");
+    for i in 0..vectors {
+        let _ = writeln!(t, "    let q{i} = {} * p.scale;\n    var a{i} = vec4<f32>(0.0);", load("q", &format!("q_at + {}u", i * 4)));
+    }
+    t += "    for (var t = keys_start(s); t < keys_end(s); t++) {\n        let kt = k_at + t * p.k_row;\n        let vt = v_at + t * p.v_row;\n        var score = 0.0;\n";
+    for i in 0..vectors {
+        let _ = writeln!(t, "        score += dot(q{i}, {});", load("k", &format!("kt + {}u", i * 4)));
+    }
+    t += "        score = masked(score, b, h, s, t);\n        let next = max(most, score);\n        let keep = exp(most - next);\n        let e = exp(score - next);\n        sum = sum * keep + e;\n        most = next;\n";
+    for i in 0..vectors {
+        let _ = writeln!(t, "        a{i} = a{i} * keep + e * {};", load("v", &format!("vt + {}u", i * 4)));
+    }
+    t += "    }\n    let share = select(0.0, 1.0 / sum, sum > 0.0);\n";
+    for i in 0..vectors {
+        for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
+            let _ = writeln!(t, "    y[out + {}u] = a{i}.{c} * share;", i * 4 + j as u32);
+        }
+    }
+    t + "}\n"
+}

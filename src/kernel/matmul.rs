@@ -1,0 +1,236 @@
+//! Matrix multiplication: forms, variants and the text of their inner loops.
+
+use super::Template;
+use crate::base::DType;
+use std::fmt::Write;
+
+pub static TILED: Template = Template { name: "matmul", source: include_str!("../../shaders/matmul.wgsl") };
+pub static ROWS: Template = Template { name: "matmul_rows", source: include_str!("../../shaders/matmul_rows.wgsl") };
+pub static VECTOR: Template = Template { name: "matvec", source: include_str!("../../shaders/matvec.wgsl") };
+
+/// How the work is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Tiles of both operands staged in workgroup memory; any strides and sizes.
+    Tiled,
+    /// A register tile an invocation, no barriers: what wins where shaders run on a CPU.
+    Rows,
+    /// A workgroup for a few outputs, lanes along k: few rows of the left operand on a GPU.
+    Vector,
+}
+
+/// One row of the tuner's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant {
+    pub form: Form,
+    /// Rows and columns of outputs that one invocation (tiled, rows) or workgroup (vector) makes.
+    pub tm: u32,
+    pub tn: u32,
+}
+
+/// All variants; a plan's tuning holds indices into this table.
+pub const VARIANTS: &[Variant] = &[
+    Variant { form: Form::Tiled, tm: 4, tn: 4 },
+    Variant { form: Form::Vector, tm: 1, tn: 4 },
+    Variant { form: Form::Rows, tm: 1, tn: 1 },
+    Variant { form: Form::Rows, tm: 1, tn: 2 },
+    Variant { form: Form::Rows, tm: 1, tn: 4 },
+    Variant { form: Form::Rows, tm: 4, tn: 2 },
+    Variant { form: Form::Rows, tm: 4, tn: 4 },
+    Variant { form: Form::Rows, tm: 8, tn: 2 },
+    Variant { form: Form::Rows, tm: 8, tn: 4 },
+    Variant { form: Form::Rows, tm: 8, tn: 8 },
+    Variant { form: Form::Rows, tm: 4, tn: 8 },
+    Variant { form: Form::Vector, tm: 1, tn: 1 },
+];
+
+/// How the right operand lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Right {
+    pub dtype: DType,
+    /// Rows of k elements, one an output column, as weights are; else columns of n.
+    pub rows: bool,
+}
+
+impl Right {
+    /// The element types of its bindings `b` and, where quantised, `s`.
+    pub fn elements(self, form: Form) -> (&'static str, Option<&'static str>) {
+        match (self.dtype, form) {
+            (DType::F32, Form::Tiled) => ("f32", None),
+            (DType::F32, _) => ("vec4<f32>", None),
+            (DType::F16, Form::Tiled) => ("u32", None),
+            (DType::F16, _) => ("vec2<u32>", None),
+            (_, Form::Vector) => ("vec4<u32>", Some("u32")),
+            (_, _) => ("u32", Some("u32")),
+        }
+    }
+}
+
+/// Functions that decode quantised scales.
+pub fn scale_function(dtype: DType) -> String {
+    let body = match dtype {
+        DType::Q4_1 => "return unpack2x16float(s[at]);".to_string(),
+        DType::Q4_0 | DType::Q8_0 => {
+            let offset = if dtype == DType::Q4_0 { "-8.0 * d" } else { "0.0" };
+            format!("let pair = unpack2x16float(s[at >> 1u]);\n    let d = select(pair.x, pair.y, (at & 1u) == 1u);\n    return vec2<f32>(d, {offset});")
+        }
+        _ => return String::new(),
+    };
+    format!("fn scale(at: u32) -> vec2<f32> {{\n    {body}\n}}\n")
+}
+
+/// `load_b(base, k, n)`: one element of any format, for the tiled form.
+pub fn load_b(right: Right) -> String {
+    let body = match right.dtype {
+        DType::F16 => "let at = base + k * p.b_col + n * p.b_row;\n    let pair = unpack2x16float(b[at >> 1u]);\n    return select(pair.x, pair.y, (at & 1u) == 1u);".to_string(),
+        DType::Q4_0 | DType::Q4_1 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b[block * 4u + (k % 16u) / 4u];\n    let q = (word >> (8u * (k % 4u) + 4u * ((k % 32u) / 16u))) & 15u;\n    let d = scale(block);\n    return f32(q) * d.x + d.y;".to_string(),
+        DType::Q8_0 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b[block * 8u + (k % 32u) / 4u];\n    let q = extractBits(bitcast<i32>(word), 8u * (k % 4u), 8u);\n    return f32(q) * scale(block).x;".to_string(),
+        _ => "return b[base + k * p.b_col + n * p.b_row];".to_string(),
+    };
+    format!("{}fn load_b(base: u32, k: u32, n: u32) -> f32 {{\n    {body}\n}}\n", scale_function(right.dtype))
+}
+
+/// `block_dot(row, kb, x0)`: the dot product of 32 weights with 32 elements of `a`, for the vector form.
+pub fn block_dot(dtype: DType) -> String {
+    let mut t = scale_function(dtype);
+    t += "fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {\n    let at = n * (p.k / 32u) + kb;\n    var sum = 0.0;\n";
+    match dtype {
+        DType::Q4_0 | DType::Q4_1 => {
+            t += "    let q = b[at];\n    let d = scale(at);\n    var all = vec4<f32>(0.0);\n";
+            for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
+                let _ = write!(
+                    t,
+                    "    {{ let lo = a[x0 + {j}u]; let hi = a[x0 + {}u];\n      sum += dot(vec4<f32>(unpack4xU8(q.{c} & 0x0f0f0f0fu)), lo) + dot(vec4<f32>(unpack4xU8((q.{c} >> 4u) & 0x0f0f0f0fu)), hi);\n      all += lo + hi; }}\n",
+                    j + 4
+                );
+            }
+            t += "    return sum * d.x + (all.x + all.y + all.z + all.w) * d.y;\n";
+        }
+        DType::Q8_0 => {
+            t += "    let d = scale(at);\n";
+            for half in 0..2 {
+                let _ = writeln!(t, "    let q{half} = b[at * 2u + {half}u];");
+                for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
+                    let _ = writeln!(t, "    sum += dot(vec4<f32>(unpack4xI8(q{half}.{c})), a[x0 + {}u]);", half * 4 + j);
+                }
+            }
+            t += "    return sum * d.x;\n";
+        }
+        DType::F16 => {
+            t += "    for (var j = 0u; j < 8u; j++) {\n        let w = b[at * 8u + j];\n        sum += dot(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)), a[x0 + j]);\n    }\n    return sum;\n";
+        }
+        _ => t += "    for (var j = 0u; j < 8u; j++) { sum += dot(b[at * 8u + j], a[x0 + j]); }\n    return sum;\n",
+    }
+    t + "}\n"
+}
+
+/// The inner loop of the rows form: `tile(m0, n0, za, zb)` computes and stores TM × TN outputs in registers.
+/// Accumulators are spelled out, for no compiler here is asked to unroll.
+pub fn tile(right: Right, v: Variant) -> String {
+    let mut t = scale_function(right.dtype);
+    t += "fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {\n";
+    // Rows beyond the edge repeat the last one: their results are dropped.
+    for r in 0..v.tm {
+        let _ = writeln!(t, "    let a{r} = (za + min(m0 + {r}u, p.m - 1u) * p.a_row) / 4u;");
+    }
+    if right.rows { rows_tile(&mut t, right.dtype, v) } else { columns_tile(&mut t, v) }
+    t + "}\n"
+}
+
+fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
+    for c in 0..v.tn {
+        let _ = writeln!(t, "    let w{c} = min(n0 + {c}u, p.n - 1u);");
+        for r in 0..v.tm {
+            let _ = writeln!(t, "    var s{r}_{c} = 0.0;");
+        }
+    }
+    let accumulate = |t: &mut String, pad: &str, weight: &str, x: &str| {
+        for r in 0..v.tm {
+            let _ = writeln!(t, "{pad}let {x}{r} = a[a{r} + {}];", if x == "l" { "lo" } else { "hi" });
+            for c in 0..v.tn {
+                let _ = writeln!(t, "{pad}s{r}_{c} += dot({weight}{c}, {x}{r});");
+            }
+        }
+    };
+    match dtype {
+        DType::Q4_0 | DType::Q4_1 => {
+            *t += "    for (var kb = 0u; kb < p.k / 32u; kb++) {\n";
+            for c in 0..v.tn {
+                let _ = writeln!(t, "        let at{c} = w{c} * (p.k / 32u) + kb;\n        let d{c} = scale(at{c});");
+            }
+            *t += "        for (var j = 0u; j < p.four; j++) {\n            let lo = kb * 8u + j;\n            let hi = lo + 4u;\n";
+            for c in 0..v.tn {
+                let _ = writeln!(t, "            let q{c} = b[at{c} * 4u + j];");
+                let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xU8(q{c} & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
+                let _ = writeln!(t, "            let v{c} = vec4<f32>(unpack4xU8((q{c} >> 4u) & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
+            }
+            accumulate(t, "            ", "u", "l");
+            accumulate(t, "            ", "v", "h");
+            *t += "        }\n    }\n";
+        }
+        DType::Q8_0 => {
+            *t += "    for (var kb = 0u; kb < p.k / 32u; kb++) {\n";
+            for c in 0..v.tn {
+                let _ = writeln!(t, "        let at{c} = w{c} * (p.k / 32u) + kb;\n        let d{c} = scale(at{c}).x;");
+            }
+            *t += "        for (var j = 0u; j < 2u * p.four; j++) {\n            let lo = kb * 8u + j;\n";
+            for c in 0..v.tn {
+                let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xI8(b[at{c} * 8u + j])) * d{c};");
+            }
+            accumulate(t, "            ", "u", "l");
+            *t += "        }\n    }\n";
+        }
+        _ => {
+            *t += "    for (var lo = 0u; lo < p.k / 4u; lo++) {\n";
+            for c in 0..v.tn {
+                let at = format!("(zb + w{c} * p.b_row) / 4u + lo");
+                match dtype {
+                    DType::F16 => {
+                        let _ = writeln!(t, "        let h{c} = b[{at}];\n        let u{c} = vec4<f32>(unpack2x16float(h{c}.x), unpack2x16float(h{c}.y));");
+                    }
+                    _ => {
+                        let _ = writeln!(t, "        let u{c} = b[{at}];");
+                    }
+                }
+            }
+            accumulate(t, "        ", "u", "l");
+            *t += "    }\n";
+        }
+    }
+    for r in 0..v.tm {
+        for c in 0..v.tn {
+            let _ = writeln!(t, "    store(y, m0 + {r}u, n0 + {c}u, s{r}_{c});");
+        }
+    }
+}
+
+/// TN counts columns; four lie in one vector.
+fn columns_tile(t: &mut String, v: Variant) {
+    let vectors = v.tn / 4;
+    for c in 0..vectors {
+        let _ = writeln!(t, "    let w{c} = (zb + min(n0 + {}u, p.n - 4u)) / 4u;", c * 4);
+        for r in 0..v.tm {
+            let _ = writeln!(t, "    var s{r}_{c} = vec4<f32>(0.0);");
+        }
+    }
+    *t += "    for (var k4 = 0u; k4 < p.k / 4u; k4++) {\n";
+    for r in 0..v.tm {
+        let _ = writeln!(t, "        let x{r} = a[a{r} + k4];");
+    }
+    for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+        for c in 0..vectors {
+            let _ = writeln!(t, "        let b{i}_{c} = b[w{c} + (k4 * 4u + {i}u) * (p.b_col / 4u)];");
+            for r in 0..v.tm {
+                let _ = writeln!(t, "        s{r}_{c} += b{i}_{c} * x{r}.{lane};");
+            }
+        }
+    }
+    *t += "    }\n";
+    for r in 0..v.tm {
+        for c in 0..vectors {
+            for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+                let _ = writeln!(t, "    store(y, m0 + {r}u, n0 + {}u, s{r}_{c}.{lane});", c * 4 + i as u32);
+            }
+        }
+    }
+}
