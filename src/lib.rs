@@ -6,3 +6,4 @@ pub mod graph;
 pub mod kernel;
 pub mod op;
 pub mod plan;
+pub mod reference;

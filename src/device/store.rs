@@ -99,7 +99,7 @@ impl Drop for Store {
 
 /// Streams rows of the concatenated file tensors to the device, a bounded piece at a time.
 fn upload(gpu: &Gpu, to: &Buffer, parts: &[String], dtype: DType, rows: &Range<usize>, weights: &dyn Weights) -> Result<()> {
-    let mut at = Cursor { quant: 0, scale: 0 };
+    let mut scale_at = 0;
     let mut first_row = 0;
     let mut total = 0u64;
     let mut infos = vec![];
@@ -121,9 +121,9 @@ fn upload(gpu: &Gpu, to: &Buffer, parts: &[String], dtype: DType, rows: &Range<u
         return Err(Error::op("weight", &parts.join(" + "), format!("has {first_row} rows, the plan needs {}", rows.end)));
     }
     if dtype.is_quantised() {
-        at.scale = block::Planes::new(dtype, total / dtype.block() as u64).scale_offset;
+        scale_at = block::Planes::new(dtype, total / dtype.block() as u64).scale_offset;
     }
-    let (mut quants, mut scales) = (Writer::new(gpu, to, 0), Writer::new(gpu, to, at.scale));
+    let (mut quants, mut scales) = (Writer::new(gpu, to, 0), Writer::new(gpu, to, scale_at));
     for (part, range, row) in infos {
         let row_bytes = (dtype.bytes(row as u64).unwrap_or(0) as usize).max(1);
         let step = (STAGE / row_bytes).max(1);
@@ -141,11 +141,6 @@ fn upload(gpu: &Gpu, to: &Buffer, parts: &[String], dtype: DType, rows: &Range<u
     quants.flush(true);
     scales.flush(true);
     gpu.check()
-}
-
-struct Cursor {
-    quant: u64,
-    scale: u64,
 }
 
 /// Writes bytes one after another, whole words at a time; submits so that staging memory is given back.

@@ -51,7 +51,7 @@ impl Kernel {
         let source = self.source()?;
         let module = naga::front::wgsl::parse_str(&source)
             .map_err(|e| self.error(e.emit_to_string_with_path(&source, self.template.name)))?;
-        let capabilities = Capabilities::default() | Capabilities::SUBGROUP;
+        let capabilities = Capabilities::default() | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         let info = Validator::new(ValidationFlags::all(), capabilities)
             .validate(&module)
             .map_err(|e| self.error(e.emit_to_string_with_path(&source, self.template.name)))?;

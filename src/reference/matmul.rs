@@ -1,0 +1,122 @@
+//! Matrix multiplication: plain loops in f64, a library's or quantised dot products in f32.
+
+use super::dot;
+use super::primitive::Call;
+use super::value::{Data, Real, Tensor};
+use crate::base::{DType, Result, block};
+use crate::op::Attrs;
+use rayon::prelude::*;
+
+/// Rows of weights that are decoded at a time: they stay in the second-level cache.
+const PANEL: usize = 64;
+/// Rows of the left operand from which decoding a panel once pays.
+const TALL: usize = 5;
+
+pub fn run<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
+    let Attrs::Matmul { ta, tb } = *call.attrs else { return Err(call.wrong()) };
+    let (a, b) = (swapped(call.operands[0], ta), swapped(call.operands[1], tb));
+    if let Data::Blocks(bytes, dtype) = &b.data {
+        return Ok(blocks(&a, bytes, *dtype, call));
+    }
+    let rank = call.shape.len();
+    let (m, n, k) = (call.shape[rank - 2], call.shape[rank - 1], a.shape[a.shape.len() - 1]);
+    let lead = &call.shape[..rank - 2];
+    let widen = |t: &Tensor<T>| t.broadcast(&[lead, &t.shape[t.shape.len() - 2..]].concat());
+    let (a, b) = (widen(&a), widen(&b));
+    let batch = |t: &Tensor<T>| Tensor { data: t.data.clone(), shape: lead.to_vec(), strides: t.strides[..rank - 2].to_vec(), offset: t.offset };
+    let (za, zb): (Tensor<T>, Tensor<T>) = (batch(&a), batch(&b));
+    let mut out = vec![T::default(); call.shape.iter().product()];
+    let (Data::Floats(x), Data::Floats(w)) = (&a.data, &b.data) else { return Err(call.wrong()) };
+    for ((i, j), y) in za.offsets().zip(zb.offsets()).zip(out.chunks_exact_mut((m * n).max(1))) {
+        let left = Strided { data: &x[i..], row: a.strides[rank - 2], col: a.strides[rank - 1] };
+        let right = Strided { data: &w[j..], row: b.strides[rank - 2], col: b.strides[rank - 1] };
+        multiply(left, right, y, (m, n, k));
+    }
+    Ok(Tensor::floats(out, &call.shape))
+}
+
+fn swapped<T: Real>(t: &Tensor<T>, swap: bool) -> Tensor<T> {
+    let mut t = t.clone();
+    if swap {
+        let r = t.shape.len();
+        t.shape.swap(r - 1, r - 2);
+        t.strides.swap(r - 1, r - 2);
+    }
+    t
+}
+
+/// A matrix in a slice.
+struct Strided<'a, T> {
+    data: &'a [T],
+    row: usize,
+    col: usize,
+}
+
+/// `y = a · b`, row-major.
+fn multiply<T: Real>(a: Strided<T>, b: Strided<T>, y: &mut [T], (m, n, k): (usize, usize, usize)) {
+    if !T::FALLBACK {
+        for i in 0..m {
+            for j in 0..n {
+                y[i * n + j] = (0..k).map(|l| a.data[i * a.row + l * a.col] * b.data[l * b.row + j * b.col]).sum();
+            }
+        }
+        return;
+    }
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    // The furthest elements that the library will touch.
+    assert!((m - 1) * a.row + (k - 1) * a.col < a.data.len() && (k - 1) * b.row + (n - 1) * b.col < b.data.len() && y.len() >= m * n);
+    let parallel = if m * n * k > 1 << 16 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    // SAFETY: all three matrices lie within their slices, as was just asserted, and `y` overlaps neither.
+    unsafe {
+        gemm::gemm(
+            m, n, k, y.as_mut_ptr(), 1, n as isize, false, a.data.as_ptr(), a.col as isize, a.row as isize, b.data.as_ptr(),
+            b.col as isize, b.row as isize, T::of(0.0), T::of(1.0), false, false, false, parallel,
+        );
+    }
+}
+
+/// Rows of quantised weights `[n, k]`: dot products for few rows of `a`, decoded panels for many.
+fn blocks<T: Real>(a: &Tensor<T>, bytes: &[u8], dtype: DType, call: &Call<T>) -> Tensor<T> {
+    let k = a.shape[a.shape.len() - 1];
+    let n = call.shape[call.shape.len() - 1];
+    let m = if k == 0 { 0 } else { a.count() / k };
+    let x: Vec<f32> = a.slice().iter().map(|v| v.get() as f32).collect();
+    let row_bytes = k / dtype.block() * dtype.block_bytes();
+    // Columns first: each weight row makes one run of `m`.
+    let mut columns = vec![0.0f32; m * n];
+    if m < TALL {
+        let dot = dot::dot(dtype);
+        columns.par_chunks_mut(m.max(1) * 16).enumerate().for_each(|(chunk, out)| {
+            for (i, y) in out.chunks_mut(m.max(1)).enumerate() {
+                let row = &bytes[(chunk * 16 + i) * row_bytes..][..row_bytes];
+                y.iter_mut().zip(x.chunks_exact(k)).for_each(|(y, x)| *y = dot(row, x));
+            }
+        });
+    } else {
+        columns.par_chunks_mut(m * PANEL).enumerate().for_each(|(panel, out)| {
+            let rows = out.len() / m;
+            let w = block::decode(dtype, &bytes[panel * PANEL * row_bytes..][..rows * row_bytes]);
+            let (left, right) = (Strided { data: &w[..], row: k, col: 1 }, Strided { data: &x[..], row: 1, col: k });
+            multiply_panel(left, right, out, (rows, m, k));
+        });
+    }
+    let mut out = vec![T::default(); m * n];
+    for (j, column) in columns.chunks_exact(m.max(1)).enumerate() {
+        column.iter().enumerate().for_each(|(i, v)| out[i * n + j] = T::of(*v as f64));
+    }
+    Tensor::floats(out, &call.shape)
+}
+
+/// One panel on the thread it is called on.
+fn multiply_panel(a: Strided<f32>, b: Strided<f32>, y: &mut [f32], (m, n, k): (usize, usize, usize)) {
+    assert!(m * k <= a.data.len() && n * k <= b.data.len() && m * n <= y.len());
+    // SAFETY: as asserted; `y` is a slice of its own.
+    unsafe {
+        gemm::gemm(
+            m, n, k, y.as_mut_ptr(), 1, n as isize, false, a.data.as_ptr(), a.col as isize, a.row as isize, b.data.as_ptr(),
+            b.col as isize, b.row as isize, 0.0, 1.0, false, false, false, gemm::Parallelism::None,
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! One op on tensors.
+
+use super::value::{Data, Real, Tensor};
+use super::{matmul, native};
+use crate::base::{Bindings, DType, Error, Result};
+use crate::op::{Attrs, Body, OpDef, Primitive, Reduce};
+use half::f16;
+
+/// An op about to be computed.
+pub struct Call<'a, T> {
+    pub def: &'static OpDef,
+    pub attrs: &'a Attrs,
+    pub operands: &'a [&'a Tensor<T>],
+    pub shape: Vec<usize>,
+    pub dtype: DType,
+    pub bindings: &'a Bindings,
+}
+
+impl<T: Real> Call<'_, T> {
+    pub fn run(&self) -> Result<Tensor<T>> {
+        match &self.def.body {
+            Body::Scalar(s) => Ok(self.scalar(s.cpu)),
+            Body::View => self.view(),
+            Body::Composite { fused, .. } => native::run(self, *fused),
+            Body::Primitive(p) => match p {
+                Primitive::Matmul => matmul::run(self),
+                Primitive::Reduce(kind) => self.reduce(*kind),
+                Primitive::Gather => Ok(self.gather()),
+                Primitive::Concat => self.concat(),
+                Primitive::Pad => self.pad(),
+                Primitive::Cast => Ok(self.cast()),
+                Primitive::Iota => self.iota(),
+                Primitive::Append => Err(self.wrong()),
+            },
+        }
+    }
+
+    pub fn wrong(&self) -> Error {
+        Error::op(self.def.name, "", format!("got the wrong attributes: {:?}", self.attrs))
+    }
+
+    /// A result of the op's type: whole numbers are cut, halves rounded.
+    pub fn result(&self, elements: Vec<f64>) -> Tensor<T> {
+        match self.dtype {
+            DType::F16 => Tensor::floats(elements.iter().map(|x| T::of(f16::from_f64(*x).to_f64())).collect(), &self.shape),
+            DType::I32 => Tensor::ints(elements.iter().map(|x| (*x as i64) as i32 as i64).collect(), &self.shape),
+            DType::U32 | DType::Bool => Tensor::ints(elements.iter().map(|x| (*x as i64) as u32 as i64).collect(), &self.shape),
+            _ => Tensor::floats(elements.into_iter().map(T::of).collect(), &self.shape),
+        }
+    }
+
+    fn scalar(&self, cpu: fn(&[f64]) -> f64) -> Tensor<T> {
+        if let Some(fast) = native::scalar(self) {
+            return fast;
+        }
+        let views: Vec<Tensor<T>> = self.operands.iter().map(|o| o.broadcast(&self.shape)).collect();
+        let ints = self.dtype.is_int() && self.def.name == "div";
+        let mut walks: Vec<_> = views.iter().map(Tensor::offsets).collect();
+        let mut args = vec![0.0; views.len()];
+        let n = self.shape.iter().product();
+        let mut out = Vec::with_capacity(n);
+        for _ in 0..n {
+            for (slot, (walk, view)) in args.iter_mut().zip(walks.iter_mut().zip(&views)) {
+                *slot = walk.next().map_or(0.0, |i| view.at(i));
+            }
+            // WGSL: an integer divided by zero stays.
+            out.push(if ints && args[1] == 0.0 { args[0] } else { cpu(&args) });
+        }
+        self.result(out)
+    }
+
+    fn view(&self) -> Result<Tensor<T>> {
+        let x = self.operands[0];
+        Ok(match self.attrs {
+            Attrs::Perm(perm) => Tensor {
+                data: x.data.clone(),
+                shape: self.shape.clone(),
+                strides: perm.iter().map(|&p| x.strides[p]).collect(),
+                offset: x.offset,
+            },
+            Attrs::Slice { axis, start, len } => {
+                let (start, len) = (start.eval(self.bindings)? as usize, len.eval(self.bindings)? as usize);
+                if start + len > x.shape[*axis] {
+                    return Err(Error::op("slice", "", format!("{len} from {start} reaches past axis {axis} of {:?}", x.shape)));
+                }
+                let offset = x.offset + start * x.strides[*axis];
+                Tensor { data: x.data.clone(), shape: self.shape.clone(), strides: x.strides.clone(), offset }
+            }
+            Attrs::Shape(_) if self.def.name == "broadcast" => x.broadcast(&self.shape),
+            Attrs::Shape(_) => x.reshaped(&self.shape),
+            _ => return Err(self.wrong()),
+        })
+    }
+
+    fn reduce(&self, kind: Reduce) -> Result<Tensor<T>> {
+        let Attrs::Reduce { axes, .. } = self.attrs else { return Err(self.wrong()) };
+        let x = self.operands[0];
+        let kept: Vec<usize> = (0..x.shape.len()).filter(|i| !axes.contains(i)).collect();
+        let mut reduced = axes.clone();
+        reduced.sort_unstable();
+        let part = |which: &[usize]| Tensor {
+            data: x.data.clone(),
+            shape: which.iter().map(|&i| x.shape[i]).collect(),
+            strides: which.iter().map(|&i| x.strides[i]).collect(),
+            offset: 0,
+        };
+        let (outer, inner): (Tensor<T>, Tensor<T>) = (part(&kept), part(&reduced));
+        let steps: Vec<usize> = inner.offsets().collect();
+        let fold = |base: usize| {
+            let items = steps.iter().map(|s| x.at(x.offset + base + s));
+            match kind {
+                Reduce::Sum => items.sum(),
+                Reduce::Mean => items.sum::<f64>() / steps.len() as f64,
+                Reduce::Max => items.fold(f64::NEG_INFINITY, f64::max),
+                Reduce::Min => items.fold(f64::INFINITY, f64::min),
+                Reduce::Argmax => items.enumerate().fold((0, f64::NEG_INFINITY), |b, (i, v)| if v > b.1 { (i, v) } else { b }).0 as f64,
+            }
+        };
+        Ok(self.result(outer.offsets().map(fold).collect()))
+    }
+
+    fn gather(&self) -> Tensor<T> {
+        let (table, ids) = (self.operands[0], self.operands[1]);
+        let rows = table.shape[0];
+        let row = Tensor { data: table.data.clone(), shape: table.shape[1..].to_vec(), strides: table.strides[1..].to_vec(), offset: 0 };
+        let inner: Vec<usize> = row.offsets().collect();
+        let mut out: Vec<T> = Vec::with_capacity(self.shape.iter().product());
+        for i in ids.offsets() {
+            let id = ids.at(i);
+            if id >= 0.0 && (id as usize) < rows {
+                let base = table.offset + id as usize * table.strides[0];
+                match &table.data {
+                    Data::Floats(x) => out.extend(inner.iter().map(|j| x[base + j])),
+                    _ => out.extend(inner.iter().map(|j| T::of(table.at(base + j)))),
+                }
+            } else {
+                out.extend(inner.iter().map(|_| T::default()));
+            }
+        }
+        Tensor::floats(out, &self.shape)
+    }
+
+    fn concat(&self) -> Result<Tensor<T>> {
+        let Attrs::Axis(axis) = *self.attrs else { return Err(self.wrong()) };
+        let n = self.shape.iter().product();
+        let inner: usize = self.shape[axis + 1..].iter().product();
+        let outer: usize = self.shape[..axis].iter().product();
+        let mut out = Vec::with_capacity(n);
+        let parts: Vec<Vec<f64>> = self.operands.iter().map(|o| o.to_f64()).collect();
+        for o in 0..outer {
+            for (part, operand) in parts.iter().zip(self.operands) {
+                let run = operand.shape[axis] * inner;
+                out.extend_from_slice(&part[o * run..(o + 1) * run]);
+            }
+        }
+        Ok(self.result(out))
+    }
+
+    fn pad(&self) -> Result<Tensor<T>> {
+        let Attrs::Pad { axis, before, after, value } = *self.attrs else { return Err(self.wrong()) };
+        let x = self.operands[0].to_f64();
+        let inner: usize = self.shape[axis + 1..].iter().product();
+        let run = self.operands[0].shape[axis] * inner;
+        let outer: usize = self.shape[..axis].iter().product();
+        let mut out = vec![];
+        for o in 0..outer {
+            out.extend(std::iter::repeat_n(value as f64, before * inner));
+            out.extend_from_slice(&x[o * run..(o + 1) * run]);
+            out.extend(std::iter::repeat_n(value as f64, after * inner));
+        }
+        Ok(self.result(out))
+    }
+
+    fn cast(&self) -> Tensor<T> {
+        let x = self.operands[0].to_f64();
+        let convert = |v: f64| match self.dtype {
+            DType::Bool => (v != 0.0) as u8 as f64,
+            DType::I32 => v.trunc().clamp(i32::MIN as f64, i32::MAX as f64),
+            DType::U32 => v.trunc().clamp(0.0, u32::MAX as f64),
+            _ => v,
+        };
+        self.result(x.into_iter().map(convert).collect())
+    }
+
+    fn iota(&self) -> Result<Tensor<T>> {
+        let Attrs::Iota { axis, start, .. } = self.attrs else { return Err(self.wrong()) };
+        // A start may be negative where it stands for a limit, as in sliding windows.
+        let start = crate::base::Expr::from(*start).eval(self.bindings)? as f64;
+        let inner: usize = self.shape[axis + 1..].iter().product();
+        let n: usize = self.shape.iter().product();
+        Ok(self.result((0..n).map(|i| start + (i / inner.max(1) % self.shape[*axis].max(1)) as f64).collect()))
+    }
+}

@@ -1,0 +1,53 @@
+//! What the tests share: a device, or the word that there is none.
+#![allow(dead_code)]
+
+use std::sync::Arc;
+use warpweft::base::{Array, Bindings, Caps, Result};
+use warpweft::device::{Gpu, Program, Store};
+use warpweft::plan::{self, Options, Role};
+use warpweft::reference::sample::CaseGraph;
+
+pub enum Found {
+    Device(Arc<Gpu>),
+    Skipped,
+}
+
+/// The first adapter. Where there is none the test is skipped, which WARPWEFT_REQUIRE_DEVICE=1 makes a failure.
+pub fn device(within: Option<&Caps>) -> Found {
+    let opened = pollster::block_on(async {
+        match within {
+            Some(caps) => Gpu::open_within(0, caps).await,
+            None => Gpu::open(0).await,
+        }
+    });
+    match opened {
+        Ok(gpu) => Found::Device(Arc::new(gpu)),
+        Err(e) => {
+            let required = std::env::var("WARPWEFT_REQUIRE_DEVICE").is_ok_and(|v| v == "1");
+            assert!(!required, "a device is required: {e}");
+            println!("skipped: no device ({e})");
+            Found::Skipped
+        }
+    }
+}
+
+/// Runs a case on the device with every result poisoned before, and checks that nothing behind it was touched.
+pub fn run_case(gpu: &Arc<Gpu>, case: &CaseGraph, options: &Options) -> Result<Array> {
+    pollster::block_on(async {
+        let mut store = Store::new(gpu.clone());
+        let plan = plan::plan(&case.graph, gpu.caps(), options)?;
+        let mut program = Program::load(plan, &mut store, &case.weights, &mut |_, _| {}).await?;
+        for (name, array) in &case.states {
+            let at = program.plan().buffers.iter().position(|b| b.role == Role::State(name.clone())).unwrap();
+            program.write_buffer(plan::BufferId(at as u32), &array.bytes)?;
+        }
+        program.poison();
+        let inputs: Vec<(&str, Array)> = case.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+        let result = program.step(&Bindings::new(), &inputs, &["y"]).await?.remove(0);
+        let port = program.plan().outputs[0].buffer;
+        let bytes = program.buffer_bytes(port).await?;
+        let used = result.bytes.len().next_multiple_of(4);
+        assert!(bytes[used..].iter().all(|b| *b == 0xff), "the guard behind the result was written");
+        Ok(result)
+    })
+}

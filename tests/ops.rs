@@ -1,0 +1,81 @@
+//! Every op of the table, every case: the device, the fallback and the unfused plan against the f64 reference.
+
+mod common;
+
+use common::{Found, device};
+use warpweft::base::{Array, Bindings, Caps, DType};
+use warpweft::op::{self, Within};
+use warpweft::plan::Options;
+use warpweft::reference::Interpreter;
+use warpweft::reference::sample::{CaseGraph, case_graph};
+
+fn reference(case: &CaseGraph) -> Vec<f64> {
+    let mut oracle = Interpreter::<f64>::new(&case.graph, &case.weights).unwrap();
+    case.states.iter().for_each(|(n, a)| oracle.set_state(n, a));
+    let inputs: Vec<(&str, Array)> = case.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+    oracle.step_values(&Bindings::new(), &inputs).unwrap().remove(0).1
+}
+
+fn numbers(a: &Array) -> Vec<f64> {
+    match a.dtype {
+        DType::I32 => a.to_u32().iter().map(|w| *w as i32 as f64).collect(),
+        DType::U32 | DType::Bool => a.to_u32().iter().map(|w| *w as f64).collect(),
+        _ => a.to_f32().iter().map(|x| *x as f64).collect(),
+    }
+}
+
+fn compare(what: &str, within: Within, got: &[f64], want: &[f64]) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!(within.holds(*g, *w), "{what}: element {i} is {g}, the reference says {w}");
+    }
+}
+
+#[test]
+fn the_fallback_equals_the_reference() {
+    for def in op::table() {
+        for (i, case) in (def.cases)().iter().enumerate() {
+            let graph = case_graph(def, case, 1000 + i as u64).unwrap();
+            let want = reference(&graph);
+            let mut fallback = Interpreter::<f32>::new(&graph.graph, &graph.weights).unwrap();
+            graph.states.iter().for_each(|(n, a)| fallback.set_state(n, a));
+            let inputs: Vec<(&str, Array)> = graph.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+            let got = fallback.step(&Bindings::new(), &inputs).unwrap().remove(0).1;
+            compare(&format!("{} case {i} {:?}", def.name, case.types()), def.within, &numbers(&got), &want);
+        }
+    }
+}
+
+#[test]
+fn the_device_equals_the_reference_fused_and_unfused() {
+    let Found::Device(gpu) = device(None) else { return };
+    for fuse in [true, false] {
+        for serial in [true, false] {
+            let mut options = Options::for_caps(gpu.caps());
+            options.fuse = fuse;
+            options.tuning.serial = serial;
+            for def in op::table() {
+                for (i, case) in (def.cases)().iter().enumerate() {
+                    let graph = case_graph(def, case, 1000 + i as u64).unwrap();
+                    let what = format!("{} case {i} {:?} fuse={fuse} serial={serial}", def.name, case.types());
+                    let got = common::run_case(&gpu, &graph, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    compare(&what, def.within, &numbers(&got), &reference(&graph));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_op_runs_within_the_floor_that_all_devices_have() {
+    let Found::Device(gpu) = device(Some(&Caps::FLOOR)) else { return };
+    let options = Options::for_caps(gpu.caps());
+    for def in op::table() {
+        for (i, case) in (def.cases)().iter().enumerate() {
+            let graph = case_graph(def, case, 1000 + i as u64).unwrap();
+            let what = format!("{} case {i} {:?} at the floor", def.name, case.types());
+            let got = common::run_case(&gpu, &graph, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
+            compare(&what, def.within, &numbers(&got), &reference(&graph));
+        }
+    }
+}
