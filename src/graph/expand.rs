@@ -1,8 +1,8 @@
 //! Composites written out as their definitions.
 
 use super::{Graph, Source};
-use crate::base::Result;
-use crate::op::{Body, Build, OpDef, Value};
+use crate::base::{DType, Result};
+use crate::op::{Attrs, Body, Build, CAST, OpDef, Value};
 use std::collections::HashMap;
 
 impl Graph {
@@ -49,10 +49,24 @@ struct Expander<'a> {
     keep: &'a dyn Fn(&OpDef) -> bool,
 }
 
+impl Expander<'_> {
+    fn widened(&mut self, v: Value) -> Result<Value> {
+        if self.graph.ty(v).dtype != DType::F16 {
+            return Ok(v);
+        }
+        self.graph.apply(&CAST, Attrs::Cast(DType::F32), &[v])
+    }
+}
+
 impl Build for Expander<'_> {
-    fn apply(&mut self, def: &'static OpDef, attrs: crate::op::Attrs, args: &[Value]) -> Result<Value> {
+    fn apply(&mut self, def: &'static OpDef, attrs: Attrs, args: &[Value]) -> Result<Value> {
         match &def.body {
             Body::Composite { define, .. } if !(self.keep)(def) => define(self, &attrs, args),
+            Body::Composite { .. } => {
+                // Kernels of whole composites read f32.
+                let args = args.iter().map(|a| self.widened(*a)).collect::<Result<Vec<_>>>()?;
+                self.graph.apply(def, attrs, &args)
+            }
             _ => self.graph.apply(def, attrs, args),
         }
     }

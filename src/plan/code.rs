@@ -188,7 +188,8 @@ impl<'a> Code<'a> {
             if k == 0 {
                 out[i] = rest.clone();
             } else {
-                let n = self.param(&Expr::from(shape[i]));
+                // An empty axis is never indexed, but its text must be valid.
+                let n = if shape[i].is(0) { "1u".into() } else { self.param(&Expr::from(shape[i])) };
                 out[i] = self.var(&format!("{rest} % {n}"));
                 rest = self.var(&format!("{rest} / {n}"));
             }
