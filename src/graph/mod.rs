@@ -4,6 +4,7 @@ mod builder;
 mod expand;
 mod text;
 
+pub use crate::op::{Attention, RopeLayout};
 pub use builder::{GraphBuilder, Tensor};
 
 use crate::base::{DType, Error, Result, Shape, Type};

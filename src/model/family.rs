@@ -1,0 +1,190 @@
+//! Which family a file belongs to, and what callers ask of any model.
+
+use super::gguf::Gguf;
+use super::{ModelSource, bert, llama};
+use crate::base::{DType, Dim, Error, Result, Var, Weights};
+use crate::graph::Graph;
+use serde_json::Value as Json;
+
+/// The families that can be run, with their sizes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Family {
+    Llama(llama::Config),
+    Bert(bert::Config),
+}
+
+/// The variables of a decoder's step.
+#[derive(Debug, Clone, Copy)]
+pub struct StepShape {
+    /// Tokens of the step: a number, or a variable.
+    pub seq: Dim,
+    /// Tokens in the cache after the step.
+    pub total: Var,
+    /// Rows of the cache.
+    pub context: usize,
+    /// Logits of the last token only, else of all.
+    pub last_only: bool,
+}
+
+/// What people ask of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    pub name: String,
+    pub family: &'static str,
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub vocab: usize,
+    /// Tokens that the model was made for.
+    pub context: usize,
+    pub parameters: u64,
+    pub weight_bytes: u64,
+    /// Bytes of state that each token of context takes on a device.
+    pub state_bytes_per_token: u64,
+}
+
+/// A file with its family.
+pub struct Model {
+    pub source: ModelSource,
+    pub family: Family,
+    pub name: String,
+}
+
+/// Architectures by the names that files give them.
+const KNOWN: &[(&str, &str)] = &[("llama", "llama"), ("mistral", "llama"), ("bert", "bert")];
+
+impl Model {
+    /// # Errors
+    /// An architecture that cannot be run, or sizes that do not fit together.
+    pub fn new(source: ModelSource) -> Result<Model> {
+        let name = source.path().file_stem().map_or("model".into(), |n| n.to_string_lossy().into_owned());
+        let json = source.config()?;
+        let at = Lookup { gguf: source.gguf(), json: json.as_ref(), model: &name, source: &source };
+        let arch = at.text_of("general.architecture", "model_type").ok_or_else(|| at.error("does not say its architecture"))?;
+        let family = match KNOWN.iter().find(|(n, _)| *n == arch).map(|(_, f)| *f) {
+            Some("llama") => Family::Llama(llama::Config::read(&at)?),
+            Some("bert") if !at.is_gguf() => Family::Bert(bert::Config::read(&at)?),
+            _ => {
+                let known: Vec<&str> = KNOWN.iter().map(|k| k.0).collect();
+                return Err(at.error(format!("is of the architecture \"{arch}\": {} can be run (bert from safetensors)", known.join(", "))));
+            }
+        };
+        Ok(Model { source, family, name })
+    }
+
+    pub fn info(&self) -> ModelInfo {
+        let parameters = self.source.tensors().iter().map(|t| t.shape.iter().product::<u64>()).sum();
+        let weight_bytes = self.source.weight_bytes();
+        let name = self.name.clone();
+        match &self.family {
+            Family::Llama(c) => ModelInfo {
+                name, family: "llama", layers: c.layers, width: c.width, heads: c.heads, kv_heads: c.kv_heads, vocab: c.vocab,
+                context: c.context, parameters, weight_bytes, state_bytes_per_token: c.state_bytes_per_token(),
+            },
+            Family::Bert(c) => ModelInfo {
+                name, family: "bert", layers: c.layers, width: c.width, heads: c.heads, kv_heads: c.heads, vocab: c.vocab,
+                context: c.context, parameters, weight_bytes, state_bytes_per_token: 0,
+            },
+        }
+    }
+
+    /// The graph of a decoder's step.
+    pub fn step_graph(&self, step: &StepShape) -> Result<Graph> {
+        match &self.family {
+            Family::Llama(c) => llama::build(c, &self.source, &self.name, step),
+            Family::Bert(_) => Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text")),
+        }
+    }
+
+    /// The graph of an encoder's batch.
+    pub fn embed_graph(&self, batch: Var, seq: Var) -> Result<Graph> {
+        match &self.family {
+            Family::Bert(c) => bert::build(c, &self.source, &self.name, batch, seq),
+            Family::Llama(_) => Err(Error::model(&self.name, "generates text: it makes no sentence embeddings")),
+        }
+    }
+}
+
+/// Reads sizes from GGUF metadata or from config.json, whichever the model has.
+pub struct Lookup<'a> {
+    gguf: Option<&'a Gguf>,
+    json: Option<&'a Json>,
+    model: &'a str,
+    source: &'a ModelSource,
+}
+
+impl Lookup<'_> {
+    pub fn error(&self, what: impl Into<String>) -> Error {
+        Error::model(self.model, what)
+    }
+    pub fn is_gguf(&self) -> bool {
+        self.gguf.is_some()
+    }
+    /// A number by its name in either kind of file.
+    pub fn optional(&self, gguf: &str, json: &str) -> Option<f64> {
+        match (self.gguf, self.json) {
+            (Some(g), _) => g.get(gguf)?.float(),
+            (None, Some(j)) => j.get(json)?.as_f64(),
+            _ => None,
+        }
+    }
+    /// A size that must be there, from 1 to 2³¹.
+    pub fn size(&self, gguf: &str, json: &str) -> Result<usize> {
+        let key = if self.is_gguf() { gguf } else { json };
+        let n = self.optional(gguf, json).ok_or_else(|| self.error(format!("lacks {key}")))?;
+        if n < 1.0 || n > (1u64 << 31) as f64 || n.fract() != 0.0 {
+            return Err(self.error(format!("{key} is {n}, it must be a whole number from 1 to 2^31")));
+        }
+        Ok(n as usize)
+    }
+    pub fn text(&self, json: &str) -> Option<String> {
+        self.json?.get(json)?.as_str().map(String::from)
+    }
+    fn text_of(&self, gguf: &str, json: &str) -> Option<String> {
+        match self.gguf {
+            Some(g) => g.get(gguf)?.text().map(String::from),
+            None => self.text(json),
+        }
+    }
+    /// GGUF files may leave the size of the vocabulary to the embedding.
+    pub fn vocab(&self) -> Result<usize> {
+        match self.source.tensor("token_embd.weight") {
+            Some(t) if self.is_gguf() => Ok(t.shape[0] as usize),
+            _ => self.size("llama.vocab_size", "vocab_size"),
+        }
+    }
+    /// The divisor of linear position scaling; other kinds are refused by name.
+    pub fn rope_scale(&self) -> Result<f64> {
+        let (kind, factor) = match (self.gguf, self.json) {
+            (Some(g), _) => (
+                g.get("llama.rope.scaling.type").and_then(|v| v.text()).map(String::from),
+                g.get("llama.rope.scaling.factor").and_then(|v| v.float()),
+            ),
+            (None, Some(j)) => {
+                let scaling = j.get("rope_scaling").filter(|s| !s.is_null());
+                let text = |k: &str| scaling.and_then(|s| s.get(k)).and_then(|v| v.as_str()).map(String::from);
+                (text("rope_type").or(text("type")), scaling.and_then(|s| s.get("factor")).and_then(|v| v.as_f64()))
+            }
+            _ => (None, None),
+        };
+        match kind.as_deref() {
+            None | Some("none" | "default") => Ok(1.0),
+            Some("linear") => {
+                let factor = factor.unwrap_or(1.0);
+                if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err(self.error(format!("has a rope scaling factor of {factor}"))) }
+            }
+            Some(other) => Err(self.error(format!("has rope scaling \"{other}\": none and linear can be run"))),
+        }
+    }
+}
+
+/// The type of a tensor that must have this shape.
+pub fn check(weights: &dyn Weights, model: &str, name: &str, shape: &[usize]) -> Result<DType> {
+    let info = weights.info(name)?;
+    let have = info.shape.known().unwrap_or_default();
+    if have != shape {
+        return Err(Error::model(model, format!("tensor \"{name}\" is {have:?}, it must be {shape:?}")));
+    }
+    Ok(info.dtype)
+}

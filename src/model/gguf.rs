@@ -1,0 +1,298 @@
+//! GGUF files, versions 2 and 3 (the format is specified in ggml's docs/gguf.md): metadata and a table of tensors.
+//!
+//! Everything a file says is checked against what the file can hold before anything is allocated for it.
+
+use super::tensor::{TensorInfo, TensorType};
+use crate::base::{Error, Result};
+use std::collections::{HashMap, HashSet};
+
+/// The deepest that arrays of arrays may nest.
+const MAX_DEPTH: usize = 4;
+/// The largest alignment that a file may ask for.
+const MAX_ALIGN: u64 = 1 << 20;
+
+/// A metadata value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Any integer type.
+    Int(i64),
+    /// u64 above i64's range.
+    Big(u64),
+    Float(f64),
+    Bool(bool),
+    Text(String),
+    Ints(Vec<i64>),
+    Floats(Vec<f64>),
+    Texts(Vec<String>),
+    Nested(Vec<Value>),
+}
+
+impl Value {
+    pub fn int(&self) -> Option<i64> {
+        match self {
+            Value::Int(n) => Some(*n),
+            Value::Bool(b) => Some(*b as i64),
+            _ => None,
+        }
+    }
+    pub fn float(&self) -> Option<f64> {
+        match self {
+            Value::Float(x) => Some(*x),
+            Value::Int(n) => Some(*n as f64),
+            _ => None,
+        }
+    }
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Value::Text(s) => Some(s),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |f: &mut std::fmt::Formatter<'_>, n: usize, what: &str| write!(f, "[{n} {what}]");
+        match self {
+            Value::Int(n) => write!(f, "{n}"),
+            Value::Big(n) => write!(f, "{n}"),
+            Value::Float(x) => write!(f, "{x}"),
+            Value::Bool(b) => write!(f, "{b}"),
+            Value::Text(s) if s.chars().count() > 60 => write!(f, "{:?}…", s.chars().take(60).collect::<String>()),
+            Value::Text(s) => write!(f, "{s:?}"),
+            Value::Ints(v) => list(f, v.len(), "integers"),
+            Value::Floats(v) => list(f, v.len(), "floats"),
+            Value::Texts(v) => list(f, v.len(), "strings"),
+            Value::Nested(v) => list(f, v.len(), "values"),
+        }
+    }
+}
+
+/// A parsed header.
+#[derive(Debug, Clone)]
+pub struct Gguf {
+    pub version: u32,
+    /// In the file's order.
+    pub metadata: Vec<(String, Value)>,
+    pub tensors: Vec<TensorInfo>,
+    index: HashMap<String, usize>,
+}
+
+impl Gguf {
+    /// Parses the header of a whole file's bytes. `path` is for messages.
+    ///
+    /// # Errors
+    /// Whatever does not fit: magic, version, counts, lengths, types, duplicates, sizes, offsets, overlaps.
+    pub fn parse(bytes: &[u8], path: &str) -> Result<Gguf> {
+        let mut r = Reader { bytes, at: 0, path };
+        if r.take(4, "the magic")? != b"GGUF" {
+            return Err(r.error("is not a GGUF file: it does not start with \"GGUF\""));
+        }
+        let version = r.u32("the version")?;
+        if version == 1 || version > 3 {
+            let hint = if version.swap_bytes() <= 3 { " (it looks big-endian; convert it)" } else { "" };
+            return Err(r.error(format!("has GGUF version {version}, versions 2 and 3 are known{hint}")));
+        }
+        let tensors = r.count("the number of tensors", 24)?;
+        let keys = r.count("the number of metadata keys", 13)?;
+        let metadata = r.metadata(keys)?;
+        let index = metadata.iter().enumerate().map(|(i, (k, _))| (k.clone(), i)).collect();
+        let mut gguf = Gguf { version, metadata, tensors: vec![], index };
+        let align = gguf.alignment(path)?;
+        gguf.tensors = r.tensors(tensors, align)?;
+        check_overlaps(&gguf.tensors, path)?;
+        Ok(gguf)
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.index.get(key).map(|&i| &self.metadata[i].1)
+    }
+
+    fn alignment(&self, path: &str) -> Result<u64> {
+        let align = match self.get("general.alignment") {
+            None => 32,
+            Some(v) => v.int().unwrap_or(-1),
+        };
+        if align <= 0 || align as u64 > MAX_ALIGN || !(align as u64).is_power_of_two() {
+            return Err(Error::file(path, format!("general.alignment is {align}, it must be a power of two up to {MAX_ALIGN}")));
+        }
+        Ok(align as u64)
+    }
+}
+
+fn check_overlaps(tensors: &[TensorInfo], path: &str) -> Result<()> {
+    let mut order: Vec<&TensorInfo> = tensors.iter().filter(|t| t.bytes > 0).collect();
+    order.sort_by_key(|t| t.offset);
+    for pair in order.windows(2) {
+        if pair[0].offset + pair[0].bytes > pair[1].offset {
+            let (a, b) = (&pair[0].name, &pair[1].name);
+            return Err(Error::file(path, format!("tensors \"{a}\" and \"{b}\" overlap at byte {}", pair[1].offset)));
+        }
+    }
+    Ok(())
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    path: &'a str,
+}
+
+impl<'a> Reader<'a> {
+    fn error(&self, what: impl Into<String>) -> Error {
+        Error::file(self.path, what)
+    }
+    fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+    fn take(&mut self, n: usize, what: &str) -> Result<&'a [u8]> {
+        if n > self.left() {
+            return Err(self.error(format!("ends at byte {} inside of {what}, which needs {n} bytes from byte {}: download it again", self.bytes.len(), self.at)));
+        }
+        let out = &self.bytes[self.at..self.at + n];
+        self.at += n;
+        Ok(out)
+    }
+    fn u32(&mut self, what: &str) -> Result<u32> {
+        let b = self.take(4, what)?;
+        Ok(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    }
+    fn u64(&mut self, what: &str) -> Result<u64> {
+        let b = self.take(8, what)?;
+        Ok(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+    }
+    /// A count of things that take at least `each` bytes.
+    fn count(&mut self, what: &str, each: usize) -> Result<usize> {
+        let n = self.u64(what)?;
+        if n > (self.left() / each.max(1)) as u64 {
+            return Err(self.error(format!("{what} is {n}, but only {} bytes follow", self.left())));
+        }
+        Ok(n as usize)
+    }
+    fn text(&mut self, what: &str) -> Result<String> {
+        let n = self.count(&format!("the length of {what}"), 1)?;
+        // Vocabularies of some files hold pieces that are not UTF-8.
+        Ok(String::from_utf8_lossy(self.take(n, what)?).into_owned())
+    }
+
+    fn metadata(&mut self, keys: usize) -> Result<Vec<(String, Value)>> {
+        let mut out = Vec::with_capacity(keys.min(4096));
+        let mut seen = HashSet::new();
+        for i in 0..keys {
+            let key = self.text(&format!("metadata key {i}"))?;
+            if !seen.insert(key.clone()) {
+                return Err(self.error(format!("metadata key \"{key}\" is there twice")));
+            }
+            let ty = self.u32(&format!("the type of \"{key}\""))?;
+            let value = self.value(ty, &key, 0)?;
+            out.push((key, value));
+        }
+        Ok(out)
+    }
+
+    fn value(&mut self, ty: u32, key: &str, depth: usize) -> Result<Value> {
+        let what = key;
+        Ok(match ty {
+            0 => Value::Int(self.take(1, what)?[0] as i64),
+            1 => Value::Int(self.take(1, what)?[0] as i8 as i64),
+            2 | 3 => {
+                let b = self.take(2, what)?;
+                let n = u16::from_le_bytes([b[0], b[1]]);
+                Value::Int(if ty == 2 { n as i64 } else { n as i16 as i64 })
+            }
+            4 => Value::Int(self.u32(what)? as i64),
+            5 => Value::Int(self.u32(what)? as i32 as i64),
+            6 => Value::Float(f32::from_bits(self.u32(what)?) as f64),
+            7 => match self.take(1, what)?[0] {
+                b @ (0 | 1) => Value::Bool(b == 1),
+                b => return Err(self.error(format!("\"{key}\" is the bool {b}, it must be 0 or 1"))),
+            },
+            8 => Value::Text(self.text(what)?),
+            9 => self.array(key, depth)?,
+            10 => {
+                let n = self.u64(what)?;
+                i64::try_from(n).map_or(Value::Big(n), Value::Int)
+            }
+            11 => Value::Int(self.u64(what)? as i64),
+            12 => Value::Float(f64::from_bits(self.u64(what)?)),
+            other => return Err(self.error(format!("\"{key}\" has the unknown value type {other}"))),
+        })
+    }
+
+    fn array(&mut self, key: &str, depth: usize) -> Result<Value> {
+        if depth >= MAX_DEPTH {
+            return Err(self.error(format!("\"{key}\" nests arrays deeper than {MAX_DEPTH}")));
+        }
+        let ty = self.u32(key)?;
+        let each = match ty {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            8 | 10..=12 => 8,
+            9 => 12,
+            other => return Err(self.error(format!("\"{key}\" is an array of the unknown type {other}"))),
+        };
+        let n = self.count(&format!("the length of array \"{key}\""), each)?;
+        // Growth follows what was really read: a short string takes more memory than its bytes in the file.
+        match ty {
+            8 => (0..n).map(|_| self.text(key)).collect::<Result<_>>().map(Value::Texts),
+            6 | 12 => (0..n).map(|_| Ok(self.value(ty, key, depth)?.float().unwrap_or(0.0))).collect::<Result<_>>().map(Value::Floats),
+            9 => (0..n).map(|_| self.array(key, depth + 1)).collect::<Result<_>>().map(Value::Nested),
+            _ => (0..n)
+                .map(|_| match self.value(ty, key, depth)? {
+                    Value::Big(n) => Err(self.error(format!("\"{key}\" holds {n}, beyond 2^63"))),
+                    v => Ok(v.int().unwrap_or(0)),
+                })
+                .collect::<Result<_>>()
+                .map(Value::Ints),
+        }
+    }
+
+    fn tensors(&mut self, n: usize, align: u64) -> Result<Vec<TensorInfo>> {
+        let mut out: Vec<TensorInfo> = Vec::with_capacity(n.min(4096));
+        let mut seen = HashSet::new();
+        for i in 0..n {
+            let tensor = self.tensor(i)?;
+            if !seen.insert(tensor.name.clone()) {
+                return Err(self.error(format!("tensor \"{}\" is there twice", tensor.name)));
+            }
+            out.push(tensor);
+        }
+        let start = (self.at as u64).next_multiple_of(align);
+        let size = self.bytes.len() as u64;
+        for t in &mut out {
+            let name = t.name.clone();
+            if t.offset % align != 0 {
+                return Err(self.error(format!("tensor \"{name}\" starts at {}, which is not a multiple of the alignment {align}", t.offset)));
+            }
+            let end = start.checked_add(t.offset).and_then(|at| at.checked_add(t.bytes));
+            match end {
+                Some(end) if end <= size => t.offset += start,
+                _ => {
+                    let end = end.map_or("beyond 2^64".to_string(), |e| e.to_string());
+                    return Err(self.error(format!("tensor \"{name}\" ends at byte {end}, the file has {size}: download it again")));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn tensor(&mut self, i: usize) -> Result<TensorInfo> {
+        let name = self.text(&format!("the name of tensor {i}"))?;
+        let dims = self.u32(&format!("the rank of tensor \"{name}\""))?;
+        if dims == 0 || dims > 4 {
+            return Err(self.error(format!("tensor \"{name}\" has {dims} dimensions, 1 to 4 are known")));
+        }
+        let mut shape = (0..dims).map(|_| self.u64(&format!("the shape of tensor \"{name}\""))).collect::<Result<Vec<_>>>()?;
+        let ty = self.u32(&format!("the type of tensor \"{name}\""))?;
+        let offset = self.u64(&format!("the offset of tensor \"{name}\""))?;
+        let ty = TensorType::from_ggml(ty).ok_or_else(|| self.error(format!("tensor \"{name}\" has the unknown type {ty}")))?;
+        let row = shape[0];
+        // The file counts the innermost axis first.
+        shape.reverse();
+        let bytes = ty.bytes(&shape).ok_or_else(|| {
+            self.error(format!("tensor \"{name}\" {shape:?} of {} does not come out in whole blocks of {} below 2^63 bytes (rows are {row})", ty.name(), ty.block()))
+        })?;
+        Ok(TensorInfo { name, ty, shape, offset, bytes })
+    }
+}

@@ -1,0 +1,237 @@
+//! The llama family (Touvron et al., 2023): RMS-norm before each block, rotary positions, grouped-query attention,
+//! a gated SiLU network, no biases.
+
+use super::family::{Lookup, StepShape};
+use crate::base::{DType, Dim, Error, Result, Weights};
+use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
+
+/// The sizes and constants of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_width: usize,
+    pub ffn: usize,
+    pub vocab: usize,
+    pub context: usize,
+    pub eps: f32,
+    pub rope_base: f64,
+    /// Divides positions (linear scaling); 1 for none.
+    pub rope_scale: f64,
+    /// How rows of q and k are ordered in the file.
+    pub rope_layout: RopeLayout,
+    /// A query sees this many of the newest keys at most.
+    pub window: Option<u32>,
+}
+
+/// What a layer's tensors are called.
+struct Names {
+    embedding: &'static str,
+    final_norm: &'static str,
+    head: &'static str,
+    layer: &'static str,
+    parts: [&'static str; 9],
+}
+
+const GGUF: Names = Names {
+    embedding: "token_embd.weight",
+    final_norm: "output_norm.weight",
+    head: "output.weight",
+    layer: "blk.",
+    parts: [
+        "attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight", "ffn_norm.weight", "ffn_gate.weight",
+        "ffn_up.weight", "ffn_down.weight",
+    ],
+};
+
+const HUGGING_FACE: Names = Names {
+    embedding: "model.embed_tokens.weight",
+    final_norm: "model.norm.weight",
+    head: "lm_head.weight",
+    layer: "model.layers.",
+    parts: [
+        "input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight",
+        "post_attention_layernorm.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
+    ],
+};
+
+impl Config {
+    /// From GGUF metadata or a config.json.
+    pub fn read(at: &Lookup) -> Result<Config> {
+        let heads = at.size("llama.attention.head_count", "num_attention_heads")?;
+        let width = at.size("llama.embedding_length", "hidden_size")?;
+        let head_width = match at.optional("llama.attention.key_length", "head_dim") {
+            Some(n) => n as usize,
+            None if heads > 0 && width % heads == 0 => width / heads,
+            None => return Err(at.error(format!("a width of {width} does not split into {heads} heads"))),
+        };
+        let config = Config {
+            layers: at.size("llama.block_count", "num_hidden_layers")?,
+            width,
+            heads,
+            kv_heads: at.optional("llama.attention.head_count_kv", "num_key_value_heads").map_or(heads, |n| n as usize),
+            head_width,
+            ffn: at.size("llama.feed_forward_length", "intermediate_size")?,
+            vocab: at.vocab()?,
+            context: at.size("llama.context_length", "max_position_embeddings")?,
+            eps: at.optional("llama.attention.layer_norm_rms_epsilon", "rms_norm_eps").unwrap_or(1e-5) as f32,
+            rope_base: at.optional("llama.rope.freq_base", "rope_theta").unwrap_or(1e4),
+            rope_scale: at.rope_scale()?,
+            rope_layout: if at.is_gguf() { RopeLayout::Interleaved } else { RopeLayout::Half },
+            window: at.optional("llama.attention.sliding_window", "sliding_window").filter(|n| *n >= 1.0).map(|n| n as u32),
+        };
+        config.check(at)
+    }
+
+    fn check(self, at: &Lookup) -> Result<Config> {
+        let Config { heads, kv_heads, head_width, .. } = self;
+        if kv_heads == 0 || heads % kv_heads != 0 {
+            return Err(at.error(format!("{heads} heads do not share {kv_heads} key heads evenly")));
+        }
+        if head_width == 0 || head_width % 2 != 0 || head_width > 256 {
+            return Err(at.error(format!("heads are {head_width} wide: an even width up to 256 can be run")));
+        }
+        if let Some(n) = at.optional("llama.rope.dimension_count", "").filter(|n| *n as usize != head_width) {
+            return Err(at.error(format!("turns {n} of {head_width} elements of a head: only whole heads can be run")));
+        }
+        if !(self.rope_base.is_finite() && self.rope_base > 0.0 && self.eps.is_finite() && self.eps >= 0.0) {
+            return Err(at.error(format!("rope base {} or epsilon {} is out of range", self.rope_base, self.eps)));
+        }
+        Ok(self)
+    }
+
+    /// Bytes of keys and values of one token.
+    pub fn state_bytes_per_token(&self) -> u64 {
+        (2 * self.layers * self.kv_heads * self.head_width * 4) as u64
+    }
+}
+
+/// The graph of a step.
+///
+/// Inputs: `tokens` u32 `[seq]`. States: `layers.N.k` and `layers.N.v`, f32 `[context, kv_heads · head_width]`.
+/// Output: `logits` f32 `[vocab]` of the last token, or `[seq, vocab]` of all.
+pub fn build(config: &Config, weights: &dyn Weights, model: &str, step: &StepShape) -> Result<Graph> {
+    let names = if config.rope_layout == RopeLayout::Interleaved { &GGUF } else { &HUGGING_FACE };
+    let builder = GraphBuilder::new();
+    Family { config, names, weights, model, step, g: &builder }.build()?;
+    Ok(builder.finish())
+}
+
+struct Family<'a, 'g> {
+    config: &'a Config,
+    names: &'static Names,
+    weights: &'a dyn Weights,
+    model: &'a str,
+    step: &'a StepShape,
+    g: &'g GraphBuilder,
+}
+
+impl<'g> Family<'_, 'g> {
+    fn build(&self) -> Result<()> {
+        let (c, g) = (self.config, self.g);
+        let seq = self.step.seq;
+        let past = Dim::from(self.step.total) - seq;
+        g.at("embedding");
+        let tokens = g.input("tokens", DType::U32, vec![seq])?;
+        let table = self.weight(self.names.embedding, &[c.vocab, c.width])?;
+        let mut x = table.gather(tokens)?;
+        let (cos, sin) = self.rotations()?;
+        let (cos, sin) = (cos.slice(0, past, seq)?, sin.slice(0, past, seq)?);
+        for layer in 0..c.layers {
+            x = self.attention(layer, x, cos, sin)?;
+            x = self.network(layer, x)?;
+        }
+        g.at("head");
+        if self.step.last_only {
+            x = x.slice(0, seq - Dim::new(1), 1)?;
+        }
+        let x = x.rms_norm(self.weight(self.names.final_norm, &[c.width])?, c.eps)?;
+        // A file without a head shares the embedding.
+        let head = if self.weights.info(self.names.head).is_ok() { self.weight(self.names.head, &[c.vocab, c.width])? } else { table };
+        let logits = x.matmul_t(head)?;
+        g.output("logits", if self.step.last_only { logits.reshape([c.vocab])? } else { logits })
+    }
+
+    /// cos and sin of every position and pair, computed in f64.
+    fn rotations(&self) -> Result<(Tensor<'g>, Tensor<'g>)> {
+        let (c, half) = (self.config, self.config.head_width / 2);
+        let angle = |i: usize| (i / half) as f64 / c.rope_scale * c.rope_base.powf(-((i % half) as f64) / half as f64);
+        let table = |f: fn(f64) -> f64| (0..self.step.context * half).map(|i| f(angle(i)) as f32).collect();
+        Ok((self.g.data("rope.cos", [self.step.context, half], table(f64::cos))?, self.g.data("rope.sin", [self.step.context, half], table(f64::sin))?))
+    }
+
+    fn attention(&self, layer: usize, x: Tensor<'g>, cos: Tensor<'g>, sin: Tensor<'g>) -> Result<Tensor<'g>> {
+        let (c, g) = (self.config, self.g);
+        let (seq, total) = (self.step.seq, Dim::from(self.step.total));
+        let (q_width, kv_width) = (c.heads * c.head_width, c.kv_heads * c.head_width);
+        g.at(format!("layers.{layer}.attention.norm"));
+        let h = x.rms_norm(self.part(layer, 0, &[c.width])?, c.eps)?;
+        g.at(format!("layers.{layer}.attention.qkv"));
+        let [q, k, v] = self.joined(layer, "qkv", h, [(1, q_width), (2, kv_width), (3, kv_width)])?;
+        g.at(format!("layers.{layer}.attention.rope"));
+        let rope = |t: Tensor<'g>, heads: usize| t.reshape(vec![seq, heads.into(), c.head_width.into()])?.rope(cos, sin, c.rope_layout);
+        let (q, k) = (rope(q, c.heads)?, rope(k, c.kv_heads)?.reshape(vec![seq, kv_width.into()])?);
+        let state = |name: &str, rows: Tensor<'g>| {
+            let state = g.state(&format!("layers.{layer}.{name}"), DType::F32, [self.step.context, kv_width])?;
+            let all = state.append(rows, total - seq)?.slice(0, 0, total)?;
+            all.reshape(vec![1.into(), total, c.kv_heads.into(), c.head_width.into()])
+        };
+        let (k, v) = (state("k", k)?, state("v", v)?);
+        g.at(format!("layers.{layer}.attention"));
+        let q = q.reshape(vec![1.into(), seq, c.heads.into(), c.head_width.into()])?;
+        let how = Attention { scale: 1.0 / (c.head_width as f32).sqrt(), causal: Some(total - seq), window: c.window };
+        let y = q.attention(k, v, None, how)?.reshape(vec![seq, q_width.into()])?;
+        g.at(format!("layers.{layer}.attention.output"));
+        x + y.matmul_t(self.part(layer, 4, &[c.width, q_width])?)?
+    }
+
+    fn network(&self, layer: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        let (c, g) = (self.config, self.g);
+        g.at(format!("layers.{layer}.network.norm"));
+        let h = x.rms_norm(self.part(layer, 5, &[c.width])?, c.eps)?;
+        g.at(format!("layers.{layer}.network.up"));
+        let [gate, up] = self.joined(layer, "gate_up", h, [(6, c.ffn), (7, c.ffn)])?;
+        let h = (gate.silu()? * up)?;
+        g.at(format!("layers.{layer}.network.down"));
+        x + h.matmul_t(self.part(layer, 8, &[c.width, c.ffn])?)?
+    }
+
+    /// Several products with one left operand: one matmul where the weights are of one type.
+    fn joined<const N: usize>(&self, layer: usize, name: &str, x: Tensor<'g>, parts: [(usize, usize); N]) -> Result<[Tensor<'g>; N]> {
+        let width = self.config.width;
+        let names = parts.map(|(part, _)| self.name(layer, part));
+        let types = parts.iter().zip(&names).map(|((_, rows), n)| self.check(n, &[*rows, width])).collect::<Result<Vec<_>>>()?;
+        let mut out = vec![];
+        if types.iter().all(|t| *t == types[0]) {
+            let rows = parts.iter().map(|p| p.1).sum::<usize>();
+            let w = self.g.weights(&format!("layers.{layer}.{name}"), &names, types[0], [rows, width])?;
+            let y = x.matmul_t(w)?;
+            let mut start = 0;
+            for (_, rows) in parts {
+                out.push(y.slice(1, start, rows)?);
+                start += rows;
+            }
+        } else {
+            for ((_, rows), n) in parts.iter().zip(&names) {
+                out.push(x.matmul_t(self.weight(n, &[*rows, width])?)?);
+            }
+        }
+        out.try_into().map_err(|_| Error::model(self.model, "has parts that do not add up"))
+    }
+
+    fn name(&self, layer: usize, part: usize) -> String {
+        format!("{}{layer}.{}", self.names.layer, self.names.parts[part])
+    }
+    fn part(&self, layer: usize, part: usize, shape: &[usize]) -> Result<Tensor<'g>> {
+        self.weight(&self.name(layer, part), shape)
+    }
+    fn weight(&self, name: &str, shape: &[usize]) -> Result<Tensor<'g>> {
+        let dtype = self.check(name, shape)?;
+        self.g.weight(name, dtype, shape)
+    }
+    fn check(&self, name: &str, shape: &[usize]) -> Result<DType> {
+        super::family::check(self.weights, self.model, name, shape)
+    }
+}

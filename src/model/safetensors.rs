@@ -1,0 +1,76 @@
+//! safetensors files: the crate parses the header, what it lets pass is refused here.
+
+use super::tensor::{TensorInfo, TensorType};
+use crate::base::{DType, Error, Result};
+use safetensors::{Dtype, SafeTensors};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use std::collections::HashSet;
+
+/// The longest header that is read: the crate's own bound.
+const MAX_HEADER: u64 = 100 << 20;
+
+/// The tensors of one file, offsets from the file's start.
+///
+/// # Errors
+/// A header that is cut, too long, not JSON, names a tensor twice, leaves gaps, overlaps or reaches past the file.
+pub fn parse(bytes: &[u8], path: &str) -> Result<Vec<TensorInfo>> {
+    let wrong = |what: String| Error::file(path, what);
+    let size = bytes.get(..8).ok_or_else(|| wrong(format!("has {} bytes, a safetensors file has 8 and a header at least", bytes.len())))?;
+    let header = u64::from_le_bytes(size.try_into().unwrap_or_default());
+    if header > MAX_HEADER || header > bytes.len() as u64 - 8 {
+        return Err(wrong(format!("says that its header takes {header} bytes, {} follow: download it again", bytes.len() - 8)));
+    }
+    let text = &bytes[8..8 + header as usize];
+    if let Some(name) = duplicate(text) {
+        return Err(wrong(format!("names \"{name}\" twice")));
+    }
+    let (_, parsed) = SafeTensors::read_metadata(bytes).map_err(|e| wrong(format!("is not a valid safetensors file: {e}")))?;
+    let start = 8 + header;
+    let mut out = vec![];
+    for (name, info) in parsed.tensors() {
+        let ty = match info.dtype {
+            Dtype::F32 => TensorType::Known(DType::F32),
+            Dtype::F16 => TensorType::Known(DType::F16),
+            Dtype::BF16 => TensorType::Bf16,
+            Dtype::I32 => TensorType::Other { name: "i32", block: 1, bytes: 4 },
+            Dtype::I64 => TensorType::Other { name: "i64", block: 1, bytes: 8 },
+            Dtype::F64 => TensorType::Other { name: "f64", block: 1, bytes: 8 },
+            Dtype::U8 | Dtype::I8 | Dtype::BOOL => TensorType::Other { name: "i8", block: 1, bytes: 1 },
+            other => return Err(wrong(format!("tensor \"{name}\" has the unknown type {other:?}"))),
+        };
+        let shape: Vec<u64> = info.shape.iter().map(|d| *d as u64).collect();
+        let (from, to) = info.data_offsets;
+        if ty.bytes(&shape) != Some((to - from) as u64) {
+            return Err(wrong(format!("tensor \"{name}\" {shape:?} of {} does not take the {} bytes that it is given", ty.name(), to - from)));
+        }
+        let end = start + to as u64;
+        if end > bytes.len() as u64 {
+            return Err(wrong(format!("tensor \"{name}\" ends at byte {end}, the file has {}: download it again", bytes.len())));
+        }
+        out.push(TensorInfo { name: name.clone(), ty, shape, offset: start + from as u64, bytes: (to - from) as u64 });
+    }
+    out.sort_by_key(|t| t.offset);
+    Ok(out)
+}
+
+/// A key that the top-level object has twice: the crate would take one of them in silence.
+fn duplicate(json: &[u8]) -> Option<String> {
+    struct Keys;
+    impl<'de> Visitor<'de> for Keys {
+        type Value = Option<String>;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut seen = HashSet::new();
+            let mut twice = None;
+            while let Some((key, _)) = map.next_entry::<String, IgnoredAny>()? {
+                if !seen.insert(key.clone()) {
+                    twice.get_or_insert(key);
+                }
+            }
+            Ok(twice)
+        }
+    }
+    serde_json::Deserializer::from_slice(json).deserialize_map(Keys).ok().flatten()
+}
