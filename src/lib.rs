@@ -1,6 +1,8 @@
 //! Warpweft: a portable GPU tensor engine on wgpu.
 
 pub mod base;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod device;
 pub mod graph;
 pub mod kernel;
@@ -8,3 +10,6 @@ pub mod model;
 pub mod op;
 pub mod plan;
 pub mod reference;
+pub mod session;
+pub mod text;
+pub mod trace;

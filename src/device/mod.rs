@@ -2,6 +2,7 @@
 
 mod gpu;
 mod pipeline;
+mod probe;
 
 mod program;
 mod read;
@@ -9,5 +10,6 @@ mod store;
 
 pub use gpu::{AdapterReport, Gpu, adapters};
 
+pub use probe::{Probes, probe};
 pub use program::{DispatchTime, Program};
 pub use store::Store;

@@ -129,6 +129,14 @@ impl Program {
         Ok(out)
     }
 
+    /// Runs a step again on the inputs that are there, without reading: what benches time.
+    pub fn again(&self, bindings: &Bindings) -> Result<()> {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.record(&mut encoder, bindings)?;
+        self.gpu.queue.submit([encoder.finish()]);
+        Ok(())
+    }
+
     /// Records a step without running it: what a bench of recording times.
     pub fn record_only(&self, bindings: &Bindings) -> Result<()> {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());

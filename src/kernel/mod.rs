@@ -22,9 +22,11 @@ pub static MAP: Template = Template { name: "map", source: include_str!("../../s
 pub static REDUCE: Template = Template { name: "reduce", source: include_str!("../../shaders/reduce.wgsl") };
 pub static GATHER: Template = Template { name: "gather", source: include_str!("../../shaders/gather.wgsl") };
 
+pub static PROBE: Template = Template { name: "probe", source: include_str!("../../shaders/probe.wgsl") };
+
 /// Every template there is.
 pub static TEMPLATES: &[&Template] =
-    &[&MAP, &REDUCE, &GATHER, &row::SOFTMAX, &row::LAYER_NORM, &row::RMS_NORM, &attention::ATTENTION, &matmul::TILED, &matmul::ROWS, &matmul::VECTOR];
+    &[&PROBE, &MAP, &REDUCE, &GATHER, &row::SOFTMAX, &row::LAYER_NORM, &row::RMS_NORM, &attention::ATTENTION, &matmul::TILED, &matmul::ROWS, &matmul::VECTOR];
 
 #[cfg(test)]
 mod tests {

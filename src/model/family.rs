@@ -2,7 +2,7 @@
 
 use super::gguf::Gguf;
 use super::{ModelSource, bert, llama};
-use crate::base::{DType, Dim, Error, Result, Var, Weights};
+use crate::base::{Bindings, DType, Dim, Error, Result, Var, Weights};
 use crate::graph::Graph;
 use serde_json::Value as Json;
 
@@ -94,6 +94,22 @@ impl Model {
         match &self.family {
             Family::Llama(c) => llama::build(c, &self.source, &self.name, step),
             Family::Bert(_) => Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text")),
+        }
+    }
+
+    /// A step that stands for the model's use: one token at half of the context, or one text of 32 tokens.
+    pub fn typical_step(&self, context: usize) -> Result<(Graph, Bindings)> {
+        match &self.family {
+            Family::Llama(_) => {
+                let total = Var::new("total", context as u32);
+                let graph = self.step_graph(&StepShape { seq: 1.into(), total, context, last_only: true })?;
+                Ok((graph, Bindings::new().with("seq", 1).with("total", (context as u64 / 2).max(1))))
+            }
+            Family::Bert(c) => {
+                let seq = context.min(c.context).min(256) as u32;
+                let graph = self.embed_graph(Var::new("batch", 8), Var::new("seq", seq))?;
+                Ok((graph, Bindings::new().with("batch", 1).with("seq", seq.min(32) as u64)))
+            }
         }
     }
 

@@ -26,6 +26,7 @@ pub struct Interpreter<T: Real> {
     /// The last node that uses each value.
     last_use: Vec<usize>,
     peak: u64,
+    check: bool,
 }
 
 /// Composites that have a native f32 form.
@@ -59,7 +60,12 @@ impl<T: Real> Interpreter<T> {
             node.args().iter().for_each(|a| last_use[a.0 as usize] = i);
         }
         graph.outputs.iter().for_each(|(_, v)| last_use[v.0 as usize] = usize::MAX);
-        Ok(Interpreter { graph, weights: loaded, states: HashMap::new(), last_use, peak: 0 })
+        Ok(Interpreter { graph, weights: loaded, states: HashMap::new(), last_use, peak: 0, check: false })
+    }
+
+    /// Whether steps stop at the first value that is not finite.
+    pub fn check_numerics(&mut self, check: bool) {
+        self.check = check;
     }
 
     /// Sets all states to zeros.
@@ -102,6 +108,9 @@ impl<T: Real> Interpreter<T> {
                 values[self.graph.nodes[i].args()[0].0 as usize] = None;
             }
             let value = self.evaluate(Value(i as u32), &values, bindings, inputs)?;
+            if self.check {
+                self.check_finite(i, &value)?;
+            }
             alive += value.bytes();
             self.peak = self.peak.max(alive);
             values[i] = Some(value);
@@ -113,6 +122,15 @@ impl<T: Real> Interpreter<T> {
         }
         let outputs = self.graph.outputs.iter();
         outputs.map(|(name, v)| Ok((name.clone(), values[v.0 as usize].clone().ok_or_else(|| Error::usage("an output was not computed"))?))).collect()
+    }
+
+    fn check_finite(&self, i: usize, value: &Tensor<T>) -> Result<()> {
+        let node = &self.graph.nodes[i];
+        let Some(def) = node.def().filter(|d| !d.is(&APPEND) && node.ty.dtype.is_float()) else { return Ok(()) };
+        match value.to_f64().into_iter().enumerate().find(|(_, x)| !x.is_finite()) {
+            Some((index, x)) => Err(Error::NotFinite { op: def.name.into(), node: node.name.clone(), index, value: x.to_string() }),
+            None => Ok(()),
+        }
     }
 
     fn evaluate(&mut self, v: Value, values: &[Option<Tensor<T>>], bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Tensor<T>> {

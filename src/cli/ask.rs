@@ -1,0 +1,240 @@
+//! `run`, `chat` and `embed`.
+
+use super::{Choosing, Place, cancel_on_ctrl_c, fetch, notify, style};
+use crate::base::{Error, Result};
+use crate::session::{Embedder, Finished, Generator, Request, Stop, Token};
+use crate::text::Message;
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[derive(Args)]
+pub struct Run {
+    /// A name of the catalogue (see `models`), a .gguf file, or a model folder
+    model: String,
+    /// What to answer; read from stdin where not given
+    #[arg(short, long)]
+    prompt: Option<String>,
+    /// Continue the text as it is, without the model's chat form
+    #[arg(long)]
+    raw: bool,
+    /// The system message of the chat form
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// The most tokens to make
+    #[arg(short = 'n', long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// One JSON object a line: each token with its alternatives, then the figures
+    #[arg(long)]
+    json: bool,
+    /// Time every dispatch of a decode step and write a Chrome/Perfetto trace
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    #[command(flatten)]
+    choosing: Choosing,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Run {
+    pub async fn run(&self) -> Result<()> {
+        self.choosing.sampling().validate()?;
+        let cancel = cancel_on_ctrl_c();
+        let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
+        let text = match &self.prompt {
+            Some(text) => text.clone(),
+            None => std::io::read_to_string(std::io::stdin()).map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))?,
+        };
+        let mut model = Generator::open(path, &self.place.options()?, &mut notify).await?;
+        style::clear();
+        let prompt = if self.raw || !model.is_chat() {
+            model.raw_prompt(&text)?
+        } else {
+            let system = self.system.iter().map(|s| Message::new("system", s));
+            model.chat_prompt(&system.chain([Message::new("user", &text)]).collect::<Vec<_>>())?
+        };
+        let top = if self.json { 10 } else { 0 };
+        let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top };
+        if self.json { self.json(&mut model, &request, &cancel).await? } else { self.plain(&mut model, &request, &cancel).await? }
+        match &self.profile {
+            Some(file) => profile(&mut model, file).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn plain(&self, model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<()> {
+        let done = stream(model, request, cancel).await?.0;
+        style::out("\n");
+        style::note(&figures(&done));
+        Ok(())
+    }
+
+    async fn json(&self, model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<()> {
+        let mut write = |t: &Token| {
+            let top: Vec<_> = t.top.iter().map(|a| json!({ "id": a.id, "text": a.text, "logprob": a.logprob })).collect();
+            if !style::out(&format!("{}\n", json!({ "id": t.id, "text": t.text, "logprob": t.logprob, "top": top }))) {
+                cancel.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        let done = model.generate(request, cancel, &mut write).await?;
+        let line = json!({ "done": {
+            "stop": done.stop.name(), "prompt_ids": request.prompt, "adapter": done.adapter,
+            "prompt_tokens_per_s": done.prompt_per_second, "tokens_per_s": done.tokens_per_second, "peak_bytes": done.peak_bytes,
+        }});
+        style::out(&format!("{line}\n"));
+        Ok(())
+    }
+}
+
+/// Writes tokens as they come; the whole text, too.
+async fn stream(model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<(Finished, String)> {
+    let mut text = String::new();
+    let mut write = |t: &Token| {
+        text.push_str(&t.text);
+        if !style::out(&t.text) {
+            // Nobody reads any more.
+            cancel.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    let done = model.generate(request, cancel, &mut write).await?;
+    Ok((done, text))
+}
+
+/// The closing line.
+fn figures(f: &Finished) -> String {
+    let stop = match f.stop {
+        Stop::End => "end of turn",
+        Stop::Length => "as long as asked for (-n)",
+        Stop::Context => "the context is full (--ctx)",
+        Stop::Cancelled => "cancelled",
+    };
+    format!(
+        "{}: prompt {} tokens, {:.1} tokens/s; generated {} tokens, {:.1} tokens/s; peak memory {}; {stop}",
+        f.adapter,
+        f.prompt_tokens,
+        f.prompt_per_second,
+        f.tokens,
+        f.tokens_per_second,
+        style::bytes(f.peak_bytes)
+    )
+}
+
+async fn profile(model: &mut Generator, file: &PathBuf) -> Result<()> {
+    let trace = model.trace().await?;
+    std::fs::write(file, trace.to_json()).map_err(|e| Error::file(file, format!("cannot be written: {e}")))?;
+    style::note(&format!("wrote {} spans to {}", trace.spans.len(), file.display()));
+    Ok(())
+}
+
+#[derive(Args)]
+pub struct Chat {
+    /// A name of the catalogue (see `models`), a .gguf file, or a model folder
+    model: String,
+    /// The system message
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// The most tokens of an answer
+    #[arg(short = 'n', long, value_name = "N")]
+    max_tokens: Option<usize>,
+    #[command(flatten)]
+    choosing: Choosing,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Chat {
+    pub async fn run(&self) -> Result<()> {
+        self.choosing.sampling().validate()?;
+        let cancel = cancel_on_ctrl_c();
+        let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
+        let mut model = Generator::open(path, &self.place.options()?, &mut notify).await?;
+        style::note(&format!("{} on {}; an empty line or Ctrl-D ends, Ctrl-C stops an answer, /new starts anew", model.info().name, model.adapter()));
+        let mut lines = rustyline::DefaultEditor::new().map_err(|e| Error::usage(format!("the terminal cannot be used: {e}")))?;
+        let system: Vec<Message> = self.system.iter().map(|s| Message::new("system", s)).collect();
+        let mut talk = system.clone();
+        while let Ok(line) = lines.readline("> ") {
+            if line.trim().is_empty() {
+                break;
+            }
+            let _ = lines.add_history_entry(&line);
+            if line.trim() == "/new" {
+                talk.clone_from(&system);
+                continue;
+            }
+            talk.push(Message::new("user", &line));
+            cancel.store(false, Ordering::Relaxed);
+            let prompt = model.chat_prompt(&talk)?;
+            let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top: 0 };
+            match stream(&mut model, &request, &cancel).await {
+                Ok((done, text)) => {
+                    style::out("\n");
+                    style::note(&figures(&done));
+                    talk.push(Message::new("assistant", text));
+                }
+                Err(e) => {
+                    // A turn that does not fit is told and dropped; the talk goes on.
+                    style::error(&e.to_string());
+                    talk.pop();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Args)]
+pub struct Embed {
+    /// A name of the catalogue (see `models`), or a model folder
+    model: String,
+    /// Texts to embed
+    #[arg(required = true)]
+    texts: Vec<String>,
+    /// An array of arrays
+    #[arg(long, conflicts_with = "similarity")]
+    json: bool,
+    /// A table of cosine similarities instead of the vectors
+    #[arg(long)]
+    similarity: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Embed {
+    pub async fn run(&self) -> Result<()> {
+        let cancel = cancel_on_ctrl_c();
+        let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
+        let mut model = Embedder::open(path, &self.place.options()?, &mut notify).await?;
+        style::clear();
+        let vectors = model.embed(&self.texts).await?;
+        let text = if self.json {
+            format!("{}\n", json!(vectors))
+        } else if self.similarity {
+            similarities(&self.texts, &vectors)
+        } else {
+            let row = |v: &Vec<f32>| v.iter().map(|x| format!("{x:.6}")).collect::<Vec<_>>().join(" ") + "\n";
+            vectors.iter().map(row).collect()
+        };
+        style::out(&text);
+        style::note(&format!("{}: {} texts of {} numbers; peak memory {}", model.adapter(), vectors.len(), model.info().width, style::bytes(model.peak_bytes())));
+        Ok(())
+    }
+}
+
+/// Vectors have length one, so a dot product is the cosine.
+fn similarities(texts: &[String], vectors: &[Vec<f32>]) -> String {
+    let mut out = String::from("     ");
+    (1..=texts.len()).for_each(|i| out += &format!("{i:>7}"));
+    out.push('\n');
+    for (i, (text, a)) in texts.iter().zip(vectors).enumerate() {
+        out += &format!("{:>5}", i + 1);
+        for b in vectors {
+            out += &format!("{:>7.3}", a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>());
+        }
+        let short: String = text.chars().take(48).collect();
+        out += &format!("  {short}\n");
+    }
+    out
+}

@@ -1,0 +1,47 @@
+//! What goes to stderr: notes, errors, passing status. Colours only on terminals that want them.
+
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// Writes to stdout; false where the reader has gone (`| head`), which ends a command without an error.
+pub fn out(text: &str) -> bool {
+    clear();
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|_| stdout.flush()).is_ok()
+}
+
+pub fn note(text: &str) {
+    clear();
+    let _ = writeln!(anstream::stderr(), "\x1b[2m{text}\x1b[0m");
+}
+
+pub fn error(text: &str) {
+    clear();
+    let _ = writeln!(anstream::stderr(), "\x1b[1;31merror:\x1b[0m {text}");
+}
+
+/// A line that the next output replaces; nothing where stderr is no terminal.
+pub fn status(text: &str) {
+    if std::io::stderr().is_terminal() {
+        let _ = write!(anstream::stderr(), "\r\x1b[K\x1b[2m{text}\x1b[0m");
+        SHOWN.store(true, Ordering::Relaxed);
+    }
+}
+
+pub fn clear() {
+    if SHOWN.swap(false, Ordering::Relaxed) {
+        let _ = write!(anstream::stderr(), "\r\x1b[K");
+    }
+}
+
+/// Bytes for people.
+pub fn bytes(n: u64) -> String {
+    match n {
+        0..1024 => format!("{n} B"),
+        1024..1_048_576 => format!("{:.1} KiB", n as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", n as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", n as f64 / 1_073_741_824.0),
+    }
+}

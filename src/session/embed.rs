@@ -1,0 +1,87 @@
+//! Sentence embeddings from an encoder.
+
+use super::engine::Engine;
+use super::{Notice, Options, pick};
+use crate::base::{Array, Bindings, DType, Error, Result, Var};
+use crate::model::{Model, ModelInfo, ModelSource};
+use crate::text::Tokenizer;
+use std::path::Path;
+
+/// Sentences that are computed together.
+const BATCH: usize = 8;
+/// Tokens of a sentence that are read: what sentence-transformers takes by default for this family.
+const MAX_TOKENS: usize = 256;
+
+/// An encoder on a device, with its tokenizer.
+pub struct Embedder {
+    engine: Engine,
+    tokenizer: Tokenizer,
+    info: ModelInfo,
+    tokens: usize,
+}
+
+impl Embedder {
+    /// Opens a model folder.
+    pub async fn open(path: impl AsRef<Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
+        let model = Model::new(ModelSource::open(path)?)?;
+        let info = model.info();
+        let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
+        let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
+        let json = model.source.side_file("tokenizer.json").ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
+        let tokenizer = Tokenizer::from_json(json)?;
+        let picked = pick(&options.device).await?;
+        picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
+        let engine = Engine::new(picked.gpu, &[graph], &model.source, options.check_numerics, None, notify).await?;
+        Ok(Embedder { engine, tokenizer, info, tokens })
+    }
+
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+    pub fn adapter(&self) -> String {
+        self.engine.adapter()
+    }
+    pub fn peak_bytes(&self) -> u64 {
+        self.engine.peak_bytes()
+    }
+    /// The most tokens of a text that are read; what is longer is cut.
+    pub fn max_tokens(&self) -> usize {
+        self.tokens
+    }
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// One vector of length one for each text, in order.
+    pub async fn embed(&mut self, texts: &[impl AsRef<str>]) -> Result<Vec<Vec<f32>>> {
+        let mut out = vec![];
+        for group in texts.chunks(BATCH) {
+            let mut ids = group.iter().map(|t| self.ids(t.as_ref())).collect::<Result<Vec<_>>>()?;
+            let longest = ids.iter().map(Vec::len).max().unwrap_or(1);
+            let mask: Vec<u32> = ids.iter().flat_map(|r| (0..longest).map(move |i| (i < r.len()) as u32)).collect();
+            ids.iter_mut().for_each(|r| r.resize(longest, 0));
+            let shape = [ids.len(), longest];
+            let tokens = Array::u32(&shape, &ids.concat());
+            let mask = Array { dtype: DType::Bool, ..Array::u32(&shape, &mask) };
+            let bindings = Bindings::new().with("batch", shape[0] as u64).with("seq", longest as u64);
+            let y = self.engine.step(0, &bindings, &[("tokens", tokens), ("mask", mask)], "embeddings").await?.to_f32();
+            out.extend(y.chunks_exact(self.info.width).map(<[f32]>::to_vec));
+        }
+        Ok(out)
+    }
+
+    /// Ids of a text with its markers, cut to what is read but closed by the same marker.
+    fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode(text, true)?;
+        if ids.len() > self.tokens {
+            let last = ids[ids.len() - 1];
+            ids.truncate(self.tokens);
+            ids[self.tokens - 1] = last;
+        }
+        match ids.iter().find(|i| **i as usize >= self.info.vocab) {
+            Some(id) => Err(Error::usage(format!("token {id} is outside of the vocabulary of {}", self.info.vocab))),
+            None if ids.is_empty() => Err(Error::usage("a text has no tokens")),
+            None => Ok(ids),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A graph that can be stepped, on an adapter or on the CPU.
+
+use super::Notice;
+use crate::base::{Array, Bindings, DType, Error, Result, Weights};
+use crate::device::{Gpu, Program, Store};
+use crate::graph::Graph;
+use crate::plan::{self, Options, Tuning};
+use crate::reference::Interpreter;
+use std::sync::Arc;
+
+/// One or more graphs that share weights and states. On the CPU there is only the first: it takes any step.
+pub enum Engine {
+    Device { programs: Vec<Program>, store: Store, check: bool },
+    Cpu { interpreter: Box<Interpreter<f32>>, threads: usize },
+}
+
+impl Engine {
+    pub async fn new(
+        gpu: Option<Arc<Gpu>>,
+        graphs: &[Graph],
+        weights: &dyn Weights,
+        check: bool,
+        tuning: Option<Tuning>,
+        notify: &mut dyn FnMut(Notice),
+    ) -> Result<Engine> {
+        let Some(gpu) = gpu else {
+            let mut interpreter = Box::new(Interpreter::new(&graphs[0], weights)?);
+            interpreter.check_numerics(check);
+            return Ok(Engine::Cpu { interpreter, threads: rayon::current_num_threads() });
+        };
+        let mut options = Options::for_caps(gpu.caps());
+        options.keep_values = check;
+        if let Some(tuning) = tuning {
+            options.tuning = tuning;
+        }
+        let mut store = Store::new(gpu.clone());
+        let mut programs = vec![];
+        for graph in graphs {
+            let plan = plan::plan(graph, gpu.caps(), &options)?;
+            programs.push(Program::load(plan, &mut store, weights, &mut |done, of| notify(Notice::Compiling { done, of })).await?);
+        }
+        Ok(Engine::Device { programs, store, check })
+    }
+
+    /// Runs a step of graph `which` and reads one output.
+    pub async fn step(&mut self, which: usize, bindings: &Bindings, inputs: &[(&str, Array)], output: &str) -> Result<Array> {
+        match self {
+            Engine::Device { programs, check, .. } => {
+                let program = &mut programs[which];
+                let out = program.step(bindings, inputs, &[output]).await?.remove(0);
+                if *check {
+                    find_nonfinite(program, bindings).await?;
+                }
+                Ok(out)
+            }
+            Engine::Cpu { interpreter, .. } => {
+                let outputs = interpreter.step(bindings, inputs)?;
+                let found = outputs.into_iter().find(|(name, _)| name == output);
+                found.map(|f| f.1).ok_or_else(|| Error::usage(format!("there is no output \"{output}\"")))
+            }
+        }
+    }
+
+    pub fn adapter(&self) -> String {
+        match self {
+            Engine::Device { store, .. } => format!("{} ({})", store.gpu().report.name, store.gpu().report.backend),
+            Engine::Cpu { threads, .. } => format!("CPU fallback ({threads} threads)"),
+        }
+    }
+
+    pub fn peak_bytes(&self) -> u64 {
+        match self {
+            Engine::Device { store, .. } => store.gpu().peak_bytes(),
+            Engine::Cpu { interpreter, .. } => interpreter.memory_bytes(),
+        }
+    }
+
+    pub fn programs(&mut self) -> &mut [Program] {
+        match self {
+            Engine::Device { programs, .. } => programs,
+            Engine::Cpu { .. } => &mut [],
+        }
+    }
+}
+
+/// The first float in the order of computation that is NaN or infinite.
+async fn find_nonfinite(program: &Program, bindings: &Bindings) -> Result<()> {
+    for kept in program.plan().kept.iter().filter(|k| k.ty.dtype == DType::F32) {
+        let count = match kept.op {
+            // Rows beyond the newest have not been written: only what an op made is looked at.
+            "append" => continue,
+            _ => kept.ty.shape.eval(bindings)?.iter().product::<usize>(),
+        };
+        let bytes = program.buffer_bytes(kept.buffer).await?;
+        let values = bytes.chunks_exact(4).take(count).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        if let Some((index, value)) = values.enumerate().find(|(_, x)| !x.is_finite()) {
+            return Err(Error::NotFinite { op: kept.op.into(), node: kept.name.clone(), index, value: value.to_string() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! What a library user holds: a model on a device, and what it can be asked.
+
+mod choose;
+mod embed;
+mod engine;
+mod generate;
+mod tune;
+
+pub use choose::{DeviceChoice, Picked, pick};
+pub use embed::Embedder;
+pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
+pub use tune::{load_tuning, save_tuning, tune};
+
+use std::path::PathBuf;
+
+/// How a model is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub device: DeviceChoice,
+    /// Tokens of context; the model's own, up to 4,096, where not given.
+    pub context: Option<usize>,
+    /// After every step, look for the first value that is not finite. Slow; costs nothing when off.
+    pub check_numerics: bool,
+    /// Where kernel timings are remembered; nowhere if `None`.
+    pub cache: Option<PathBuf>,
+}
+
+/// What happens while a model opens, for whoever shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// A sentence for people.
+    Say(String),
+    /// Pipelines compiled, of how many.
+    Compiling { done: usize, of: usize },
+}
