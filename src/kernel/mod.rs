@@ -22,6 +22,9 @@ pub static MAP: Template = Template { name: "map", source: include_str!("../../s
 pub static REDUCE: Template = Template { name: "reduce", source: include_str!("../../shaders/reduce.wgsl") };
 pub static GATHER: Template = Template { name: "gather", source: include_str!("../../shaders/gather.wgsl") };
 
+/// Functions that fused expressions may call: the name, and the text that defines it.
+pub static FUNCTIONS: &[(&str, &str)] = &[("gelu_erf", include_str!("../../shaders/shared/gelu.wgsl"))];
+
 pub static PROBE: Template = Template { name: "probe", source: include_str!("../../shaders/probe.wgsl") };
 
 /// Every template there is.

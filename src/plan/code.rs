@@ -4,6 +4,7 @@ use super::fuse::{Fusion, resolve};
 use super::BufferId;
 use crate::base::{DType, Dim, Expr, Layout, Shape};
 use crate::graph::{Graph, Source};
+use crate::kernel::FUNCTIONS;
 use crate::op::{Attrs, Body, Primitive, Value};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -48,6 +49,8 @@ pub struct Code<'a> {
     root: Option<Value>,
     /// Elements read, each view once.
     reads: Vec<(Value, Expr)>,
+    /// Definitions of the functions that the text calls.
+    pub helpers: String,
 }
 
 /// The WGSL type in which a value of this type is computed.
@@ -83,6 +86,7 @@ impl<'a> Code<'a> {
             given: None,
             root: None,
             reads: vec![],
+            helpers: String::new(),
         }
     }
 
@@ -360,6 +364,11 @@ impl<'a> Code<'a> {
                 self.value(*a, &at)
             })
             .collect();
+        for (name, definition) in FUNCTIONS.iter().filter(|(name, _)| wgsl.contains(name)) {
+            if !self.helpers.contains(name) {
+                self.helpers.push_str(definition);
+            }
+        }
         substitute(wgsl, &names)
     }
 

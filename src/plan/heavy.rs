@@ -155,7 +155,7 @@ fn emit_reduce(l: &mut Lower, anchor: Value, root: Value, kind: Reduce, attrs: &
         Reduce::Min => 3,
         Reduce::Argmax => 4,
     };
-    let kernel = Kernel::new(&crate::kernel::REDUCE).set("KIND", number).hole("interface", text).hole("body", load + &finish);
+    let kernel = Kernel::new(&crate::kernel::REDUCE).set("KIND", number).hole("interface", text).hole("body", code.helpers.clone() + &load + &finish);
     let n = outer.count();
     let mut params = vec![u("n", n.clone()), u("len", inner.count()), u("y0", 0)];
     params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
@@ -320,7 +320,7 @@ fn emit_matmul(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &
         } else {
             code.epilogue("epilogue", "acc: f32, o: u32", root, anchor, &Coord::Flat("o".into()))
         };
-        let mut body = epilogue;
+        let mut body = code.helpers.clone() + &epilogue;
         if form != Form::Vector {
             body += &batch(&mut code, "batch_a", &a, &lead);
             body += &batch(&mut code, "batch_b", &b, &lead);

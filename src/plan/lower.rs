@@ -332,7 +332,7 @@ impl<'a> Lower<'a> {
     pub fn flush(&mut self) -> Result<()> {
         let Some(map) = self.pending.take() else { return Ok(()) };
         let interface = interface(&map.code.bound, &map.code.params, &[]);
-        let body = format!("{}fn run(index: u32) {{\n    var j = index;\n{}}}\n", map.functions, map.run);
+        let body = format!("{}{}fn run(index: u32) {{\n    var j = index;\n{}}}\n", map.code.helpers, map.functions, map.run);
         let kernel = Kernel::new(&MAP).set("WG", MAP_GROUP).hole("interface", interface).hole("body", body);
         let args = map.code.bound.iter().map(|b| self.arg(b)).collect();
         let params = map.code.params.iter().map(|(n, e)| (n.clone(), Param::U(e.clone()))).collect();

@@ -101,6 +101,7 @@ impl<T: Real> Interpreter<T> {
             return Err(Error::usage(format!("there is no input \"{name}\"")));
         }
         let mut values: Vec<Option<Tensor<T>>> = vec![None; self.graph.nodes.len()];
+        let mut sizes = vec![0u64; self.graph.nodes.len()];
         let mut alive = 0u64;
         for i in 0..self.graph.nodes.len() {
             // A state is written in place: nothing else may hold its elements then.
@@ -111,12 +112,17 @@ impl<T: Real> Interpreter<T> {
             if self.check {
                 self.check_finite(i, &value)?;
             }
-            alive += value.bytes();
+            // Views, weights and states hold no elements of their own.
+            let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND)) && !self.graph.nodes[i].is_view();
+            let size = if owns { value.bytes() } else { 0 };
+            alive += size;
+            sizes[i] = size;
             self.peak = self.peak.max(alive);
             values[i] = Some(value);
             for a in self.graph.nodes[i].args() {
                 if self.last_use[a.0 as usize] == i {
-                    alive = alive.saturating_sub(values[a.0 as usize].take().map_or(0, |t| t.bytes()));
+                    values[a.0 as usize] = None;
+                    alive -= sizes[a.0 as usize];
                 }
             }
         }

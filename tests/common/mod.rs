@@ -51,3 +51,27 @@ pub fn run_case(gpu: &Arc<Gpu>, case: &CaseGraph, options: &Options) -> Result<A
         Ok(result)
     })
 }
+
+/// A model of the catalogue from the cache, fetched where WARPWEFT_REQUIRE_MODELS=1; else skipped.
+pub fn model(name: &str) -> Option<std::path::PathBuf> {
+    use warpweft::model::{catalogue, source::Fetcher};
+    let fetcher = Fetcher::new(cache());
+    let entry = catalogue::find(name).unwrap();
+    if fetcher.is_cached(&entry) {
+        return Some(fetcher.path(&entry));
+    }
+    if std::env::var("WARPWEFT_REQUIRE_MODELS").is_ok_and(|v| v == "1") {
+        return Some(fetcher.fetch(&entry, &mut |_| {}, &std::sync::atomic::AtomicBool::new(false)).unwrap());
+    }
+    println!("skipped: {name} is not cached (warpweft pull {name})");
+    None
+}
+
+/// The cache folder that the command line would use.
+pub fn cache() -> std::path::PathBuf {
+    use etcetera::BaseStrategy;
+    match std::env::var_os("WARPWEFT_CACHE") {
+        Some(dir) => dir.into(),
+        None => etcetera::choose_base_strategy().unwrap().cache_dir().join("warpweft"),
+    }
+}
