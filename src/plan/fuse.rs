@@ -51,6 +51,7 @@ pub fn fuse(graph: &Graph, fuse: bool) -> Result<Fusion> {
         pass.visit(v)?;
     }
     for (_, v) in &graph.outputs {
+        pass.operand_expression(&[*v]);
         pass.store(*v);
     }
     Ok(pass.out)
