@@ -1,4 +1,4 @@
-//! Warpweft: a portable GPU tensor engine on wgpu.
+#![doc = include_str!("../README.md")]
 
 pub mod base;
 #[cfg(feature = "cli")]

@@ -1,6 +1,6 @@
 //! A graph that can be stepped, on an adapter or on the CPU.
 
-use super::Notice;
+use super::{DeviceChoice, Notice, pick};
 use crate::base::{Array, Bindings, DType, Error, Result, Weights};
 use crate::device::{Gpu, Program, Store};
 use crate::graph::Graph;
@@ -8,14 +8,35 @@ use crate::plan::{self, Options, Tuning};
 use crate::reference::Interpreter;
 use std::sync::Arc;
 
-/// One or more graphs that share weights and states. On the CPU there is only the first: it takes any step.
-pub enum Engine {
+/// One or more graphs that share weights and states, loaded.
+pub struct Engine {
+    inner: Inner,
+}
+
+enum Inner {
     Device { programs: Vec<Program>, store: Store, check: bool },
     Cpu { interpreter: Box<Interpreter<f32>>, threads: usize },
 }
 
 impl Engine {
-    pub async fn new(
+    /// Loads one graph onto the chosen device.
+    ///
+    /// # Errors
+    /// A device that does not exist; an op, type or size that cannot run there, by name; weights that do not fit.
+    pub async fn open(device: &DeviceChoice, graph: &Graph, weights: &dyn Weights) -> Result<Engine> {
+        let gpu = pick(device).await?.gpu;
+        Engine::new(gpu, std::slice::from_ref(graph), weights, false, None, &mut |_| {}).await
+    }
+
+    /// Runs one step and reads the named outputs.
+    ///
+    /// # Errors
+    /// Inputs that are missing, unknown or of the wrong type or shape; variables out of bounds; device faults.
+    pub async fn run(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
+        self.step(0, bindings, inputs, outputs).await
+    }
+
+    pub(super) async fn new(
         gpu: Option<Arc<Gpu>>,
         graphs: &[Graph],
         weights: &dyn Weights,
@@ -26,7 +47,7 @@ impl Engine {
         let Some(gpu) = gpu else {
             let mut interpreter = Box::new(Interpreter::new(&graphs[0], weights)?);
             interpreter.check_numerics(check);
-            return Ok(Engine::Cpu { interpreter, threads: rayon::current_num_threads() });
+            return Ok(Engine { inner: Inner::Cpu { interpreter, threads: rayon::current_num_threads() } });
         };
         let mut options = Options::for_caps(gpu.caps());
         options.keep_values = check;
@@ -39,46 +60,49 @@ impl Engine {
             let plan = plan::plan(graph, gpu.caps(), &options)?;
             programs.push(Program::load(plan, &mut store, weights, &mut |done, of| notify(Notice::Compiling { done, of })).await?);
         }
-        Ok(Engine::Device { programs, store, check })
+        Ok(Engine { inner: Inner::Device { programs, store, check } })
     }
 
-    /// Runs a step of graph `which` and reads one output.
-    pub async fn step(&mut self, which: usize, bindings: &Bindings, inputs: &[(&str, Array)], output: &str) -> Result<Array> {
-        match self {
-            Engine::Device { programs, check, .. } => {
+    /// Runs a step of graph `which`. The CPU has only the first, which takes every step.
+    pub(super) async fn step(&mut self, which: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
+        match &mut self.inner {
+            Inner::Device { programs, check, .. } => {
                 let program = &mut programs[which];
-                let out = program.step(bindings, inputs, &[output]).await?.remove(0);
+                let out = program.step(bindings, inputs, outputs).await?;
                 if *check {
                     find_nonfinite(program, bindings).await?;
                 }
                 Ok(out)
             }
-            Engine::Cpu { interpreter, .. } => {
-                let outputs = interpreter.step(bindings, inputs)?;
-                let found = outputs.into_iter().find(|(name, _)| name == output);
-                found.map(|f| f.1).ok_or_else(|| Error::usage(format!("there is no output \"{output}\"")))
+            Inner::Cpu { interpreter, .. } => {
+                let made = interpreter.step(bindings, inputs)?;
+                let find = |name: &&str| {
+                    let found = made.iter().find(|(n, _)| n == name);
+                    found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
+                };
+                outputs.iter().map(find).collect()
             }
         }
     }
 
     pub fn adapter(&self) -> String {
-        match self {
-            Engine::Device { store, .. } => format!("{} ({})", store.gpu().report.name, store.gpu().report.backend),
-            Engine::Cpu { threads, .. } => format!("CPU fallback ({threads} threads)"),
+        match &self.inner {
+            Inner::Device { store, .. } => format!("{} ({})", store.gpu().report.name, store.gpu().report.backend),
+            Inner::Cpu { threads, .. } => format!("CPU fallback ({threads} threads)"),
         }
     }
 
     pub fn peak_bytes(&self) -> u64 {
-        match self {
-            Engine::Device { store, .. } => store.gpu().peak_bytes(),
-            Engine::Cpu { interpreter, .. } => interpreter.memory_bytes(),
+        match &self.inner {
+            Inner::Device { store, .. } => store.gpu().peak_bytes(),
+            Inner::Cpu { interpreter, .. } => interpreter.memory_bytes(),
         }
     }
 
-    pub fn programs(&mut self) -> &mut [Program] {
-        match self {
-            Engine::Device { programs, .. } => programs,
-            Engine::Cpu { .. } => &mut [],
+    pub(super) fn programs(&mut self) -> &mut [Program] {
+        match &mut self.inner {
+            Inner::Device { programs, .. } => programs,
+            Inner::Cpu { .. } => &mut [],
         }
     }
 }

@@ -209,7 +209,7 @@ impl Generator {
         let bindings = Bindings::new().with("seq", tokens.len() as u64).with("total", total as u64);
         let which = if tokens.len() == 1 { 1 } else { 0 };
         let input = Array::u32(&[tokens.len()], tokens);
-        let logits = self.engine.step(which, &bindings, &[("tokens", input)], "logits").await?;
+        let logits = self.engine.step(which, &bindings, &[("tokens", input)], &["logits"]).await?.remove(0);
         self.cached.extend_from_slice(tokens);
         Ok(logits.to_f32())
     }

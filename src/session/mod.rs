@@ -8,6 +8,7 @@ mod tune;
 
 pub use choose::{DeviceChoice, Picked, pick};
 pub use embed::Embedder;
+pub use engine::Engine;
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
 pub use tune::{load_tuning, save_tuning, tune};
 
