@@ -1,10 +1,9 @@
 // attention: softmax(q kᵀ · scale + mask) v for each head in one pass over the keys (online softmax:
-// Milakov and Gimelshein, 2018; Dao et al., 2022). One invocation makes one query of one head, so no barriers.
+// Milakov and Gimelshein, 2018; Dao et al., 2022). As it stands one invocation makes one query of one head, without
+// barriers; the form and body holes give a query to a workgroup.
 // A query that sees no key gives zeros.
 
 const WG: u32 = 64u;
-
-
 
 struct Params {
     batch: u32, queries: u32, heads: u32, keys: u32, kv_heads: u32, width: u32,
@@ -20,6 +19,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read> v: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
+//{ form
+fn row_of(group: u32, lane: u32) -> u32 { return group * WG + lane; }
+//}
+
 //{ mask
 fn masked(score: f32, b: u32, h: u32, s: u32, t: u32) -> f32 { return score; }
 //}
@@ -31,7 +34,7 @@ fn keys_start(s: u32) -> u32 { return 0u; }
 //}
 
 //{ body
-fn query(b: u32, s: u32, h: u32) {
+fn query(b: u32, s: u32, h: u32, lane: u32) {
     let g = h / (p.heads / p.kv_heads);
     let q_at = p.q0 + b * p.q_batch + s * p.q_row + h * p.q_head;
     let k_at = p.k0 + b * p.k_batch + g * p.k_head;
@@ -58,8 +61,8 @@ fn query(b: u32, s: u32, h: u32) {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let at = (group.y * groups.x + group.x) * WG + local;
+    let at = row_of(group.y * groups.x + group.x, local);
     if (at >= p.batch * p.queries * p.heads) { return; }
     // Heads of one query side by side share keys.
-    query(at / (p.queries * p.heads), (at / p.heads) % p.queries, at % p.heads);
+    query(at / (p.queries * p.heads), (at / p.heads) % p.queries, at % p.heads, local);
 }

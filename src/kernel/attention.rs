@@ -18,8 +18,6 @@ pub struct Spec {
     pub window: bool,
     /// `None`, or whether the mask is boolean.
     pub mask: Option<bool>,
-    /// Keys and values are contiguous vectors of four at even offsets.
-    pub vectors: bool,
     /// One invocation a query (adapters that run on a CPU, long prompts); else a workgroup, lanes along the keys.
     pub serial: bool,
 }
@@ -33,7 +31,12 @@ pub fn kernel(spec: Spec) -> (Kernel, u32) {
     if spec.causal {
         kernel = kernel.hole("last", last(spec.window));
     }
-    if spec.width.is_multiple_of(4) && spec.width <= 64 && spec.serial {
+    if !spec.serial {
+        let body = include_str!("../../shaders/shared/workgroup_attention.wgsl");
+        return (kernel.hole("form", super::row::WORKGROUP_ROW).hole("body", body), 1);
+    }
+    // Wider heads do not fit in registers: their accumulators stay an array.
+    if spec.width.is_multiple_of(4) && spec.width <= 64 {
         kernel = kernel.hole("body", serial_body(spec.width / 4));
     }
     (kernel, GROUP)
@@ -58,8 +61,7 @@ fn last(window: bool) -> String {
 /// The loop with the query and the accumulators in named registers.
 fn serial_body(vectors: u32) -> String {
     let mut t = String::from(
-        "fn at4(x0: u32, i: u32) -> u32 { return x0 + i * 4u; }\n\
-         fn query(b: u32, s: u32, h: u32) {\n    let g = h / (p.heads / p.kv_heads);\n    \
+        "fn query(b: u32, s: u32, h: u32, lane: u32) {\n    let g = h / (p.heads / p.kv_heads);\n    \
          let q_at = p.q0 + b * p.q_batch + s * p.q_row + h * p.q_head;\n    \
          let k_at = p.k0 + b * p.k_batch + g * p.k_head;\n    \
          let v_at = p.v0 + b * p.v_batch + g * p.v_head;\n    \

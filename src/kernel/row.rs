@@ -9,7 +9,8 @@ pub static RMS_NORM: Template = Template { name: "rms_norm", source: include_str
 /// Invocations of a workgroup.
 pub const GROUP: u32 = 64;
 
-static WORKGROUP_ROW: &str = include_str!("../../shaders/shared/workgroup_row.wgsl");
+/// The form hole of kernels that give a row, or a query, to a workgroup.
+pub static WORKGROUP_ROW: &str = include_str!("../../shaders/shared/workgroup_row.wgsl");
 
 /// The kernel, and the rows that one workgroup makes.
 pub fn kernel(template: &'static Template, serial: bool) -> (Kernel, u32) {

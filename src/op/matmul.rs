@@ -77,7 +77,7 @@ fn cases() -> Vec<Case> {
     cases.push(Case::new(vec![(of(DType::F16, [3, 18]), Fill::Normal), (of(DType::F16, [18, 7]), Fill::Normal)], no));
     let rows = Attrs::Matmul { ta: false, tb: true };
     for dtype in [DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
-        for (a, b) in [([1, 64], [17, 64]), ([1, 1088], [129, 1088]), ([3, 96], [33, 96]), ([37, 64], [100, 64]), ([130, 32], [3, 32])] {
+        for (a, b) in [([1, 64], [17, 64]), ([1, 1088], [129, 1088]), ([2, 2144], [5, 2144]), ([3, 96], [33, 96]), ([37, 64], [100, 64]), ([130, 32], [3, 32])] {
             cases.push(Case::new(vec![normal(a), (of(dtype, b), Fill::Normal)], rows.clone()));
         }
         cases.push(Case::new(vec![normal([2, 3, 64]), (of(dtype, [40, 64]), Fill::Normal)], rows.clone()));

@@ -239,8 +239,7 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         causal: how.causal.is_some(),
         window: how.window.is_some(),
         mask: o.get(3).map(|m| m.dtype == DType::Bool),
-        vectors: false,
-        serial: true,
+        serial: l.options.tuning.serial,
     };
     let (kernel, per_group) = attention::kernel(spec);
     let mut bounds: Vec<Bound> = o.iter().zip(["q", "k", "v"]).map(|(x, n)| bound(n, x.buffer, "f32", false)).collect();

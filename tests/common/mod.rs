@@ -33,9 +33,15 @@ pub fn device(within: Option<&Caps>) -> Found {
 
 /// Runs a case on the device with every result poisoned before, and checks that nothing behind it was touched.
 pub fn run_case(gpu: &Arc<Gpu>, case: &CaseGraph, options: &Options) -> Result<Array> {
+    run_changed(gpu, case, options, &mut |_| {})
+}
+
+/// Like [`run_case`], with the plan changed first.
+pub fn run_changed(gpu: &Arc<Gpu>, case: &CaseGraph, options: &Options, change: &mut dyn FnMut(&mut plan::Plan)) -> Result<Array> {
     pollster::block_on(async {
         let mut store = Store::new(gpu.clone());
-        let plan = plan::plan(&case.graph, gpu.caps(), options)?;
+        let mut plan = plan::plan(&case.graph, gpu.caps(), options)?;
+        change(&mut plan);
         let mut program = Program::load(plan, &mut store, &case.weights, &mut |_, _| {}).await?;
         for (name, array) in &case.states {
             let at = program.plan().buffers.iter().position(|b| b.role == Role::State(name.clone())).unwrap();

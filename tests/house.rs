@@ -1,0 +1,147 @@
+//! The documents tell the truth: the import table, docs/ops.md, links, sizes of files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use warpweft::op::{self, Body};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(root().join(&path)).unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()))
+}
+
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let mut out = vec![];
+    let mut open = vec![root().join(folder)];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.to_string_lossy().ends_with(ending) {
+                out.push(path);
+            }
+        }
+    }
+    out.sort();
+    out
+}
+
+/// Module → what it may import, from ARCHITECTURE.md.
+fn table() -> BTreeMap<String, BTreeSet<String>> {
+    let text = read("ARCHITECTURE.md");
+    let after = text.split("| module | may import |").nth(1).expect("the import table");
+    let rows = after.lines().skip(2).take_while(|l| l.starts_with('|'));
+    let cells = |l: &str| l.trim_matches('|').split('|').map(|c| c.trim().to_string()).collect::<Vec<_>>();
+    let set = |c: &str| c.split(',').map(|m| m.trim().to_string()).filter(|m| !m.is_empty()).collect();
+    rows.map(|l| cells(l)).map(|c| (c[0].clone(), set(&c[1]))).collect()
+}
+
+#[test]
+fn rooms_import_only_what_the_table_allows() {
+    let allowed = table();
+    assert!(allowed.len() >= 10);
+    let mut seen = BTreeSet::new();
+    for path in files("src", ".rs") {
+        let below = path.strip_prefix(root().join("src")).unwrap();
+        let first = below.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+        if first == "lib" || first == "main" {
+            continue;
+        }
+        let may = allowed.get(&first).unwrap_or_else(|| panic!("{first} is not in the table"));
+        seen.insert(first.clone());
+        let text = fs::read_to_string(&path).unwrap();
+        for (at, _) in text.match_indices("crate::") {
+            let name: String = text[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let ok = name == first || may.contains(&name) || !allowed.contains_key(&name);
+            assert!(ok, "{}: imports {name}, which the table does not allow", below.display());
+        }
+        if first != "device" {
+            assert!(!text.contains("wgpu::"), "{}: names wgpu", below.display());
+        }
+    }
+    assert_eq!(seen.iter().collect::<Vec<_>>(), allowed.keys().collect::<Vec<_>>(), "the table lists other rooms than there are");
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    for doc in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "benches/README.md", "docs/ops.md"] {
+        let text = read(doc);
+        for part in text.split("](").skip(1) {
+            let target = part.split(')').next().unwrap();
+            if !target.starts_with("http") && !target.starts_with('#') {
+                let base = root().join(doc).parent().unwrap().join(target);
+                assert!(base.exists(), "{doc} links to {target}");
+            }
+        }
+    }
+}
+
+fn ops_page() -> String {
+    let mut out = String::from(
+        "# Ops\n\nWritten from the op table (`src/op`) by `WARPWEFT_BLESS=1 cargo test --test house`. \
+         A scalar op is elementwise and fuses; a view costs nothing where strides can say it; a composite is written in other ops.\n",
+    );
+    for def in op::table() {
+        let kind = match &def.body {
+            Body::Scalar(s) => format!("scalar, `{}` in WGSL", s.wgsl),
+            Body::View => "view".into(),
+            Body::Primitive(_) => "primitive".into(),
+            Body::Composite { fused, .. } => format!("composite, kernel: {fused:?}").replace("Parts", "none of its own, its parts fuse"),
+        };
+        let bound = match (def.within.abs, def.within.rel) {
+            (0.0, 0.0) => "exact".to_string(),
+            (abs, rel) => format!("within {abs:e} + {rel:e} · |value| of the f64 reference"),
+        };
+        let refused = (def.errors)().iter().map(|e| format!("- refused: {}\n", e.message)).collect::<String>();
+        let doc = def.doc.split_whitespace().collect::<Vec<_>>().join(" ");
+        out += &format!("\n## {}\n\n{doc}\n\n- {kind}\n- {bound}\n{refused}", def.name);
+    }
+    out
+}
+
+#[test]
+fn docs_ops_md_is_what_the_table_says() {
+    let path = root().join("docs/ops.md");
+    if std::env::var("WARPWEFT_BLESS").is_ok_and(|v| v == "1") {
+        fs::create_dir_all(root().join("docs")).unwrap();
+        fs::write(&path, ops_page()).unwrap();
+    }
+    assert_eq!(read("docs/ops.md"), ops_page(), "docs/ops.md is stale: WARPWEFT_BLESS=1 cargo test --test house");
+}
+
+#[test]
+fn files_can_be_read_in_one_sitting() {
+    let all = [files("src", ".rs"), files("shaders", ".wgsl"), files("tests", ".rs")].concat();
+    for path in all {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 600, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn every_shader_is_a_template_or_shared() {
+    let known: BTreeSet<&str> = warpweft::kernel::TEMPLATES.iter().map(|t| t.name).collect();
+    for path in files("shaders", ".wgsl") {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let shared = path.parent().unwrap().ends_with("shared");
+        assert!(shared || known.contains(name.as_str()), "{} is used nowhere", path.display());
+    }
+    for needed in ["matmul", "softmax", "layer_norm"] {
+        assert!(root().join(format!("shaders/{needed}.wgsl")).exists());
+    }
+}
+
+#[test]
+fn nothing_is_left_undone_in_the_tree() {
+    let marks = [concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME"), concat!("#[ig", "nore")];
+    for path in [files("src", ".rs"), files("tests", ".rs"), files("examples", ".rs")].concat() {
+        let text = fs::read_to_string(&path).unwrap();
+        for mark in marks {
+            assert!(!text.contains(mark), "{} holds {mark}", path.display());
+        }
+    }
+}

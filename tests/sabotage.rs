@@ -1,0 +1,114 @@
+//! Each kernel broken on purpose, one constant, barrier or bound at a time: the op suite's comparison must see it.
+
+mod common;
+
+use common::{Found, device, run_changed};
+use warpweft::base::{Array, Bindings, DType};
+use warpweft::kernel::{Kernel, Template};
+use warpweft::op;
+use warpweft::plan::{Options, Plan};
+use warpweft::reference::Interpreter;
+use warpweft::reference::sample::{CaseGraph, case_graph};
+
+/// Op, whether the forms without barriers are planned, kernel, what is replaced, by what.
+const BREAKS: &[(&str, bool, &str, &str, &str)] = &[
+    ("add", true, "map", "var j = index;", "var j = index + 1u;"),
+    ("add", true, "map", "(v1 + v2)", "(v1 - v2)"),
+    ("gelu", true, "map", "0.254829592", "0.264829592"),
+    ("concat", true, "map", "else {", "else if (false) {"),
+    ("cast", true, "map", "pack2x16float(vec2<f32>(a, b))", "pack2x16float(vec2<f32>(b, a))"),
+    ("sum", true, "reduce", "sum += load(o, r);", "sum = load(o, r);"),
+    ("sum", true, "reduce", "r < min(", "r + 1u < min("),
+    ("mean", true, "reduce", "sum / f32(p.len)", "sum / f32(p.len + 1u)"),
+    ("max", true, "reduce", "best = max(best, x)", "best = min(best, x)"),
+    ("min", true, "reduce", "for (var r = 1u;", "for (var r = 2u;"),
+    ("argmax", true, "reduce", "x > best", "x >= best"),
+    ("softmax", true, "softmax", "sum += e;", "sum = e;"),
+    ("softmax", true, "softmax", "i < p.cols", "i + 1u < p.cols"),
+    ("softmax", false, "softmax", "part[lane] = x;\n    workgroupBarrier();", "part[lane] = x;"),
+    ("log_softmax", true, "softmax", "- most - log_sum", "- log_sum"),
+    ("layer_norm", true, "layer_norm", "inverseSqrt(", "sqrt("),
+    ("layer_norm", true, "layer_norm", "+ b[p.b0 + i]", ""),
+    ("layer_norm", false, "layer_norm", "part[lane] += part[lane + step];", ""),
+    ("rms_norm", true, "rms_norm", "/ f32(p.cols)", "/ f32(p.cols + 1u)"),
+    ("rms_norm", false, "rms_norm", "step > 0u", "step > 1u"),
+    ("attention", true, "attention", "let keep = exp(most - next);", "let keep = 1.0;"),
+    ("attention", true, "attention", "p.past + s + 1u, p.keys", "p.past + s, p.keys"),
+    ("attention", true, "attention", "end > p.window", "false"),
+    ("attention", true, "attention", "m != 0u", "m == 0u"),
+    ("attention", true, "attention", "h / (p.heads / p.kv_heads)", "0u"),
+    ("attention", false, "attention", "workgroupBarrier();", ""),
+    ("gather", true, "gather", "at % p.width", "0u"),
+    ("gather", true, "gather", "id - p.row0 < p.rows", "id + 1u < p.rows"),
+    ("matmul", true, "matmul_rows", "0x0f0f0f0fu", "0x0e0e0e0eu"),
+    ("matmul", true, "matmul_rows", "-8.0 * d", "-7.0 * d"),
+    ("matmul", true, "matmul_rows", "unpack4xI8", "unpack4xU8"),
+    ("matmul", true, "matmul_rows", "k4 < p.k / 4u", "k4 + 1u < p.k / 4u"),
+    ("matmul", true, "matmul_rows", "n < p.n) {\n        let o", "n + 1u < p.n) {\n        let o"),
+    ("matmul", false, "matmul", "workgroupBarrier();\n        for", "for"),
+    ("matmul", false, "matmul", "m < p.m && k < p.k", "m < p.m && k + 1u < p.k"),
+    ("matmul", false, "matmul", "local.y * TM + i;\n            let n", "local.y * TM;\n            let n"),
+    ("matmul", false, "matvec", "kb += WG", "kb += 2u * WG"),
+    ("matmul", false, "matvec", "let n = min(n_first + c", "let n = min(n_first"),
+];
+
+/// The kernel with its text changed; `None` where the text is not in it.
+fn broken(kernel: &Kernel, from: &str, to: &str) -> Option<Kernel> {
+    let source = kernel.source().unwrap();
+    if !source.contains(from) {
+        return None;
+    }
+    let source = source.replace(from, to);
+    Some(Kernel::new(Box::leak(Box::new(Template { name: kernel.name(), source: Box::leak(source.into_boxed_str()) }))))
+}
+
+fn reference(case: &CaseGraph, inputs: &[(&str, Array)]) -> Vec<f64> {
+    let mut oracle = Interpreter::<f64>::new(&case.graph, &case.weights).unwrap();
+    case.states.iter().for_each(|(n, a)| oracle.set_state(n, a));
+    oracle.step_values(&Bindings::new(), inputs).unwrap().remove(0).1
+}
+
+#[test]
+fn every_broken_kernel_is_seen() {
+    let Found::Device(gpu) = device(None) else { return };
+    for (name, serial, template, from, to) in BREAKS {
+        let def = op::find(name).unwrap();
+        let mut options = Options::for_caps(gpu.caps());
+        options.tuning.serial = *serial;
+        let (mut applied, mut seen) = (0, 0);
+        for (i, case) in (def.cases)().iter().enumerate() {
+            let case = case_graph(def, case, 1000 + i as u64).unwrap();
+            let inputs: Vec<(&str, Array)> = case.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+            let mut changed = false;
+            let mut change = |plan: &mut Plan| {
+                for k in plan.kernels.iter_mut().filter(|k| k.name() == *template) {
+                    if let Some(other) = broken(k, from, to) {
+                        *k = other;
+                        changed = true;
+                    }
+                }
+            };
+            // A kernel that no longer compiles is seen, too.
+            let Ok(got) = run_changed(&gpu, &case, &options, &mut change) else {
+                (applied, seen) = (applied + 1, seen + 1);
+                continue;
+            };
+            if changed {
+                applied += 1;
+                let values: Vec<f64> = match got.dtype {
+                    DType::I32 => got.to_u32().iter().map(|w| *w as i32 as f64).collect(),
+                    _ => got.to_f32().iter().map(|x| *x as f64).collect(),
+                };
+                seen += !values.iter().zip(&reference(&case, &inputs)).all(|(g, w)| def.within.holds(*g, *w)) as usize;
+            }
+        }
+        assert!(applied > 0, "{name} serial={serial}: no kernel {template} holds {from:?}");
+        assert!(seen > 0, "{name} serial={serial}: {template} with {to:?} for {from:?} went unseen in {applied} cases");
+    }
+    // The other way round: unbroken kernels are not seen as broken.
+    let def = op::find("add").unwrap();
+    let case = case_graph(def, &(def.cases)()[0], 1000).unwrap();
+    let inputs: Vec<(&str, Array)> = case.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+    let got = run_changed(&gpu, &case, &Options::for_caps(gpu.caps()), &mut |_| {}).unwrap();
+    assert!(got.to_f32().iter().zip(&reference(&case, &inputs)).all(|(g, w)| def.within.holds(*g as f64, *w)));
+}
