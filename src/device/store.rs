@@ -2,7 +2,7 @@
 
 use super::Gpu;
 use super::gpu::Buffer;
-use crate::base::{DType, Error, Result, Weights, block};
+use crate::base::{DType, Error, Part, Piece, Result, Seat, Weights, block};
 use crate::plan::{self, Role};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,7 +13,7 @@ const STAGE: usize = 8 << 20;
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
-    Weight(Vec<String>, DType, Range<usize>),
+    Weight(Vec<Part>, DType, Range<usize>),
     Data(usize),
     State(String),
 }
@@ -21,6 +21,8 @@ enum Key {
 /// Buffers by what they hold. Loading a second plan of the same model uploads nothing anew.
 pub struct Store {
     gpu: Arc<Gpu>,
+    /// Whose pieces of weights these are.
+    seat: Seat,
     shared: HashMap<Key, Buffer>,
     /// Keeps literals alive, so that their addresses stay their names.
     data: Vec<Arc<[f32]>>,
@@ -29,7 +31,11 @@ pub struct Store {
 
 impl Store {
     pub fn new(gpu: Arc<Gpu>) -> Self {
-        Store { gpu, shared: HashMap::new(), data: vec![], scratch: vec![] }
+        Store::at(gpu, Seat::default())
+    }
+    /// For one rank of a mesh: it loads its own pieces of weights only.
+    pub fn at(gpu: Arc<Gpu>, seat: Seat) -> Self {
+        Store { gpu, seat, shared: HashMap::new(), data: vec![], scratch: vec![] }
     }
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
@@ -62,7 +68,7 @@ impl Store {
         }
         let made = self.gpu.buffer(&buffer.label, buffer.bytes, usage).await?;
         match &buffer.role {
-            Role::Weight { parts, dtype, rows, .. } => upload(&self.gpu, &made, parts, *dtype, rows, weights)?,
+            Role::Weight { parts, dtype, rows, .. } => self.upload(&made, (parts, *dtype, rows), weights)?,
             Role::Data(data) => {
                 self.gpu.queue.write_buffer(&made.inner, 0, bytemuck::cast_slice(data));
                 self.data.push(data.clone());
@@ -97,50 +103,48 @@ impl Drop for Store {
     }
 }
 
-/// Streams rows of the concatenated file tensors to the device, a bounded piece at a time.
-fn upload(gpu: &Gpu, to: &Buffer, parts: &[String], dtype: DType, rows: &Range<usize>, weights: &dyn Weights) -> Result<()> {
-    let mut scale_at = 0;
-    let mut first_row = 0;
-    let mut total = 0u64;
-    let mut infos = vec![];
-    for part in parts {
-        let info = weights.info(part)?;
-        let dims = info.shape.known().unwrap_or_default();
-        let (n, row) = (dims.first().copied().unwrap_or(1), dims.iter().skip(1).product::<usize>());
-        if dtype != info.dtype {
-            return Err(Error::op("weight", part, format!("is {}, it must be {dtype}", info.dtype)));
-        }
-        let here = rows.start.max(first_row)..rows.end.min(first_row + n);
-        if here.start < here.end {
-            total += (here.len() * row) as u64;
-            infos.push((part, here.start - first_row..here.end - first_row, row));
-        }
-        first_row += n;
-    }
-    if first_row < rows.end {
-        return Err(Error::op("weight", &parts.join(" + "), format!("has {first_row} rows, the plan needs {}", rows.end)));
-    }
-    if dtype.is_quantised() {
-        scale_at = block::Planes::new(dtype, total / dtype.block() as u64).scale_offset;
-    }
-    let (mut quants, mut scales) = (Writer::new(gpu, to, 0), Writer::new(gpu, to, scale_at));
-    for (part, range, row) in infos {
-        let row_bytes = (dtype.bytes(row as u64).unwrap_or(0) as usize).max(1);
-        let step = (STAGE / row_bytes).max(1);
-        for start in range.clone().step_by(step) {
-            let bytes = weights.read(part, start..(start + step).min(range.end))?;
-            if dtype.is_quantised() {
-                block::split(dtype, &bytes, &mut quants.pending, &mut scales.pending);
-                scales.flush(false);
-            } else {
-                quants.pending.extend_from_slice(&bytes);
+impl Store {
+    /// Streams rows of the pieces, one after another, to the device, a bounded number of bytes at a time.
+    fn upload(&self, to: &Buffer, (parts, dtype, rows): (&[Part], DType, &Range<usize>), weights: &dyn Weights) -> Result<()> {
+        let (mut first_row, mut total) = (0, 0u64);
+        let mut wanted = vec![];
+        for part in parts {
+            let piece = Piece::new(weights, part, &self.seat)?;
+            if dtype != piece.dtype {
+                return Err(Error::op("weight", &part.name, format!("is {}, it must be {dtype}", piece.dtype)));
             }
-            quants.flush(false);
+            let n = piece.rows();
+            let here = rows.start.max(first_row)..rows.end.min(first_row + n);
+            if here.start < here.end {
+                total += (here.len() * piece.row()) as u64;
+                wanted.push((piece, here.start - first_row..here.end - first_row));
+            }
+            first_row += n;
         }
+        if first_row < rows.end {
+            let names: Vec<&str> = parts.iter().map(|p| p.name.as_str()).collect();
+            return Err(Error::op("weight", &names.join(" + "), format!("has {first_row} rows, the plan needs {}", rows.end)));
+        }
+        let scale_at = if dtype.is_quantised() { block::Planes::new(dtype, total / dtype.block() as u64).scale_offset } else { 0 };
+        let (mut quants, mut scales) = (Writer::new(&self.gpu, to, 0), Writer::new(&self.gpu, to, scale_at));
+        for (piece, range) in wanted {
+            let row_bytes = (dtype.bytes(piece.row() as u64).unwrap_or(0) as usize).max(1);
+            let step = (STAGE / row_bytes).max(1);
+            for start in range.clone().step_by(step) {
+                let bytes = piece.read(start..(start + step).min(range.end))?;
+                if dtype.is_quantised() {
+                    block::split(dtype, &bytes, &mut quants.pending, &mut scales.pending);
+                    scales.flush(false);
+                } else {
+                    quants.pending.extend_from_slice(&bytes);
+                }
+                quants.flush(false);
+            }
+        }
+        quants.flush(true);
+        scales.flush(true);
+        self.gpu.check()
     }
-    quants.flush(true);
-    scales.flush(true);
-    gpu.check()
 }
 
 /// Writes bytes one after another, whole words at a time; submits so that staging memory is given back.

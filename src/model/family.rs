@@ -24,6 +24,8 @@ pub struct StepShape {
     pub context: usize,
     /// Logits of the last token only, else of all.
     pub last_only: bool,
+    /// On a mesh, tensor ranks share the norms between blocks by tokens.
+    pub sequence_parallel: bool,
 }
 
 /// What people ask of a model.
@@ -102,7 +104,7 @@ impl Model {
         match &self.family {
             Family::Llama(_) => {
                 let total = Var::new("total", context as u32);
-                let graph = self.step_graph(&StepShape { seq: 1.into(), total, context, last_only: true })?;
+                let graph = self.step_graph(&StepShape { seq: 1.into(), total, context, last_only: true, sequence_parallel: false })?;
                 Ok((graph, Bindings::new().with("seq", 1).with("total", (context as u64 / 2).max(1))))
             }
             Family::Bert(c) => {

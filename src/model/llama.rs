@@ -2,7 +2,7 @@
 //! a gated SiLU network, no biases.
 
 use super::family::{Lookup, StepShape};
-use crate::base::{DType, Dim, Error, Result, Weights};
+use crate::base::{Cut, DType, Dim, MeshAxis, Placement, Placement::Split, Result, Weights};
 use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
 
 /// The sizes and constants of a model.
@@ -102,6 +102,12 @@ impl Config {
         Ok(self)
     }
 
+    /// Which elements of queries, and of keys and values, a tensor rank has: whole heads, groups together.
+    fn head_cuts(&self) -> (Cut, Cut) {
+        let (groups, each, width) = (self.kv_heads as u32, (self.heads / self.kv_heads) as u32, self.head_width as u32);
+        (Cut::Query { groups, each, width }, Cut::Key { groups, each, width })
+    }
+
     /// Bytes of keys and values of one token.
     pub fn state_bytes_per_token(&self) -> u64 {
         (2 * self.layers * self.kv_heads * self.head_width * 4) as u64
@@ -119,6 +125,9 @@ pub fn build(config: &Config, weights: &dyn Weights, model: &str, step: &StepSha
     Ok(builder.finish())
 }
 
+/// Elements of the inner network are cut where quantised blocks end.
+const BLOCKS: Cut = Cut::Even { unit: 32 };
+
 struct Family<'a, 'g> {
     config: &'a Config,
     names: &'static Names,
@@ -134,22 +143,24 @@ impl<'g> Family<'_, 'g> {
         let seq = self.step.seq;
         let past = Dim::from(self.step.total) - seq;
         g.at("embedding");
-        let tokens = g.input("tokens", DType::U32, vec![seq])?;
-        let table = self.weight(self.names.embedding, &[c.vocab, c.width])?;
-        let mut x = table.gather(tokens)?;
+        let tokens = g.input("tokens", DType::U32, vec![seq])?.cut(MeshAxis::Context, Split(0), Cut::Stripe { from: past });
+        let table = self.vocabulary(self.names.embedding)?;
+        let mut x = self.residual(table.gather(tokens)?)?;
         let (cos, sin) = self.rotations()?;
         let (cos, sin) = (cos.slice(0, past, seq)?, sin.slice(0, past, seq)?);
         for layer in 0..c.layers {
+            g.layer(layer as u32 + 1);
             x = self.attention(layer, x, cos, sin)?;
             x = self.network(layer, x)?;
         }
+        g.layer(c.layers as u32 + 1);
         g.at("head");
         if self.step.last_only {
             x = x.slice(0, seq - Dim::new(1), 1)?;
         }
         let x = x.rms_norm(self.weight(self.names.final_norm, &[c.width])?, c.eps)?;
         // A file without a head shares the embedding.
-        let head = if self.weights.info(self.names.head).is_ok() { self.weight(self.names.head, &[c.vocab, c.width])? } else { table };
+        let head = if self.weights.info(self.names.head).is_ok() { self.vocabulary(self.names.head)? } else { table };
         let logits = x.matmul_t(head)?;
         g.output("logits", if self.step.last_only { logits.reshape([c.vocab])? } else { logits })
     }
@@ -166,15 +177,18 @@ impl<'g> Family<'_, 'g> {
         let (c, g) = (self.config, self.g);
         let (seq, total) = (self.step.seq, Dim::from(self.step.total));
         let (q_width, kv_width) = (c.heads * c.head_width, c.kv_heads * c.head_width);
+        let (queries, keys) = c.head_cuts();
         g.at(format!("layers.{layer}.attention.norm"));
         let h = x.rms_norm(self.part(layer, 0, &[c.width])?, c.eps)?;
         g.at(format!("layers.{layer}.attention.qkv"));
-        let [q, k, v] = self.joined(layer, "qkv", h, [(1, q_width), (2, kv_width), (3, kv_width)])?;
+        let project = |part: usize, rows: usize, cut: Cut| h.matmul_t(self.part(layer, part, &[rows, c.width])?.cut(MeshAxis::Tensor, Split(0), cut));
+        let (q, k, v) = (project(1, q_width, queries)?, project(2, kv_width, keys)?, project(3, kv_width, keys)?);
         g.at(format!("layers.{layer}.attention.rope"));
         let rope = |t: Tensor<'g>, heads: usize| t.reshape(vec![seq, heads.into(), c.head_width.into()])?.rope(cos, sin, c.rope_layout);
         let (q, k) = (rope(q, c.heads)?, rope(k, c.kv_heads)?.reshape(vec![seq, kv_width.into()])?);
         let state = |name: &str, rows: Tensor<'g>| {
             let state = g.state(&format!("layers.{layer}.{name}"), DType::F32, [self.step.context, kv_width])?;
+            let state = state.cut(MeshAxis::Tensor, Split(1), keys).cut(MeshAxis::Context, Split(0), Cut::Stripe { from: 0.into() });
             let all = state.append(rows, total - seq)?.slice(0, 0, total)?;
             all.reshape(vec![1.into(), total, c.kv_heads.into(), c.head_width.into()])
         };
@@ -184,7 +198,7 @@ impl<'g> Family<'_, 'g> {
         let how = Attention { scale: 1.0 / (c.head_width as f32).sqrt(), causal: Some(total - seq), window: c.window };
         let y = q.attention(k, v, None, how)?.reshape(vec![seq, q_width.into()])?;
         g.at(format!("layers.{layer}.attention.output"));
-        x + y.matmul_t(self.part(layer, 4, &[c.width, q_width])?)?
+        self.residual((x + y.matmul_t(self.part(layer, 4, &[c.width, q_width])?.cut(MeshAxis::Tensor, Split(1), queries))?)?)
     }
 
     fn network(&self, layer: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
@@ -192,33 +206,21 @@ impl<'g> Family<'_, 'g> {
         g.at(format!("layers.{layer}.network.norm"));
         let h = x.rms_norm(self.part(layer, 5, &[c.width])?, c.eps)?;
         g.at(format!("layers.{layer}.network.up"));
-        let [gate, up] = self.joined(layer, "gate_up", h, [(6, c.ffn), (7, c.ffn)])?;
-        let h = (gate.silu()? * up)?;
+        let project = |part: usize| h.matmul_t(self.part(layer, part, &[c.ffn, c.width])?.cut(MeshAxis::Tensor, Split(0), BLOCKS));
+        let h = (project(6)?.silu()? * project(7)?)?;
         g.at(format!("layers.{layer}.network.down"));
-        x + h.matmul_t(self.part(layer, 8, &[c.width, c.ffn])?)?
+        self.residual((x + h.matmul_t(self.part(layer, 8, &[c.width, c.ffn])?.cut(MeshAxis::Tensor, Split(1), BLOCKS))?)?)
     }
 
-    /// Several products with one left operand: one matmul where the weights are of one type.
-    fn joined<const N: usize>(&self, layer: usize, name: &str, x: Tensor<'g>, parts: [(usize, usize); N]) -> Result<[Tensor<'g>; N]> {
-        let width = self.config.width;
-        let names = parts.map(|(part, _)| self.name(layer, part));
-        let types = parts.iter().zip(&names).map(|((_, rows), n)| self.check(n, &[*rows, width])).collect::<Result<Vec<_>>>()?;
-        let mut out = vec![];
-        if types.iter().all(|t| *t == types[0]) {
-            let rows = parts.iter().map(|p| p.1).sum::<usize>();
-            let w = self.g.weights(&format!("layers.{layer}.{name}"), &names, types[0], [rows, width])?;
-            let y = x.matmul_t(w)?;
-            let mut start = 0;
-            for (_, rows) in parts {
-                out.push(y.slice(1, start, rows)?);
-                start += rows;
-            }
-        } else {
-            for ((_, rows), n) in parts.iter().zip(&names) {
-                out.push(x.matmul_t(self.weight(n, &[*rows, width])?)?);
-            }
-        }
-        out.try_into().map_err(|_| Error::model(self.model, "has parts that do not add up"))
+    /// The stream between blocks lies whole on every tensor rank, or by tokens (sequence parallel norms: Korthikanti et al., 2022).
+    fn residual(&self, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        Ok(x.place(MeshAxis::Tensor, if self.step.sequence_parallel { Split(0) } else { Placement::Whole }))
+    }
+
+    /// A table of a row a token, cut by rows over tensor ranks.
+    fn vocabulary(&self, name: &str) -> Result<Tensor<'g>> {
+        let table = self.weight(name, &[self.config.vocab, self.config.width])?;
+        Ok(table.place(MeshAxis::Tensor, Split(0)))
     }
 
     fn name(&self, layer: usize, part: usize) -> String {

@@ -322,7 +322,7 @@ impl Generator {
 /// The graphs of an engine: any number of tokens up to the chunk, and one. The fallback needs only the first.
 fn graphs(model: &Model, context: usize, chunk: usize, device: bool) -> Result<Vec<crate::graph::Graph>> {
     let total = Var::new("total", context as u32);
-    let many = StepShape { seq: Var::new("seq", chunk as u32).into(), total, context, last_only: true };
+    let many = StepShape { seq: Var::new("seq", chunk as u32).into(), total, context, last_only: true, sequence_parallel: false };
     let mut out = vec![model.step_graph(&many)?];
     if device {
         out.push(model.step_graph(&StepShape { seq: 1.into(), ..many })?);

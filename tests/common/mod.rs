@@ -1,6 +1,8 @@
 //! What the tests share: a device, or the word that there is none.
 #![allow(dead_code)]
 
+pub mod tiny;
+
 use std::sync::Arc;
 use warpweft::base::{Array, Bindings, Caps, Result};
 use warpweft::device::{Gpu, Program, Store};
