@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::tiny;
+use common::seeded;
 use warpweft::base::{Array, Bindings, Combine, Cut, DType, MeshAxis, Placement};
 use warpweft::graph::Graph;
 use warpweft::op::{self, Attrs, OpDef, Strategy, Value};
@@ -175,7 +175,7 @@ fn every_placement_that_a_rule_allows_gives_what_the_whole_gives() {
 
 /// A step of a tiny llama: whole, and under a mesh; logits of every step of a short conversation.
 fn conversation(mesh: &[(MeshAxis, usize)], sequence_parallel: bool, heads: (usize, usize)) {
-    let model = tiny::llama(heads.0, heads.1, 3, 7);
+    let model = seeded::llama(heads.0, heads.1, 3, 7);
     let what = format!("{mesh:?} sp={sequence_parallel} heads={heads:?}");
     let graph = model.graph(6, 16, sequence_parallel, true);
     let plain = model.graph(6, 16, false, true);
