@@ -180,15 +180,12 @@ fn meet<T: Real>(exchange: Exchange, all: &[(Collective, Bindings, Option<Tensor
             Ok((0..n).map(piece).collect())
         }
         Exchange::AllGather => {
-            let rows = c.rows.eval(bindings)? as usize;
-            let shape = with_rows(&operand(0)?.shape, rows);
-            let mut out = Tensor::<T>::zeros(all_dtype(operand(0)?), &shape);
+            let rows = (0..n).map(|i| operand(i).map(|x| x.shape[0])).sum::<Result<usize>>()?;
+            let mut out = Tensor::<T>::zeros(all_dtype(operand(0)?), &with_rows(&operand(0)?.shape, rows));
             let mut at = 0;
             for i in 0..n {
                 let x = operand(i)?;
-                // Pieces may overlap, where several ranks hold one key head.
-                let start = if c.cut.is_stripe() { at } else { c.cut.range(rows as u64, n, i).start as usize };
-                out.write_rows(start, x);
+                out.write_rows(at, x);
                 at += x.shape[0];
             }
             Ok(vec![out; n])

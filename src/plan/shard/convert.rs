@@ -115,14 +115,38 @@ impl Sharder {
                 x = self.add(&op::SLICE, Attrs::Slice { axis: 0, start: 0.into(), len, step: 1 }, &[x])?;
             }
         }
-        to.shape.0[0] = whole;
+        // Pieces may overlap, where several ranks hold one key head: then each counts by itself.
+        let pieces: Vec<std::ops::Range<u64>> = match whole.known() {
+            Some(n) if !cut.is_stripe() => (0..self.axes[axis].1).map(|i| cut.range(n.max(0) as u64, self.axes[axis].1, i)).collect(),
+            _ => vec![],
+        };
+        let packed: u64 = pieces.iter().map(|r| r.end - r.start).sum();
+        let overlap = whole.known().is_some_and(|n| packed > n.max(0) as u64);
+        to.shape.0[0] = if overlap { packed.into() } else { whole };
         let c = self.how(axis, cut, whole, to);
         let mut y = self.collective(&ALL_GATHER, axis, x, c)?;
         if let Cut::Stripe { from } = cut {
             y = self.unstripe(y, axis, whole, from)?;
+        } else if overlap {
+            y = self.once(y, &pieces)?;
         }
         let y = self.back(y, dim)?;
         Ok(self.changed(v, axis, y, (Whole, Cut::ONES)))
+    }
+
+    /// Of pieces that lie one after another each row once.
+    fn once(&mut self, y: Value, pieces: &[std::ops::Range<u64>]) -> Result<Value> {
+        let (mut runs, mut have, mut at) = (vec![], 0, 0);
+        for r in pieces {
+            let fresh = r.start.max(have)..r.end;
+            if fresh.start < fresh.end {
+                let (start, len) = (at + fresh.start - r.start, fresh.end - fresh.start);
+                runs.push(self.add(&op::SLICE, Attrs::Slice { axis: 0, start: start.into(), len: len.into(), step: 1 }, &[y])?);
+                have = fresh.end;
+            }
+            at += r.end - r.start;
+        }
+        self.add(&op::CONCAT, Attrs::Axis(0), &runs)
     }
 
     /// Rows that lie rank after rank into the order of the sequence: row s is number (s − first)/n of its rank.
