@@ -12,4 +12,5 @@ pub mod plan;
 pub mod reference;
 pub mod session;
 pub mod text;
+pub mod topology;
 pub mod trace;
