@@ -5,6 +5,7 @@ use super::pipeline::Pipeline;
 use super::{Gpu, Store};
 use crate::base::{Array, Bindings, DType, Error, Result, Weights};
 use crate::plan::{Param, Plan, Port};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A plan, loaded.
@@ -23,6 +24,12 @@ pub struct Program {
 struct Launch {
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
+}
+
+/// Outputs on their way to the host: port and bytes of each.
+pub(super) struct Reading {
+    ports: Vec<(Port, u64)>,
+    bytes: u64,
 }
 
 /// The parameter blocks of all dispatches, one after another: one upload a step.
@@ -98,33 +105,51 @@ impl Program {
     /// # Errors
     /// Inputs that are missing, unknown or of the wrong type; variables out of bounds; device faults.
     pub async fn step(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], read: &[&str]) -> Result<Vec<Array>> {
+        self.alone()?;
         self.upload(bindings, inputs)?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.record(&mut encoder, bindings)?;
-        let ports = read.iter().map(|name| self.output(name)).collect::<Result<Vec<_>>>()?;
-        let sizes = ports.iter().map(|p| bytes_now(&p.ty, bindings)).collect::<Result<Vec<_>>>()?;
-        let mut at = 0;
-        if let Some(staging) = &self.staging {
-            for (port, bytes) in ports.iter().zip(&sizes) {
-                let from = &self.buffers[port.buffer.0 as usize].inner;
-                if *bytes > 0 {
-                    encoder.copy_buffer_to_buffer(from, 0, &staging.inner, at, staged(*bytes));
-                }
-                at += staged(*bytes);
-            }
-        }
+        let reading = self.stage(&mut encoder, bindings, read)?;
         self.gpu.queue.submit([encoder.finish()]);
+        self.collect(reading, bindings).await
+    }
+
+    /// A program of one rank of several runs in a [`super::Cluster`] only.
+    fn alone(&self) -> Result<()> {
+        match self.plan.transfers.first() {
+            Some(t) => Err(Error::op("step", &t.label, format!("exchanges rows with {} ranks: run it in a cluster", t.ways()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Records the copies that bring outputs to where the host can read them.
+    pub(super) fn stage(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings, read: &[&str]) -> Result<Reading> {
+        let ports = read.iter().map(|name| self.output(name)).collect::<Result<Vec<_>>>()?;
+        let mut reading = Reading { ports: vec![], bytes: 0 };
+        for port in ports {
+            let bytes = bytes_now(&port.ty, bindings)?;
+            if let (Some(staging), true) = (&self.staging, bytes > 0) {
+                encoder.copy_buffer_to_buffer(&self.buffers[port.buffer.0 as usize].inner, 0, &staging.inner, reading.bytes, staged(bytes));
+            }
+            reading.bytes += staged(bytes);
+            reading.ports.push((port, bytes));
+        }
+        Ok(reading)
+    }
+
+    /// Waits for staged outputs and takes them apart.
+    pub(super) async fn collect(&self, reading: Reading, bindings: &Bindings) -> Result<Vec<Array>> {
         let bytes = match &self.staging {
-            Some(staging) if !read.is_empty() => self.gpu.map_read(&staging.inner, at).await?,
+            Some(staging) if reading.bytes > 0 => self.gpu.map_read(&staging.inner, reading.bytes).await?,
             _ => vec![],
         };
         self.gpu.check()?;
         let mut out = vec![];
         let mut at = 0;
-        for (port, size) in ports.iter().zip(&sizes) {
-            let end = at + *size as usize;
+        for (port, size) in reading.ports {
+            let end = at + size as usize;
             out.push(Array::new(port.ty.dtype, &port.ty.shape.eval(bindings)?, bytes[at..end].to_vec())?);
-            at += staged(*size) as usize;
+            at += staged(size) as usize;
         }
         Ok(out)
     }
@@ -146,9 +171,17 @@ impl Program {
     }
 
     fn record(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings) -> Result<()> {
+        self.record_range(encoder, bindings, 0..self.launches.len())
+    }
+
+    /// Records some of the dispatches, in one pass.
+    pub(super) fn record_range(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings, range: Range<usize>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
         let mut pass = encoder.begin_compute_pass(&Default::default());
         let mut bound = std::ptr::null();
-        for (launch, dispatch) in self.launches.iter().zip(&self.plan.dispatches) {
+        for (launch, dispatch) in self.launches[range.clone()].iter().zip(&self.plan.dispatches[range]) {
             let [x, y, z] = dispatch.workgroups(bindings, self.gpu.caps().grid)?;
             if x == 0 || y == 0 || z == 0 {
                 continue;
@@ -241,13 +274,24 @@ impl Program {
         Ok(())
     }
 
+    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+    pub(super) fn buffer(&self, id: crate::plan::BufferId) -> &wgpu::Buffer {
+        &self.buffers[id.0 as usize].inner
+    }
+    /// Bytes that no other program shares: inputs, outputs, parameters, staging.
+    pub(super) fn own_bytes(&self) -> u64 {
+        self.own.iter().map(|b| b.inner.size()).sum()
+    }
+
     fn output(&self, name: &str) -> Result<Port> {
         let known = || self.plan.outputs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         let found = self.plan.outputs.iter().find(|p| p.name == name);
         found.cloned().ok_or_else(|| Error::usage(format!("there is no output \"{name}\", there are: {}", known())))
     }
 
-    fn upload(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<()> {
+    pub(super) fn upload(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<()> {
         if let Some((name, _)) = inputs.iter().find(|(n, _)| !self.plan.inputs.iter().any(|p| p.name == *n)) {
             return Err(Error::usage(format!("there is no input \"{name}\"")));
         }

@@ -41,6 +41,14 @@ impl Store {
         &self.gpu
     }
 
+    /// Bytes of weights, literals, states and scratch.
+    pub fn bytes(&self) -> u64 {
+        self.shared.values().chain(&self.scratch).map(|b| b.inner.size()).sum()
+    }
+    pub fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
     /// Sets all states to zeros.
     pub fn reset(&self) {
         let states = self.shared.iter().filter(|(k, _)| matches!(k, Key::State(_)));

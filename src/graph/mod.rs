@@ -7,7 +7,7 @@ mod text;
 pub use crate::op::{Attention, RopeLayout};
 pub use builder::{GraphBuilder, Tensor};
 
-use crate::base::{Cut, DType, Error, MeshAxis, Part, Placement, Result, Shape, Type};
+use crate::base::{Bindings, Cut, DType, Error, MeshAxis, Part, Placement, Result, Shape, Type};
 use crate::op::{Attrs, Body, Build, OpDef, Value};
 use std::sync::Arc;
 
@@ -102,6 +102,13 @@ impl Graph {
         let used = self.nodes.iter().flat_map(Node::args).chain(self.outputs.iter().map(|o| &o.1));
         used.for_each(|v| uses[v.0 as usize] += 1);
         uses
+    }
+    /// Every variable at its bound: the largest step.
+    pub fn largest(&self) -> Bindings {
+        let mut out = Bindings::new();
+        let vars = self.nodes.iter().flat_map(|n| n.ty.shape.iter().flat_map(|d| d.terms()).map(|t| t.0).collect::<Vec<_>>());
+        vars.filter(|v| !v.is_local()).for_each(|v| out.set(v.name, v.max as u64));
+        out
     }
     /// Names the part of the model that following ops belong to.
     pub fn set_place(&mut self, place: impl Into<String>) {

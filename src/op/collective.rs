@@ -35,10 +35,20 @@ pub struct Collective {
     pub to: Type,
     /// Permute: ranks go up by this much. Broadcast: the root. Send, receive: the other stage.
     pub peer: usize,
-    /// All-to-all: how and of how many the result's pieces are cut along the other axis.
-    pub other: Option<(Cut, Dim)>,
+    /// All-to-all: the axis that is cut afterwards.
+    pub other: Option<OtherAxis>,
     /// One number a collective of a graph, the same on all its ranks.
     pub tag: u32,
+}
+
+/// The axis that an all-to-all cuts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OtherAxis {
+    pub cut: Cut,
+    /// Its length.
+    pub whole: Dim,
+    /// Elements for each pair of indices of the two axes.
+    pub rest: Dim,
 }
 
 impl fmt::Display for Collective {

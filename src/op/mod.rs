@@ -21,7 +21,7 @@ pub use attention::{ATTENTION, ATTENTION_PART, ROPE};
 pub use attrs::{Attention, Attrs, RopeLayout};
 pub use build::{Build, Value};
 pub use case::{Case, ErrorCase, Fill};
-pub use collective::{ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, BROADCAST_FROM, Collective, Exchange, PERMUTE, RECEIVE, REDUCE_SCATTER, SEND};
+pub use collective::{ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, BROADCAST_FROM, Collective, Exchange, OtherAxis, PERMUTE, RECEIVE, REDUCE_SCATTER, SEND};
 pub use index::{APPEND, CAST, CONCAT, GATHER, IOTA, PAD};
 pub use matmul::MATMUL;
 pub use norm::{LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX};

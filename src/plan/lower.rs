@@ -234,6 +234,14 @@ impl<'a> Lower<'a> {
             }
             None => None,
         };
+        let work = match (exchange, args.first()) {
+            (Exchange::ReduceScatter, Some(a)) => {
+                let bytes = device_bytes(&self.graph.node(*a).ty);
+                self.plan.buffers.push(Buffer { role: Role::Scratch, bytes, label: format!("{} parts", node.name) });
+                Some(BufferId(self.plan.buffers.len() as u32 - 1))
+            }
+            _ => None,
+        };
         let transfer = Transfer {
             before: self.plan.dispatches.len(),
             exchange,
@@ -241,6 +249,7 @@ impl<'a> Lower<'a> {
             label: node.name.clone(),
             from,
             to: self.places.map[&v],
+            work,
             row: Expr::product(how.to.shape.iter().skip(1)),
         };
         self.plan.transfers.push(transfer);

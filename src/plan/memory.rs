@@ -12,7 +12,7 @@ pub fn assign(plan: &mut Plan, apart: bool) {
     let (mut first, mut last) = (vec![usize::MAX; n], vec![0usize; n]);
     // Transfers lie between dispatches: even places are theirs.
     let dispatches = plan.dispatches.iter().enumerate().flat_map(|(i, d)| d.args.iter().map(move |a| (2 * i + 1, a.buffer)));
-    let transfers = plan.transfers.iter().flat_map(|t| [Some(t.to), t.from.as_ref().map(|f| f.0)].into_iter().flatten().map(move |b| (2 * t.before, b)));
+    let transfers = plan.transfers.iter().flat_map(|t| t.buffers().map(move |b| (2 * t.before, b)));
     for (at, buffer) in dispatches.chain(transfers) {
         let b = buffer.0 as usize;
         first[b] = first[b].min(at);
@@ -53,6 +53,7 @@ pub fn assign(plan: &mut Plan, apart: bool) {
     for t in &mut plan.transfers {
         t.to = to[t.to.0 as usize];
         t.from.iter_mut().for_each(|f| f.0 = to[f.0.0 as usize]);
+        t.work.iter_mut().for_each(|w| *w = to[w.0 as usize]);
     }
     plan.inputs.iter_mut().chain(&mut plan.outputs).for_each(|p| p.buffer = to[p.buffer.0 as usize]);
     plan.kept.iter_mut().for_each(|k| k.buffer = to[k.buffer.0 as usize]);

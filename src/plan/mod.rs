@@ -12,13 +12,16 @@ mod lower;
 mod memory;
 pub mod shard;
 mod text;
+mod transfer;
 mod tuning;
 
+pub use crate::op::Exchange;
 pub use lower::plan;
+pub use transfer::{Facts, Policy, Rounds};
 pub use tuning::Tuning;
 
 use crate::base::{Bindings, DType, Expr, Part, Result, Type};
-use crate::op::{Collective, Exchange};
+use crate::op::Collective;
 use crate::kernel::Kernel;
 use std::sync::Arc;
 
@@ -156,6 +159,8 @@ pub struct Transfer {
     pub from: Option<(BufferId, Expr)>,
     /// Where the result goes.
     pub to: BufferId,
+    /// Where parts are summed, if not there.
+    pub work: Option<BufferId>,
     /// Elements of 4 bytes in a row.
     pub row: Expr,
 }

@@ -191,17 +191,16 @@ fn meet<T: Real>(exchange: Exchange, all: &[(Collective, Bindings, Option<Tensor
             Ok(vec![out; n])
         }
         Exchange::AllToAll => {
-            let (cut, whole) = c.other.ok_or_else(|| Error::usage("an exchange lacks its other axis"))?;
-            let (rows, whole) = (c.rows.eval(bindings)?, whole.eval(bindings)?);
+            let other = c.other.ok_or_else(|| Error::usage("an exchange lacks its other axis"))?;
+            let (rows, whole, rest) = (c.rows.eval(bindings)?, other.whole.eval(bindings)?, other.rest.eval(bindings)? as usize);
             let part = |cut: &crate::base::Cut, len: u64, i: usize| cut.len(len, bindings, n, i).map(|l| l as usize);
             let mut out = vec![vec![]; n];
             for i in 0..n {
                 let x = operand(i)?.to_f64();
                 let mine = part(&c.cut, rows, i)?;
-                let rest = x.len() / (mine * whole as usize).max(1);
                 let mut at = 0;
                 for (j, to) in out.iter_mut().enumerate() {
-                    let run = mine * part(&cut, whole, j)? * rest;
+                    let run = mine * part(&other.cut, whole, j)? * rest;
                     to.extend(x[at..at + run].iter().map(|v| T::of(*v)));
                     at += run;
                 }

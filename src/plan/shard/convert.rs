@@ -1,8 +1,8 @@
 //! A value from one placement to another, by the collective that does it.
 
 use super::{Held, Placed, Sharder};
-use crate::base::{Combine, Cut, DType, Dim, Error, LocalKind, Placement, Result, Type};
-use crate::op::{self, ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, Attrs, Build, Collective, OpDef, REDUCE_SCATTER, Value};
+use crate::base::{Combine, Cut, DType, Dim, Error, Expr, LocalKind, Placement, Result, Type};
+use crate::op::{self, ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, Attrs, Build, Collective, OpDef, OtherAxis, REDUCE_SCATTER, Value};
 use Placement::{Partial, Split, Whole};
 
 impl Sharder {
@@ -240,7 +240,10 @@ impl Sharder {
         let count = flat_dim(&to.shape.count()).ok_or_else(|| Error::op("shard", "", "an exchanged size is no affine number"))?;
         // Rows of the whole along `a` are what each rank's result is made of.
         let mut c = self.how(axis, cut_a, whole_a, Type::new(to.dtype, [count]));
-        c.other = Some((cut_b, whole_b));
+        let others = self.out.ty(x).shape;
+        let rest = Expr::product(others.iter().enumerate().filter(|(i, _)| *i != 0 && *i != b_in_x).map(|(_, d)| d));
+        let rest = flat_dim(&rest).ok_or_else(|| Error::op("shard", "", "an exchanged size is no affine number"))?;
+        c.other = Some(OtherAxis { cut: cut_b, whole: whole_b, rest });
         let y = self.collective(&ALL_TO_ALL, axis, packed, c)?;
         let y = self.add(&op::RESHAPE, Attrs::Shape(to.shape), &[y])?;
         let y = self.back(y, a)?;
@@ -260,7 +263,7 @@ impl Sharder {
 }
 
 /// A product of dims as a dim, where at most one of them is a variable.
-fn flat_dim(e: &crate::base::Expr) -> Option<Dim> {
+fn flat_dim(e: &Expr) -> Option<Dim> {
     e.as_dim()
 }
 
