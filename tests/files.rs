@@ -1,50 +1,77 @@
-//! Hostile model files: each is one clear error, in bounded time and memory.
+//! What files and downloads can bring: hostile ones are one clear error each, without a panic, in bounded time and
+//! memory; tiny valid ones run the same on the device, on the fallback and in the f64 reference.
 
 mod common;
+#[path = "files/fetch.rs"]
+mod fetch;
+#[path = "files/folder.rs"]
+mod folder;
+#[path = "files/gguf.rs"]
+mod gguf;
+#[path = "files/runs.rs"]
+mod runs;
+#[path = "files/words.rs"]
+mod words;
 
 use common::Folder;
-use common::gguf::{GgufFile, Meta};
-use common::tiny::Tiny;
-use warpweft::base::Result;
-use warpweft::model::{Model, ModelSource};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use warpweft::base::{Error, Result};
 
-/// The message of a file that cannot be opened, with its folder's path left out.
-fn refused(folder: &Folder, bytes: &[u8]) -> String {
-    let path = folder.file("m.gguf", bytes);
-    let opened: Result<Model> = ModelSource::open(&path).and_then(Model::new);
-    let message = opened.err().map_or("opened".into(), |e| e.to_string());
-    message.replace(&format!("{}/", folder.path().display()), "")
+/// Counts what each thread holds, so that a test can say how much a file made the library allocate.
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<i64> = const { Cell::new(0) };
+    static PEAK: Cell<i64> = const { Cell::new(0) };
 }
 
-fn broken(change: impl FnOnce(&mut GgufFile)) -> Vec<u8> {
-    let mut file = Tiny::default().gguf();
-    change(&mut file);
-    file.bytes()
+fn count(bytes: i64) {
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + bytes);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
+    });
 }
 
-#[test]
-fn a_file_cut_at_any_boundary_is_refused() {
-    let folder = Folder::new("cut");
-    let (bytes, marks) = Tiny::default().gguf().write();
-    assert_eq!(refused(&folder, &bytes), "opened");
-    for at in marks.into_iter().filter(|at| *at < bytes.len()) {
-        let message = refused(&folder, &bytes[..at]);
-        assert!(message.starts_with("m.gguf: "), "cut at {at}: {message}");
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as i64);
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(-(layout.size() as i64));
+        unsafe { System.dealloc(at, layout) }
     }
 }
 
-/// What is broken, and how.
-type Case = (&'static str, fn(&mut GgufFile));
+#[global_allocator]
+static COUNTING: Counting = Counting;
 
-#[test]
-fn lying_headers_are_refused() {
-    let folder = Folder::new("lies");
-    let cases: &[Case] = &[
-        ("version 1", |f| f.version = 1),
-        ("2^64 - 1 tensors", |f| f.tensor_count = Some(u64::MAX)),
-        ("alignment 0", |f| f.set("general.alignment", Meta::U32(0))),
-        ("another architecture", |f| f.set("general.architecture", Meta::Text("rwkv".into()))),
-    ];
-    let table: String = cases.iter().map(|(name, change)| format!("{name}\n    {}\n", refused(&folder, &broken(change)))).collect();
-    insta::assert_snapshot!(table);
+/// Runs `f` and demands that it neither takes long nor holds more than a small multiple of `input` bytes at once.
+fn within<R>(name: &str, input: usize, f: impl FnOnce() -> R) -> R {
+    let (start, before) = (Instant::now(), HELD.get());
+    PEAK.set(before);
+    let out = f();
+    let (took, peak) = (start.elapsed(), (PEAK.get() - before) as usize);
+    assert!(took < Duration::from_secs(10), "{name}: took {took:?}");
+    assert!(peak < (1 << 20) + 24 * input, "{name}: held {peak} bytes for a file of {input}");
+    out
+}
+
+/// What was said of a file, with its folder's path left out.
+fn message<R>(folder: &Folder, result: Result<R>) -> String {
+    let text = result.err().map_or("opened".into(), |e: Error| e.to_string());
+    assert!(!text.contains('\n'), "more than one line: {text}");
+    text.replace(&format!("{}/", folder.path().display()), "").replace(&folder.path().display().to_string(), "FOLDER")
+}
+
+/// Bytes of all files below a path.
+fn bytes_at(path: &Path) -> usize {
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.map(|e| bytes_at(&e.unwrap().path())).sum(),
+        Err(_) => std::fs::metadata(path).map_or(0, |m| m.len() as usize),
+    }
 }

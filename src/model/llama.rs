@@ -62,43 +62,50 @@ impl Config {
     pub fn read(at: &Lookup) -> Result<Config> {
         let heads = at.size("llama.attention.head_count", "num_attention_heads")?;
         let width = at.size("llama.embedding_length", "hidden_size")?;
-        let head_width = match at.optional("llama.attention.key_length", "head_dim") {
-            Some(n) => n as usize,
-            None if heads > 0 && width % heads == 0 => width / heads,
+        let head_width = match at.optional_size("llama.attention.key_length", "head_dim")? {
+            Some(n) => n,
+            None if width % heads == 0 => width / heads,
             None => return Err(at.error(format!("a width of {width} does not split into {heads} heads"))),
         };
         let config = Config {
             layers: at.size("llama.block_count", "num_hidden_layers")?,
             width,
             heads,
-            kv_heads: at.optional("llama.attention.head_count_kv", "num_key_value_heads").map_or(heads, |n| n as usize),
+            kv_heads: at.optional_size("llama.attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
             head_width,
             ffn: at.size("llama.feed_forward_length", "intermediate_size")?,
             vocab: at.vocab()?,
             context: at.size("llama.context_length", "max_position_embeddings")?,
-            eps: at.optional("llama.attention.layer_norm_rms_epsilon", "rms_norm_eps").unwrap_or(1e-5) as f32,
-            rope_base: at.optional("llama.rope.freq_base", "rope_theta").unwrap_or(1e4),
+            eps: at.real("llama.attention.layer_norm_rms_epsilon", "rms_norm_eps", 0.0, 1e-5)? as f32,
+            rope_base: at.real("llama.rope.freq_base", "rope_theta", 1.0, 1e4)?,
             rope_scale: at.rope_scale()?,
             rope_layout: if at.is_gguf() { RopeLayout::Interleaved } else { RopeLayout::Half },
-            window: at.optional("llama.attention.sliding_window", "sliding_window").filter(|n| *n >= 1.0).map(|n| n as u32),
+            window: window(at)?,
         };
         config.check(at)
     }
 
     fn check(self, at: &Lookup) -> Result<Config> {
         let Config { heads, kv_heads, head_width, .. } = self;
-        if kv_heads == 0 || heads % kv_heads != 0 {
+        if heads % kv_heads != 0 {
             return Err(at.error(format!("{heads} heads do not share {kv_heads} key heads evenly")));
         }
-        if head_width == 0 || head_width % 2 != 0 || head_width > 256 {
+        if head_width % 2 != 0 || head_width > 256 {
             return Err(at.error(format!("heads are {head_width} wide: an even width up to 256 can be run")));
         }
-        if let Some(n) = at.optional("llama.rope.dimension_count", "").filter(|n| *n as usize != head_width) {
+        if let Some(n) = at.optional_size("llama.rope.dimension_count", "")?.filter(|n| *n != head_width) {
             return Err(at.error(format!("turns {n} of {head_width} elements of a head: only whole heads can be run")));
         }
-        if !(self.rope_base.is_finite() && self.rope_base > 0.0 && self.eps.is_finite() && self.eps >= 0.0) {
-            return Err(at.error(format!("rope base {} or epsilon {} is out of range", self.rope_base, self.eps)));
+        if let Some(n) = at.optional_size("llama.attention.value_length", "")?.filter(|n| *n != head_width) {
+            return Err(at.error(format!("has keys {head_width} wide and values {n} wide: only equal ones can be run")));
         }
+        if let Some(act) = at.text("hidden_act").filter(|a| a != "silu") {
+            return Err(at.error(format!("has the activation {act}: silu can be run")));
+        }
+        if at.flag("tie_word_embeddings") == Some(false) && !at.has_tensor(HUGGING_FACE.head) {
+            return Err(at.error(format!("lacks tensor \"{}\", and config.json says that the embedding does not stand for it", HUGGING_FACE.head)));
+        }
+        at.refuse_tensors(|name| name.ends_with(".bias") || name.starts_with("rope_f"))?;
         Ok(self)
     }
 
@@ -112,6 +119,15 @@ impl Config {
     pub fn state_bytes_per_token(&self) -> u64 {
         (2 * self.layers * self.kv_heads * self.head_width * 4) as u64
     }
+}
+
+/// A sliding window; files say 0 or nothing for none.
+fn window(at: &Lookup) -> Result<Option<u32>> {
+    let (gguf, json) = ("llama.attention.sliding_window", "sliding_window");
+    if at.number(gguf, json)? == Some(0.0) {
+        return Ok(None);
+    }
+    Ok(at.optional_size(gguf, json)?.map(|n| n as u32))
 }
 
 /// The graph of a step.
