@@ -59,6 +59,10 @@ pub trait Weights {
     fn info(&self, name: &str) -> Result<Type>;
     /// The bytes of rows (indices of axis 0) of a tensor, as its type stores them.
     fn read(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>>;
+    /// Whether the bytes are not here yet, but arrive in the file's order (a download) and are fed to the device then.
+    fn arrives(&self) -> bool {
+        false
+    }
 }
 
 /// Weights in memory, by name.
