@@ -7,6 +7,7 @@ mod probe;
 mod program;
 mod read;
 mod store;
+mod upload;
 
 pub use gpu::{AdapterReport, Gpu, adapters};
 
