@@ -10,6 +10,10 @@ pub trait Weights {
     fn info(&self, name: &str) -> Result<Type>;
     /// The bytes of rows (indices of axis 0) of a tensor, as its type stores them.
     fn read(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>>;
+    /// Whether the bytes are not here yet, but arrive in the file's order (a download) and are fed to the device then.
+    fn arrives(&self) -> bool {
+        false
+    }
 }
 
 /// Weights in memory, by name.
@@ -68,9 +72,20 @@ impl<'a> Piece<'a> {
     pub fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
     }
-    /// Elements of one row.
-    pub fn row(&self) -> usize {
-        self.shape.iter().skip(1).product()
+    /// The tensor's row with which the piece begins.
+    pub fn first_row(&self) -> usize {
+        self.first_row
+    }
+    /// Blocks of a whole row of the tensor, and which of them are the piece's.
+    pub fn row_blocks(&self) -> (u64, Range<u64>) {
+        let size = self.dtype.block_bytes();
+        match &self.columns {
+            Some((row, columns)) => ((row / size) as u64, (columns.start / size) as u64..(columns.end / size) as u64),
+            None => {
+                let row = (self.shape.iter().skip(1).product::<usize>() / self.dtype.block()) as u64;
+                (row, 0..row)
+            }
+        }
     }
 
     /// The bytes of rows of the piece.

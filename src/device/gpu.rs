@@ -143,10 +143,10 @@ impl Gpu {
         self.device.destroy();
     }
 
-    /// Waits until all submitted work is done.
+    /// Blocks until all submitted work is done. Browsers cannot: there it is [`Gpu::done`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
-        polled.map_err(|e| Error::device(DeviceFault::Lost, &self.report.name, format!("did not finish: {e}")))?;
+        self.poll()?;
         self.check()
     }
 

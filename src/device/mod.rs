@@ -9,6 +9,7 @@ mod program;
 mod read;
 mod store;
 mod transport;
+mod upload;
 
 pub use gpu::{AdapterReport, Gpu, adapters};
 

@@ -57,7 +57,8 @@ pub struct DispatchTime {
 }
 
 impl Program {
-    /// Uploads what the store does not hold yet and compiles what the device has not compiled yet.
+    /// Uploads what the store does not hold yet and compiles what the device has not compiled yet. Weights that arrive
+    /// later are not waited for: [`Store::feed`] takes them.
     /// `progress` is told of each dispatch's pipeline: (done, of).
     pub async fn load(plan: Plan, store: &mut Store, weights: &dyn Weights, progress: &mut dyn FnMut(usize, usize)) -> Result<Program> {
         let gpu = store.gpu().clone();
@@ -68,6 +69,9 @@ impl Program {
                 own.push(made.clone());
             }
             buffers.push(made);
+        }
+        if !weights.arrives() {
+            store.fill(weights).await?;
         }
         let mut pipelines = vec![];
         for (i, kernel) in plan.kernels.iter().enumerate() {

@@ -2,14 +2,12 @@
 
 use super::Gpu;
 use super::gpu::Buffer;
-use crate::base::{DType, Error, Part, Piece, Result, Seat, Weights, block};
+use super::upload::Uploads;
+use crate::base::{DType, Error, Part, Result, Seat, Weights};
 use crate::plan::{self, Role};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Bytes that one upload stages on the host.
-const STAGE: usize = 8 << 20;
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
@@ -27,6 +25,8 @@ pub struct Store {
     /// Keeps literals alive, so that their addresses stay their names.
     data: Vec<Arc<[f32]>>,
     scratch: Vec<Buffer>,
+    /// Weights whose bytes are not there yet.
+    uploads: Uploads,
 }
 
 impl Store {
@@ -35,7 +35,7 @@ impl Store {
     }
     /// For one rank of a mesh: it loads its own pieces of weights only.
     pub fn at(gpu: Arc<Gpu>, seat: Seat) -> Self {
-        Store { gpu, seat, shared: HashMap::new(), data: vec![], scratch: vec![] }
+        Store { gpu, seat, shared: HashMap::new(), data: vec![], scratch: vec![], uploads: Uploads::default() }
     }
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
@@ -57,7 +57,7 @@ impl Store {
         self.gpu.queue.submit([encoder.finish()]);
     }
 
-    /// The buffer of a planned one; weights are read and uploaded on first use.
+    /// The buffer of a planned one; what a weight holds is uploaded by [`Store::fill`] or [`Store::feed`].
     /// `taken` are the scratch buffers that this program already uses.
     pub(super) async fn get(&mut self, buffer: &plan::Buffer, weights: &dyn Weights, taken: &mut Vec<usize>) -> Result<Buffer> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
@@ -76,7 +76,7 @@ impl Store {
         }
         let made = self.gpu.buffer(&buffer.label, buffer.bytes, usage).await?;
         match &buffer.role {
-            Role::Weight { parts, dtype, rows, .. } => self.upload(&made, (parts, *dtype, rows), weights)?,
+            Role::Weight { parts, dtype, rows, .. } => self.uploads.expect(&made, (parts, *dtype, rows), weights, &self.seat)?,
             Role::Data(data) => {
                 self.gpu.queue.write_buffer(&made.inner, 0, bytemuck::cast_slice(data));
                 self.data.push(data.clone());
@@ -85,6 +85,25 @@ impl Store {
         }
         self.shared.insert(key, made.clone());
         Ok(made)
+    }
+
+    /// Reads and uploads all weights that were asked for since the last time.
+    pub(super) async fn fill(&mut self, weights: &dyn Weights) -> Result<()> {
+        self.uploads.fill(&self.gpu, weights).await
+    }
+
+    /// Uploads blocks of a file's tensor that have arrived, wherever plans need them: bytes as the file's type stores
+    /// them, from block `block` of the tensor on. Tensors may come in any order, each block once.
+    pub async fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
+        self.uploads.feed(&self.gpu, tensor, block, bytes).await
+    }
+
+    /// Ends the uploads of weights that were fed.
+    ///
+    /// # Errors
+    /// A weight of which not every block came.
+    pub async fn finish(&mut self) -> Result<()> {
+        self.uploads.finish(&self.gpu).await
     }
 
     async fn scratch(&mut self, buffer: &plan::Buffer, usage: wgpu::BufferUsages, taken: &mut Vec<usize>) -> Result<Buffer> {
@@ -108,77 +127,5 @@ impl Drop for Store {
             self.gpu.release(b.inner.size());
             b.inner.destroy();
         }
-    }
-}
-
-impl Store {
-    /// Streams rows of the pieces, one after another, to the device, a bounded number of bytes at a time.
-    fn upload(&self, to: &Buffer, (parts, dtype, rows): (&[Part], DType, &Range<usize>), weights: &dyn Weights) -> Result<()> {
-        let (mut first_row, mut total) = (0, 0u64);
-        let mut wanted = vec![];
-        for part in parts {
-            let piece = Piece::new(weights, part, &self.seat)?;
-            if dtype != piece.dtype {
-                return Err(Error::op("weight", &part.name, format!("is {}, it must be {dtype}", piece.dtype)));
-            }
-            let n = piece.rows();
-            let here = rows.start.max(first_row)..rows.end.min(first_row + n);
-            if here.start < here.end {
-                total += (here.len() * piece.row()) as u64;
-                wanted.push((piece, here.start - first_row..here.end - first_row));
-            }
-            first_row += n;
-        }
-        if first_row < rows.end {
-            let names: Vec<&str> = parts.iter().map(|p| p.name.as_str()).collect();
-            return Err(Error::op("weight", &names.join(" + "), format!("has {first_row} rows, the plan needs {}", rows.end)));
-        }
-        let scale_at = if dtype.is_quantised() { block::Planes::new(dtype, total / dtype.block() as u64).scale_offset } else { 0 };
-        let (mut quants, mut scales) = (Writer::new(&self.gpu, to, 0), Writer::new(&self.gpu, to, scale_at));
-        for (piece, range) in wanted {
-            let row_bytes = (dtype.bytes(piece.row() as u64).unwrap_or(0) as usize).max(1);
-            let step = (STAGE / row_bytes).max(1);
-            for start in range.clone().step_by(step) {
-                let bytes = piece.read(start..(start + step).min(range.end))?;
-                if dtype.is_quantised() {
-                    block::split(dtype, &bytes, &mut quants.pending, &mut scales.pending);
-                    scales.flush(false);
-                } else {
-                    quants.pending.extend_from_slice(&bytes);
-                }
-                quants.flush(false);
-            }
-        }
-        quants.flush(true);
-        scales.flush(true);
-        self.gpu.check()
-    }
-}
-
-/// Writes bytes one after another, whole words at a time; submits so that staging memory is given back.
-struct Writer<'a> {
-    gpu: &'a Gpu,
-    to: &'a Buffer,
-    at: u64,
-    pending: Vec<u8>,
-}
-
-impl<'a> Writer<'a> {
-    fn new(gpu: &'a Gpu, to: &'a Buffer, at: u64) -> Self {
-        Writer { gpu, to, at, pending: vec![] }
-    }
-    fn flush(&mut self, all: bool) {
-        if all {
-            self.pending.resize(self.pending.len().next_multiple_of(4), 0);
-        }
-        let whole = self.pending.len() / 4 * 4;
-        if whole == 0 {
-            return;
-        }
-        self.gpu.queue.write_buffer(&self.to.inner, self.at, &self.pending[..whole]);
-        self.gpu.queue.submit([]);
-        let _ = self.gpu.device.poll(wgpu::PollType::wait_indefinitely());
-        self.at += whole as u64;
-        self.pending.drain(..whole);
     }
 }

@@ -84,7 +84,21 @@ impl Gguf {
     /// # Errors
     /// Whatever does not fit: magic, version, counts, lengths, types, duplicates, sizes, offsets, overlaps.
     pub fn parse(bytes: &[u8], path: &str) -> Result<Gguf> {
-        let mut r = Reader { bytes, at: 0, path };
+        let mut r = Reader { bytes, at: 0, size: bytes.len() as u64, short: false, path };
+        Gguf::read(&mut r)
+    }
+
+    /// Parses the header from the first bytes of a file of `size`; `None` where it goes on behind them.
+    pub fn parse_head(head: &[u8], size: u64, path: &str) -> Result<Option<Gguf>> {
+        let mut r = Reader { bytes: head, at: 0, size, short: false, path };
+        match Gguf::read(&mut r) {
+            Err(_) if r.short => Ok(None),
+            done => done.map(Some),
+        }
+    }
+
+    fn read(r: &mut Reader) -> Result<Gguf> {
+        let path = r.path;
         if r.take(4, "the magic")? != b"GGUF" {
             return Err(r.error("is not a GGUF file: it does not start with \"GGUF\""));
         }
@@ -130,6 +144,10 @@ fn check_overlaps(tensors: &[TensorInfo], path: &str) -> Result<()> {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Bytes of the whole file, which may be more than are here.
+    size: u64,
+    /// Whether bytes were wanted that the file has, but not here.
+    short: bool,
     path: &'a str,
 }
 
@@ -137,11 +155,13 @@ impl<'a> Reader<'a> {
     fn error(&self, what: impl Into<String>) -> Error {
         Error::file(self.path, what)
     }
-    fn left(&self) -> usize {
-        self.bytes.len() - self.at
+    /// Bytes of the file that follow.
+    fn left(&self) -> u64 {
+        self.size - self.at as u64
     }
     fn take(&mut self, n: usize, what: &str) -> Result<&'a [u8]> {
-        if n > self.left() {
+        if n > self.bytes.len() - self.at {
+            self.short = n as u64 <= self.left();
             return Err(self.error(format!("ends at byte {} inside of {what}, which needs {n} bytes from byte {}: download it again", self.bytes.len(), self.at)));
         }
         let out = &self.bytes[self.at..self.at + n];
@@ -159,10 +179,10 @@ impl<'a> Reader<'a> {
     /// A count of things that take at least `each` bytes.
     fn count(&mut self, what: &str, each: usize) -> Result<usize> {
         let n = self.u64(what)?;
-        if n > (self.left() / each.max(1)) as u64 {
+        if n > self.left() / each.max(1) as u64 {
             return Err(self.error(format!("{what} is {n}, but only {} bytes follow: download it again", self.left())));
         }
-        Ok(n as usize)
+        usize::try_from(n).map_err(|_| self.error(format!("{what} is {n}, more than this machine can address")))
     }
     fn text(&mut self, what: &str) -> Result<String> {
         let n = self.count(&format!("the length of {what}"), 1)?;
@@ -254,7 +274,7 @@ impl<'a> Reader<'a> {
             out.push(tensor);
         }
         let start = (self.at as u64).next_multiple_of(align);
-        let size = self.bytes.len() as u64;
+        let size = self.size;
         for t in &mut out {
             let name = t.name.clone();
             if t.offset % align != 0 {

@@ -14,11 +14,20 @@ const MAX_HEADER: u64 = 100 << 20;
 /// # Errors
 /// A header that is cut, too long, not JSON, names a tensor twice, leaves gaps, overlaps or reaches past the file.
 pub fn parse(bytes: &[u8], path: &str) -> Result<Vec<TensorInfo>> {
+    let cut = || Error::file(path, format!("has {} bytes, a safetensors file has 8 and a header at least", bytes.len()));
+    parse_head(bytes, bytes.len() as u64, path)?.ok_or_else(cut)
+}
+
+/// The same from the first bytes of a file of `size`; `None` where the header goes on behind them.
+pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<TensorInfo>>> {
     let wrong = |what: String| Error::file(path, what);
-    let size = bytes.get(..8).ok_or_else(|| wrong(format!("has {} bytes, a safetensors file has 8 and a header at least", bytes.len())))?;
+    let Some(size) = bytes.get(..8) else { return Ok(None) };
     let header = u64::from_le_bytes(size.try_into().unwrap_or_default());
-    if header > MAX_HEADER || header > bytes.len() as u64 - 8 {
-        return Err(wrong(format!("says that its header takes {header} bytes, {} follow: download it again", bytes.len() - 8)));
+    if header > MAX_HEADER || header > file.saturating_sub(8) {
+        return Err(wrong(format!("says that its header takes {header} bytes, {} follow: download it again", file.saturating_sub(8))));
+    }
+    if header > bytes.len() as u64 - 8 {
+        return Ok(None);
     }
     let text = &bytes[8..8 + header as usize];
     if let Some(name) = duplicate(text) {
@@ -44,13 +53,13 @@ pub fn parse(bytes: &[u8], path: &str) -> Result<Vec<TensorInfo>> {
             return Err(wrong(format!("tensor \"{name}\" {shape:?} of {} does not take the {} bytes that it is given", ty.name(), to - from)));
         }
         let end = start + to as u64;
-        if end > bytes.len() as u64 {
-            return Err(wrong(format!("tensor \"{name}\" ends at byte {end}, the file has {}: download it again", bytes.len())));
+        if end > file {
+            return Err(wrong(format!("tensor \"{name}\" ends at byte {end}, the file has {file}: download it again")));
         }
         out.push(TensorInfo { name: name.clone(), ty, shape, offset: start + from as u64, bytes: (to - from) as u64 });
     }
     out.sort_by_key(|t| t.offset);
-    Ok(out)
+    Ok(Some(out))
 }
 
 /// A key that the top-level object has twice: the crate would take one of them in silence.

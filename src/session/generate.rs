@@ -10,7 +10,8 @@ use crate::text::{ChatTemplate, Choice, Message, Sampler, Sampling, StreamDecode
 use crate::trace::{Span, Trace};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use web_time::Instant;
 
 /// Context that is planned where the user names none.
 const DEFAULT_CONTEXT: usize = 4096;
