@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Run {
     /// A name of the catalogue (see `models`), a .gguf file, or a model folder
     model: String,
-    /// What to answer; read from stdin where not given
+    /// What to answer; given several times, each is answered (by replicas in turn, with --mesh dp=N); read from stdin where not given
     #[arg(short, long)]
-    prompt: Option<String>,
+    prompt: Vec<String>,
     /// Continue the text as it is, without the model's chat form
     #[arg(long)]
     raw: bool,
@@ -28,9 +28,12 @@ pub struct Run {
     /// One JSON object a line: each token with its alternatives, then the figures
     #[arg(long)]
     json: bool,
-    /// Time every dispatch of a decode step and write a Chrome/Perfetto trace
-    #[arg(long, value_name = "FILE")]
+    /// Time every dispatch of a decode step (on a mesh: what every rank and link does) and write a Chrome/Perfetto trace
+    #[arg(long, value_name = "FILE", visible_alias = "trace")]
     profile: Option<PathBuf>,
+    /// The same as a picture
+    #[arg(long, value_name = "FILE.svg")]
+    timeline: Option<PathBuf>,
     #[command(flatten)]
     choosing: Choosing,
     #[command(flatten)]
@@ -42,35 +45,62 @@ impl Run {
         self.choosing.sampling().validate()?;
         let cancel = cancel_on_ctrl_c();
         let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
-        let text = match &self.prompt {
-            Some(text) => text.clone(),
-            None => std::io::read_to_string(std::io::stdin()).map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))?,
+        let texts = match self.prompt.as_slice() {
+            [] => vec![std::io::read_to_string(std::io::stdin()).map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))?],
+            given => given.to_vec(),
         };
         let mut model = Generator::open(path, &self.place.options()?, &mut notify).await?;
         style::clear();
-        let prompt = if self.raw || !model.is_chat() {
-            model.raw_prompt(&text)?
-        } else {
-            let system = self.system.iter().map(|s| Message::new("system", s));
-            model.chat_prompt(&system.chain([Message::new("user", &text)]).collect::<Vec<_>>())?
-        };
-        let top = if self.json { 10 } else { 0 };
-        let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top };
-        if self.json { self.json(&mut model, &request, &cancel).await? } else { self.plain(&mut model, &request, &cancel).await? }
-        match &self.profile {
-            Some(file) => profile(&mut model, file).await,
-            None => Ok(()),
+        for (i, text) in texts.iter().enumerate() {
+            if cancel.load(Ordering::Relaxed) {
+                break;
+            }
+            let request = self.request(&model, text)?;
+            let replica = i % model.replicas();
+            if texts.len() > 1 && !self.json {
+                style::note(&format!("{text} (replica {replica})"));
+            }
+            if self.json { self.json(&mut model, replica, &request, &cancel).await? } else { self.plain(&mut model, replica, &request, &cancel).await? }
         }
+        self.traces(&mut model).await
     }
 
-    async fn plain(&self, model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<()> {
-        let done = stream(model, request, cancel).await?.0;
-        style::out("\n");
-        style::note(&figures(&done));
+    fn request(&self, model: &Generator, text: &str) -> Result<Request> {
+        let prompt = if self.raw || !model.is_chat() {
+            model.raw_prompt(text)?
+        } else {
+            let system = self.system.iter().map(|s| Message::new("system", s));
+            model.chat_prompt(&system.chain([Message::new("user", text)]).collect::<Vec<_>>())?
+        };
+        let top = if self.json { 10 } else { 0 };
+        Ok(Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top })
+    }
+
+    async fn traces(&self, model: &mut Generator) -> Result<()> {
+        if self.profile.is_none() && self.timeline.is_none() {
+            return Ok(());
+        }
+        let trace = model.trace().await?;
+        let files = [(&self.profile, trace.to_json()), (&self.timeline, trace.to_svg())];
+        for (file, text) in files.into_iter().filter_map(|(f, t)| f.as_ref().map(|f| (f, t))) {
+            std::fs::write(file, text).map_err(|e| Error::file(file, format!("cannot be written: {e}")))?;
+            style::note(&format!("wrote {} spans to {}", trace.spans.len(), file.display()));
+        }
         Ok(())
     }
 
-    async fn json(&self, model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<()> {
+    async fn plain(&self, model: &mut Generator, replica: usize, request: &Request, cancel: &AtomicBool) -> Result<()> {
+        let done = stream(model, replica, request, cancel).await?.0;
+        style::out("\n");
+        style::note(&figures(&done));
+        if let Some((bytes, messages)) = model.sent() {
+            let ranks: Vec<String> = model.rank_bytes().iter().map(|(r, b)| format!("{r}: {}", style::bytes(*b))).collect();
+            style::note(&format!("memory by rank {}; {} sent in {messages} messages", ranks.join(", "), style::bytes(bytes)));
+        }
+        Ok(())
+    }
+
+    async fn json(&self, model: &mut Generator, replica: usize, request: &Request, cancel: &AtomicBool) -> Result<()> {
         let mut write = |t: &Token| {
             let top: Vec<_> = t.top.iter().map(|a| json!({ "id": a.id, "text": a.text, "logprob": a.logprob })).collect();
             if !style::out(&format!("{}\n", json!({ "id": t.id, "text": t.text, "logprob": t.logprob, "top": top }))) {
@@ -78,7 +108,7 @@ impl Run {
             }
             Ok(())
         };
-        let done = model.generate(request, cancel, &mut write).await?;
+        let done = model.generate_on(replica, request, cancel, &mut write).await?;
         let line = json!({ "done": {
             "stop": done.stop.name(), "prompt_ids": request.prompt, "adapter": done.adapter,
             "prompt_tokens_per_s": done.prompt_per_second, "tokens_per_s": done.tokens_per_second, "peak_bytes": done.peak_bytes,
@@ -89,7 +119,7 @@ impl Run {
 }
 
 /// Writes tokens as they come; the whole text, too.
-async fn stream(model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<(Finished, String)> {
+async fn stream(model: &mut Generator, replica: usize, request: &Request, cancel: &AtomicBool) -> Result<(Finished, String)> {
     let mut text = String::new();
     let mut write = |t: &Token| {
         text.push_str(&t.text);
@@ -99,7 +129,7 @@ async fn stream(model: &mut Generator, request: &Request, cancel: &AtomicBool) -
         }
         Ok(())
     };
-    let done = model.generate(request, cancel, &mut write).await?;
+    let done = model.generate_on(replica, request, cancel, &mut write).await?;
     Ok((done, text))
 }
 
@@ -120,13 +150,6 @@ fn figures(f: &Finished) -> String {
         f.tokens_per_second,
         style::bytes(f.peak_bytes)
     )
-}
-
-async fn profile(model: &mut Generator, file: &PathBuf) -> Result<()> {
-    let trace = model.trace().await?;
-    std::fs::write(file, trace.to_json()).map_err(|e| Error::file(file, format!("cannot be written: {e}")))?;
-    style::note(&format!("wrote {} spans to {}", trace.spans.len(), file.display()));
-    Ok(())
 }
 
 #[derive(Args)]
@@ -168,7 +191,7 @@ impl Chat {
             cancel.store(false, Ordering::Relaxed);
             let prompt = model.chat_prompt(&talk)?;
             let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top: 0 };
-            match stream(&mut model, &request, &cancel).await {
+            match stream(&mut model, 0, &request, &cancel).await {
                 Ok((done, text)) => {
                     style::out("\n");
                     style::note(&figures(&done));

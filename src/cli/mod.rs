@@ -3,6 +3,7 @@
 mod ask;
 mod fetch;
 mod look;
+mod spread;
 mod style;
 
 use crate::base::{Error, Result};
@@ -56,6 +57,8 @@ struct Place {
     #[arg(long)]
     check_numerics: bool,
     #[command(flatten)]
+    spread: spread::Spread,
+    #[command(flatten)]
     cache: Cache,
 }
 
@@ -79,7 +82,13 @@ impl Cache {
 
 impl Place {
     fn options(&self) -> Result<Options> {
-        Ok(Options { device: self.device.clone(), context: self.ctx, check_numerics: self.check_numerics, cache: Some(self.cache.folder()?) })
+        Ok(Options {
+            device: self.device.clone(),
+            context: self.ctx,
+            check_numerics: self.check_numerics,
+            cache: Some(self.cache.folder()?),
+            layout: self.spread.layout()?,
+        })
     }
 }
 

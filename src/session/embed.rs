@@ -64,7 +64,7 @@ impl Embedder {
             let tokens = Array::u32(&shape, &ids.concat());
             let mask = Array { dtype: DType::Bool, ..Array::u32(&shape, &mask) };
             let bindings = Bindings::new().with("batch", shape[0] as u64).with("seq", longest as u64);
-            let y = self.engine.step(0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"]).await?.remove(0).to_f32();
+            let y = self.engine.step(0, 0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"]).await?.remove(0).to_f32();
             out.extend(y.chunks_exact(self.info.width).map(<[f32]>::to_vec));
         }
         Ok(out)

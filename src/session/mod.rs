@@ -4,11 +4,16 @@ mod choose;
 mod embed;
 mod engine;
 mod generate;
+mod mesh;
+mod open;
+mod processes;
 mod tune;
+mod words;
 
 pub use choose::{DeviceChoice, Picked, pick};
 pub use embed::Embedder;
 pub use engine::Engine;
+pub use mesh::{Layout, algorithm, mesh};
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
 pub use tune::{load_tuning, save_tuning, tune};
 
@@ -24,6 +29,8 @@ pub struct Options {
     pub check_numerics: bool,
     /// Where kernel timings are remembered; nowhere if `None`.
     pub cache: Option<PathBuf>,
+    /// Over how many ranks, and how.
+    pub layout: Layout,
 }
 
 /// What happens while a model opens, for whoever shows it.
