@@ -5,7 +5,7 @@ use crate::base::{AdapterKind, Bindings, Caps, Result};
 use crate::device::{Gpu, adapters, probe};
 use crate::model::{Model, ModelSource};
 use crate::plan::{Options, Plan};
-use crate::session::{self, DeviceChoice, pick};
+use crate::session::{self, DeviceChoice, Layout, pick};
 use clap::Args;
 use std::sync::Arc;
 
@@ -154,6 +154,9 @@ pub struct PlanCommand {
     /// Print the filled WGSL of kernel number K instead
     #[arg(long, value_name = "K")]
     wgsl: Option<usize>,
+    /// With --mesh: each value's placement, each collective and why it is there
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -162,11 +165,18 @@ impl PlanCommand {
     pub async fn run(&self) -> Result<()> {
         let path = fetch::resolve(&self.model, &self.place.cache, &cancel_on_ctrl_c())?;
         let model = Model::new(ModelSource::open(path)?)?;
-        let (graph, bindings, _) = typical(&model, &self.place)?;
+        let layout = self.place.spread.layout()?;
+        if self.explain && layout.mesh.axes().is_empty() {
+            return Err(crate::base::Error::usage("--explain tells of a mesh: give one, such as --mesh tp=4"));
+        }
+        let (graph, bindings, context) = typical(&model, &self.place)?;
         let (caps, name, gpu) = if self.floor { (Caps::FLOOR, "the floor".into(), None) } else { device_caps(&self.place.device).await? };
         let mut options = Options::for_caps(&caps);
         if let Some(known) = gpu.as_deref().and_then(|g| self.known_tuning(g)) {
             options.tuning = known;
+        }
+        if !layout.mesh.axes().is_empty() {
+            return self.sharded(&model, context, &layout, (&caps, &options), &bindings);
         }
         let plan: Plan = crate::plan::plan(&graph, &caps, &options)?;
         if let Some(k) = self.wgsl {
@@ -176,6 +186,37 @@ impl PlanCommand {
         }
         let (flops, bytes) = plan.work(&bindings)?;
         style::out(&format!("{plan}for {name}; a step of {bindings}: {flops} FLOP, {bytes} B\n"));
+        Ok(())
+    }
+
+    /// The plan of each kind of rank, and what travels between them.
+    fn sharded(&self, model: &Model, context: usize, layout: &Layout, (caps, options): (&Caps, &Options), bindings: &Bindings) -> Result<()> {
+        let sharded = session::sharded(model, context, layout)?;
+        if self.explain {
+            style::out(&sharded.explain());
+            return Ok(());
+        }
+        let (mut sent, mut seen) = (crate::plan::Facts::default(), std::collections::HashSet::new());
+        for (c, class) in sharded.classes.iter().enumerate() {
+            let ranks: Vec<usize> = (0..sharded.ranks()).filter(|r| sharded.class_of[*r] == c).collect();
+            let plan = crate::plan::plan(&class.graph, caps, options)?;
+            style::out(&format!("ranks {ranks:?}, stage {}\n{plan}\n", class.stage));
+            for rank in ranks {
+                let own = sharded.bindings(rank, bindings)?;
+                for t in &plan.transfers {
+                    if seen.insert((t.how.tag, sharded.group(rank, t.how.over), t.exchange)) {
+                        let f = t.facts(&own, &session::policy(layout))?;
+                        sent.messages += f.messages;
+                        sent.bytes += f.bytes;
+                        sent.flops += f.flops;
+                    }
+                }
+            }
+        }
+        style::out(&format!(
+            "{} ranks of {} kinds; a step of {bindings} sends {} in {} messages and adds {} numbers on the way\n",
+            sharded.ranks(), sharded.classes.len(), style::bytes(sent.bytes), sent.messages, sent.flops
+        ));
         Ok(())
     }
 

@@ -2,11 +2,12 @@
 
 use super::engine::output_of;
 use super::{DeviceChoice, Notice, pick, tune};
-use crate::base::{Array, Bindings, Error, MeshAxis, Result, Weights};
+use crate::base::{Array, Bindings, Error, MeshAxis, Result, Var, Weights};
 use crate::device::cluster::{RankPlan, Traffic, Watch};
 use crate::device::{Cluster, Gpu, Nobody, Store, Transport};
 use crate::graph::Graph;
-use crate::plan::shard::{Sharded, shard};
+use crate::model::{Model, StepShape};
+use crate::plan::shard::{Sharded, shard, shard_in_stages};
 use crate::plan::{self, Options, Plan, Policy};
 use crate::reference::Ranks;
 use crate::topology::Mesh;
@@ -23,6 +24,18 @@ pub fn mesh(text: &str) -> Result<Mesh> {
 /// Reads the name of a collective algorithm.
 pub fn algorithm(text: &str) -> Result<Algorithm> {
     text.parse()
+}
+
+/// A decoder's step of one token over a mesh: what `plan --mesh` shows.
+pub fn sharded(model: &Model, context: usize, layout: &Layout) -> Result<Sharded> {
+    let total = Var::new("total", context as u32);
+    let step = StepShape { seq: Var::new("seq", 1).into(), total, context, last_only: true, sequence_parallel: layout.sequence_parallel };
+    shard(&model.step_graph(&step)?, &layout.axes()?)
+}
+
+/// How the layout's collectives are done.
+pub fn policy(layout: &Layout) -> Policy {
+    Policy { algorithm: layout.algorithm, ..Policy::default() }
 }
 
 /// How a model is laid out over several ranks.
@@ -53,9 +66,6 @@ impl Layout {
     /// Whether there is more to it than one device.
     pub fn is_single(&self) -> bool {
         self.mesh.axes().is_empty() && self.devices.is_empty() && !self.processes
-    }
-    fn policy(&self) -> Policy {
-        Policy { algorithm: self.algorithm, ..Policy::default() }
     }
 }
 
@@ -117,7 +127,11 @@ impl MeshEngine {
         let axes = layout.axes()?;
         let on_cpu = gpus.first().is_none_or(Option::is_none);
         let wanted = if on_cpu { &graphs[..1] } else { graphs };
-        let sharded = wanted.iter().map(|g| shard(g, &axes)).collect::<Result<Vec<_>>>()?;
+        // States are shared, so all graphs are cut into stages alike.
+        let mut sharded = vec![shard(&wanted[0], &axes)?];
+        for g in &wanted[1..] {
+            sharded.push(shard_in_stages(g, &axes, sharded[0].stage_of_layer.clone())?);
+        }
         if check {
             return Err(Error::usage("numerics are checked on one device only: leave --mesh out"));
         }
@@ -136,7 +150,7 @@ impl MeshEngine {
         for (graph, s) in graphs.iter().zip(&sharded) {
             let plans = rank_plans(s, graph, &local, &gpus, cache, notify).await?;
             let mut progress = |done, of| notify(Notice::Compiling { done, of });
-            clusters.push(Cluster::load(s.seats.clone(), plans, &mut stores, weights, layout.policy(), &mut progress).await?);
+            clusters.push(Cluster::load(s.seats.clone(), plans, &mut stores, weights, policy(layout), &mut progress).await?);
         }
         let transport = transport.unwrap_or_else(|| Box::new(Nobody));
         Ok(MeshEngine { sharded, runner: Runner::Devices { clusters, stores, local, transport }, traffic: Traffic::default(), adapter })

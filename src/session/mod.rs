@@ -13,7 +13,7 @@ mod words;
 pub use choose::{DeviceChoice, Picked, pick};
 pub use embed::Embedder;
 pub use engine::Engine;
-pub use mesh::{Layout, algorithm, mesh};
+pub use mesh::{Layout, algorithm, mesh, policy, sharded};
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
 pub use tune::{load_tuning, save_tuning, tune};
 

@@ -20,7 +20,7 @@ impl Trace {
                 tracks.push(&s.track);
             }
         }
-        tracks.sort_by_key(|t| t.starts_with("link"));
+        tracks.sort_by_key(|t| (t.starts_with("link"), t.len(), *t));
         let end = self.spans.iter().map(|s| s.start_us + s.duration_us).fold(0.0, f64::max).max(1e-9);
         let (height, x) = (TOP + ROW * tracks.len() as f64 + 30.0, |us: f64| LEFT + us / end * WIDTH);
         let mut out = format!(
@@ -44,7 +44,7 @@ impl Trace {
                 let room = (wide / 7.0) as usize;
                 if room >= 6 {
                     let short: String = s.name.chars().take(room.saturating_sub(1)).collect();
-                    let _ = write!(out, "<text x=\"{:.2}\" y=\"{}\" fill=\"#fff\" pointer-events=\"none\" font-size=\"11\">{}</text>", from + 3.0, y + 15.5, plain(&short));
+                    let _ = write!(out, "<text x=\"{:.2}\" y=\"{}\" fill=\"{}\" pointer-events=\"none\" font-size=\"11\">{}</text>", from + 3.0, y + 15.5, if s.name.starts_with("wait") { "#333" } else { "#fff" }, plain(&short));
                 }
                 out.push('\n');
             }
@@ -53,9 +53,12 @@ impl Trace {
     }
 }
 
-/// One colour for spans of one first word: a kind of work.
+/// One colour for spans of one first word: a kind of work. Waiting is pale.
 fn colour(name: &str) -> &'static str {
     let kind = name.split([' ', '.']).next().unwrap_or_default();
+    if kind == "wait" {
+        return "#c9ced6";
+    }
     let sum = kind.bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(b as usize));
     COLOURS[sum % COLOURS.len()]
 }
@@ -64,6 +67,7 @@ fn time(us: f64) -> String {
     match us {
         x if x >= 1e6 => format!("{:.3} s", x / 1e6),
         x if x >= 1e3 => format!("{:.2} ms", x / 1e3),
+        0.0 => "0".into(),
         x => format!("{x:.1} µs"),
     }
 }

@@ -42,8 +42,9 @@ struct Step {
     bindings: Vec<Option<Bindings>>,
     /// By member and transfer.
     rounds: Vec<Vec<Arc<Rounds>>>,
-    /// The transfer that each member is at.
+    /// The transfer that each member is at, and since when it waits there.
     at: Vec<usize>,
+    since: Vec<f64>,
     encoders: Encoders,
     /// Receives that a local sender has served: (member, transfer).
     arrived: Vec<(usize, usize)>,
@@ -154,7 +155,7 @@ impl Cluster {
     }
 
     fn begin(&mut self, parts: &[Option<Part<'_>>]) -> Result<Step> {
-        let mut step = Step { bindings: vec![], rounds: vec![], at: vec![0; self.members.len()], encoders: Encoders::default(), arrived: vec![] };
+        let mut step = Step { bindings: vec![], rounds: vec![], at: vec![0; self.members.len()], since: vec![0.0; self.members.len()], encoders: Encoders::default(), arrived: vec![] };
         let mut known: HashMap<(u32, Seat), Arc<Rounds>> = HashMap::new();
         for (member, part) in self.members.iter_mut().zip(parts) {
             let Some((bindings, inputs)) = part else {
@@ -205,6 +206,7 @@ impl Cluster {
             gpu.wait()?;
             watch.compute(member.rank, &label, to - from, span);
         }
+        step.since[m] = watch.start();
         Ok(())
     }
 
@@ -293,23 +295,26 @@ impl Cluster {
         if self.member_of(from).is_some() {
             let Some(at) = step.arrived.iter().position(|a| *a == (m, step.at[m])) else { return Ok(false) };
             step.arrived.swap_remove(at);
+            watch.wait(self.members[m].rank, t, step.since[m]);
             let mail = self.members[m].mail(step.at[m]).ok_or_else(|| Error::op("receive", &t.label, "has no mail"))?.clone();
             if bytes > 0 {
                 step.encoders.of(&gpu).copy_buffer_to_buffer(&mail, 0, &target, 0, bytes);
             }
             return Ok(true);
         }
-        let span = watch.start();
         let data = transport.receive(Post { from, to: self.members[m].rank, tag: t.how.tag, bytes: bytes as usize })?;
         step.encoders.flush(&gpu);
         gpu.queue.write_buffer(&target, 0, &data);
-        watch.wait(self.members[m].rank, t, span);
+        watch.wait(self.members[m].rank, t, step.since[m]);
         Ok(true)
     }
 
     /// A collective of a whole group.
     async fn exchange(&mut self, step: &mut Step, m: usize, t: &Transfer, group: &[usize], transport: &mut dyn Transport, watch: &mut Watch) -> Result<()> {
         let rounds = step.rounds[m][step.at[m]].clone();
+        for o in group.iter().filter_map(|r| self.member_of(*r)) {
+            watch.wait(self.members[o].rank, t, step.since[o]);
+        }
         self.prepare(step, group, &rounds)?;
         for (n, round) in rounds.rounds.iter().enumerate() {
             let span = watch.start();

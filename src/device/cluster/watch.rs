@@ -63,7 +63,10 @@ impl Watch {
     }
 
     pub(super) fn wait(&mut self, rank: usize, t: &Transfer, start: f64) {
-        self.span(format!("rank {rank}"), format!("wait {}", t.label), start, vec![]);
+        // Less than this is the clock's own.
+        if self.start() - start > 2.0 {
+            self.span(format!("rank {rank}"), format!("wait {} {}", exchange_name(t.exchange), t.label), start, vec![]);
+        }
     }
 
     pub(super) fn message(&mut self, t: &Transfer, rounds: Option<&Rounds>, from: usize, to: usize, bytes: u64, start: f64) {
@@ -72,16 +75,13 @@ impl Watch {
         }
         *self.traffic.links.entry((from, to)).or_default() += bytes;
         self.traffic.messages += 1;
-        let name = match t.exchange {
-            Exchange::Send => format!("send {}", t.label),
-            e => format!("{} {}", exchange_name(e), t.label),
-        };
+        let name = format!("{} {}", exchange_name(t.exchange), t.label);
         let mut details = vec![("bytes".to_string(), bytes.to_string())];
         if let Some(r) = rounds {
             details.push(("algorithm".into(), r.algorithm.name().into()));
             // As nccl-tests has it: what each link carried over the time.
             let seconds = (self.start() - start) / 1e6;
-            details.push(("bus GB/s".into(), format!("{:.2}", bytes as f64 / seconds.max(1e-9) / 1e9)));
+            details.push(("bus MB/s".into(), format!("{:.2}", bytes as f64 / seconds.max(1e-9) / 1e6)));
         }
         self.span(format!("link {from}→{to}"), name, start, details);
     }

@@ -16,7 +16,7 @@ mod stages;
 use crate::base::{Array, Bindings, Cut, Dim, Error, Local, LocalKind, MeshAxis, Part, PartSplit, Placement, Result, Seat, Type, Var, take};
 use crate::graph::{Graph, Source};
 use crate::op::{Attrs, Body, Build, Fused, OpDef, Value};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 /// A placement along one mesh axis, and whose piece is which.
@@ -32,6 +32,8 @@ pub struct Sharded {
     pub seats: Vec<Seat>,
     /// What became of each value, for people: a line a node.
     pub explained: Vec<String>,
+    /// The pipeline stage of each layer.
+    pub stage_of_layer: BTreeMap<u32, usize>,
 }
 
 /// Ranks that play the same part: one graph, other numbers.
@@ -58,13 +60,18 @@ pub struct InputPieces {
 /// # Errors
 /// Axes given twice; a dim too small for its cut; stated placements that contradict each other or the op.
 pub fn shard(graph: &Graph, axes: &[(MeshAxis, usize)]) -> Result<Sharded> {
+    let pipeline = axes.iter().find(|a| a.0 == MeshAxis::Pipeline).map_or(1, |a| a.1);
+    shard_in_stages(graph, axes, stages::balance(graph, pipeline)?)
+}
+
+/// Like [`shard`], with given pipeline stages: graphs that share states must be cut between the same layers.
+pub fn shard_in_stages(graph: &Graph, axes: &[(MeshAxis, usize)], stage_of_layer: BTreeMap<u32, usize>) -> Result<Sharded> {
     check_axes(axes)?;
     let seats = seats(axes);
     let splitting: Vec<(MeshAxis, usize)> = axes.iter().copied().filter(|a| a.0 != MeshAxis::Pipeline).collect();
     let first = Sharder::run(graph, &splitting, &Seat::default())?;
     let pipeline = axes.iter().find(|a| a.0 == MeshAxis::Pipeline).map_or(1, |a| a.1);
-    let stage_of_layer = stages::balance(graph, pipeline)?;
-    let mut out = Sharded { axes: axes.to_vec(), classes: vec![], class_of: vec![], seats, explained: first.explained.clone() };
+    let mut out = Sharded { axes: axes.to_vec(), classes: vec![], class_of: vec![], seats, explained: first.explained.clone(), stage_of_layer };
     let mut known: HashMap<(usize, Vec<u64>), usize> = HashMap::new();
     let mut whole: HashMap<Vec<u64>, Sharder> = HashMap::new();
     for seat in out.seats.clone() {
@@ -77,7 +84,7 @@ pub fn shard(graph: &Graph, axes: &[(MeshAxis, usize)]) -> Result<Sharded> {
                     whole.insert(sizes.clone(), Sharder::run(graph, &splitting, &seat)?);
                 }
                 let all = &whole[&sizes];
-                let graph = if pipeline == 1 { all.out.clone() } else { stages::cut(&all.out, &stage_of_layer, stage, pipeline)? };
+                let graph = if pipeline == 1 { all.out.clone() } else { stages::cut(&all.out, &out.stage_of_layer, stage, pipeline)? };
                 let here = |i: &&InputPieces| graph.find_input(&i.name).is_some();
                 let inputs = all.inputs.iter().filter(here).cloned().collect();
                 out.classes.push(Class { graph, locals: all.locals.clone(), inputs, stage });
