@@ -57,12 +57,18 @@ impl Run {
             }
             let request = self.request(&model, text)?;
             let replica = i % model.replicas();
+            let (plays, leads) = model.role(replica);
+            if !plays {
+                continue;
+            }
+            style::quiet(!leads);
             if texts.len() > 1 && !self.json {
                 style::note(&format!("{text} (replica {replica})"));
             }
             if self.json { self.json(&mut model, replica, &request, &cancel).await? } else { self.plain(&mut model, replica, &request, &cancel).await? }
         }
-        self.traces(&mut model).await
+        self.traces(&mut model).await?;
+        model.close()
     }
 
     fn request(&self, model: &Generator, text: &str) -> Result<Request> {

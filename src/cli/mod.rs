@@ -133,6 +133,7 @@ impl Choosing {
 pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
     let cli = Cli::parse();
+    spread::hush();
     match pollster::block_on(run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Cancelled) => {

@@ -1,5 +1,6 @@
 //! How a model is spread over ranks.
 
+use super::style;
 use crate::base::Result;
 use crate::session::{DeviceChoice, Layout, algorithm, mesh};
 use clap::Args;
@@ -33,8 +34,16 @@ impl Spread {
     }
 }
 
+fn number(names: [&str; 2]) -> Option<usize> {
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
 /// Whether an MPI launcher started this process beside others.
 fn launched() -> bool {
-    let more = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok()).is_some_and(|n| n > 1);
-    more("OMPI_COMM_WORLD_SIZE") || more("PMI_SIZE")
+    number(["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]).is_some_and(|n| n > 1)
+}
+
+/// Of many processes the first does the talking, until it is known who leads.
+pub fn hush() {
+    style::quiet(launched() && number(["OMPI_COMM_WORLD_RANK", "PMI_RANK"]).is_some_and(|r| r > 0));
 }

@@ -21,6 +21,8 @@ pub trait Transport {
     fn receive(&mut self, post: Post) -> Result<Vec<u8>>;
     /// Waits until every send has left.
     fn finish(&mut self) -> Result<()>;
+    /// Takes leave of the others, when all is done. Without it a process counts as failed.
+    fn close(&mut self) -> Result<()>;
     /// A word for people.
     fn name(&self) -> String;
 }
@@ -36,6 +38,9 @@ impl Transport for Nobody {
         Err(crate::base::Error::usage(format!("rank {} is in no process", post.from)))
     }
     fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn close(&mut self) -> Result<()> {
         Ok(())
     }
     fn name(&self) -> String {

@@ -152,6 +152,15 @@ impl Generator {
     pub fn replicas(&self) -> usize {
         self.cached.len()
     }
+    /// Whether this process takes part in a replica's answers, and whether it is the one to tell them: on one device,
+    /// or with all ranks in one process, both hold.
+    pub fn role(&mut self, replica: usize) -> (bool, bool) {
+        self.engine.mesh().map_or((true, true), |m| (m.plays(replica), m.leads(replica)))
+    }
+    /// Takes leave of the other processes of a mesh, when all is done.
+    pub fn close(mut self) -> Result<()> {
+        self.engine.mesh().map_or(Ok(()), |m| m.close())
+    }
     /// Bytes of each rank of this process; empty on one device.
     pub fn rank_bytes(&mut self) -> Vec<(usize, u64)> {
         self.engine.mesh().map_or(vec![], |m| m.rank_bytes())

@@ -211,6 +211,21 @@ impl MeshEngine {
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
+    /// Takes leave of other processes, when all is done.
+    pub fn close(&mut self) -> Result<()> {
+        match &mut self.runner {
+            Runner::Devices { transport, .. } => transport.close(),
+            Runner::Cpu(_) => Ok(()),
+        }
+    }
+    /// Whether this process has the first rank of the replica: the one that tells its text.
+    pub fn leads(&self, replica: usize) -> bool {
+        let first = self.sharded[0].seats.iter().position(|s| s.index(MeshAxis::Data) == replica);
+        match &self.runner {
+            Runner::Devices { local, .. } => local.iter().any(|r| Some(*r) == first),
+            Runner::Cpu(_) => true,
+        }
+    }
     /// Whether this process has a rank of the replica.
     pub fn plays(&self, replica: usize) -> bool {
         let here = |rank: &usize| self.sharded[0].seats[*rank].index(MeshAxis::Data) == replica;
