@@ -123,6 +123,9 @@ impl Choosing {
 /// Parses the arguments and runs the command; errors are one line on stderr and exit code 1.
 pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
+    let hook = std::panic::take_hook();
+    // What the tokenizers library panics on becomes an error, which is told once.
+    std::panic::set_hook(Box::new(move |info| if !crate::text::is_guarded() { hook(info) }));
     let cli = Cli::parse();
     match pollster::block_on(run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,7 +28,7 @@ impl Embedder {
         let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
         let json = model.source.side_file("tokenizer.json").ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
-        let tokenizer = Tokenizer::from_json(json)?;
+        let tokenizer = Tokenizer::from_json(json).map_err(|e| super::words::told_of(&model.name, e, ""))?;
         let picked = pick(&options.device).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
         let engine = Engine::new(picked.gpu, &[graph], &model.source, options.check_numerics, None, notify).await?;

@@ -1,12 +1,12 @@
 //! Text from a decoder.
 
 use super::engine::Engine;
+use super::words::{Words, told_of};
 use super::{Notice, Options, pick};
 use crate::base::{AdapterKind, Array, Bindings, Error, Result, Var};
 use crate::device::{DispatchTime, Program};
-use crate::model::gguf::Value;
 use crate::model::{Model, ModelInfo, ModelSource, StepShape};
-use crate::text::{ChatTemplate, Choice, Message, Sampler, Sampling, StreamDecoder, Tokenizer, Vocabulary, top_logprobs};
+use crate::text::{Choice, Message, Sampler, Sampling, StreamDecoder, Tokenizer, top_logprobs};
 use crate::trace::{Span, Trace};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,11 +20,7 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub struct Generator {
     engine: Engine,
     info: ModelInfo,
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
-    bos: String,
-    eos: String,
-    stops: Vec<u32>,
+    words: Words,
     context: usize,
     chunk: usize,
     cached: Vec<u32>,
@@ -111,7 +107,7 @@ impl Generator {
         }
         let picked = pick(&options.device).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-        let (tokenizer, template, special) = words(&model)?;
+        let words = Words::read(&model)?;
         let software = picked.gpu.as_ref().is_none_or(|g| g.caps().kind == AdapterKind::Software);
         // Short enough on slow devices that a cancel is heard within a second.
         let chunk = if software { 32 } else { 256 }.min(context);
@@ -121,16 +117,14 @@ impl Generator {
             None => None,
         };
         let engine = Engine::new(picked.gpu, &graphs, &model.source, options.check_numerics, tuning, notify).await?;
-        let stops = stop_tokens(&tokenizer, special.eos_id);
-        let Special { bos, eos, .. } = special;
-        Ok(Generator { engine, info, tokenizer, template, bos, eos, stops, context, chunk, cached: vec![] })
+        Ok(Generator { engine, info, words, context, chunk, cached: vec![] })
     }
 
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.words.tokenizer
     }
     pub fn context(&self) -> usize {
         self.context
@@ -140,18 +134,23 @@ impl Generator {
     }
     /// Whether the model brings a chat form.
     pub fn is_chat(&self) -> bool {
-        self.template.is_some()
+        self.words.template.is_some()
     }
 
     /// Ids of a conversation up to where the answer begins, in the model's own form.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let template = self.template.as_ref().ok_or_else(|| Error::model(&self.info.name, "has no chat template: give plain text (--raw)"))?;
+        let plain = "give plain text (--raw)";
+        let template = self.words.template.as_ref().ok_or_else(|| Error::model(&self.info.name, format!("has no chat template: {plain}")))?;
+        let made = match template {
+            Ok(template) => template.render(messages, true, &self.words.bos, &self.words.eos),
+            Err(e) => Err(e.clone()),
+        };
         // The template writes its own markers.
-        self.tokenizer.encode(&template.render(messages, true, &self.bos, &self.eos)?, false)
+        self.words.tokenizer.encode(&made.map_err(|e| told_of(&self.info.name, e, &format!(": {plain}")))?, false)
     }
     /// Ids of plain text to continue.
     pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.encode(text, true)
+        self.words.tokenizer.encode(text, true)
     }
 
     /// Generates, telling each token as it comes.
@@ -233,11 +232,11 @@ impl Generator {
             }
             let choice = sampler.sample(&logits, &self.cached)?;
             made += 1;
-            let ends = self.stops.contains(&choice.id);
+            let ends = self.words.stops.contains(&choice.id);
             let last = ends || request.max_tokens.is_some_and(|n| made >= n) || self.cached.len() >= self.context;
-            let mut text = if ends { String::new() } else { stream.push(&self.tokenizer, choice.id)? };
+            let mut text = if ends { String::new() } else { stream.push(&self.words.tokenizer, choice.id)? };
             if last {
-                text += &stream.finish(&self.tokenizer)?;
+                text += &stream.finish(&self.words.tokenizer)?;
             }
             let top = self.alternatives(&logits, request.top)?;
             on_token(&Token { id: choice.id, text, logprob: choice.logprob, top })?;
@@ -259,7 +258,7 @@ impl Generator {
         if n == 0 {
             return Ok(vec![]);
         }
-        let named = |c: Choice| Alternative { id: c.id, text: self.tokenizer.token_text(c.id), logprob: c.logprob };
+        let named = |c: Choice| Alternative { id: c.id, text: self.words.tokenizer.token_text(c.id), logprob: c.logprob };
         Ok(top_logprobs(logits, n)?.into_iter().map(named).collect())
     }
 
@@ -328,72 +327,4 @@ fn graphs(model: &Model, context: usize, chunk: usize, device: bool) -> Result<V
         out.push(model.step_graph(&StepShape { seq: 1.into(), ..many })?);
     }
     Ok(out)
-}
-
-/// Names that models end a turn with.
-const TURN_ENDS: &[&str] = &["<|im_end|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>"];
-
-fn stop_tokens(tokenizer: &Tokenizer, eos: Option<u32>) -> Vec<u32> {
-    let mut stops: Vec<u32> = TURN_ENDS.iter().filter_map(|t| tokenizer.token_id(t)).chain(eos).collect();
-    stops.sort_unstable();
-    stops.dedup();
-    stops
-}
-
-struct Special {
-    bos: String,
-    eos: String,
-    eos_id: Option<u32>,
-}
-
-/// The tokenizer and chat template of either kind of file.
-fn words(model: &Model) -> Result<(Tokenizer, Option<ChatTemplate>, Special)> {
-    match model.source.gguf() {
-        Some(gguf) => {
-            let int = |key: &str| gguf.get(key).and_then(Value::int).and_then(|n| u32::try_from(n).ok());
-            let text = |key: &str| gguf.get(key).and_then(Value::text).unwrap_or_default().to_string();
-            let texts = |key: &str| match gguf.get(key) {
-                Some(Value::Texts(v)) => v.clone(),
-                _ => vec![],
-            };
-            let flag = |key: &str, default: bool| gguf.get(key).and_then(Value::int).map_or(default, |n| n != 0);
-            let kind = text("tokenizer.ggml.model");
-            let vocabulary = Vocabulary {
-                pre: text("tokenizer.ggml.pre"),
-                tokens: texts("tokenizer.ggml.tokens"),
-                scores: match gguf.get("tokenizer.ggml.scores") {
-                    Some(Value::Floats(v)) => v.clone(),
-                    _ => vec![],
-                },
-                types: match gguf.get("tokenizer.ggml.token_type") {
-                    Some(Value::Ints(v)) => v.clone(),
-                    _ => vec![],
-                },
-                merges: texts("tokenizer.ggml.merges"),
-                bos: int("tokenizer.ggml.bos_token_id"),
-                add_bos: flag("tokenizer.ggml.add_bos_token", kind == "llama"),
-                add_space_prefix: flag("tokenizer.ggml.add_space_prefix", true),
-                model: kind,
-            };
-            let token = |id: Option<u32>| id.and_then(|i| vocabulary.tokens.get(i as usize)).cloned().unwrap_or_default();
-            let eos_id = int("tokenizer.ggml.eos_token_id");
-            let special = Special { bos: token(vocabulary.bos), eos: token(eos_id), eos_id };
-            let template = gguf.get("tokenizer.chat_template").and_then(Value::text).map(ChatTemplate::new).transpose()?;
-            Ok((Tokenizer::from_vocabulary(vocabulary)?, template, special))
-        }
-        None => {
-            let json = model.source.side_file("tokenizer.json").ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
-            let tokenizer = Tokenizer::from_json(json)?;
-            let config: serde_json::Value = model.source.side_file("tokenizer_config.json").and_then(|b| serde_json::from_slice(b).ok()).unwrap_or_default();
-            let token = |key: &str| {
-                let v = &config[key];
-                v.as_str().or(v["content"].as_str()).unwrap_or_default().to_string()
-            };
-            let file = model.source.side_file("chat_template.jinja").map(|b| String::from_utf8_lossy(b).into_owned());
-            let source = file.or(config["chat_template"].as_str().map(String::from));
-            let template = source.map(|s| ChatTemplate::new(&s)).transpose()?;
-            let special = Special { bos: token("bos_token"), eos: token("eos_token"), eos_id: tokenizer.token_id(&token("eos_token")) };
-            Ok((tokenizer, template, special))
-        }
-    }
 }

@@ -5,6 +5,7 @@ mod embed;
 mod engine;
 mod generate;
 mod tune;
+mod words;
 
 pub use choose::{DeviceChoice, Picked, pick};
 pub use embed::Embedder;
