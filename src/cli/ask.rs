@@ -1,13 +1,16 @@
 //! `run`, `chat` and `embed`.
 
-use super::{Choosing, Place, cancel_on_ctrl_c, fetch, notify, style};
+use super::interrupt::{self, Interrupt};
+use super::{Choosing, Place, fetch, notify, style};
 use crate::base::{Error, Result};
 use crate::session::{Embedder, Finished, Generator, Request, Stop, Token};
 use crate::text::Message;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 #[derive(Args)]
 pub struct Run {
@@ -38,16 +41,19 @@ pub struct Run {
 }
 
 impl Run {
-    pub async fn run(&self) -> Result<()> {
+    pub async fn run(&self) -> Result<ExitCode> {
         self.choosing.sampling().validate()?;
-        let cancel = cancel_on_ctrl_c();
-        let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
+        let interrupt = Interrupt::new();
+        let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
         let text = match &self.prompt {
             Some(text) => text.clone(),
-            None => std::io::read_to_string(std::io::stdin()).map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))?,
+            None => read_prompt()?,
         };
-        let mut model = Generator::open(path, &self.place.options()?, &mut notify).await?;
+        let mut model = Generator::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::clear();
+        if self.profile.is_some() {
+            model.can_trace()?;
+        }
         let prompt = if self.raw || !model.is_chat() {
             model.raw_prompt(&text)?
         } else {
@@ -56,51 +62,77 @@ impl Run {
         };
         let top = if self.json { 10 } else { 0 };
         let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top };
-        if self.json { self.json(&mut model, &request, &cancel).await? } else { self.plain(&mut model, &request, &cancel).await? }
-        match &self.profile {
-            Some(file) => profile(&mut model, file).await,
-            None => Ok(()),
+        let code = if self.json { self.json(&mut model, &request, &interrupt).await? } else { self.plain(&mut model, &request, &interrupt).await? };
+        if let (Some(file), ExitCode::SUCCESS) = (&self.profile, code) {
+            profile(&mut model, file).await?;
         }
+        Ok(code)
     }
 
-    async fn plain(&self, model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<()> {
-        let done = stream(model, request, cancel).await?.0;
+    async fn plain(&self, model: &mut Generator, request: &Request, interrupt: &Interrupt) -> Result<ExitCode> {
+        let answer = stream(model, request, interrupt).await?;
         style::out("\n");
-        style::note(&figures(&done));
-        Ok(())
+        style::note(&figures(&answer.done));
+        Ok(exit_code(&answer.done, answer.read))
     }
 
-    async fn json(&self, model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<()> {
+    async fn json(&self, model: &mut Generator, request: &Request, interrupt: &Interrupt) -> Result<ExitCode> {
+        let mut read = true;
         let mut write = |t: &Token| {
             let top: Vec<_> = t.top.iter().map(|a| json!({ "id": a.id, "text": a.text, "logprob": a.logprob })).collect();
             if !style::out(&format!("{}\n", json!({ "id": t.id, "text": t.text, "logprob": t.logprob, "top": top }))) {
-                cancel.store(true, Ordering::Relaxed);
+                // Nobody reads any more.
+                read = false;
+                interrupt.flag().store(true, Ordering::Relaxed);
             }
             Ok(())
         };
-        let done = model.generate(request, cancel, &mut write).await?;
+        let done = model.generate(request, interrupt.flag(), &mut write).await?;
+        interrupt.heard();
         let line = json!({ "done": {
             "stop": done.stop.name(), "prompt_ids": request.prompt, "adapter": done.adapter,
             "prompt_tokens_per_s": done.prompt_per_second, "tokens_per_s": done.tokens_per_second, "peak_bytes": done.peak_bytes,
         }});
         style::out(&format!("{line}\n"));
-        Ok(())
+        Ok(exit_code(&done, read))
     }
 }
 
-/// Writes tokens as they come; the whole text, too.
-async fn stream(model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<(Finished, String)> {
-    let mut text = String::new();
+fn read_prompt() -> Result<String> {
+    if std::io::stdin().is_terminal() {
+        style::note("the prompt (Ctrl-D ends it):");
+    }
+    std::io::read_to_string(std::io::stdin()).map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))
+}
+
+/// A reader that has gone (`| head`) had what it wanted; Ctrl-C is told to the shell.
+fn exit_code(done: &Finished, read: bool) -> ExitCode {
+    if done.stop == Stop::Cancelled && read { ExitCode::from(interrupt::CODE) } else { ExitCode::SUCCESS }
+}
+
+/// What came of a request.
+struct Answer {
+    done: Finished,
+    text: String,
+    /// Whether stdout was read to the end.
+    read: bool,
+}
+
+/// Writes tokens as they come.
+async fn stream(model: &mut Generator, request: &Request, interrupt: &Interrupt) -> Result<Answer> {
+    let (mut text, mut read) = (String::new(), true);
     let mut write = |t: &Token| {
         text.push_str(&t.text);
         if !style::out(&t.text) {
             // Nobody reads any more.
-            cancel.store(true, Ordering::Relaxed);
+            read = false;
+            interrupt.flag().store(true, Ordering::Relaxed);
         }
         Ok(())
     };
-    let done = model.generate(request, cancel, &mut write).await?;
-    Ok((done, text))
+    let done = model.generate(request, interrupt.flag(), &mut write).await?;
+    interrupt.heard();
+    Ok(Answer { done, text, read })
 }
 
 /// The closing line.
@@ -148,9 +180,9 @@ pub struct Chat {
 impl Chat {
     pub async fn run(&self) -> Result<()> {
         self.choosing.sampling().validate()?;
-        let cancel = cancel_on_ctrl_c();
-        let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
-        let mut model = Generator::open(path, &self.place.options()?, &mut notify).await?;
+        let interrupt = Interrupt::new();
+        let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
+        let mut model = Generator::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::note(&format!("{} on {}; an empty line or Ctrl-D ends, Ctrl-C stops an answer, /new starts anew", model.info().name, model.adapter()));
         let mut lines = rustyline::DefaultEditor::new().map_err(|e| Error::usage(format!("the terminal cannot be used: {e}")))?;
         let system: Vec<Message> = self.system.iter().map(|s| Message::new("system", s)).collect();
@@ -165,14 +197,14 @@ impl Chat {
                 continue;
             }
             talk.push(Message::new("user", &line));
-            cancel.store(false, Ordering::Relaxed);
-            let prompt = model.chat_prompt(&talk)?;
-            let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top: 0 };
-            match stream(&mut model, &request, &cancel).await {
-                Ok((done, text)) => {
+            interrupt.reset();
+            match self.answer(&mut model, &talk, &interrupt).await {
+                Ok(answer) if !answer.read => break,
+                Ok(answer) => {
                     style::out("\n");
-                    style::note(&figures(&done));
-                    talk.push(Message::new("assistant", text));
+                    style::note(&figures(&answer.done));
+                    interrupt.reset();
+                    talk.push(Message::new("assistant", answer.text));
                 }
                 Err(e) => {
                     // A turn that does not fit is told and dropped; the talk goes on.
@@ -182,6 +214,14 @@ impl Chat {
             }
         }
         Ok(())
+    }
+}
+
+impl Chat {
+    async fn answer(&self, model: &mut Generator, talk: &[Message], interrupt: &Interrupt) -> Result<Answer> {
+        let prompt = model.chat_prompt(talk)?;
+        let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top: 0 };
+        stream(model, &request, interrupt).await
     }
 }
 
@@ -204,9 +244,9 @@ pub struct Embed {
 
 impl Embed {
     pub async fn run(&self) -> Result<()> {
-        let cancel = cancel_on_ctrl_c();
-        let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
-        let mut model = Embedder::open(path, &self.place.options()?, &mut notify).await?;
+        let interrupt = Interrupt::new();
+        let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
+        let mut model = Embedder::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::clear();
         let vectors = model.embed(&self.texts).await?;
         let text = if self.json {

@@ -78,8 +78,8 @@ impl Gpu {
     pub async fn open(index: usize) -> Result<Gpu> {
         let mut all = usable(&instance()).await;
         if index >= all.len() {
-            let what = format!("there is no adapter {index}: this machine has {} (`warpweft devices` lists them)", all.len());
-            return Err(Error::device(DeviceFault::Unavailable, "gpu", what));
+            let what = format!("is not there: this machine has {} (`warpweft devices` lists them)", all.len());
+            return Err(Error::device(DeviceFault::Unavailable, &format!("adapter {index}"), what));
         }
         Gpu::request(all.swap_remove(index), None).await
     }
@@ -88,7 +88,7 @@ impl Gpu {
     pub async fn open_within(index: usize, caps: &Caps) -> Result<Gpu> {
         let mut all = usable(&instance()).await;
         if index >= all.len() {
-            return Err(Error::device(DeviceFault::Unavailable, "gpu", format!("there is no adapter {index}")));
+            return Err(Error::device(DeviceFault::Unavailable, &format!("adapter {index}"), format!("is not there: this machine has {}", all.len())));
         }
         Gpu::request(all.swap_remove(index), Some(caps)).await
     }

@@ -92,11 +92,20 @@ impl Model {
         }
     }
 
+    /// # Errors
+    /// A family that does not generate text.
+    pub fn check_generates(&self) -> Result<()> {
+        match &self.family {
+            Family::Llama(_) => Ok(()),
+            Family::Bert(_) => Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text")),
+        }
+    }
+
     /// The graph of a decoder's step.
     pub fn step_graph(&self, step: &StepShape) -> Result<Graph> {
         match &self.family {
             Family::Llama(c) => llama::build(c, &self.source, &self.name, step),
-            Family::Bert(_) => Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text")),
+            Family::Bert(_) => self.check_generates().map(|_| Graph::default()),
         }
     }
 

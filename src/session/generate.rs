@@ -2,7 +2,8 @@
 
 use super::engine::Engine;
 use super::words::{Words, told_of};
-use super::{Notice, Options, pick};
+use super::cancel::Cancellable;
+use super::{Notice, Options, pick_with};
 use crate::base::{AdapterKind, Array, Bindings, Error, Result, Var};
 use crate::device::{DispatchTime, Program};
 use crate::model::{Model, ModelInfo, ModelSource, StepShape};
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 
 /// Context that is planned where the user names none.
 const DEFAULT_CONTEXT: usize = 4096;
+
+/// Seconds that one step of a prompt may take.
+const PATIENCE: f64 = 0.5;
 
 /// A decoder on a device, with its tokenizer. Keys and values of the last conversation stay, so a prompt that
 /// continues it is not computed anew.
@@ -100,23 +104,27 @@ impl Generator {
     /// Files that are damaged or cannot be run, devices that do not exist or are too small: before anything runs.
     pub async fn open(path: impl AsRef<Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
         let model = Model::new(ModelSource::open(path)?)?;
+        model.check_generates()?;
         let info = model.info();
         let context = options.context.unwrap_or(info.context.min(DEFAULT_CONTEXT));
         if context == 0 || context > info.context {
             return Err(Error::usage(format!("the context is {context} tokens, {} was made for 1 to {}", info.name, info.context)));
         }
-        let picked = pick(&options.device).await?;
+        options.cancel.check()?;
+        let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
         let words = Words::read(&model)?;
         let software = picked.gpu.as_ref().is_none_or(|g| g.caps().kind == AdapterKind::Software);
-        // Short enough on slow devices that a cancel is heard within a second.
+        // The first chunk, whose pace is not known yet, may not be long on slow devices.
         let chunk = if software { 32 } else { 256 }.min(context);
         let graphs = graphs(&model, context, chunk, picked.gpu.is_some())?;
         let tuning = match &picked.gpu {
             Some(gpu) => super::tune::tuned(gpu, options.cache.as_deref(), notify).await?,
             None => None,
         };
-        let engine = Engine::new(picked.gpu, &graphs, &model.source, options.check_numerics, tuning, notify).await?;
+        options.cancel.check()?;
+        let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
+        let engine = Engine::new(picked.gpu, &graphs, &weights, options.check_numerics, tuning, notify).await?;
         Ok(Generator { engine, info, words, context, chunk, cached: vec![] })
     }
 
@@ -171,10 +179,12 @@ impl Generator {
         }
         let mut sampler = Sampler::new(request.sampling.clone())?;
         let start = Instant::now();
-        let fresh = prompt.len() - self.reuse(prompt);
+        let reused = self.reuse(prompt);
         let Some(logits) = self.prefill(prompt, cancel).await? else {
+            let fresh = self.cached.len() - reused;
             return Ok(self.finished(Stop::Cancelled, 0, prompt.len(), (fresh, start.elapsed()), Duration::ZERO));
         };
+        let fresh = prompt.len() - reused;
         let prompt_time = start.elapsed();
         let decoding = Instant::now();
         let (stop, tokens) = self.decode(request, logits, &mut sampler, cancel, on_token).await?;
@@ -188,16 +198,23 @@ impl Generator {
         same
     }
 
-    /// Computes the rest of the prompt in chunks; `None` if cancelled.
+    /// Computes the rest of the prompt in chunks; `None` if cancelled. A step cannot be stopped, so chunks are kept so
+    /// short that a cancel is heard soon.
     async fn prefill(&mut self, prompt: &[u32], cancel: &AtomicBool) -> Result<Option<Vec<f32>>> {
         let mut logits = vec![];
+        let mut size = self.chunk;
+        let mut best = f64::INFINITY;
         while self.cached.len() < prompt.len() {
             if cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             let from = self.cached.len();
-            let to = (from + self.chunk).min(prompt.len());
+            let to = (from + size).min(prompt.len());
+            let start = Instant::now();
             logits = self.step(&prompt[from..to]).await?;
+            // The first steps of a process may compile: the fastest is the rule.
+            best = best.min(start.elapsed().as_secs_f64() / (to - from) as f64);
+            size = ((PATIENCE / best) as usize).clamp(1, self.chunk);
         }
         Ok(Some(logits))
     }
@@ -286,6 +303,14 @@ impl Generator {
         Ok(out)
     }
 
+    /// Whether [`Generator::trace`] can be asked.
+    ///
+    /// # Errors
+    /// On the CPU fallback, or where the adapter has no timestamps.
+    pub fn can_trace(&self) -> Result<()> {
+        self.engine.can_profile()
+    }
+
     /// Times every dispatch of one decode step. The conversation is not advanced.
     ///
     /// # Errors
@@ -310,8 +335,8 @@ impl Generator {
 
     async fn profile(&mut self) -> Result<(&Program, Vec<DispatchTime>)> {
         let total = (self.cached.len() + 1).min(self.context) as u64;
-        let adapter = self.engine.adapter();
-        let program = self.engine.programs().get_mut(1).ok_or_else(|| Error::usage(format!("{adapter} has no dispatches to time: choose an adapter with --device")))?;
+        self.can_trace()?;
+        let program = self.engine.programs().get_mut(1).ok_or_else(|| Error::usage("there is no program for one token"))?;
         let bindings = Bindings::new().with("seq", 1).with("total", total);
         let times = program.profile(&bindings, &[("tokens", Array::u32(&[1], &[0]))]).await?;
         Ok((program, times))
