@@ -8,7 +8,7 @@ mod program;
 mod read;
 mod store;
 
-pub use gpu::{AdapterReport, Gpu, adapters};
+pub use gpu::{AdapterReport, Counts, Gpu, adapters};
 
 pub use probe::{Probes, probe};
 pub use program::{DispatchTime, Program};

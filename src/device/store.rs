@@ -40,7 +40,7 @@ impl Store {
         let states = self.shared.iter().filter(|(k, _)| matches!(k, Key::State(_)));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         states.for_each(|(_, b)| encoder.clear_buffer(&b.inner, 0, None));
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
     }
 
     /// The buffer of a planned one; weights are read and uploaded on first use.
@@ -64,7 +64,11 @@ impl Store {
         match &buffer.role {
             Role::Weight { parts, dtype, rows, .. } => upload(&self.gpu, &made, parts, *dtype, rows, weights)?,
             Role::Data(data) => {
-                self.gpu.queue.write_buffer(&made.inner, 0, bytemuck::cast_slice(data));
+                let mut writer = Writer::new(&self.gpu, &made, 0);
+                for piece in data.chunks(STAGE / 4) {
+                    writer.pending.extend_from_slice(bytemuck::cast_slice(piece));
+                    writer.flush(true);
+                }
                 self.data.push(data.clone());
             }
             _ => {}
@@ -163,8 +167,8 @@ impl<'a> Writer<'a> {
         if whole == 0 {
             return;
         }
-        self.gpu.queue.write_buffer(&self.to.inner, self.at, &self.pending[..whole]);
-        self.gpu.queue.submit([]);
+        self.gpu.upload(&self.to.inner, self.at, &self.pending[..whole]);
+        self.gpu.submit(None);
         let _ = self.gpu.device.poll(wgpu::PollType::wait_indefinitely());
         self.at += whole as u64;
         self.pending.drain(..whole);

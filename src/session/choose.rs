@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What the user asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, Default)]
 pub enum DeviceChoice {
     /// A real GPU; else the faster of a software adapter and the CPU fallback.
     #[default]
@@ -18,6 +18,20 @@ pub enum DeviceChoice {
     Index(usize),
     /// The first adapter whose name contains this, whatever the case.
     Name(String),
+    /// A device that is open already: several models may share it.
+    Open(Arc<Gpu>),
+}
+
+impl std::fmt::Debug for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Index(i) => write!(f, "adapter {i}"),
+            DeviceChoice::Name(name) => write!(f, "an adapter named like {name:?}"),
+            DeviceChoice::Open(gpu) => write!(f, "{}", gpu.report.name),
+        }
+    }
 }
 
 impl std::str::FromStr for DeviceChoice {
@@ -54,8 +68,10 @@ pub async fn pick(choice: &DeviceChoice) -> Result<Picked> {
 /// # Errors
 /// An adapter that does not exist or gives no device.
 pub async fn pick_with(choice: &DeviceChoice, cache: Option<&Path>, notify: &mut dyn FnMut(Notice)) -> Result<Picked> {
-    if *choice == DeviceChoice::Cpu {
-        return Ok(Picked { gpu: None, notice: None });
+    match choice {
+        DeviceChoice::Cpu => return Ok(Picked { gpu: None, notice: None }),
+        DeviceChoice::Open(gpu) => return Ok(Picked { gpu: Some(gpu.clone()), notice: None }),
+        _ => {}
     }
     let all = adapters().await;
     let found = match choice {
@@ -132,9 +148,9 @@ mod tests {
 
     #[test]
     fn choices_parse() {
-        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
-        assert_eq!("2".parse(), Ok(DeviceChoice::Index(2)));
-        assert_eq!("radeon".parse(), Ok(DeviceChoice::Name("radeon".into())));
+        let of = |s: &str| s.parse::<DeviceChoice>().unwrap();
+        assert!(matches!((of("auto"), of("cpu"), of("2")), (DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Index(2))));
+        assert!(matches!(of("Radeon"), DeviceChoice::Name(n) if n == "Radeon"));
         assert!("".parse::<DeviceChoice>().is_err());
     }
 }
