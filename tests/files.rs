@@ -65,7 +65,9 @@ fn within<R>(name: &str, input: usize, f: impl FnOnce() -> R) -> R {
 fn message<R>(folder: &Folder, result: Result<R>) -> String {
     let text = result.err().map_or("opened".into(), |e: Error| e.to_string());
     assert!(!text.contains('\n'), "more than one line: {text}");
-    text.replace(&format!("{}/", folder.path().display()), "").replace(&folder.path().display().to_string(), "FOLDER")
+    let at = folder.path().display().to_string();
+    let name = folder.path().file_name().unwrap().to_string_lossy().into_owned();
+    text.replace(&format!("{at}/"), "").replace(&at, "FOLDER").replace(&name, "FOLDER")
 }
 
 /// Bytes of all files below a path.

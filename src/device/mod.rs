@@ -11,7 +11,7 @@ mod store;
 mod transport;
 mod upload;
 
-pub use gpu::{AdapterReport, Gpu, adapters};
+pub use gpu::{AdapterReport, Counts, Gpu, adapters};
 
 pub use probe::{Probes, probe};
 pub use program::{DispatchTime, Program};

@@ -114,7 +114,7 @@ impl Program {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.record(&mut encoder, bindings)?;
         let reading = self.stage(&mut encoder, bindings, read)?;
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
         self.collect(reading, bindings).await
     }
 
@@ -162,7 +162,7 @@ impl Program {
     pub fn again(&self, bindings: &Bindings) -> Result<()> {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.record(&mut encoder, bindings)?;
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
         Ok(())
     }
 
@@ -230,7 +230,7 @@ impl Program {
             let count = chunk.len() as u32 * 2;
             encoder.resolve_query_set(&timing.set, 0..count, &timing.resolved.inner, 0);
             encoder.copy_buffer_to_buffer(&timing.resolved.inner, 0, &timing.staging.inner, 0, count as u64 * 8);
-            self.gpu.queue.submit([encoder.finish()]);
+            self.gpu.submit(Some(encoder.finish()));
             let bytes = self.gpu.map_read(&timing.staging.inner, count as u64 * 8).await?;
             let ticks: Vec<u64> = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default())).collect();
             times.extend(chunk.iter().enumerate().map(|(slot, &i)| (i, ticks[slot * 2], ticks[slot * 2 + 1])));
@@ -249,7 +249,7 @@ impl Program {
     pub fn poison(&self) {
         for (made, planned) in self.buffers.iter().zip(&self.plan.buffers) {
             if matches!(planned.role, crate::plan::Role::Output(_) | crate::plan::Role::Scratch) {
-                self.gpu.queue.write_buffer(&made.inner, 0, &vec![0xff; made.inner.size() as usize]);
+                self.gpu.upload(&made.inner, 0, &vec![0xff; made.inner.size() as usize]);
             }
         }
     }
@@ -260,7 +260,7 @@ impl Program {
         let to = self.gpu.buffer("read", from.size(), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(from, 0, &to.inner, 0, from.size());
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
         let bytes = self.gpu.map_read(&to.inner, from.size()).await;
         self.gpu.release(to.inner.size());
         bytes
@@ -274,7 +274,7 @@ impl Program {
         if padded.len() as u64 > to.size() {
             return Err(Error::usage(format!("{} bytes do not fit a buffer of {}", bytes.len(), to.size())));
         }
-        self.gpu.queue.write_buffer(to, 0, &padded);
+        self.gpu.upload(to, 0, &padded);
         Ok(())
     }
 
@@ -312,7 +312,7 @@ impl Program {
                 let whole = bytes.len().next_multiple_of(4);
                 bytes.to_mut().resize(whole, 0);
             }
-            self.gpu.queue.write_buffer(&self.buffers[port.buffer.0 as usize].inner, 0, &bytes);
+            self.gpu.upload(&self.buffers[port.buffer.0 as usize].inner, 0, &bytes);
         }
         self.params.write(&self.gpu, &self.plan, bindings)
     }
@@ -354,6 +354,7 @@ fn bind(gpu: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline, buffers: &[Bu
         };
         entries.push(wgpu::BindGroupEntry { binding: b.index, resource: wgpu::BindingResource::Buffer(range) });
     }
+    gpu.made(|m| &m.bind_groups);
     Ok(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries }))
 }
 
@@ -382,7 +383,7 @@ impl Params {
         }
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let buffer = gpu.buffer("parameters", image.len() as u64, usage).await?;
-        gpu.queue.write_buffer(&buffer.inner, 0, &image);
+        gpu.upload(&buffer.inner, 0, &image);
         Ok(Params { buffer, image, dynamic })
     }
 
@@ -404,7 +405,7 @@ impl Params {
             }
         }
         if !self.dynamic.is_empty() {
-            gpu.queue.write_buffer(&self.buffer.inner, 0, &self.image);
+            gpu.upload(&self.buffer.inner, 0, &self.image);
         }
         Ok(())
     }

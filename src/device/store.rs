@@ -2,7 +2,7 @@
 
 use super::Gpu;
 use super::gpu::Buffer;
-use super::upload::Uploads;
+use super::upload::{STAGE, Uploads};
 use crate::base::{DType, Error, Part, Result, Seat, Weights};
 use crate::plan::{self, Role};
 use std::collections::HashMap;
@@ -54,7 +54,7 @@ impl Store {
         let states = self.shared.iter().filter(|(k, _)| matches!(k, Key::State(_)));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         states.for_each(|(_, b)| encoder.clear_buffer(&b.inner, 0, None));
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
     }
 
     /// The buffer of a planned one; what a weight holds is uploaded by [`Store::fill`] or [`Store::feed`].
@@ -78,7 +78,11 @@ impl Store {
         match &buffer.role {
             Role::Weight { parts, dtype, rows, .. } => self.uploads.expect(&made, (parts, *dtype, rows), weights, &self.seat)?,
             Role::Data(data) => {
-                self.gpu.queue.write_buffer(&made.inner, 0, bytemuck::cast_slice(data));
+                for (i, piece) in data.chunks(STAGE / 4).enumerate() {
+                    self.gpu.upload(&made.inner, (i * STAGE) as u64, bytemuck::cast_slice(piece));
+                    self.gpu.submit(None);
+                    self.gpu.done().await?;
+                }
                 self.data.push(data.clone());
             }
             _ => {}

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// Bytes that are staged on the host before the device is waited for.
-const STAGE: usize = 8 << 20;
+pub const STAGE: usize = 8 << 20;
 
 /// Buffers that expect bytes.
 #[derive(Default)]
@@ -133,7 +133,7 @@ impl Uploads {
     /// Ends: half words are written, and nothing is expected any more.
     pub async fn finish(&mut self, gpu: &Gpu) -> Result<()> {
         for ((buffer, at), seam) in self.seams.drain() {
-            gpu.queue.write_buffer(&self.buffers[buffer].inner, at, &seam.word);
+            gpu.upload(&self.buffers[buffer].inner, at, &seam.word);
         }
         let lacks = |t: &&Target| t.got != t.blocks();
         if let Some(t) = self.targets.iter().find(lacks) {
@@ -181,7 +181,7 @@ impl Uploads {
         let start = at + head.len() as u64;
         self.part(gpu, buffer, at, head);
         if !body.is_empty() {
-            gpu.queue.write_buffer(&self.buffers[buffer].inner, start, body);
+            gpu.upload(&self.buffers[buffer].inner, start, body);
         }
         self.part(gpu, buffer, start + body.len() as u64, tail);
         self.staged += bytes.len();
@@ -200,7 +200,7 @@ impl Uploads {
             seam.have |= 1 << place;
         }
         if seam.have == 15 {
-            gpu.queue.write_buffer(&self.buffers[buffer].inner, word, &seam.word);
+            gpu.upload(&self.buffers[buffer].inner, word, &seam.word);
             self.seams.remove(&(buffer, word));
         }
     }
@@ -208,7 +208,7 @@ impl Uploads {
     /// Waits for the device where more than `most` bytes are staged, so that staging memory is given back.
     async fn settle(&mut self, gpu: &Gpu, most: usize) -> Result<()> {
         if self.staged > most {
-            gpu.queue.submit([]);
+            gpu.submit(None);
             gpu.done().await?;
             self.staged = 0;
         }

@@ -63,7 +63,10 @@ impl Model {
         let name = source.path().file_stem().map_or("model".into(), |n| n.to_string_lossy().into_owned());
         let json = source.config()?;
         let at = Lookup { gguf: source.gguf(), json: json.as_ref(), model: &name, source: &source };
-        let arch = at.text_of("general.architecture", "model_type").ok_or_else(|| at.error("does not say its architecture"))?;
+        let arch = at.text_of("general.architecture", "model_type").ok_or_else(|| {
+            let key = if at.is_gguf() { "general.architecture" } else { "model_type" };
+            at.error(format!("lacks {key}, which names its architecture"))
+        })?;
         let family = match KNOWN.iter().find(|(n, _)| *n == arch).map(|(_, f)| *f) {
             Some("llama") => Family::Llama(llama::Config::read(&at)?),
             Some("bert") if !at.is_gguf() => Family::Bert(bert::Config::read(&at)?),
@@ -91,11 +94,20 @@ impl Model {
         }
     }
 
+    /// # Errors
+    /// A family that does not generate text.
+    pub fn check_generates(&self) -> Result<()> {
+        match &self.family {
+            Family::Llama(_) => Ok(()),
+            Family::Bert(_) => Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text")),
+        }
+    }
+
     /// The graph of a decoder's step.
     pub fn step_graph(&self, step: &StepShape) -> Result<Graph> {
         match &self.family {
             Family::Llama(c) => llama::build(c, &self.source, &self.name, step),
-            Family::Bert(_) => Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text")),
+            Family::Bert(_) => self.check_generates().map(|_| Graph::default()),
         }
     }
 
@@ -163,7 +175,7 @@ impl Lookup<'_> {
         let key = if self.is_gguf() { gguf } else { json };
         match self.number(gguf, json)? {
             Some(n) if !(1.0..=(1u64 << 31) as f64).contains(&n) || n.fract() != 0.0 => {
-                Err(self.error(format!("{key} is {n}, it must be a whole number from 1 to 2^31")))
+                Err(self.error(format!("{key} is {}, it must be a whole number from 1 to 2^31", decimal(n))))
             }
             n => Ok(n.map(|n| n as usize)),
         }
@@ -177,7 +189,7 @@ impl Lookup<'_> {
     pub fn real(&self, gguf: &str, json: &str, low: f64, default: f64) -> Result<f64> {
         let key = if self.is_gguf() { gguf } else { json };
         let x = self.number(gguf, json)?.unwrap_or(default);
-        if x.is_finite() && x >= low && (x as f32).is_finite() { Ok(x) } else { Err(self.error(format!("{key} is {x}, it must be a number from {low} on"))) }
+        if x.is_finite() && x >= low && (x as f32).is_finite() { Ok(x) } else { Err(self.error(format!("{key} is {}, it must be a number from {low} on", decimal(x)))) }
     }
     pub fn text(&self, json: &str) -> Option<String> {
         self.json?.get(json)?.as_str().map(String::from)
@@ -216,23 +228,24 @@ impl Lookup<'_> {
     }
     /// The divisor of linear position scaling; other kinds are refused by name.
     pub fn rope_scale(&self) -> Result<f64> {
-        let (kind, factor) = match (self.gguf, self.json) {
+        let scaling = self.json.and_then(|j| j.get("rope_scaling")).filter(|s| !s.is_null());
+        let (kind, factor) = match (self.gguf, scaling) {
             (Some(g), _) => (
                 g.get("llama.rope.scaling.type").and_then(|v| v.text()).map(String::from),
                 g.get("llama.rope.scaling.factor").and_then(|v| v.float()),
             ),
-            (None, Some(j)) => {
-                let scaling = j.get("rope_scaling").filter(|s| !s.is_null());
-                let text = |k: &str| scaling.and_then(|s| s.get(k)).and_then(|v| v.as_str()).map(String::from);
-                (text("rope_type").or(text("type")), scaling.and_then(|s| s.get("factor")).and_then(|v| v.as_f64()))
+            (None, Some(s)) => {
+                let text = |k: &str| s.get(k).and_then(|v| v.as_str()).map(String::from);
+                let kind = text("rope_type").or(text("type")).ok_or_else(|| self.error(format!("rope_scaling {} names no type", short(&s.to_string()))))?;
+                (Some(kind), s.get("factor").and_then(|v| v.as_f64()))
             }
             _ => (None, None),
         };
         match kind.as_deref() {
             None | Some("none" | "default") => Ok(1.0),
             Some("linear") => {
-                let factor = factor.unwrap_or(1.0);
-                if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err(self.error(format!("has a rope scaling factor of {factor}"))) }
+                let factor = factor.ok_or_else(|| self.error("has linear rope scaling without a factor"))?;
+                if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err(self.error(format!("has a rope scaling factor of {}", decimal(factor)))) }
             }
             Some(other) => Err(self.error(format!("has rope scaling \"{}\": none and linear can be run", short(other)))),
         }
@@ -245,6 +258,11 @@ fn short(text: &str) -> String {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.into(),
     }
+}
+
+/// A number from a file as people write it: f64's largest has 309 digits.
+fn decimal(x: f64) -> String {
+    if x.abs() < 1e15 { x.to_string() } else { format!("{x:e}") }
 }
 
 /// The type of a tensor that must have this shape.

@@ -2,7 +2,7 @@
 //! a gated SiLU network, no biases.
 
 use super::family::{Lookup, StepShape};
-use crate::base::{Cut, DType, Dim, MeshAxis, Placement, Placement::Split, Result, Weights};
+use crate::base::{Cut, DType, Dim, Error, MeshAxis, Placement, Placement::Split, Result, Weights};
 use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
 
 /// The sizes and constants of a model.
@@ -130,6 +130,9 @@ fn window(at: &Lookup) -> Result<Option<u32>> {
     Ok(at.optional_size(gguf, json)?.map(|n| n as u32))
 }
 
+/// The most angles that are tabled: 256 MiB each of sines and cosines.
+const MAX_ROTATIONS: usize = 1 << 26;
+
 /// The graph of a step.
 ///
 /// Inputs: `tokens` u32 `[seq]`. States: `layers.N.k` and `layers.N.v`, f32 `[context, kv_heads · head_width]`.
@@ -184,7 +187,12 @@ impl<'g> Family<'_, 'g> {
     /// cos and sin of every position and pair, computed in f64.
     fn rotations(&self) -> Result<(Tensor<'g>, Tensor<'g>)> {
         let (c, half) = (self.config, self.config.head_width / 2);
-        let angle = |i: usize| (i / half) as f64 / c.rope_scale * c.rope_base.powf(-((i % half) as f64) / half as f64);
+        if self.step.context.saturating_mul(half) > MAX_ROTATIONS {
+            let most = MAX_ROTATIONS / half;
+            return Err(Error::model(self.model, format!("a context of {} tokens is more than can be planned: up to {most} for this model", self.step.context)));
+        }
+        let speeds: Vec<f64> = (0..half).map(|i| c.rope_base.powf(-(i as f64) / half as f64)).collect();
+        let angle = |i: usize| (i / half) as f64 / c.rope_scale * speeds[i % half];
         let table = |f: fn(f64) -> f64| (0..self.step.context * half).map(|i| f(angle(i)) as f32).collect();
         Ok((self.g.data("rope.cos", [self.step.context, half], table(f64::cos))?, self.g.data("rope.sin", [self.step.context, half], table(f64::sin))?))
     }

@@ -71,6 +71,7 @@ impl<T: Real> Interpreter<T> {
                 _ => {}
             }
         }
+        check_memory::<T>(&graph)?;
         let mut last_use = vec![0; graph.nodes.len()];
         for (i, node) in graph.nodes.iter().enumerate() {
             node.args().iter().for_each(|a| last_use[a.0 as usize] = i);
@@ -230,6 +231,20 @@ impl<T: Real> Interpreter<T> {
         tensor.write_rows(at, rows);
         Ok(tensor.clone())
     }
+}
+
+/// Refuses states that the machine has no memory for before the first step needs them.
+fn check_memory<T: Real>(graph: &Graph) -> Result<()> {
+    let states = graph.nodes.iter().filter(|n| n.source == Source::State);
+    let count = |n: &crate::graph::Node| n.ty.shape.iter().map(|d| d.bound().max(0) as usize).try_fold(1usize, usize::checked_mul);
+    let total = states.clone().try_fold(0usize, |sum, n| sum.checked_add(count(n)?));
+    let mut room: Vec<T> = vec![];
+    if total.is_some_and(|n| room.try_reserve_exact(n).is_ok()) {
+        return Ok(());
+    }
+    let first = states.map(|n| n.name.as_str()).next().unwrap_or_default();
+    let bytes = total.map_or("beyond 2^64".into(), |n| (n as u64 * size_of::<T>() as u64).to_string());
+    Err(Error::op("state", first, format!("and the other states take {bytes} bytes, which this machine does not have: choose a smaller context")))
 }
 
 fn input<T: Real>(name: &str, ty: &Type, shape: &[usize], inputs: &[(&str, Array)]) -> Result<Tensor<T>> {

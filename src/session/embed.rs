@@ -1,7 +1,8 @@
 //! Sentence embeddings from an encoder.
 
 use super::engine::Engine;
-use super::{Notice, Options, pick};
+use super::cancel::Cancellable;
+use super::{Notice, Options, pick_with};
 use crate::base::{Array, Bindings, DType, Error, Result, Var};
 use crate::model::{Model, ModelInfo, ModelSource};
 use crate::text::Tokenizer;
@@ -28,10 +29,11 @@ impl Embedder {
         let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
         let json = model.source.side_file("tokenizer.json").ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
-        let tokenizer = Tokenizer::from_json(json)?;
-        let picked = pick(&options.device).await?;
+        let tokenizer = Tokenizer::from_json(json).map_err(|e| super::words::told_of(&model.name, e, ""))?;
+        let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-        let engine = Engine::new(picked.gpu, &[graph], &model.source, options.check_numerics, None, notify).await?;
+        let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
+        let engine = Engine::new(picked.gpu, &[graph], &weights, options.check_numerics, None, notify).await?;
         Ok(Embedder { engine, tokenizer, info, tokens })
     }
 

@@ -103,6 +103,17 @@ impl Engine {
         }
     }
 
+    /// # Errors
+    /// On the CPU fallback, or where the adapter has no timestamps.
+    pub(super) fn can_profile(&self) -> Result<()> {
+        match &self.inner {
+            Inner::Device { store, .. } if store.gpu().caps().timestamps => Ok(()),
+            Inner::Device { .. } => Err(Error::usage(format!("{} has no timestamp queries: it cannot be profiled", self.adapter()))),
+            Inner::Mesh(mesh) => mesh.can_trace(),
+            Inner::Cpu { .. } => Err(Error::usage(format!("the {} has no dispatches to time: choose an adapter with --device", self.adapter()))),
+        }
+    }
+
     pub fn peak_bytes(&self) -> u64 {
         match &self.inner {
             Inner::Device { store, .. } => store.gpu().peak_bytes(),
@@ -136,7 +147,10 @@ async fn find_nonfinite(program: &Program, bindings: &Bindings) -> Result<()> {
         let bytes = program.buffer_bytes(kept.buffer).await?;
         let values = bytes.chunks_exact(4).take(count).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         if let Some((index, value)) = values.enumerate().find(|(_, x)| !x.is_finite()) {
-            return Err(Error::NotFinite { op: kept.op.into(), node: kept.name.clone(), index, value: value.to_string() });
+            // A kernel may compute several ops at once.
+            let writes = |d: &&plan::Dispatch| d.args.iter().any(|a| a.write && a.buffer == kept.buffer);
+            let op = program.plan().dispatches.iter().find(writes).map_or(kept.op.to_string(), |d| d.ops.join("+"));
+            return Err(Error::NotFinite { op, node: kept.name.clone(), index, value: value.to_string() });
         }
     }
     Ok(())

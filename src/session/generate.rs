@@ -2,12 +2,12 @@
 
 use super::engine::Engine;
 use super::open::open_engine;
-use super::words::{Special, stop_tokens, words};
+use super::words::{Words, told_of};
 use super::{Notice, Options};
 use crate::base::{Array, Bindings, Error, Result};
 use crate::device::DispatchTime;
 use crate::model::{Model, ModelInfo, ModelSource};
-use crate::text::{ChatTemplate, Choice, Message, Sampler, Sampling, StreamDecoder, Tokenizer, top_logprobs};
+use crate::text::{Choice, Message, Sampler, Sampling, StreamDecoder, Tokenizer, top_logprobs};
 use crate::trace::{Span, Trace};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,16 +17,15 @@ use web_time::Instant;
 /// Context that is planned where the user names none.
 const DEFAULT_CONTEXT: usize = 4096;
 
+/// Seconds that one step of a prompt may take.
+const PATIENCE: f64 = 0.5;
+
 /// A decoder on a device, with its tokenizer. Keys and values of the last conversation stay, so a prompt that
 /// continues it is not computed anew.
 pub struct Generator {
     engine: Engine,
     info: ModelInfo,
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
-    bos: String,
-    eos: String,
-    stops: Vec<u32>,
+    words: Words,
     context: usize,
     chunk: usize,
     /// Tokens in the cache of each replica.
@@ -107,24 +106,24 @@ impl Generator {
     /// Files that are damaged or cannot be run, devices that do not exist or are too small: before anything runs.
     pub async fn open(path: impl AsRef<Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
         let model = Model::new(ModelSource::open(path)?)?;
+        model.check_generates()?;
         let info = model.info();
         let context = options.context.unwrap_or(info.context.min(DEFAULT_CONTEXT));
         if context == 0 || context > info.context {
             return Err(Error::usage(format!("the context is {context} tokens, {} was made for 1 to {}", info.name, info.context)));
         }
-        let (tokenizer, template, special) = words(&model)?;
+        options.cancel.check()?;
+        let words = Words::read(&model)?;
         let (engine, chunk) = open_engine(&model, context, options, notify).await?;
-        let stops = stop_tokens(&tokenizer, special.eos_id);
-        let Special { bos, eos, .. } = special;
         let cached = vec![vec![]; options.layout.mesh.size("dp")];
-        Ok(Generator { engine, info, tokenizer, template, bos, eos, stops, context, chunk, cached })
+        Ok(Generator { engine, info, words, context, chunk, cached })
     }
 
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.words.tokenizer
     }
     pub fn context(&self) -> usize {
         self.context
@@ -134,18 +133,23 @@ impl Generator {
     }
     /// Whether the model brings a chat form.
     pub fn is_chat(&self) -> bool {
-        self.template.is_some()
+        self.words.template.is_some()
     }
 
     /// Ids of a conversation up to where the answer begins, in the model's own form.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let template = self.template.as_ref().ok_or_else(|| Error::model(&self.info.name, "has no chat template: give plain text (--raw)"))?;
+        let plain = "give plain text (--raw)";
+        let template = self.words.template.as_ref().ok_or_else(|| Error::model(&self.info.name, format!("has no chat template: {plain}")))?;
+        let made = match template {
+            Ok(template) => template.render(messages, true, &self.words.bos, &self.words.eos),
+            Err(e) => Err(e.clone()),
+        };
         // The template writes its own markers.
-        self.tokenizer.encode(&template.render(messages, true, &self.bos, &self.eos)?, false)
+        self.words.tokenizer.encode(&made.map_err(|e| told_of(&self.info.name, e, &format!(": {plain}")))?, false)
     }
     /// Ids of plain text to continue.
     pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.encode(text, true)
+        self.words.tokenizer.encode(text, true)
     }
 
     /// Replicas of the model, which answer prompts of their own.
@@ -160,6 +164,10 @@ impl Generator {
     /// Takes leave of the other processes of a mesh, when all is done.
     pub fn close(mut self) -> Result<()> {
         self.engine.mesh().map_or(Ok(()), |m| m.close())
+    }
+    /// Whether other processes have ranks of the mesh.
+    pub fn is_shared(&mut self) -> bool {
+        self.engine.mesh().is_some_and(|m| m.is_shared())
     }
     /// Bytes of each rank of this process; empty on one device.
     pub fn rank_bytes(&mut self) -> Vec<(usize, u64)> {
@@ -196,10 +204,12 @@ impl Generator {
         }
         let mut sampler = Sampler::new(request.sampling.clone())?;
         let start = Instant::now();
-        let fresh = prompt.len() - self.reuse(replica, prompt);
+        let reused = self.reuse(replica, prompt);
         let Some(logits) = self.prefill(replica, prompt, cancel).await? else {
+            let fresh = self.cached[replica].len() - reused;
             return Ok(self.finished(Stop::Cancelled, 0, prompt.len(), (fresh, start.elapsed()), Duration::ZERO));
         };
+        let fresh = prompt.len() - reused;
         let prompt_time = start.elapsed();
         let decoding = Instant::now();
         let (stop, tokens) = self.decode(replica, request, logits, &mut sampler, cancel, on_token).await?;
@@ -213,16 +223,23 @@ impl Generator {
         same
     }
 
-    /// Computes the rest of the prompt in chunks; `None` if cancelled.
+    /// Computes the rest of the prompt in chunks; `None` if cancelled. A step cannot be stopped, so chunks are kept so
+    /// short that a cancel is heard soon.
     async fn prefill(&mut self, replica: usize, prompt: &[u32], cancel: &AtomicBool) -> Result<Option<Vec<f32>>> {
         let mut logits = vec![];
+        let mut size = self.chunk;
+        let mut best = f64::INFINITY;
         while self.cached[replica].len() < prompt.len() {
             if cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             let from = self.cached[replica].len();
-            let to = (from + self.chunk).min(prompt.len());
+            let to = (from + size).min(prompt.len());
+            let start = Instant::now();
             logits = self.step(replica, &prompt[from..to]).await?;
+            // The first steps of a process may compile: the fastest is the rule.
+            best = best.min(start.elapsed().as_secs_f64() / (to - from) as f64);
+            size = ((PATIENCE / best) as usize).clamp(1, self.chunk);
         }
         Ok(Some(logits))
     }
@@ -258,11 +275,11 @@ impl Generator {
             }
             let choice = sampler.sample(&logits, &self.cached[replica])?;
             made += 1;
-            let ends = self.stops.contains(&choice.id);
+            let ends = self.words.stops.contains(&choice.id);
             let last = ends || request.max_tokens.is_some_and(|n| made >= n) || self.cached[replica].len() >= self.context;
-            let mut text = if ends { String::new() } else { stream.push(&self.tokenizer, choice.id)? };
+            let mut text = if ends { String::new() } else { stream.push(&self.words.tokenizer, choice.id)? };
             if last {
-                text += &stream.finish(&self.tokenizer)?;
+                text += &stream.finish(&self.words.tokenizer)?;
             }
             let top = self.alternatives(&logits, request.top)?;
             on_token(&Token { id: choice.id, text, logprob: choice.logprob, top })?;
@@ -284,7 +301,7 @@ impl Generator {
         if n == 0 {
             return Ok(vec![]);
         }
-        let named = |c: Choice| Alternative { id: c.id, text: self.tokenizer.token_text(c.id), logprob: c.logprob };
+        let named = |c: Choice| Alternative { id: c.id, text: self.words.tokenizer.token_text(c.id), logprob: c.logprob };
         Ok(top_logprobs(logits, n)?.into_iter().map(named).collect())
     }
 
@@ -312,6 +329,14 @@ impl Generator {
         Ok(out)
     }
 
+    /// Whether [`Generator::trace`] can be asked.
+    ///
+    /// # Errors
+    /// On the CPU fallback, or where the adapter has no timestamps.
+    pub fn can_trace(&self) -> Result<()> {
+        self.engine.can_profile()
+    }
+
     /// Times every dispatch of one decode step. The conversation is not advanced.
     ///
     /// # Errors
@@ -324,8 +349,8 @@ impl Generator {
             return mesh.traced(1, 0, &bindings, &inputs, &["logits"]).await;
         }
         let track = self.engine.adapter();
-        let missing = || Error::usage(format!("{track} has no dispatches to time: choose an adapter with --device"));
-        let program = self.engine.programs().get_mut(1).ok_or_else(missing)?;
+        self.can_trace()?;
+        let program = self.engine.programs().get_mut(1).ok_or_else(|| Error::usage("there is no program for one token"))?;
         let times = program.profile(&bindings, &inputs).await?;
         let span = |t: &DispatchTime| {
             let d = &program.plan().dispatches[t.index];

@@ -1,14 +1,14 @@
 //! An engine over the ranks of a mesh: virtual devices, several adapters, several processes, or the CPU.
 
 use super::engine::output_of;
-use super::{DeviceChoice, Notice, pick, tune};
+use super::{DeviceChoice, Notice, Options, pick_with, tune};
 use crate::base::{Array, Bindings, Error, MeshAxis, Result, Var, Weights};
 use crate::device::cluster::{RankPlan, Traffic, Watch};
 use crate::device::{Cluster, Gpu, Nobody, Store, Transport};
 use crate::graph::Graph;
 use crate::model::{Model, StepShape};
 use crate::plan::shard::{Sharded, shard, shard_in_stages};
-use crate::plan::{self, Options, Plan, Policy};
+use crate::plan::{self, Plan, Policy};
 use crate::reference::Ranks;
 use crate::topology::Mesh;
 use crate::topology::collective::Algorithm;
@@ -85,7 +85,8 @@ enum Runner {
 }
 
 /// Whether the ranks run on devices; the fallback needs only the first graph.
-pub(super) async fn pick_all(device: &DeviceChoice, layout: &Layout, local: &[usize], notify: &mut dyn FnMut(Notice)) -> Result<Vec<Option<Arc<Gpu>>>> {
+pub(super) async fn pick_all(options: &Options, local: &[usize], notify: &mut dyn FnMut(Notice)) -> Result<Vec<Option<Arc<Gpu>>>> {
+    let layout = &options.layout;
     let ranks = layout.mesh.ranks();
     if !layout.devices.is_empty() && layout.devices.len() != ranks {
         return Err(Error::usage(format!("--devices names {} devices, mesh {} has {ranks} ranks: name one a rank", layout.devices.len(), layout.mesh)));
@@ -93,12 +94,12 @@ pub(super) async fn pick_all(device: &DeviceChoice, layout: &Layout, local: &[us
     let mut known: Vec<(DeviceChoice, Option<Arc<Gpu>>)> = vec![];
     let mut out = vec![];
     for rank in local {
-        let choice = layout.devices.get(*rank).unwrap_or(device).clone();
+        let choice = layout.devices.get(*rank).unwrap_or(&options.device).clone();
         if let Some((_, gpu)) = known.iter().find(|k| k.0 == choice) {
             out.push(gpu.clone());
             continue;
         }
-        let picked = pick(&choice).await?;
+        let picked = pick_with(&choice, options.cache.as_deref(), notify).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
         out.push(picked.gpu.clone());
         known.push((choice, picked.gpu));
@@ -116,14 +117,14 @@ impl MeshEngine {
     /// # Errors
     /// A mesh that the graph does not fit; those of loading a program.
     pub async fn new(
-        layout: &Layout,
+        options: &Options,
         (local, gpus): (Vec<usize>, Vec<Option<Arc<Gpu>>>),
         graphs: &[Graph],
         weights: &dyn Weights,
-        (check, cache): (bool, Option<&Path>),
         transport: Option<Box<dyn Transport>>,
         notify: &mut dyn FnMut(Notice),
     ) -> Result<MeshEngine> {
+        let (layout, cache) = (&options.layout, options.cache.as_deref());
         let axes = layout.axes()?;
         let on_cpu = gpus.first().is_none_or(Option::is_none);
         let wanted = if on_cpu { &graphs[..1] } else { graphs };
@@ -132,7 +133,7 @@ impl MeshEngine {
         for g in &wanted[1..] {
             sharded.push(shard_in_stages(g, &axes, sharded[0].stage_of_layer.clone())?);
         }
-        if check {
+        if options.check_numerics {
             return Err(Error::usage("numerics are checked on one device only: leave --mesh out"));
         }
         let adapter = describe(layout, &local, &gpus, transport.as_deref());
@@ -164,11 +165,16 @@ impl MeshEngine {
         Ok(out)
     }
 
+    pub fn can_trace(&self) -> Result<()> {
+        match self.runner {
+            Runner::Cpu(_) => Err(Error::usage("the CPU fallback has no times of ranks and links: choose an adapter with --device")),
+            Runner::Devices { .. } => Ok(()),
+        }
+    }
+
     /// Like [`MeshEngine::step`], taking the time of everything that ranks and links do.
     pub async fn traced(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Trace> {
-        if let Runner::Cpu(_) = self.runner {
-            return Err(Error::usage("the CPU fallback takes no times: choose an adapter with --device"));
-        }
+        self.can_trace()?;
         let mut watch = Watch::timing();
         self.watched(which, replica, bindings, inputs, outputs, &mut watch).await?;
         Ok(watch.into_trace())
@@ -208,6 +214,10 @@ impl MeshEngine {
         self.traffic.flops += more.flops;
     }
 
+    /// Whether other processes have ranks, too.
+    pub fn is_shared(&self) -> bool {
+        self.rank_bytes().len() < self.sharded[0].ranks()
+    }
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
@@ -260,7 +270,7 @@ async fn rank_plans(s: &Sharded, graph: &Graph, local: &[usize], gpus: &[Arc<Gpu
         let plan = match made.iter().find(|m| (m.0, m.1) == key) {
             Some(m) => m.2.clone(),
             None => {
-                let mut options = Options::for_caps(gpu.caps());
+                let mut options = plan::Options::for_caps(gpu.caps());
                 if let Some(tuning) = tune::tuned(gpu, cache, notify).await? {
                     options.tuning = tuning;
                 }

@@ -2,7 +2,8 @@
 
 use super::engine::Engine;
 use super::mesh::{MeshEngine, pick_all};
-use super::{Notice, Options, pick, processes, tune};
+use super::cancel::Cancellable;
+use super::{Notice, Options, pick_with, processes, tune};
 use crate::base::{AdapterKind, MeshAxis, Result, Var};
 use crate::device::Gpu;
 use crate::graph::Graph;
@@ -14,7 +15,7 @@ pub(super) async fn open_engine(model: &Model, context: usize, options: &Options
     if !options.layout.is_single() {
         return open_mesh(model, context, options, notify).await;
     }
-    let picked = pick(&options.device).await?;
+    let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
     picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
     let chunk = chunk(&[picked.gpu.clone()], context);
     let graphs = graphs(model, context, chunk, (options, picked.gpu.is_some()))?;
@@ -22,7 +23,9 @@ pub(super) async fn open_engine(model: &Model, context: usize, options: &Options
         Some(gpu) => tune::tuned(gpu, options.cache.as_deref(), notify).await?,
         None => None,
     };
-    let engine = Engine::new(picked.gpu, &graphs, &model.source, options.check_numerics, tuning, notify).await?;
+    options.cancel.check()?;
+    let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
+    let engine = Engine::new(picked.gpu, &graphs, &weights, options.check_numerics, tuning, notify).await?;
     Ok((engine, chunk))
 }
 
@@ -33,15 +36,15 @@ async fn open_mesh(model: &Model, context: usize, options: &Options, notify: &mu
         true => processes::join(ranks).map(|(rank, transport)| (vec![rank], Some(transport)))?,
         false => ((0..ranks).collect(), None),
     };
-    let gpus = pick_all(&options.device, layout, &local, notify).await?;
+    let gpus = pick_all(options, &local, notify).await?;
     let chunk = chunk(&gpus, context);
     let graphs = graphs(model, context, chunk, (options, gpus.iter().any(Option::is_some)))?;
-    let rest = (options.check_numerics, options.cache.as_deref());
-    let mesh = MeshEngine::new(layout, (local, gpus), &graphs, &model.source, rest, transport, notify).await?;
+    let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
+    let mesh = MeshEngine::new(options, (local, gpus), &graphs, &weights, transport, notify).await?;
     Ok((Engine::over(mesh), chunk))
 }
 
-/// Short enough on slow devices that a cancel is heard within a second.
+/// The first chunk, whose pace is not known yet, may not be long on slow devices.
 fn chunk(gpus: &[Option<Arc<Gpu>>], context: usize) -> usize {
     let software = gpus.iter().any(|g| g.as_ref().is_none_or(|g| g.caps().kind == AdapterKind::Software));
     if software { 32 } else { 256 }.min(context)
