@@ -13,7 +13,7 @@ fn open(path: &Path) -> Result<Model> {
     let model = Model::new(ModelSource::open(path)?)?;
     let context = model.info().context.min(64);
     let total = Var::new("total", context as u32);
-    model.step_graph(&StepShape { seq: 1.into(), total, context, last_only: true })?;
+    model.step_graph(&StepShape { seq: 1.into(), total, context, last_only: true, sequence_parallel: false })?;
     Ok(model)
 }
 

@@ -35,7 +35,7 @@ fn oracle(model: &Model) -> Vec<f64> {
 }
 
 fn graph(model: &Model) -> warpweft::graph::Graph {
-    let shape = StepShape { seq: Var::new("seq", 16).into(), total: Var::new("total", 64), context: 64, last_only: false };
+    let shape = StepShape { seq: Var::new("seq", 16).into(), total: Var::new("total", 64), context: 64, last_only: false, sequence_parallel: false };
     model.step_graph(&shape).unwrap()
 }
 
