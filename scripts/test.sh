@@ -8,8 +8,25 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 
+apt_install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; }
+
+# Ranks in several processes are tested through Open MPI.
+features=()
+if [ "$(uname -s)" = Linux ] && ! { command -v mpirun && command -v mpicc && ldconfig -p | grep libclang; } >/dev/null 2>&1; then
+    if command -v apt-get >/dev/null; then
+        say "no Open MPI: installing it"
+        as_root apt-get update
+        apt_install openmpi-bin libopenmpi-dev libclang-dev clang
+    fi
+fi
+if command -v mpirun >/dev/null && command -v mpicc >/dev/null; then
+    features=(--features mpi)
+else
+    say "without Open MPI (mpirun, mpicc): meshes over several processes are not tested"
+fi
+
 say "building"
-cargo build --release --all-targets
+cargo build --release --all-targets "${features[@]}"
 
 # The loader complains on stderr where no session set this.
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-$(mktemp -d)}"
@@ -22,7 +39,7 @@ if [ "$(uname -s)" = Linux ] && ! backends | grep -x vulkan >/dev/null; then
     say "no Vulkan adapter: installing Mesa's software one"
     if command -v apt-get >/dev/null; then
         as_root apt-get update
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1
+        apt_install mesa-vulkan-drivers libvulkan1
     else
         echo "install a Vulkan driver (Mesa's lavapipe will do) and run this again" >&2
         exit 1
@@ -40,4 +57,4 @@ target/release/warpweft pull minilm
 
 say "testing: a skipped device or model test is a failure"
 export WARPWEFT_REQUIRE_DEVICE=1 WARPWEFT_REQUIRE_MODELS=1
-cargo test --release
+cargo test --release "${features[@]}"

@@ -127,3 +127,40 @@ fn every_algorithm_gives_the_same_answer() {
         }
     }
 }
+
+/// Sums, gathers, scatters and exchanges of 11 rows of 5 over 2 to 9 ranks, by every algorithm, against plain loops.
+#[test]
+fn collectives_equal_plain_loops_on_two_to_nine_ranks() {
+    use warpweft::base::{Combine, Cut, Placement};
+    let Found::Device(gpu) = device(None) else { return };
+    let (rows, cols) = (11usize, 5usize);
+    let values = |rank: usize| (0..rows * cols).map(move |i| ((i * 31 + rank * 17) % 23) as f32 - 11.0).collect::<Vec<f32>>();
+    for n in 2..=9 {
+        for algorithm in [Algorithm::Ring, Algorithm::HalvingDoubling, Algorithm::Tree, Algorithm::Direct, Algorithm::Hierarchical] {
+            let g = warpweft::graph::GraphBuilder::new();
+            let over = MeshAxis::Tensor;
+            let x = g.input("x", DType::F32, [rows, cols]).unwrap().place(over, Placement::Partial(Combine::Sum));
+            // The same parts summed whole, scattered by rows, and those exchanged for columns.
+            g.output("sum", (x * 2.0).unwrap().place(over, Placement::Whole)).unwrap();
+            let by_rows = (x * 3.0).unwrap().place(over, Placement::Split(0));
+            let by_columns = by_rows.transpose(&[1, 0]).unwrap();
+            g.output("rows", by_rows).unwrap();
+            g.output("columns", if n <= cols { by_columns.cut(over, Placement::Split(0), Cut::ONES) } else { by_columns }).unwrap();
+            let policy = Policy { algorithm: Some(algorithm), ..Policy::default() };
+            let mut ranks = load(&gpu, &g.finish(), &[(over, n)], &std::collections::HashMap::<String, Array>::new(), policy);
+            let parts: Vec<_> = (0..n)
+                .map(|r| Some((ranks.sharded.bindings(r, &Bindings::new()).unwrap(), vec![("x", Array::f32(&[rows, cols], &values(r)))])))
+                .collect();
+            let readers: Vec<usize> = (0..n).collect();
+            let got = block_on(ranks.cluster.step(&parts, (&readers, &["sum", "rows", "columns"]), &mut Nobody, &mut Watch::counting())).unwrap();
+            let sum: Vec<f32> = (0..rows * cols).map(|i| (0..n).map(|r| values(r)[i]).sum()).collect();
+            for (rank, outputs) in got.iter().enumerate() {
+                let what = format!("{} over {n}, rank {rank}", algorithm.name());
+                assert_eq!(outputs[0].to_f32(), sum.iter().map(|v| v * 2.0).collect::<Vec<_>>(), "{what}: sum");
+                assert_eq!(outputs[1].to_f32(), sum.iter().map(|v| v * 3.0).collect::<Vec<_>>(), "{what}: rows");
+                let turned: Vec<f32> = (0..cols * rows).map(|i| sum[i % rows * cols + i / rows] * 3.0).collect();
+                assert_eq!(outputs[2].to_f32(), turned, "{what}: columns");
+            }
+        }
+    }
+}

@@ -17,6 +17,7 @@ impl Sharder {
             return Ok(*copy);
         }
         let local = self.get(v).local;
+        self.why = format!("{} becomes {}", now.0, want.0);
         let copy = match (now, want) {
             ((Whole, _), (Split(dim), cut)) => self.cut_out(v, axis, dim, cut)?,
             // Halves travel as f32: two of them share a word.
@@ -61,7 +62,7 @@ impl Sharder {
     /// A collective among the ranks of one axis, on local values.
     pub(super) fn collective(&mut self, def: &'static OpDef, axis: usize, x: Value, c: Collective) -> Result<Value> {
         let (over, _) = self.axes[axis];
-        self.moved.push(format!("{} over {over}: {} → {}", def.name, self.out.ty(x), c.to));
+        self.moved.push(format!("{} over {over}, {}: {} → {}", def.name, self.why, self.out.ty(x), c.to));
         self.add(def, Attrs::Collective(Box::new(c)), &[x])
     }
 

@@ -87,6 +87,7 @@ impl Sharder {
         let start = self.number_tensor(start, DType::U32)?;
         let at = self.add(&op::ADD, Attrs::None, &[at, start])?;
         let shape = self.out.ty(best).shape;
+        self.why = "each rank's largest are compared".into();
         let all = |s: &mut Sharder, x: Value, dtype: DType| {
             let mut row = shape.0.clone();
             row.insert(0, Dim::new(1));
@@ -150,6 +151,7 @@ impl Sharder {
     /// 2023, over stripes: Brandon et al., 2023). With stripes query s of rank i sees key t of rank j where
     /// t ≤ past + s, less one where j > i.
     fn ring(&mut self, axis: usize, how: Attention, args: &[Value], locals: &[Value]) -> Result<Value> {
+        self.why = "keys go round the ring of queries".into();
         let ways = self.axes[axis].1;
         let past = how.causal.ok_or_else(|| Error::op("attention", "", "is split by positions, which needs causal attention"))?;
         let keys = self.get(args[1]).ty.shape[1];

@@ -187,8 +187,9 @@ pub(super) struct Sharder {
     /// Copies of values under other placements.
     copies: HashMap<(Value, usize, Placed), Value>,
     explained: Vec<String>,
-    /// Collectives put in for the node at hand.
+    /// Collectives put in for the node at hand, and what the next is for.
     moved: Vec<String>,
+    why: String,
     tag: u32,
     /// What the node at hand is asked to be.
     wanted: Vec<(usize, Placed)>,
@@ -198,7 +199,7 @@ impl Sharder {
     fn run(graph: &Graph, axes: &[(MeshAxis, usize)], seat: &Seat) -> Result<Sharder> {
         let mut s = Sharder {
             axes: axes.to_vec(), seat: seat.clone(), out: Graph::default(), held: vec![], locals: vec![], inputs: vec![], cuts: vec![],
-            copies: HashMap::new(), explained: vec![], moved: vec![], tag: 0, wanted: vec![],
+            copies: HashMap::new(), explained: vec![], moved: vec![], why: String::new(), tag: 0, wanted: vec![],
         };
         let mut map: HashMap<Value, Value> = HashMap::new();
         for v in graph.values() {
