@@ -79,7 +79,7 @@ impl Cache {
 
 impl Place {
     fn options(&self) -> Result<Options> {
-        Ok(Options { device: self.device.clone(), context: self.ctx, check_numerics: self.check_numerics, cache: Some(self.cache.folder()?) })
+        Ok(Options { device: self.device.clone(), context: self.ctx, check_numerics: self.check_numerics, cache: Some(self.cache.folder()?), breathe: None })
     }
 }
 

@@ -29,6 +29,17 @@ pub struct Interpreter<T: Real> {
     check: bool,
 }
 
+/// A step under way: callers with one thread do other things between its nodes.
+pub struct Step<'a, T: Real> {
+    bindings: &'a Bindings,
+    inputs: &'a [(&'a str, Array)],
+    values: Vec<Option<Tensor<T>>>,
+    /// Bytes of each value that owns its elements, and of those alive.
+    sizes: Vec<u64>,
+    alive: u64,
+    next: usize,
+}
+
 /// Composites that have a native f32 form.
 fn is_native(def: &OpDef) -> bool {
     matches!(&def.body, Body::Composite { fused, .. } if *fused != Fused::Parts)
@@ -86,48 +97,68 @@ impl<T: Real> Interpreter<T> {
 
     /// Runs one step; outputs in the graph's order, in the graph's types.
     pub fn step(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<(String, Array)>> {
-        let outputs = self.run(bindings, inputs)?;
+        let mut step = self.begin(bindings, inputs)?;
+        while self.advance(&mut step)? {}
+        self.end(&step)
+    }
+
+    /// Begins a step.
+    pub fn begin<'a>(&mut self, bindings: &'a Bindings, inputs: &'a [(&'a str, Array)]) -> Result<Step<'a, T>> {
+        if let Some((name, _)) = inputs.iter().find(|(n, _)| self.graph.find_input(n).is_none()) {
+            return Err(Error::usage(format!("there is no input \"{name}\"")));
+        }
+        let n = self.graph.nodes.len();
+        Ok(Step { bindings, inputs, values: vec![None; n], sizes: vec![0; n], alive: 0, next: 0 })
+    }
+
+    /// Computes the next node; false once all are.
+    pub fn advance(&mut self, step: &mut Step<T>) -> Result<bool> {
+        let i = step.next;
+        if i >= self.graph.nodes.len() {
+            return Ok(false);
+        }
+        let values = &mut step.values;
+        // A state is written in place: nothing else may hold its elements then.
+        if self.graph.nodes[i].def().is_some_and(|d| d.is(&APPEND)) {
+            values[self.graph.nodes[i].args()[0].0 as usize] = None;
+        }
+        let value = self.evaluate(Value(i as u32), values, step.bindings, step.inputs)?;
+        if self.check {
+            self.check_finite(i, &value)?;
+        }
+        // Views, weights and states hold no elements of their own.
+        let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND)) && !self.graph.nodes[i].is_view();
+        let size = if owns { value.bytes() } else { 0 };
+        step.alive += size;
+        step.sizes[i] = size;
+        self.peak = self.peak.max(step.alive);
+        values[i] = Some(value);
+        for a in self.graph.nodes[i].args() {
+            if self.last_use[a.0 as usize] == i {
+                values[a.0 as usize] = None;
+                step.alive -= step.sizes[a.0 as usize];
+            }
+        }
+        step.next += 1;
+        Ok(step.next < self.graph.nodes.len())
+    }
+
+    /// The outputs of a step of which all nodes are computed.
+    pub fn end(&self, step: &Step<T>) -> Result<Vec<(String, Array)>> {
         let types: Vec<DType> = self.graph.outputs.iter().map(|(_, v)| self.graph.node(*v).ty.dtype).collect();
-        Ok(outputs.into_iter().zip(types).map(|((name, t), dtype)| (name, t.to_array(dtype))).collect())
+        Ok(self.outputs(step)?.into_iter().zip(types).map(|((name, t), dtype)| (name, t.to_array(dtype))).collect())
     }
 
     /// Like [`Interpreter::step`], with outputs in full precision and truth and integers as numbers.
     pub fn step_values(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<(String, Vec<f64>)>> {
-        Ok(self.run(bindings, inputs)?.into_iter().map(|(name, t)| (name, t.to_f64())).collect())
+        let mut step = self.begin(bindings, inputs)?;
+        while self.advance(&mut step)? {}
+        Ok(self.outputs(&step)?.into_iter().map(|(name, t)| (name, t.to_f64())).collect())
     }
 
-    fn run(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<(String, Tensor<T>)>> {
-        if let Some((name, _)) = inputs.iter().find(|(n, _)| self.graph.find_input(n).is_none()) {
-            return Err(Error::usage(format!("there is no input \"{name}\"")));
-        }
-        let mut values: Vec<Option<Tensor<T>>> = vec![None; self.graph.nodes.len()];
-        let mut sizes = vec![0u64; self.graph.nodes.len()];
-        let mut alive = 0u64;
-        for i in 0..self.graph.nodes.len() {
-            // A state is written in place: nothing else may hold its elements then.
-            if self.graph.nodes[i].def().is_some_and(|d| d.is(&APPEND)) {
-                values[self.graph.nodes[i].args()[0].0 as usize] = None;
-            }
-            let value = self.evaluate(Value(i as u32), &values, bindings, inputs)?;
-            if self.check {
-                self.check_finite(i, &value)?;
-            }
-            // Views, weights and states hold no elements of their own.
-            let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND)) && !self.graph.nodes[i].is_view();
-            let size = if owns { value.bytes() } else { 0 };
-            alive += size;
-            sizes[i] = size;
-            self.peak = self.peak.max(alive);
-            values[i] = Some(value);
-            for a in self.graph.nodes[i].args() {
-                if self.last_use[a.0 as usize] == i {
-                    values[a.0 as usize] = None;
-                    alive -= sizes[a.0 as usize];
-                }
-            }
-        }
+    fn outputs(&self, step: &Step<T>) -> Result<Vec<(String, Tensor<T>)>> {
         let outputs = self.graph.outputs.iter();
-        outputs.map(|(name, v)| Ok((name.clone(), values[v.0 as usize].clone().ok_or_else(|| Error::usage("an output was not computed"))?))).collect()
+        outputs.map(|(name, v)| Ok((name.clone(), step.values[v.0 as usize].clone().ok_or_else(|| Error::usage("an output was not computed"))?))).collect()
     }
 
     fn check_finite(&self, i: usize, value: &Tensor<T>) -> Result<()> {

@@ -1,12 +1,18 @@
 //! A graph that can be stepped, on an adapter or on the CPU.
 
-use super::{DeviceChoice, Notice, pick};
+use super::{Breathe, DeviceChoice, Notice, Options, pick};
 use crate::base::{Array, Bindings, DType, Error, Result, Weights};
 use crate::device::{Gpu, Program, Store};
 use crate::graph::Graph;
-use crate::plan::{self, Options, Tuning};
+use crate::plan::{self, Tuning};
 use crate::reference::Interpreter;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use web_time::Instant;
+
+/// How long the CPU computes before its host may breathe.
+const BREATH: Duration = Duration::from_millis(30);
 
 /// One or more graphs that share weights and states, loaded.
 pub struct Engine {
@@ -15,7 +21,7 @@ pub struct Engine {
 
 enum Inner {
     Device { programs: Vec<Program>, store: Store, check: bool },
-    Cpu { interpreter: Box<Interpreter<f32>>, threads: usize },
+    Cpu { interpreter: Box<Interpreter<f32>>, threads: usize, breathe: Option<Breathe> },
 }
 
 impl Engine {
@@ -25,7 +31,7 @@ impl Engine {
     /// A device that does not exist; an op, type or size that cannot run there, by name; weights that do not fit.
     pub async fn open(device: &DeviceChoice, graph: &Graph, weights: &dyn Weights) -> Result<Engine> {
         let gpu = pick(device).await?.gpu;
-        Engine::new(gpu, std::slice::from_ref(graph), weights, false, None, &mut |_| {}).await
+        Engine::new(gpu, std::slice::from_ref(graph), weights, &Options::default(), None, &mut |_| {}).await
     }
 
     /// Runs one step and reads the named outputs.
@@ -33,24 +39,32 @@ impl Engine {
     /// # Errors
     /// Inputs that are missing, unknown or of the wrong type or shape; variables out of bounds; device faults.
     pub async fn run(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
-        self.step(0, bindings, inputs, outputs).await
+        self.run_until(bindings, inputs, outputs, &AtomicBool::new(false)).await
+    }
+
+    /// Like [`Engine::run`], until `cancel` is set.
+    ///
+    /// # Errors
+    /// Beside those, [`Error::Cancelled`] from within the step.
+    pub async fn run_until(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str], cancel: &AtomicBool) -> Result<Vec<Array>> {
+        self.step(0, bindings, inputs, outputs, cancel).await
     }
 
     pub(super) async fn new(
         gpu: Option<Arc<Gpu>>,
         graphs: &[Graph],
         weights: &dyn Weights,
-        check: bool,
+        how: &Options,
         tuning: Option<Tuning>,
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Engine> {
         let Some(gpu) = gpu else {
             let mut interpreter = Box::new(Interpreter::new(&graphs[0], weights)?);
-            interpreter.check_numerics(check);
-            return Ok(Engine { inner: Inner::Cpu { interpreter, threads: rayon::current_num_threads() } });
+            interpreter.check_numerics(how.check_numerics);
+            return Ok(Engine { inner: Inner::Cpu { interpreter, threads: rayon::current_num_threads(), breathe: how.breathe } });
         };
-        let mut options = Options::for_caps(gpu.caps());
-        options.keep_values = check;
+        let mut options = plan::Options::for_caps(gpu.caps());
+        options.keep_values = how.check_numerics;
         if let Some(tuning) = tuning {
             options.tuning = tuning;
         }
@@ -60,28 +74,59 @@ impl Engine {
             let plan = plan::plan(graph, gpu.caps(), &options)?;
             programs.push(Program::load(plan, &mut store, weights, &mut |done, of| notify(Notice::Compiling { done, of })).await?);
         }
-        Ok(Engine { inner: Inner::Device { programs, store, check } })
+        Ok(Engine { inner: Inner::Device { programs, store, check: how.check_numerics } })
+    }
+
+    /// Takes blocks of a weight that arrives after the engine was made.
+    pub(super) async fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
+        match &mut self.inner {
+            Inner::Device { store, .. } => store.feed(tensor, block, bytes).await,
+            Inner::Cpu { .. } => Ok(()),
+        }
+    }
+
+    /// Ends the arrival of weights.
+    pub(super) async fn finish(&mut self) -> Result<()> {
+        match &mut self.inner {
+            Inner::Device { store, .. } => store.finish().await,
+            Inner::Cpu { .. } => Ok(()),
+        }
     }
 
     /// Runs a step of graph `which`. The CPU has only the first, which takes every step.
-    pub(super) async fn step(&mut self, which: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
+    pub(super) async fn step(
+        &mut self,
+        which: usize,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+        outputs: &[&str],
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Array>> {
         match &mut self.inner {
             Inner::Device { programs, check, .. } => {
                 let program = &mut programs[which];
-                let out = program.step(bindings, inputs, outputs).await?;
+                let out = program.step_until(bindings, inputs, outputs, cancel).await?;
                 if *check {
                     find_nonfinite(program, bindings).await?;
                 }
                 Ok(out)
             }
-            Inner::Cpu { interpreter, .. } => {
-                let made = interpreter.step(bindings, inputs)?;
+            Inner::Cpu { interpreter, breathe, .. } => {
+                let made = compute(interpreter, bindings, inputs, *breathe, cancel).await?;
                 let find = |name: &&str| {
                     let found = made.iter().find(|(n, _)| n == name);
                     found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
                 };
                 outputs.iter().map(find).collect()
             }
+        }
+    }
+
+    /// Whether such a step of graph `which` has no part that takes longer than the device should be kept busy.
+    pub(super) fn is_brisk(&self, which: usize, bindings: &Bindings) -> Result<bool> {
+        match &self.inner {
+            Inner::Device { programs, .. } => programs[which].is_brisk(bindings),
+            Inner::Cpu { .. } => Ok(true),
         }
     }
 
@@ -105,6 +150,30 @@ impl Engine {
             Inner::Cpu { .. } => &mut [],
         }
     }
+}
+
+/// A step on the CPU, with a breath and a look at `cancel` now and then.
+async fn compute(
+    interpreter: &mut Interpreter<f32>,
+    bindings: &Bindings,
+    inputs: &[(&str, Array)],
+    breathe: Option<Breathe>,
+    cancel: &AtomicBool,
+) -> Result<Vec<(String, Array)>> {
+    let mut step = interpreter.begin(bindings, inputs)?;
+    let mut since = Instant::now();
+    while interpreter.advance(&mut step)? {
+        if since.elapsed() > BREATH {
+            if let Some(breathe) = breathe {
+                breathe().await;
+            }
+            since = Instant::now();
+        }
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+    }
+    interpreter.end(&step)
 }
 
 /// The first float in the order of computation that is NaN or infinite.

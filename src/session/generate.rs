@@ -1,17 +1,15 @@
 //! Text from a decoder.
 
 use super::engine::Engine;
-use super::{Notice, Options, pick};
+use super::{Generation, Notice, Options};
 use crate::base::{AdapterKind, Array, Bindings, Error, Result, Var};
-use crate::device::{DispatchTime, Program};
+use crate::device::{DispatchTime, Gpu, Program};
 use crate::model::gguf::Value;
-use crate::model::{Model, ModelInfo, ModelSource, StepShape};
-use crate::text::{ChatTemplate, Choice, Message, Sampler, Sampling, StreamDecoder, Tokenizer, Vocabulary, top_logprobs};
+use crate::model::{Model, ModelInfo, StepShape};
+use crate::text::{ChatTemplate, Choice, Message, Sampling, Tokenizer, Vocabulary, top_logprobs};
 use crate::trace::{Span, Trace};
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use web_time::Instant;
 
 /// Context that is planned where the user names none.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -103,30 +101,42 @@ impl Generator {
     ///
     /// # Errors
     /// Files that are damaged or cannot be run, devices that do not exist or are too small: before anything runs.
-    pub async fn open(path: impl AsRef<Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
-        let model = Model::new(ModelSource::open(path)?)?;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn open(path: impl AsRef<std::path::Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
+        let model = Model::new(crate::model::ModelSource::open(path)?)?;
+        let picked = super::pick(&options.device).await?;
+        picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
+        Generator::with(&model, picked.gpu, options, notify).await
+    }
+
+    /// From a model whose weights are there, or arrive later.
+    pub(super) async fn with(model: &Model, gpu: Option<Arc<Gpu>>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
         let info = model.info();
         let context = options.context.unwrap_or(info.context.min(DEFAULT_CONTEXT));
         if context == 0 || context > info.context {
             return Err(Error::usage(format!("the context is {context} tokens, {} was made for 1 to {}", info.name, info.context)));
         }
-        let picked = pick(&options.device).await?;
-        picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-        let (tokenizer, template, special) = words(&model)?;
-        let software = picked.gpu.as_ref().is_none_or(|g| g.caps().kind == AdapterKind::Software);
+        let (tokenizer, template, special) = words(model)?;
+        let software = gpu.as_ref().is_none_or(|g| g.caps().kind == AdapterKind::Software);
         // Short enough on slow devices that a cancel is heard within a second.
         let chunk = if software { 32 } else { 256 }.min(context);
-        let graphs = graphs(&model, context, chunk, picked.gpu.is_some())?;
-        let tuning = match &picked.gpu {
+        let graphs = graphs(model, context, chunk, gpu.is_some())?;
+        let tuning = match &gpu {
             Some(gpu) => super::tune::tuned(gpu, options.cache.as_deref(), notify).await?,
             None => None,
         };
-        let engine = Engine::new(picked.gpu, &graphs, &model.source, options.check_numerics, tuning, notify).await?;
+        let engine = Engine::new(gpu, &graphs, &model.source, options, tuning, notify).await?;
         let stops = stop_tokens(&tokenizer, special.eos_id);
         let Special { bos, eos, .. } = special;
         Ok(Generator { engine, info, tokenizer, template, bos, eos, stops, context, chunk, cached: vec![] })
     }
 
+    pub(super) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+    pub(super) fn stops(&self) -> &[u32] {
+        &self.stops
+    }
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
@@ -138,6 +148,9 @@ impl Generator {
     }
     pub fn adapter(&self) -> String {
         self.engine.adapter()
+    }
+    pub fn peak_bytes(&self) -> u64 {
+        self.engine.peak_bytes()
     }
     /// Whether the model brings a chat form.
     pub fn is_chat(&self) -> bool {
@@ -160,6 +173,18 @@ impl Generator {
     /// # Errors
     /// An empty prompt or one longer than the context; device faults.
     pub async fn generate(&mut self, request: &Request, cancel: &AtomicBool, on_token: &mut dyn FnMut(&Token) -> Result<()>) -> Result<Finished> {
+        let mut generation = self.begin(request)?;
+        while let Some(token) = self.next(&mut generation, cancel).await? {
+            on_token(&token)?;
+        }
+        Ok(self.finished(&generation))
+    }
+
+    /// Begins to generate: [`Generator::next`] goes on.
+    ///
+    /// # Errors
+    /// An empty prompt or one longer than the context.
+    pub fn begin(&self, request: &Request) -> Result<Generation> {
         let prompt = &request.prompt;
         if prompt.is_empty() {
             return Err(Error::usage("the prompt is empty"));
@@ -171,23 +196,23 @@ impl Generator {
         if let Some(id) = prompt.iter().find(|id| **id as usize >= self.info.vocab) {
             return Err(Error::usage(format!("token {id} is outside of the vocabulary of {}", self.info.vocab)));
         }
-        let mut sampler = Sampler::new(request.sampling.clone())?;
-        let start = Instant::now();
-        let fresh = prompt.len() - self.reuse(prompt);
-        let Some(logits) = self.prefill(prompt, cancel).await? else {
-            return Ok(self.finished(Stop::Cancelled, 0, prompt.len(), (fresh, start.elapsed()), Duration::ZERO));
-        };
-        let prompt_time = start.elapsed();
-        let decoding = Instant::now();
-        let (stop, tokens) = self.decode(request, logits, &mut sampler, cancel, on_token).await?;
-        Ok(self.finished(stop, tokens, prompt.len(), (fresh, prompt_time), decoding.elapsed()))
+        Generation::new(request)
     }
 
-    /// How many tokens of `prompt` the cache already holds; the last one is always computed, for its logits.
-    fn reuse(&mut self, prompt: &[u32]) -> usize {
-        let same = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
-        self.cached.truncate(same);
-        same
+    /// Logits after the last of `tokens`, of which the cache may hold some already; `None` if cancelled.
+    pub(super) async fn logits_after(&mut self, tokens: &[u32], cancel: &AtomicBool) -> Result<Option<Vec<f32>>> {
+        self.reuse(tokens);
+        self.prefill(tokens, cancel).await
+    }
+
+    /// How many tokens of a prompt would have to be computed.
+    pub(super) fn fresh(&self, prompt: &[u32]) -> usize {
+        prompt.len() - self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1)
+    }
+
+    /// Forgets what the cache holds beyond what it shares with `prompt`; the last token is always computed, for its logits.
+    fn reuse(&mut self, prompt: &[u32]) {
+        self.cached.truncate(prompt.len() - self.fresh(prompt));
     }
 
     /// Computes the rest of the prompt in chunks; `None` if cancelled.
@@ -198,65 +223,35 @@ impl Generator {
                 return Ok(None);
             }
             let from = self.cached.len();
-            let to = (from + self.chunk).min(prompt.len());
-            logits = self.step(&prompt[from..to]).await?;
+            let to = from + self.portion(from, prompt.len())?;
+            match self.step(&prompt[from..to], cancel).await {
+                Err(Error::Cancelled) => return Ok(None),
+                step => logits = step?,
+            }
         }
         Ok(Some(logits))
     }
 
+    /// How many tokens of a prompt the next step takes: fewer where a whole chunk would keep the device for too long.
+    fn portion(&self, from: usize, to: usize) -> Result<usize> {
+        let mut n = self.chunk.min(to - from);
+        while n > 1 && !self.engine.is_brisk(0, &bindings(n, from + n))? {
+            n = n.div_ceil(2);
+        }
+        Ok(n)
+    }
+
     /// One step over the next tokens; the logits after the last.
-    async fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let total = self.cached.len() + tokens.len();
-        let bindings = Bindings::new().with("seq", tokens.len() as u64).with("total", total as u64);
+    async fn step(&mut self, tokens: &[u32], cancel: &AtomicBool) -> Result<Vec<f32>> {
         let which = if tokens.len() == 1 { 1 } else { 0 };
         let input = Array::u32(&[tokens.len()], tokens);
-        let logits = self.engine.step(which, &bindings, &[("tokens", input)], &["logits"]).await?.remove(0);
+        let bindings = bindings(tokens.len(), self.cached.len() + tokens.len());
+        let logits = self.engine.step(which, &bindings, &[("tokens", input)], &["logits"], cancel).await?.remove(0);
         self.cached.extend_from_slice(tokens);
         Ok(logits.to_f32())
     }
 
-    async fn decode(
-        &mut self,
-        request: &Request,
-        mut logits: Vec<f32>,
-        sampler: &mut Sampler,
-        cancel: &AtomicBool,
-        on_token: &mut dyn FnMut(&Token) -> Result<()>,
-    ) -> Result<(Stop, usize)> {
-        let mut stream = StreamDecoder::new();
-        let mut made = 0;
-        let stop = loop {
-            if cancel.load(Ordering::Relaxed) {
-                break Stop::Cancelled;
-            }
-            if request.max_tokens.is_some_and(|n| made >= n) {
-                break Stop::Length;
-            }
-            let choice = sampler.sample(&logits, &self.cached)?;
-            made += 1;
-            let ends = self.stops.contains(&choice.id);
-            let last = ends || request.max_tokens.is_some_and(|n| made >= n) || self.cached.len() >= self.context;
-            let mut text = if ends { String::new() } else { stream.push(&self.tokenizer, choice.id)? };
-            if last {
-                text += &stream.finish(&self.tokenizer)?;
-            }
-            let top = self.alternatives(&logits, request.top)?;
-            on_token(&Token { id: choice.id, text, logprob: choice.logprob, top })?;
-            if ends {
-                break Stop::End;
-            }
-            if self.cached.len() >= self.context {
-                break Stop::Context;
-            }
-            if request.max_tokens.is_some_and(|n| made >= n) {
-                break Stop::Length;
-            }
-            logits = self.step(&[choice.id]).await?;
-        };
-        Ok((stop, made))
-    }
-
-    fn alternatives(&self, logits: &[f32], n: usize) -> Result<Vec<Alternative>> {
+    pub(super) fn alternatives(&self, logits: &[f32], n: usize) -> Result<Vec<Alternative>> {
         if n == 0 {
             return Ok(vec![]);
         }
@@ -264,26 +259,12 @@ impl Generator {
         Ok(top_logprobs(logits, n)?.into_iter().map(named).collect())
     }
 
-    fn finished(&self, stop: Stop, tokens: usize, prompt_tokens: usize, (fresh, prompt_time): (usize, Duration), time: Duration) -> Finished {
-        let rate = |n: usize, t: Duration| if t.is_zero() { 0.0 } else { n as f64 / t.as_secs_f64() };
-        Finished {
-            stop,
-            tokens,
-            prompt_tokens,
-            prompt_per_second: rate(fresh, prompt_time),
-            // The first token comes from the prompt's own step.
-            tokens_per_second: rate(tokens.saturating_sub(1), time),
-            adapter: self.engine.adapter(),
-            peak_bytes: self.engine.peak_bytes(),
-        }
-    }
-
     /// Logits after each token of a fresh conversation: what golden figures are compared with.
     pub async fn logits(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
         self.cached.clear();
         let mut out = vec![];
         for t in tokens {
-            out.push(self.step(&[*t]).await?);
+            out.push(self.step(&[*t], &AtomicBool::new(false)).await?);
         }
         Ok(out)
     }
@@ -311,13 +292,16 @@ impl Generator {
     }
 
     async fn profile(&mut self) -> Result<(&Program, Vec<DispatchTime>)> {
-        let total = (self.cached.len() + 1).min(self.context) as u64;
+        let total = (self.cached.len() + 1).min(self.context);
         let adapter = self.engine.adapter();
         let program = self.engine.programs().get_mut(1).ok_or_else(|| Error::usage(format!("{adapter} has no dispatches to time: choose an adapter with --device")))?;
-        let bindings = Bindings::new().with("seq", 1).with("total", total);
-        let times = program.profile(&bindings, &[("tokens", Array::u32(&[1], &[0]))]).await?;
+        let times = program.profile(&bindings(1, total), &[("tokens", Array::u32(&[1], &[0]))]).await?;
         Ok((program, times))
     }
+}
+
+fn bindings(seq: usize, total: usize) -> Bindings {
+    Bindings::new().with("seq", seq as u64).with("total", total as u64)
 }
 
 /// The graphs of an engine: any number of tokens up to the chunk, and one. The fallback needs only the first.

@@ -4,15 +4,21 @@ mod choose;
 mod embed;
 mod engine;
 mod generate;
+mod generation;
+mod loading;
 mod tune;
 
 pub use choose::{DeviceChoice, Picked, pick};
 pub use embed::Embedder;
 pub use engine::Engine;
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
+pub use generation::Generation;
+pub use loading::{Loading, Opened};
 pub use tune::{load_tuning, save_tuning, tune};
 
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +30,12 @@ pub struct Options {
     pub check_numerics: bool,
     /// Where kernel timings are remembered; nowhere if `None`.
     pub cache: Option<PathBuf>,
+    /// What a host with one thread does while the CPU computes for long.
+    pub breathe: Option<Breathe>,
 }
+
+/// Gives the thread back for a moment: browsers hear of a cancel only then.
+pub type Breathe = fn() -> Pin<Box<dyn Future<Output = ()>>>;
 
 /// What happens while a model opens, for whoever shows it.
 #[derive(Debug, Clone, PartialEq)]
