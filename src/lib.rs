@@ -13,3 +13,5 @@ pub mod reference;
 pub mod session;
 pub mod text;
 pub mod trace;
+#[cfg(target_arch = "wasm32")]
+pub mod web;

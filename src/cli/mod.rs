@@ -4,6 +4,7 @@ mod ask;
 mod fetch;
 mod look;
 mod style;
+mod web;
 
 use crate::base::{Error, Result};
 use crate::session::{DeviceChoice, Notice, Options};
@@ -41,6 +42,8 @@ enum Command {
     Plan(look::PlanCommand),
     /// Time the kernel variants of an adapter and remember the fastest
     Tune(look::Tune),
+    /// Serve the demo page to a browser on this machine
+    Web(web::Web),
 }
 
 /// Where and how a model runs.
@@ -148,6 +151,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Inspect(c) => c.run().await,
         Command::Plan(c) => c.run().await,
         Command::Tune(c) => c.run().await,
+        Command::Web(c) => c.run(),
     }
 }
 

@@ -177,6 +177,14 @@ impl Gpu {
     }
 }
 
+/// A browser would give the memory back whenever it collects garbage: this does it now.
+#[cfg(target_arch = "wasm32")]
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        self.device.destroy();
+    }
+}
+
 /// A buffer; its size counts until it is released with its owner.
 #[derive(Clone)]
 pub(super) struct Buffer {

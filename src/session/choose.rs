@@ -38,7 +38,11 @@ pub struct Picked {
 }
 
 /// How to get a driver, in one line.
+#[cfg(not(target_arch = "wasm32"))]
 const DRIVER_HINT: &str = "for a GPU install its Vulkan driver (Debian, Ubuntu: mesa-vulkan-drivers or the vendor's), on macOS and Windows it is there already";
+#[cfg(target_arch = "wasm32")]
+const DRIVER_HINT: &str = "for a GPU use a browser with WebGPU (Chrome and Edge from 113, Safari from 26, Firefox from 141 on Windows), on a page served by https \
+                           or from localhost; on Linux, Chrome has it behind chrome://flags/#enable-unsafe-webgpu";
 
 /// # Errors
 /// An adapter that does not exist or gives no device.
@@ -75,6 +79,8 @@ fn best(all: &[AdapterReport]) -> Option<usize> {
 
 fn fallback_notice(all: &[AdapterReport]) -> String {
     let seen = match all.first() {
+        Some(_) if cfg!(target_arch = "wasm32") => "only a software adapter, slower than the CPU fallback".into(),
+        None if cfg!(target_arch = "wasm32") => "no WebGPU adapter".into(),
         Some(software) => format!("only a software adapter ({}), slower than the CPU fallback (--device 0 uses it anyway)", software.name),
         None => "no GPU driver".into(),
     };

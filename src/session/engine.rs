@@ -31,7 +31,44 @@ impl Engine {
     /// A device that does not exist; an op, type or size that cannot run there, by name; weights that do not fit.
     pub async fn open(device: &DeviceChoice, graph: &Graph, weights: &dyn Weights) -> Result<Engine> {
         let gpu = pick(device).await?.gpu;
-        Engine::new(gpu, std::slice::from_ref(graph), weights, &Options::default(), None, &mut |_| {}).await
+        Engine::load(gpu, graph, weights, &Options::default()).await
+    }
+
+    /// Loads one graph onto a device that was picked before; `None` is the CPU.
+    pub async fn load(gpu: Option<Arc<Gpu>>, graph: &Graph, weights: &dyn Weights, options: &Options) -> Result<Engine> {
+        Engine::new(gpu, std::slice::from_ref(graph), weights, options, None, &mut |_| {}).await
+    }
+
+    /// Median seconds of a step without reading its outputs, of some rounds of `repeat` steps each.
+    pub async fn seconds(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], repeat: usize) -> Result<f64> {
+        let never = AtomicBool::new(false);
+        self.step(0, bindings, inputs, &[], &never).await?;
+        let mut times = vec![];
+        for _ in 0..7 {
+            let start = Instant::now();
+            match &mut self.inner {
+                Inner::Device { programs, store, .. } => {
+                    (0..repeat).try_for_each(|_| programs[0].again(bindings))?;
+                    store.gpu().done().await?;
+                }
+                Inner::Cpu { interpreter, breathe, .. } => {
+                    for _ in 0..repeat {
+                        compute(interpreter, bindings, inputs, *breathe, &never).await?;
+                    }
+                }
+            }
+            times.push(start.elapsed().as_secs_f64() / repeat.max(1) as f64);
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times[times.len() / 2])
+    }
+
+    /// The device; `None` is the CPU.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.inner {
+            Inner::Device { store, .. } => Some(store.gpu()),
+            Inner::Cpu { .. } => None,
+        }
     }
 
     /// Runs one step and reads the named outputs.

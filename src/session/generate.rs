@@ -149,6 +149,10 @@ impl Generator {
     pub fn adapter(&self) -> String {
         self.engine.adapter()
     }
+    /// The device; `None` is the CPU.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.engine.gpu()
+    }
     pub fn peak_bytes(&self) -> u64 {
         self.engine.peak_bytes()
     }
