@@ -12,6 +12,7 @@ pub mod plan;
 pub mod reference;
 pub mod session;
 pub mod text;
+pub mod topology;
 pub mod trace;
 #[cfg(target_arch = "wasm32")]
 pub mod web;

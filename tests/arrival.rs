@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use warpweft::base::{Array, Bindings, DType, Error, Result, Type, Weights, block};
 use warpweft::device::{Gpu, Program, Store};
 use warpweft::graph::GraphBuilder;
-use warpweft::plan::{self, Options};
+use warpweft::plan::{self, Options, Role};
 use warpweft::session::{self, DeviceChoice, Generator, Loading, Opened, Request};
 use warpweft::text::Sampling;
 
@@ -33,16 +33,18 @@ fn values(n: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 20.0).collect()
 }
 
-/// x · [a; b]ᵀ where a and b have odd numbers of blocks a row, so that neither ends on a whole word.
+/// Sums over x · aᵀ and x · bᵀ where a and b have odd numbers of blocks a row, so that neither ends on a whole word.
 fn joined(gpu: &Arc<Gpu>, dtype: DType, k: usize, feed: Option<usize>) -> Vec<f32> {
     let rows = [("a", 3), ("b", 5)];
     let weights: HashMap<String, Array> =
         rows.iter().map(|(n, r)| (n.to_string(), Array::new(dtype, &[*r, k], block::encode(dtype, &values(r * k))).unwrap())).collect();
     let g = GraphBuilder::new();
     let x = g.input("x", DType::F32, [2, k]).unwrap();
-    let w = g.weights("w", &["a".into(), "b".into()], dtype, [8, k]).unwrap();
-    g.output("y", x.matmul_t(w).unwrap()).unwrap();
+    // Products with one left operand: the plan puts both weights into one buffer.
+    let [y, z] = rows.map(|(n, r)| x.matmul_t(g.weight(n, dtype, [r, k]).unwrap()).unwrap());
+    g.output("y", (y.sum(&[1]).unwrap() + z.sum(&[1]).unwrap()).unwrap()).unwrap();
     let plan = plan::plan(&g.finish(), gpu.caps(), &Options::for_caps(gpu.caps())).unwrap();
+    assert!(plan.buffers.iter().any(|b| matches!(&b.role, Role::Weight { parts, .. } if parts.len() == 2)), "the weights share a buffer");
     let mut store = Store::new(gpu.clone());
     let input = Array::f32(&[2, k], &values(2 * k));
     block_on(async {

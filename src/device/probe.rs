@@ -62,6 +62,7 @@ async fn seconds(gpu: &Arc<Gpu>, kernel: Kernel, n: usize, repeat: usize) -> Res
         kernels: vec![kernel],
         buffers: vec![buffer(Role::Input("x".into()), "x"), buffer(Role::Output("y".into()), "y")],
         dispatches: vec![dispatch; repeat],
+        transfers: vec![],
         inputs: vec![port("x", 0)],
         outputs: vec![port("y", 1)],
         kept: vec![],

@@ -2,8 +2,8 @@
 
 use super::Gpu;
 use super::gpu::Buffer;
-use super::upload::Uploads;
-use crate::base::{DType, Error, Result, Weights};
+use super::upload::{STAGE, Uploads};
+use crate::base::{DType, Error, Part, Result, Seat, Weights};
 use crate::plan::{self, Role};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
-    Weight(Vec<String>, DType, Range<usize>),
+    Weight(Vec<Part>, DType, Range<usize>),
     Data(usize),
     State(String),
 }
@@ -19,6 +19,8 @@ enum Key {
 /// Buffers by what they hold. Loading a second plan of the same model uploads nothing anew.
 pub struct Store {
     gpu: Arc<Gpu>,
+    /// Whose pieces of weights these are.
+    seat: Seat,
     shared: HashMap<Key, Buffer>,
     /// Keeps literals alive, so that their addresses stay their names.
     data: Vec<Arc<[f32]>>,
@@ -29,10 +31,22 @@ pub struct Store {
 
 impl Store {
     pub fn new(gpu: Arc<Gpu>) -> Self {
-        Store { gpu, shared: HashMap::new(), data: vec![], scratch: vec![], uploads: Uploads::default() }
+        Store::at(gpu, Seat::default())
+    }
+    /// For one rank of a mesh: it loads its own pieces of weights only.
+    pub fn at(gpu: Arc<Gpu>, seat: Seat) -> Self {
+        Store { gpu, seat, shared: HashMap::new(), data: vec![], scratch: vec![], uploads: Uploads::default() }
     }
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
+    }
+
+    /// Bytes of weights, literals, states and scratch.
+    pub fn bytes(&self) -> u64 {
+        self.shared.values().chain(&self.scratch).map(|b| b.inner.size()).sum()
+    }
+    pub fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     /// Sets all states to zeros.
@@ -40,7 +54,7 @@ impl Store {
         let states = self.shared.iter().filter(|(k, _)| matches!(k, Key::State(_)));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         states.for_each(|(_, b)| encoder.clear_buffer(&b.inner, 0, None));
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
     }
 
     /// The buffer of a planned one; what a weight holds is uploaded by [`Store::fill`] or [`Store::feed`].
@@ -62,9 +76,13 @@ impl Store {
         }
         let made = self.gpu.buffer(&buffer.label, buffer.bytes, usage).await?;
         match &buffer.role {
-            Role::Weight { parts, dtype, rows, .. } => self.uploads.expect(&made, parts, *dtype, rows, weights)?,
+            Role::Weight { parts, dtype, rows, .. } => self.uploads.expect(&made, (parts, *dtype, rows), weights, &self.seat)?,
             Role::Data(data) => {
-                self.gpu.queue.write_buffer(&made.inner, 0, bytemuck::cast_slice(data));
+                for (i, piece) in data.chunks(STAGE / 4).enumerate() {
+                    self.gpu.upload(&made.inner, (i * STAGE) as u64, bytemuck::cast_slice(piece));
+                    self.gpu.submit(None);
+                    self.gpu.done().await?;
+                }
                 self.data.push(data.clone());
             }
             _ => {}

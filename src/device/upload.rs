@@ -2,12 +2,13 @@
 
 use super::Gpu;
 use super::gpu::Buffer;
-use crate::base::{DType, Error, Result, Weights, block};
+use crate::base::{DType, Error, Part, Piece, Result, Seat, Weights, block};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
 /// Bytes that are staged on the host before the device is waited for.
-const STAGE: usize = 8 << 20;
+pub const STAGE: usize = 8 << 20;
 
 /// Buffers that expect bytes.
 #[derive(Default)]
@@ -22,13 +23,14 @@ pub struct Uploads {
     staged: usize,
 }
 
-/// Rows of one file tensor that go into one buffer.
+/// Rows of one file tensor that go into one buffer, or some columns of them.
 struct Target {
     tensor: String,
     dtype: DType,
     rows: Range<usize>,
-    /// Blocks of a row.
+    /// Blocks of a whole row, and those that are wanted.
     row: u64,
+    columns: Range<u64>,
     /// Index into `buffers`.
     buffer: usize,
     /// The block of the buffer with which they start.
@@ -46,32 +48,53 @@ struct Seam {
     have: u8,
 }
 
+impl Target {
+    fn blocks(&self) -> u64 {
+        self.rows.len() as u64 * (self.columns.end - self.columns.start)
+    }
+
+    /// The wanted blocks of the tensor between two of its blocks: from, to, and where in the buffer they go.
+    fn wanted(&self, first: u64, end: u64) -> Vec<(u64, u64, u64)> {
+        let (rows, row, wide) = (self.rows.start as u64..self.rows.end as u64, self.row, self.columns.end - self.columns.start);
+        let run = |from: u64, to: u64, at: u64| {
+            let (a, b) = (from.max(first), to.min(end));
+            (a < b).then(|| (a, b, at + a - from))
+        };
+        if wide == row {
+            return run(rows.start * row, rows.end * row, self.at).into_iter().collect();
+        }
+        let near = rows.start.max(first / row.max(1))..rows.end.min(end.div_ceil(row.max(1)));
+        near.filter_map(|r| run(r * row + self.columns.start, r * row + self.columns.end, self.at + (r - rows.start) * wide)).collect()
+    }
+}
+
 impl Uploads {
     /// Notes what a buffer of rows of the concatenated `parts` has to get.
     ///
     /// # Errors
     /// Parts that do not exist, are of another type or have too few rows.
-    pub fn expect(&mut self, to: &Buffer, parts: &[String], dtype: DType, rows: &Range<usize>, weights: &dyn Weights) -> Result<()> {
+    pub fn expect(&mut self, to: &Buffer, (parts, dtype, rows): (&[Part], DType, &Range<usize>), weights: &dyn Weights, seat: &Seat) -> Result<()> {
         let (mut first, mut at) = (0, 0);
         let fresh = self.targets.len();
         for part in parts {
-            let info = weights.info(part)?;
-            let dims = info.shape.known().unwrap_or_default();
-            let (n, row) = (dims.first().copied().unwrap_or(1), dims.iter().skip(1).map(|d| *d as u64).product::<u64>());
-            if dtype != info.dtype {
-                return Err(Error::op("weight", part, format!("is {}, it must be {dtype}", info.dtype)));
+            let piece = Piece::new(weights, part, seat)?;
+            let n = piece.rows();
+            if dtype != piece.dtype {
+                return Err(Error::op("weight", &part.name, format!("is {}, it must be {dtype}", piece.dtype)));
             }
             let here = rows.start.max(first)..rows.end.min(first + n);
             if here.start < here.end {
-                let rows = here.start - first..here.end - first;
-                let (row, count) = (row / dtype.block() as u64, rows.len() as u64);
-                self.targets.push(Target { tensor: part.clone(), dtype, rows, row, buffer: self.buffers.len(), at, scales: 0, got: 0 });
-                at += count * row;
+                let rows = piece.first_row() + here.start - first..piece.first_row() + here.end - first;
+                let (row, columns) = piece.row_blocks();
+                at += here.len() as u64 * (columns.end - columns.start);
+                let start = at - here.len() as u64 * (columns.end - columns.start);
+                self.targets.push(Target { tensor: part.name.clone(), dtype, rows, row, columns, buffer: self.buffers.len(), at: start, scales: 0, got: 0 });
             }
             first += n;
         }
         if first < rows.end {
-            return Err(Error::op("weight", &parts.join(" + "), format!("has {first} rows, the plan needs {}", rows.end)));
+            let names: Vec<&str> = parts.iter().map(|p| p.name.as_str()).collect();
+            return Err(Error::op("weight", &names.join(" + "), format!("has {first} rows, the plan needs {}", rows.end)));
         }
         for (i, target) in self.targets.iter_mut().enumerate().skip(fresh) {
             if dtype.is_quantised() {
@@ -110,11 +133,11 @@ impl Uploads {
     /// Ends: half words are written, and nothing is expected any more.
     pub async fn finish(&mut self, gpu: &Gpu) -> Result<()> {
         for ((buffer, at), seam) in self.seams.drain() {
-            gpu.queue.write_buffer(&self.buffers[buffer].inner, at, &seam.word);
+            gpu.upload(&self.buffers[buffer].inner, at, &seam.word);
         }
-        let lacks = |t: &&Target| t.got != t.rows.len() as u64 * t.row;
+        let lacks = |t: &&Target| t.got != t.blocks();
         if let Some(t) = self.targets.iter().find(lacks) {
-            let what = format!("{} of {} blocks of rows {:?} have come", t.got, t.rows.len() as u64 * t.row, t.rows);
+            let what = format!("{} of {} blocks of rows {:?} have come", t.got, t.blocks(), t.rows);
             return Err(Error::op("weight", &t.tensor, what));
         }
         self.settle(gpu, 0).await?;
@@ -126,23 +149,28 @@ impl Uploads {
     fn write(&mut self, gpu: &Gpu, i: usize, block: u64, bytes: &[u8]) {
         let t = &mut self.targets[i];
         let unit = t.dtype.block_bytes();
-        let expected = t.rows.start as u64 * t.row..t.rows.end as u64 * t.row;
-        let (from, to) = (expected.start.max(block), expected.end.min(block + (bytes.len() / unit) as u64));
-        if from >= to {
-            return;
+        let mut runs: Vec<(u64, Cow<[u8]>)> = vec![];
+        for (from, to, at) in t.wanted(block, block + (bytes.len() / unit) as u64) {
+            t.got += to - from;
+            let here = &bytes[(from - block) as usize * unit..(to - block) as usize * unit];
+            match runs.last_mut() {
+                // Pieces of rows lie one after another on the device.
+                Some((start, run)) if *start + (run.len() / unit) as u64 == at => run.to_mut().extend_from_slice(here),
+                _ => runs.push((at, Cow::Borrowed(here))),
+            }
         }
-        t.got += to - from;
-        let bytes = &bytes[(from - block) as usize * unit..(to - block) as usize * unit];
-        let at = t.at + from - expected.start;
         let (buffer, dtype, scales_at) = (t.buffer, t.dtype, t.scales);
-        if !dtype.is_quantised() {
-            return self.put(gpu, buffer, at * unit as u64, bytes);
+        for (at, bytes) in runs {
+            if !dtype.is_quantised() {
+                self.put(gpu, buffer, at * unit as u64, &bytes);
+                continue;
+            }
+            let (mut quants, mut scales) = (vec![], vec![]);
+            block::split(dtype, &bytes, &mut quants, &mut scales);
+            let (quant, scale) = block::plane_bytes(dtype);
+            self.put(gpu, buffer, at * quant as u64, &quants);
+            self.put(gpu, buffer, scales_at + at * scale as u64, &scales);
         }
-        let (mut quants, mut scales) = (vec![], vec![]);
-        block::split(dtype, bytes, &mut quants, &mut scales);
-        let (quant, scale) = block::plane_bytes(dtype);
-        self.put(gpu, buffer, at * quant as u64, &quants);
-        self.put(gpu, buffer, scales_at + at * scale as u64, &scales);
     }
 
     /// Writes bytes anywhere; devices take whole words, so the ends wait for their neighbours.
@@ -153,7 +181,7 @@ impl Uploads {
         let start = at + head.len() as u64;
         self.part(gpu, buffer, at, head);
         if !body.is_empty() {
-            gpu.queue.write_buffer(&self.buffers[buffer].inner, start, body);
+            gpu.upload(&self.buffers[buffer].inner, start, body);
         }
         self.part(gpu, buffer, start + body.len() as u64, tail);
         self.staged += bytes.len();
@@ -172,7 +200,7 @@ impl Uploads {
             seam.have |= 1 << place;
         }
         if seam.have == 15 {
-            gpu.queue.write_buffer(&self.buffers[buffer].inner, word, &seam.word);
+            gpu.upload(&self.buffers[buffer].inner, word, &seam.word);
             self.seams.remove(&(buffer, word));
         }
     }
@@ -180,7 +208,7 @@ impl Uploads {
     /// Waits for the device where more than `most` bytes are staged, so that staging memory is given back.
     async fn settle(&mut self, gpu: &Gpu, most: usize) -> Result<()> {
         if self.staged > most {
-            gpu.queue.submit([]);
+            gpu.submit(None);
             gpu.done().await?;
             self.staged = 0;
         }

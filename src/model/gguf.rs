@@ -103,8 +103,8 @@ impl Gguf {
             return Err(r.error("is not a GGUF file: it does not start with \"GGUF\""));
         }
         let version = r.u32("the version")?;
-        if version == 1 || version > 3 {
-            let hint = if version.swap_bytes() <= 3 { " (it looks big-endian; convert it)" } else { "" };
+        if !(2..=3).contains(&version) {
+            let hint = if (1..=3).contains(&version.swap_bytes()) { " (it looks big-endian; convert it)" } else { "" };
             return Err(r.error(format!("has GGUF version {version}, versions 2 and 3 are known{hint}")));
         }
         let tensors = r.count("the number of tensors", 24)?;
@@ -123,14 +123,9 @@ impl Gguf {
     }
 
     fn alignment(&self, path: &str) -> Result<u64> {
-        let align = match self.get("general.alignment") {
-            None => 32,
-            Some(v) => v.int().unwrap_or(-1),
-        };
-        if align <= 0 || align as u64 > MAX_ALIGN || !(align as u64).is_power_of_two() {
-            return Err(Error::file(path, format!("general.alignment is {align}, it must be a power of two up to {MAX_ALIGN}")));
-        }
-        Ok(align as u64)
+        let Some(value) = self.get("general.alignment") else { return Ok(32) };
+        let align = value.int().and_then(|n| u64::try_from(n).ok()).filter(|n| n.is_power_of_two() && *n <= MAX_ALIGN);
+        align.ok_or_else(|| Error::file(path, format!("general.alignment is {value}, it must be a power of two up to {MAX_ALIGN}")))
     }
 }
 
@@ -185,7 +180,7 @@ impl<'a> Reader<'a> {
     fn count(&mut self, what: &str, each: usize) -> Result<usize> {
         let n = self.u64(what)?;
         if n > self.left() / each.max(1) as u64 {
-            return Err(self.error(format!("{what} is {n}, but only {} bytes follow", self.left())));
+            return Err(self.error(format!("{what} is {n}, but only {} bytes follow: download it again", self.left())));
         }
         usize::try_from(n).map_err(|_| self.error(format!("{what} is {n}, more than this machine can address")))
     }
@@ -227,7 +222,7 @@ impl<'a> Reader<'a> {
                 b @ (0 | 1) => Value::Bool(b == 1),
                 b => return Err(self.error(format!("\"{key}\" is the bool {b}, it must be 0 or 1"))),
             },
-            8 => Value::Text(self.text(what)?),
+            8 => Value::Text(self.text(&format!("\"{key}\""))?),
             9 => self.array(key, depth)?,
             10 => {
                 let n = self.u64(what)?;
@@ -307,11 +302,14 @@ impl<'a> Reader<'a> {
         let ty = self.u32(&format!("the type of tensor \"{name}\""))?;
         let offset = self.u64(&format!("the offset of tensor \"{name}\""))?;
         let ty = TensorType::from_ggml(ty).ok_or_else(|| self.error(format!("tensor \"{name}\" has the unknown type {ty}")))?;
-        let row = shape[0];
         // The file counts the innermost axis first.
         shape.reverse();
         let bytes = ty.bytes(&shape).ok_or_else(|| {
-            self.error(format!("tensor \"{name}\" {shape:?} of {} does not come out in whole blocks of {} below 2^63 bytes (rows are {row})", ty.name(), ty.block()))
+            let what = match shape[shape.len() - 1] % ty.block() {
+                0 => "has more elements than any file holds".to_string(),
+                _ => format!("has rows that do not come out in whole blocks of {}", ty.block()),
+            };
+            self.error(format!("tensor \"{name}\" {shape:?} of {} {what}", ty.name()))
         })?;
         Ok(TensorInfo { name, ty, shape, offset, bytes })
     }

@@ -2,7 +2,8 @@
 
 use super::tensor::{TensorInfo, TensorType};
 use crate::base::{DType, Error, Result};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Metadata, TensorInfo as Entry};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::collections::HashSet;
 
@@ -33,7 +34,7 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
     if let Some(name) = duplicate(text) {
         return Err(wrong(format!("names \"{name}\" twice")));
     }
-    let (_, parsed) = SafeTensors::read_metadata(bytes).map_err(|e| wrong(format!("is not a valid safetensors file: {e}")))?;
+    let (_, parsed) = SafeTensors::read_metadata(bytes).map_err(|e| wrong(explain(&e, text, bytes.len() as u64 - 8 - header)))?;
     let start = 8 + header;
     let mut out = vec![];
     for (name, info) in parsed.tensors() {
@@ -60,6 +61,29 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
     }
     out.sort_by_key(|t| t.offset);
     Ok(Some(out))
+}
+
+/// The crate's word for what is wrong, with the tensor and the numbers that it leaves out.
+fn explain(e: &SafeTensorError, header: &[u8], data: u64) -> String {
+    let named = match e {
+        SafeTensorError::MetadataIncompleteBuffer => serde_json::from_slice::<Metadata>(header)
+            .ok()
+            .map(|m| format!("names {} bytes of tensors, {data} follow its header: download it again", m.data_len())),
+        SafeTensorError::TensorInvalidInfo | SafeTensorError::ValidationOverflow => misfit(header),
+        _ => None,
+    };
+    named.unwrap_or_else(|| format!("is not a valid safetensors file: {e}"))
+}
+
+/// The first tensor whose shape does not fill its bytes.
+fn misfit(header: &[u8]) -> Option<String> {
+    let entries: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    entries.into_iter().find_map(|(name, value)| {
+        let Entry { dtype, shape, data_offsets: (from, to) } = serde_json::from_value(value).ok()?;
+        let bits = shape.iter().try_fold(dtype.bitsize(), |n, d| n.checked_mul(*d));
+        let fits = to.checked_sub(from).and_then(|n| n.checked_mul(8)) == bits;
+        (!fits).then(|| format!("tensor \"{name}\" {shape:?} of {dtype:?} does not fill its place from byte {from} to {to} of the data"))
+    })
 }
 
 /// A key that the top-level object has twice: the crate would take one of them in silence.

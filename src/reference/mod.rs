@@ -7,12 +7,14 @@ mod dot;
 mod matmul;
 mod native;
 mod primitive;
+mod ranks;
 pub mod sample;
 mod value;
 
+pub use ranks::Ranks;
 pub use value::Real;
 
-use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
+use crate::base::{Array, Bindings, DType, Error, Part, Result, Seat, Type, Weights, read_parts};
 use crate::graph::{Graph, Source};
 use crate::op::{APPEND, Attrs, Body, Fused, OpDef, Value};
 use std::collections::HashMap;
@@ -30,14 +32,12 @@ pub struct Interpreter<T: Real> {
 }
 
 /// A step under way: callers with one thread do other things between its nodes.
-pub struct Step<'a, T: Real> {
-    bindings: &'a Bindings,
-    inputs: &'a [(&'a str, Array)],
+pub struct Running<T> {
     values: Vec<Option<Tensor<T>>>,
-    /// Bytes of each value that owns its elements, and of those alive.
     sizes: Vec<u64>,
     alive: u64,
-    next: usize,
+    /// The node that is next.
+    at: usize,
 }
 
 /// Composites that have a native f32 form.
@@ -51,13 +51,18 @@ impl<T: Real> Interpreter<T> {
     /// # Errors
     /// A weight that is missing or of another type than the graph says.
     pub fn new(graph: &Graph, weights: &dyn Weights) -> Result<Self> {
+        Interpreter::at(graph, weights, &Seat::default())
+    }
+
+    /// Like [`Interpreter::new`], for one rank of a mesh: it loads its own pieces only.
+    pub fn at(graph: &Graph, weights: &dyn Weights, seat: &Seat) -> Result<Self> {
         let graph = graph.expand(&|def| T::FALLBACK && is_native(def))?;
         let mut loaded = HashMap::new();
         for v in graph.values() {
             let node = graph.node(v);
             match &node.source {
                 Source::Weight { parts } => {
-                    loaded.insert(v, load(parts, &node.ty, &node.name, weights)?);
+                    loaded.insert(v, load(parts, &node.ty, seat, weights)?);
                 }
                 Source::Data(data) => {
                     let shape = node.ty.shape.known().unwrap_or_default();
@@ -66,6 +71,7 @@ impl<T: Real> Interpreter<T> {
                 _ => {}
             }
         }
+        check_memory::<T>(&graph)?;
         let mut last_use = vec![0; graph.nodes.len()];
         for (i, node) in graph.nodes.iter().enumerate() {
             node.args().iter().for_each(|a| last_use[a.0 as usize] = i);
@@ -97,68 +103,108 @@ impl<T: Real> Interpreter<T> {
 
     /// Runs one step; outputs in the graph's order, in the graph's types.
     pub fn step(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<(String, Array)>> {
-        let mut step = self.begin(bindings, inputs)?;
-        while self.advance(&mut step)? {}
-        self.end(&step)
+        let outputs = self.run(bindings, inputs)?;
+        let types: Vec<DType> = self.graph.outputs.iter().map(|(_, v)| self.graph.node(*v).ty.dtype).collect();
+        Ok(outputs.into_iter().zip(types).map(|((name, t), dtype)| (name, t.to_array(dtype))).collect())
     }
 
-    /// Begins a step.
-    pub fn begin<'a>(&mut self, bindings: &'a Bindings, inputs: &'a [(&'a str, Array)]) -> Result<Step<'a, T>> {
+    /// Like [`Interpreter::step`], with outputs in full precision and truth and integers as numbers.
+    pub fn step_values(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<(String, Vec<f64>)>> {
+        Ok(self.run(bindings, inputs)?.into_iter().map(|(name, t)| (name, t.to_f64())).collect())
+    }
+
+    fn run(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<(String, Tensor<T>)>> {
+        let mut running = self.begin(inputs)?;
+        match self.advance(&mut running, bindings, inputs)? {
+            None => self.finish(running),
+            Some(v) => Err(self.lonely(v)),
+        }
+    }
+
+    /// Begins a step, for [`Interpreter::node`] to go on with.
+    pub fn begin(&self, inputs: &[(&str, Array)]) -> Result<Running<T>> {
         if let Some((name, _)) = inputs.iter().find(|(n, _)| self.graph.find_input(n).is_none()) {
             return Err(Error::usage(format!("there is no input \"{name}\"")));
         }
         let n = self.graph.nodes.len();
-        Ok(Step { bindings, inputs, values: vec![None; n], sizes: vec![0; n], alive: 0, next: 0 })
+        Ok(Running { values: vec![None; n], sizes: vec![0; n], alive: 0, at: 0 })
     }
 
     /// Computes the next node; false once all are.
-    pub fn advance(&mut self, step: &mut Step<T>) -> Result<bool> {
-        let i = step.next;
-        if i >= self.graph.nodes.len() {
-            return Ok(false);
+    pub fn node(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<bool> {
+        if running.at < self.graph.nodes.len() {
+            if let Some(v) = self.one(running, bindings, inputs)? {
+                return Err(self.lonely(v));
+            }
         }
-        let values = &mut step.values;
+        Ok(running.at < self.graph.nodes.len())
+    }
+
+    /// The outputs of a step of which all nodes are computed.
+    pub fn end(&self, running: Running<T>) -> Result<Vec<(String, Array)>> {
+        let types: Vec<DType> = self.graph.outputs.iter().map(|(_, v)| self.graph.node(*v).ty.dtype).collect();
+        Ok(self.finish(running)?.into_iter().zip(types).map(|((name, t), dtype)| (name, t.to_array(dtype))).collect())
+    }
+
+    fn lonely(&self, v: Value) -> Error {
+        let node = self.graph.node(v);
+        Error::op(node.kind(), &node.name, "needs the other ranks of its mesh: run all of them together")
+    }
+
+    /// Computes until a collective of several ranks is due, whose operand is then there; `None` at the end.
+    fn advance(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Option<Value>> {
+        while running.at < self.graph.nodes.len() {
+            if let Some(v) = self.one(running, bindings, inputs)? {
+                return Ok(Some(v));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Computes one node, unless it is a collective of several ranks: that is given back.
+    fn one(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Option<Value>> {
+        let i = running.at;
+        let node = &self.graph.nodes[i];
+        if let Source::Op { attrs: Attrs::Collective(c), .. } = &node.source {
+            if c.ways > 1 {
+                return Ok(Some(Value(i as u32)));
+            }
+        }
         // A state is written in place: nothing else may hold its elements then.
-        if self.graph.nodes[i].def().is_some_and(|d| d.is(&APPEND)) {
-            values[self.graph.nodes[i].args()[0].0 as usize] = None;
+        if node.def().is_some_and(|d| d.is(&APPEND)) {
+            running.values[node.args()[0].0 as usize] = None;
         }
-        let value = self.evaluate(Value(i as u32), values, step.bindings, step.inputs)?;
+        let value = self.evaluate(Value(i as u32), &running.values, bindings, inputs)?;
+        self.supply(running, value)?;
+        Ok(None)
+    }
+
+    /// Gives the node at hand its value and goes on to the next.
+    fn supply(&mut self, running: &mut Running<T>, value: Tensor<T>) -> Result<()> {
+        let i = running.at;
         if self.check {
             self.check_finite(i, &value)?;
         }
         // Views, weights and states hold no elements of their own.
         let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND)) && !self.graph.nodes[i].is_view();
         let size = if owns { value.bytes() } else { 0 };
-        step.alive += size;
-        step.sizes[i] = size;
-        self.peak = self.peak.max(step.alive);
-        values[i] = Some(value);
+        running.alive += size;
+        running.sizes[i] = size;
+        self.peak = self.peak.max(running.alive);
+        running.values[i] = Some(value);
         for a in self.graph.nodes[i].args() {
-            if self.last_use[a.0 as usize] == i {
-                values[a.0 as usize] = None;
-                step.alive -= step.sizes[a.0 as usize];
+            let a = a.0 as usize;
+            if self.last_use[a] == i && running.values[a].take().is_some() {
+                running.alive -= running.sizes[a];
             }
         }
-        step.next += 1;
-        Ok(step.next < self.graph.nodes.len())
+        running.at += 1;
+        Ok(())
     }
 
-    /// The outputs of a step of which all nodes are computed.
-    pub fn end(&self, step: &Step<T>) -> Result<Vec<(String, Array)>> {
-        let types: Vec<DType> = self.graph.outputs.iter().map(|(_, v)| self.graph.node(*v).ty.dtype).collect();
-        Ok(self.outputs(step)?.into_iter().zip(types).map(|((name, t), dtype)| (name, t.to_array(dtype))).collect())
-    }
-
-    /// Like [`Interpreter::step`], with outputs in full precision and truth and integers as numbers.
-    pub fn step_values(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<(String, Vec<f64>)>> {
-        let mut step = self.begin(bindings, inputs)?;
-        while self.advance(&mut step)? {}
-        Ok(self.outputs(&step)?.into_iter().map(|(name, t)| (name, t.to_f64())).collect())
-    }
-
-    fn outputs(&self, step: &Step<T>) -> Result<Vec<(String, Tensor<T>)>> {
-        let outputs = self.graph.outputs.iter();
-        outputs.map(|(name, v)| Ok((name.clone(), step.values[v.0 as usize].clone().ok_or_else(|| Error::usage("an output was not computed"))?))).collect()
+    fn finish(&self, running: Running<T>) -> Result<Vec<(String, Tensor<T>)>> {
+        let value = |v: &Value| running.values[v.0 as usize].clone().ok_or_else(|| Error::usage("an output was not computed"));
+        self.graph.outputs.iter().map(|(name, v)| Ok((name.clone(), value(v)?))).collect()
     }
 
     fn check_finite(&self, i: usize, value: &Tensor<T>) -> Result<()> {
@@ -214,6 +260,20 @@ impl<T: Real> Interpreter<T> {
     }
 }
 
+/// Refuses states that the machine has no memory for before the first step needs them.
+fn check_memory<T: Real>(graph: &Graph) -> Result<()> {
+    let states = graph.nodes.iter().filter(|n| n.source == Source::State);
+    let count = |n: &crate::graph::Node| n.ty.shape.iter().map(|d| d.bound().max(0) as usize).try_fold(1usize, usize::checked_mul);
+    let total = states.clone().try_fold(0usize, |sum, n| sum.checked_add(count(n)?));
+    let mut room: Vec<T> = vec![];
+    if total.is_some_and(|n| room.try_reserve_exact(n).is_ok()) {
+        return Ok(());
+    }
+    let first = states.map(|n| n.name.as_str()).next().unwrap_or_default();
+    let bytes = total.map_or("beyond 2^64".into(), |n| (n as u64 * size_of::<T>() as u64).to_string());
+    Err(Error::op("state", first, format!("and the other states take {bytes} bytes, which this machine does not have: choose a smaller context")))
+}
+
 fn input<T: Real>(name: &str, ty: &Type, shape: &[usize], inputs: &[(&str, Array)]) -> Result<Tensor<T>> {
     let given = inputs.iter().find(|(n, _)| *n == name);
     let (_, array) = given.ok_or_else(|| Error::usage(format!("input \"{name}\" {ty} is missing")))?;
@@ -224,23 +284,12 @@ fn input<T: Real>(name: &str, ty: &Type, shape: &[usize], inputs: &[(&str, Array
     Ok(Tensor::from_array(array))
 }
 
-/// Reads the file tensors of one weight, one after another.
-fn load<T: Real>(parts: &[String], ty: &Type, name: &str, weights: &dyn Weights) -> Result<Tensor<T>> {
-    let shape = ty.shape.known().ok_or_else(|| Error::op("weight", name, format!("{} is not known", ty.shape)))?;
-    let mut bytes = vec![];
-    for part in parts {
-        let info = weights.info(part)?;
-        if info.dtype != ty.dtype {
-            return Err(Error::op("weight", part, format!("is {}, it must be {}", info.dtype, ty.dtype)));
-        }
-        let rows = info.shape.first().and_then(|d| d.known()).unwrap_or(1) as usize;
-        bytes.extend_from_slice(&weights.read(part, 0..rows)?);
-    }
-    let array = Array::new(ty.dtype, &shape, bytes)
-        .map_err(|e| Error::op("weight", name, format!("{} do not fill {ty}: {e}", parts.join(" + "))))?;
+/// Reads the pieces of one weight that this rank has.
+fn load<T: Real>(parts: &[Part], ty: &Type, seat: &Seat, weights: &dyn Weights) -> Result<Tensor<T>> {
+    let array = read_parts(weights, parts, ty, seat)?;
     // The fallback keeps blocks as they are: memory traffic is what decoding costs.
     if T::FALLBACK && ty.dtype.is_quantised() {
-        return Ok(Tensor { data: Data::Blocks(array.bytes.into(), ty.dtype), strides: value::strides(&shape), shape, offset: 0 });
+        return Ok(Tensor { data: Data::Blocks(array.bytes.into(), ty.dtype), strides: value::strides(&array.shape), shape: array.shape, offset: 0 });
     }
     Ok(Tensor::from_array(&array))
 }

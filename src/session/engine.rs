@@ -1,5 +1,6 @@
 //! A graph that can be stepped, on an adapter or on the CPU.
 
+use super::mesh::MeshEngine;
 use super::{Breathe, DeviceChoice, Notice, Options, pick};
 use crate::base::{Array, Bindings, DType, Error, Result, Weights};
 use crate::device::{Gpu, Program, Store};
@@ -22,6 +23,7 @@ pub struct Engine {
 enum Inner {
     Device { programs: Vec<Program>, store: Store, check: bool },
     Cpu { interpreter: Box<Interpreter<f32>>, threads: usize, breathe: Option<Breathe> },
+    Mesh(Box<MeshEngine>),
 }
 
 impl Engine {
@@ -39,38 +41,6 @@ impl Engine {
         Engine::new(gpu, std::slice::from_ref(graph), weights, options, None, &mut |_| {}).await
     }
 
-    /// Median seconds of a step without reading its outputs, of some rounds of `repeat` steps each.
-    pub async fn seconds(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], repeat: usize) -> Result<f64> {
-        let never = AtomicBool::new(false);
-        self.step(0, bindings, inputs, &[], &never).await?;
-        let mut times = vec![];
-        for _ in 0..7 {
-            let start = Instant::now();
-            match &mut self.inner {
-                Inner::Device { programs, store, .. } => {
-                    (0..repeat).try_for_each(|_| programs[0].again(bindings))?;
-                    store.gpu().done().await?;
-                }
-                Inner::Cpu { interpreter, breathe, .. } => {
-                    for _ in 0..repeat {
-                        compute(interpreter, bindings, inputs, *breathe, &never).await?;
-                    }
-                }
-            }
-            times.push(start.elapsed().as_secs_f64() / repeat.max(1) as f64);
-        }
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2])
-    }
-
-    /// The device; `None` is the CPU.
-    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
-        match &self.inner {
-            Inner::Device { store, .. } => Some(store.gpu()),
-            Inner::Cpu { .. } => None,
-        }
-    }
-
     /// Runs one step and reads the named outputs.
     ///
     /// # Errors
@@ -84,7 +54,39 @@ impl Engine {
     /// # Errors
     /// Beside those, [`Error::Cancelled`] from within the step.
     pub async fn run_until(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str], cancel: &AtomicBool) -> Result<Vec<Array>> {
-        self.step(0, bindings, inputs, outputs, cancel).await
+        self.step(0, 0, bindings, inputs, outputs, cancel).await
+    }
+
+    /// Median seconds of a step without reading its outputs, of some rounds of `repeat` steps each.
+    pub async fn seconds(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], repeat: usize) -> Result<f64> {
+        let never = AtomicBool::new(false);
+        self.step(0, 0, bindings, inputs, &[], &never).await?;
+        let mut times = vec![];
+        for _ in 0..7 {
+            let start = Instant::now();
+            match &mut self.inner {
+                Inner::Device { programs, store, .. } => {
+                    (0..repeat).try_for_each(|_| programs[0].again(bindings))?;
+                    store.gpu().done().await?;
+                }
+                _ => {
+                    for _ in 0..repeat {
+                        self.step(0, 0, bindings, inputs, &[], &never).await?;
+                    }
+                }
+            }
+            times.push(start.elapsed().as_secs_f64() / repeat.max(1) as f64);
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times[times.len() / 2])
+    }
+
+    /// The device, where it is one; `None` is the CPU or a mesh.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.inner {
+            Inner::Device { store, .. } => Some(store.gpu()),
+            Inner::Cpu { .. } | Inner::Mesh(_) => None,
+        }
     }
 
     pub(super) async fn new(
@@ -114,11 +116,22 @@ impl Engine {
         Ok(Engine { inner: Inner::Device { programs, store, check: how.check_numerics } })
     }
 
+    /// Several ranks of a mesh as one engine.
+    pub(super) fn over(mesh: MeshEngine) -> Engine {
+        Engine { inner: Inner::Mesh(Box::new(mesh)) }
+    }
+    pub(super) fn mesh(&mut self) -> Option<&mut MeshEngine> {
+        match &mut self.inner {
+            Inner::Mesh(mesh) => Some(mesh),
+            _ => None,
+        }
+    }
+
     /// Takes blocks of a weight that arrives after the engine was made.
     pub(super) async fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
         match &mut self.inner {
             Inner::Device { store, .. } => store.feed(tensor, block, bytes).await,
-            Inner::Cpu { .. } => Ok(()),
+            Inner::Cpu { .. } | Inner::Mesh(_) => Ok(()),
         }
     }
 
@@ -126,14 +139,25 @@ impl Engine {
     pub(super) async fn finish(&mut self) -> Result<()> {
         match &mut self.inner {
             Inner::Device { store, .. } => store.finish().await,
-            Inner::Cpu { .. } => Ok(()),
+            Inner::Cpu { .. } | Inner::Mesh(_) => Ok(()),
         }
     }
 
-    /// Runs a step of graph `which`. The CPU has only the first, which takes every step.
+    /// Whether such a step of graph `which` has no part that keeps a device for too long. `None` where steps do not hear a
+    /// cancel, so that a whole step may not take long.
+    pub(super) fn is_brisk(&self, which: usize, bindings: &Bindings) -> Result<Option<bool>> {
+        match &self.inner {
+            Inner::Device { programs, .. } => programs[which].is_brisk(bindings).map(Some),
+            Inner::Cpu { .. } => Ok(Some(true)),
+            Inner::Mesh(_) => Ok(None),
+        }
+    }
+
+    /// Runs a step of graph `which` on a replica. The CPU has only the first graph, which takes every step.
     pub(super) async fn step(
         &mut self,
         which: usize,
+        replica: usize,
         bindings: &Bindings,
         inputs: &[(&str, Array)],
         outputs: &[&str],
@@ -150,20 +174,9 @@ impl Engine {
             }
             Inner::Cpu { interpreter, breathe, .. } => {
                 let made = compute(interpreter, bindings, inputs, *breathe, cancel).await?;
-                let find = |name: &&str| {
-                    let found = made.iter().find(|(n, _)| n == name);
-                    found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
-                };
-                outputs.iter().map(find).collect()
+                outputs.iter().map(|name| output_of(&made, name)).collect()
             }
-        }
-    }
-
-    /// Whether such a step of graph `which` has no part that takes longer than the device should be kept busy.
-    pub(super) fn is_brisk(&self, which: usize, bindings: &Bindings) -> Result<bool> {
-        match &self.inner {
-            Inner::Device { programs, .. } => programs[which].is_brisk(bindings),
-            Inner::Cpu { .. } => Ok(true),
+            Inner::Mesh(mesh) => mesh.step(which, replica, bindings, inputs, outputs).await,
         }
     }
 
@@ -171,6 +184,18 @@ impl Engine {
         match &self.inner {
             Inner::Device { store, .. } => format!("{} ({})", store.gpu().report.name, store.gpu().report.backend),
             Inner::Cpu { threads, .. } => format!("CPU fallback ({threads} threads)"),
+            Inner::Mesh(mesh) => mesh.adapter(),
+        }
+    }
+
+    /// # Errors
+    /// On the CPU fallback, or where the adapter has no timestamps.
+    pub(super) fn can_profile(&self) -> Result<()> {
+        match &self.inner {
+            Inner::Device { store, .. } if store.gpu().caps().timestamps => Ok(()),
+            Inner::Device { .. } => Err(Error::usage(format!("{} has no timestamp queries: it cannot be profiled", self.adapter()))),
+            Inner::Mesh(mesh) => mesh.can_trace(),
+            Inner::Cpu { .. } => Err(Error::usage(format!("the {} has no dispatches to time: choose an adapter with --device", self.adapter()))),
         }
     }
 
@@ -178,13 +203,14 @@ impl Engine {
         match &self.inner {
             Inner::Device { store, .. } => store.gpu().peak_bytes(),
             Inner::Cpu { interpreter, .. } => interpreter.memory_bytes(),
+            Inner::Mesh(mesh) => mesh.rank_bytes().iter().map(|r| r.1).sum(),
         }
     }
 
     pub(super) fn programs(&mut self) -> &mut [Program] {
         match &mut self.inner {
             Inner::Device { programs, .. } => programs,
-            Inner::Cpu { .. } => &mut [],
+            Inner::Cpu { .. } | Inner::Mesh(_) => &mut [],
         }
     }
 }
@@ -197,9 +223,9 @@ async fn compute(
     breathe: Option<Breathe>,
     cancel: &AtomicBool,
 ) -> Result<Vec<(String, Array)>> {
-    let mut step = interpreter.begin(bindings, inputs)?;
+    let mut running = interpreter.begin(inputs)?;
     let mut since = Instant::now();
-    while interpreter.advance(&mut step)? {
+    while interpreter.node(&mut running, bindings, inputs)? {
         if since.elapsed() > BREATH {
             if let Some(breathe) = breathe {
                 breathe().await;
@@ -210,7 +236,13 @@ async fn compute(
             return Err(Error::Cancelled);
         }
     }
-    interpreter.end(&step)
+    interpreter.end(running)
+}
+
+/// An output by its name.
+pub(super) fn output_of(made: &[(String, Array)], name: &str) -> Result<Array> {
+    let found = made.iter().find(|(n, _)| n == name);
+    found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
 }
 
 /// The first float in the order of computation that is NaN or infinite.
@@ -224,7 +256,10 @@ async fn find_nonfinite(program: &Program, bindings: &Bindings) -> Result<()> {
         let bytes = program.buffer_bytes(kept.buffer).await?;
         let values = bytes.chunks_exact(4).take(count).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         if let Some((index, value)) = values.enumerate().find(|(_, x)| !x.is_finite()) {
-            return Err(Error::NotFinite { op: kept.op.into(), node: kept.name.clone(), index, value: value.to_string() });
+            // A kernel may compute several ops at once.
+            let writes = |d: &&plan::Dispatch| d.args.iter().any(|a| a.write && a.buffer == kept.buffer);
+            let op = program.plan().dispatches.iter().find(writes).map_or(kept.op.to_string(), |d| d.ops.join("+"));
+            return Err(Error::NotFinite { op, node: kept.name.clone(), index, value: value.to_string() });
         }
     }
     Ok(())

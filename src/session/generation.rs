@@ -10,6 +10,7 @@ use web_time::Instant;
 /// What [`Generator::next`] goes on with. It holds every token so far and the sampler's state, so that another generator
 /// of the same model (the device was lost, and the model was loaded anew) goes on with the same tokens.
 pub struct Generation {
+    replica: usize,
     request: Request,
     sampler: Sampler,
     stream: StreamDecoder,
@@ -25,8 +26,9 @@ pub struct Generation {
 }
 
 impl Generation {
-    pub(super) fn new(request: &Request) -> Result<Generation> {
+    pub(super) fn new(replica: usize, request: &Request) -> Result<Generation> {
         Ok(Generation {
+            replica,
             sampler: Sampler::new(request.sampling.clone())?,
             stream: StreamDecoder::new(),
             tokens: request.prompt.clone(),
@@ -57,12 +59,13 @@ impl Generator {
             return Ok(None);
         }
         let start = Instant::now();
+        let (fresh, logits) = self.logits_after(g.replica, &g.tokens, cancel).await?;
         if g.made == 0 {
-            g.fresh = g.fresh.max(self.fresh(&g.tokens));
+            g.fresh += fresh;
+            g.prompt_time += start.elapsed();
+        } else {
+            g.decode_time += start.elapsed();
         }
-        let logits = self.logits_after(&g.tokens, cancel).await?;
-        let time = if g.made == 0 { &mut g.prompt_time } else { &mut g.decode_time };
-        *time += start.elapsed();
         let Some(logits) = logits else {
             g.stop = Some(Stop::Cancelled);
             return Ok(None);

@@ -1,12 +1,10 @@
 //! A model that opens while its file arrives.
 
-use super::{Embedder, Generator, Notice, Options, pick};
+use super::{DeviceChoice, Embedder, Generator, Notice, Options, pick};
 use crate::base::{Error, Result};
-use crate::device::Gpu;
 use crate::model::source::Cursor;
 use crate::model::{Family, Model, ModelSource};
 use std::collections::HashMap;
-use std::sync::Arc;
 
 /// Bytes of a head that are waited for before it is first read; then for twice as many, and so on.
 const FIRST: usize = 64 << 10;
@@ -34,10 +32,10 @@ pub enum Opened {
 }
 
 impl Opened {
-    async fn with(model: &Model, gpu: Option<Arc<Gpu>>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Opened> {
+    async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Opened> {
         Ok(match model.family {
-            Family::Llama(_) => Opened::Generator(Box::new(Generator::with(model, gpu, options, notify).await?)),
-            Family::Bert(_) => Opened::Embedder(Box::new(Embedder::with(model, gpu, options, notify).await?)),
+            Family::Llama(_) => Opened::Generator(Box::new(Generator::with(model, options, notify).await?)),
+            Family::Bert(_) => Opened::Embedder(Box::new(Embedder::with(model, options, notify).await?)),
         })
     }
     fn engine(&mut self) -> &mut super::Engine {
@@ -102,7 +100,7 @@ impl Loading {
             }
             Stage::Memory { model, cursor } => {
                 cursor.finish(&model.source)?;
-                Opened::with(&model, None, &self.options, notify).await
+                Opened::with(&model, &self.options, notify).await
             }
         }
     }
@@ -116,12 +114,17 @@ impl Loading {
         let cursor = Cursor::new(&model.source);
         let picked = pick(&self.options.device).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
+        // Whatever is opened from here on is on what was picked.
         self.stage = match picked.gpu {
             Some(gpu) => {
-                let opened = Opened::with(&model, Some(gpu), &self.options, notify).await?;
+                self.options.device = DeviceChoice::Open(gpu);
+                let opened = Opened::with(&model, &self.options, notify).await?;
                 Stage::Device { model, cursor, opened }
             }
-            None => Stage::Memory { model, cursor },
+            None => {
+                self.options.device = DeviceChoice::Cpu;
+                Stage::Memory { model, cursor }
+            }
         };
         Box::pin(self.push(&head, notify)).await
     }

@@ -72,7 +72,7 @@ impl Node {
             "reshape" | "broadcast" => Attrs::Shape(self.shape.as_slice().into()),
             "transpose" => Attrs::Perm(self.axes.clone()),
             "concat" => Attrs::Axis(self.axis),
-            "slice" => Attrs::Slice { axis: self.axis, start: (self.start as i64).into(), len: (self.length as i64).into() },
+            "slice" => Attrs::Slice { axis: self.axis, start: (self.start as i64).into(), len: (self.length as i64).into(), step: 1 },
             "pad" => Attrs::Pad { axis: self.axis, before: self.before, after: self.after, value: self.value },
             "cast" => Attrs::Cast(dtype(&self.dtype)?),
             "matmul" => Attrs::Matmul { ta: self.transpose_a, tb: self.transpose_b },

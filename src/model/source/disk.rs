@@ -34,6 +34,7 @@ impl ModelSource {
         for name in SIDE_FILES {
             let file = path.join(name);
             match std::fs::metadata(&file) {
+                Ok(m) if !m.is_file() => return Err(Error::file(&file, "is not a regular file")),
                 Ok(m) if m.len() > MAX_SIDE => return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len()))),
                 Ok(_) => {
                     side.insert(name.to_string(), std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?);
@@ -84,6 +85,11 @@ fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn map(path: &Path) -> Result<Mmap> {
+    // A pipe or a device would be waited for without end.
+    let meta = std::fs::metadata(path).map_err(|e| Error::file(path, format!("cannot be opened: {e}")))?;
+    if !meta.is_file() {
+        return Err(Error::file(path, "is not a regular file"));
+    }
     let file = std::fs::File::open(path).map_err(|e| Error::file(path, format!("cannot be opened: {e}")))?;
     // SAFETY: the file is only read. Another process that cuts it while it is mapped would end this one, as with
     // every mapped file; model files are written under another name and renamed when whole.
