@@ -14,3 +14,5 @@ pub mod session;
 pub mod text;
 pub mod topology;
 pub mod trace;
+#[cfg(target_arch = "wasm32")]
+pub mod web;

@@ -62,6 +62,9 @@ fn rooms_import_only_what_the_table_allows() {
         if first != "device" {
             assert!(!text.contains("wgpu::"), "{}: names wgpu", below.display());
         }
+        if first != "web" {
+            assert!(!text.contains("wasm_bindgen") && !text.contains("js_sys"), "{}: names wasm-bindgen", below.display());
+        }
     }
     assert_eq!(seen.iter().collect::<Vec<_>>(), allowed.keys().collect::<Vec<_>>(), "the table lists other rooms than there are");
 }

@@ -6,6 +6,7 @@ mod interrupt;
 mod look;
 mod spread;
 mod style;
+mod web;
 
 use crate::base::{Error, Result};
 use crate::session::{DeviceChoice, Notice, Options};
@@ -42,6 +43,8 @@ enum Command {
     Plan(look::PlanCommand),
     /// Time the kernel variants of an adapter and remember the fastest
     Tune(look::Tune),
+    /// Serve the demo page to a browser on this machine
+    Web(web::Web),
 }
 
 /// Where and how a model runs.
@@ -89,6 +92,7 @@ impl Place {
             cache: Some(self.cache.folder()?),
             layout: self.spread.layout()?,
             cancel: interrupt.cancel.clone(),
+            breathe: None,
         })
     }
 }
@@ -191,6 +195,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Inspect(c) => c.run().await.map(done),
         Command::Plan(c) => c.run().await.map(done),
         Command::Tune(c) => c.run().await.map(done),
+        Command::Web(c) => c.run().map(done),
     }
 }
 

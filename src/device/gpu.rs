@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::pace::Pace;
 use super::pipeline::Pipeline;
 
 /// What an adapter is and can do.
@@ -25,6 +26,7 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     pub report: AdapterReport,
     pub(super) pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
+    pub(super) pace: Mutex<Pace>,
     faults: Arc<Mutex<Option<Error>>>,
     used: AtomicU64,
     peak: AtomicU64,
@@ -139,7 +141,8 @@ impl Gpu {
             .map_err(|e| Error::device(DeviceFault::Unavailable, &report.name, format!("gave no device: {e}")))?;
         let faults: Arc<Mutex<Option<Error>>> = Arc::default();
         watch(&device, &faults, &report.name);
-        Ok(Gpu { device, queue, report, pipelines: Mutex::default(), faults, used: AtomicU64::new(0), peak: AtomicU64::new(0), made: Made::default() })
+        let pace = Mutex::new(Pace::new(report.caps.kind));
+        Ok(Gpu { device, queue, report, pipelines: Mutex::default(), pace, faults, used: AtomicU64::new(0), peak: AtomicU64::new(0), made: Made::default() })
     }
 
     pub fn caps(&self) -> &Caps {
@@ -212,6 +215,14 @@ impl Gpu {
 
     pub(super) fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A browser would give the memory back whenever it collects garbage: this does it now.
+#[cfg(target_arch = "wasm32")]
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        self.device.destroy();
     }
 }
 

@@ -2,9 +2,9 @@
 
 pub mod cluster;
 mod gpu;
+mod pace;
 mod pipeline;
 mod probe;
-
 mod program;
 mod read;
 mod store;

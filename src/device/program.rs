@@ -3,10 +3,12 @@
 use super::gpu::Buffer;
 use super::pipeline::Pipeline;
 use super::{Gpu, Store};
-use crate::base::{Array, Bindings, DType, Error, Result, Weights};
-use crate::plan::{Param, Plan, Port};
+use crate::base::{Array, Bindings, DType, Error, Expr, Result, Weights};
+use crate::plan::{Dispatch, Param, Plan, Port};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use web_time::Instant;
 
 /// A plan, loaded.
 pub struct Program {
@@ -16,6 +18,8 @@ pub struct Program {
     /// Buffers that no store owns: inputs, outputs, parameters, staging.
     own: Vec<Buffer>,
     launches: Vec<Launch>,
+    /// FLOPs and bytes of a whole step, added.
+    work: Expr,
     params: Params,
     staging: Option<Buffer>,
     timing: Option<Timing>,
@@ -97,7 +101,8 @@ impl Program {
         };
         own.extend(staging.clone());
         gpu.check()?;
-        Ok(Program { gpu, plan, buffers, own, launches, params, staging, timing: None })
+        let work = plan.dispatches.iter().fold(Expr::new(0), |sum, d| sum + d.flops.clone() + d.bytes.clone());
+        Ok(Program { gpu, plan, buffers, own, launches, work, params, staging, timing: None })
     }
 
     pub fn plan(&self) -> &Plan {
@@ -109,13 +114,74 @@ impl Program {
     /// # Errors
     /// Inputs that are missing, unknown or of the wrong type; variables out of bounds; device faults.
     pub async fn step(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], read: &[&str]) -> Result<Vec<Array>> {
+        self.step_until(bindings, inputs, read, &AtomicBool::new(false)).await
+    }
+
+    /// Like [`Program::step`]; a long step goes in several submissions, between which `cancel` is looked at.
+    ///
+    /// # Errors
+    /// Beside those, [`Error::Cancelled`]: what the step had written by then stays written.
+    pub async fn step_until(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], read: &[&str], cancel: &AtomicBool) -> Result<Vec<Array>> {
         self.alone()?;
         self.upload(bindings, inputs)?;
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.record(&mut encoder, bindings)?;
-        let reading = self.stage(&mut encoder, bindings, read)?;
-        self.gpu.submit(Some(encoder.finish()));
-        self.collect(reading, bindings).await
+        let (mut from, mut start) = (0, Instant::now());
+        loop {
+            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+            let (to, work) = self.portion(from, bindings)?;
+            self.record_range(&mut encoder, bindings, from..to)?;
+            if to == self.launches.len() {
+                let reading = self.stage(&mut encoder, bindings, read)?;
+                let waits = reading.bytes > 0;
+                self.gpu.submit(Some(encoder.finish()));
+                let out = self.collect(reading, bindings).await?;
+                if waits {
+                    self.learn(work, start);
+                }
+                return Ok(out);
+            }
+            self.gpu.submit(Some(encoder.finish()));
+            self.gpu.done().await?;
+            self.learn(work, start);
+            if cancel.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
+            (from, start) = (to, Instant::now());
+        }
+    }
+
+    /// Where a submission that begins with dispatch `from` should end, and its work.
+    fn portion(&self, from: usize, bindings: &Bindings) -> Result<(usize, f64)> {
+        let most = self.gpu.pace.lock().unwrap_or_else(|e| e.into_inner()).most();
+        let (all, mut sum) = (self.launches.len(), 0.0);
+        if from == 0 {
+            let whole = self.work.eval(bindings)? as f64;
+            if whole <= most {
+                return Ok((all, whole));
+            }
+        }
+        for (i, dispatch) in self.plan.dispatches.iter().enumerate().skip(from) {
+            let more = work(dispatch, bindings)?;
+            if sum + more > most && i > from {
+                return Ok((i, sum));
+            }
+            sum += more;
+        }
+        Ok((all, sum))
+    }
+
+    fn learn(&self, work: f64, start: Instant) {
+        self.gpu.pace.lock().unwrap_or_else(|e| e.into_inner()).learn(work, start.elapsed());
+    }
+
+    /// Whether no single dispatch of such a step would take longer than a submission should, by what is known so far.
+    pub fn is_brisk(&self, bindings: &Bindings) -> Result<bool> {
+        let most = self.gpu.pace.lock().unwrap_or_else(|e| e.into_inner()).most();
+        for d in &self.plan.dispatches {
+            if work(d, bindings)? > most {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A program of one rank of several runs in a [`super::Cluster`] only.
@@ -326,6 +392,11 @@ impl Drop for Program {
             b.inner.destroy();
         }
     }
+}
+
+/// FLOPs and bytes, added: on any device one of them is what takes the time.
+fn work(d: &Dispatch, bindings: &Bindings) -> Result<f64> {
+    Ok((d.flops.eval(bindings)? + d.bytes.eval(bindings)?).max(0) as f64)
 }
 
 fn staged(bytes: u64) -> u64 {

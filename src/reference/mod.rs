@@ -31,8 +31,8 @@ pub struct Interpreter<T: Real> {
     check: bool,
 }
 
-/// A step under way.
-struct Running<T> {
+/// A step under way: callers with one thread do other things between its nodes.
+pub struct Running<T> {
     values: Vec<Option<Tensor<T>>>,
     sizes: Vec<u64>,
     alive: u64,
@@ -117,14 +117,12 @@ impl<T: Real> Interpreter<T> {
         let mut running = self.begin(inputs)?;
         match self.advance(&mut running, bindings, inputs)? {
             None => self.finish(running),
-            Some(v) => {
-                let node = self.graph.node(v);
-                Err(Error::op(node.kind(), &node.name, "needs the other ranks of its mesh: run all of them together"))
-            }
+            Some(v) => Err(self.lonely(v)),
         }
     }
 
-    fn begin(&self, inputs: &[(&str, Array)]) -> Result<Running<T>> {
+    /// Begins a step, for [`Interpreter::node`] to go on with.
+    pub fn begin(&self, inputs: &[(&str, Array)]) -> Result<Running<T>> {
         if let Some((name, _)) = inputs.iter().find(|(n, _)| self.graph.find_input(n).is_none()) {
             return Err(Error::usage(format!("there is no input \"{name}\"")));
         }
@@ -132,23 +130,52 @@ impl<T: Real> Interpreter<T> {
         Ok(Running { values: vec![None; n], sizes: vec![0; n], alive: 0, at: 0 })
     }
 
+    /// Computes the next node; false once all are.
+    pub fn node(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<bool> {
+        if running.at < self.graph.nodes.len() {
+            if let Some(v) = self.one(running, bindings, inputs)? {
+                return Err(self.lonely(v));
+            }
+        }
+        Ok(running.at < self.graph.nodes.len())
+    }
+
+    /// The outputs of a step of which all nodes are computed.
+    pub fn end(&self, running: Running<T>) -> Result<Vec<(String, Array)>> {
+        let types: Vec<DType> = self.graph.outputs.iter().map(|(_, v)| self.graph.node(*v).ty.dtype).collect();
+        Ok(self.finish(running)?.into_iter().zip(types).map(|((name, t), dtype)| (name, t.to_array(dtype))).collect())
+    }
+
+    fn lonely(&self, v: Value) -> Error {
+        let node = self.graph.node(v);
+        Error::op(node.kind(), &node.name, "needs the other ranks of its mesh: run all of them together")
+    }
+
     /// Computes until a collective of several ranks is due, whose operand is then there; `None` at the end.
     fn advance(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Option<Value>> {
         while running.at < self.graph.nodes.len() {
-            let i = running.at;
-            let node = &self.graph.nodes[i];
-            if let Source::Op { attrs: Attrs::Collective(c), .. } = &node.source {
-                if c.ways > 1 {
-                    return Ok(Some(Value(i as u32)));
-                }
+            if let Some(v) = self.one(running, bindings, inputs)? {
+                return Ok(Some(v));
             }
-            // A state is written in place: nothing else may hold its elements then.
-            if node.def().is_some_and(|d| d.is(&APPEND)) {
-                running.values[node.args()[0].0 as usize] = None;
-            }
-            let value = self.evaluate(Value(i as u32), &running.values, bindings, inputs)?;
-            self.supply(running, value)?;
         }
+        Ok(None)
+    }
+
+    /// Computes one node, unless it is a collective of several ranks: that is given back.
+    fn one(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Option<Value>> {
+        let i = running.at;
+        let node = &self.graph.nodes[i];
+        if let Source::Op { attrs: Attrs::Collective(c), .. } = &node.source {
+            if c.ways > 1 {
+                return Ok(Some(Value(i as u32)));
+            }
+        }
+        // A state is written in place: nothing else may hold its elements then.
+        if node.def().is_some_and(|d| d.is(&APPEND)) {
+            running.values[node.args()[0].0 as usize] = None;
+        }
+        let value = self.evaluate(Value(i as u32), &running.values, bindings, inputs)?;
+        self.supply(running, value)?;
         Ok(None)
     }
 

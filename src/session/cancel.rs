@@ -30,4 +30,7 @@ impl Weights for Cancellable<'_> {
         self.cancel.check()?;
         self.weights.read(name, rows)
     }
+    fn arrives(&self) -> bool {
+        self.weights.arrives()
+    }
 }

@@ -66,7 +66,16 @@ pub struct Picked {
 }
 
 /// How to get a driver, in one line.
+#[cfg(target_arch = "wasm32")]
+const DRIVER_HINT: &str = "for a GPU use a browser with WebGPU (Chrome and Edge from 113, Safari from 26, Firefox from 141 on Windows), on a page served by https \
+                           or from localhost; on Linux, Chrome has it behind chrome://flags/#enable-unsafe-webgpu";
+#[cfg(not(target_arch = "wasm32"))]
 const DRIVER_HINT: &str = "for a GPU install its Vulkan driver (Debian, Ubuntu: mesa-vulkan-drivers or the vendor's), on macOS and Windows it is there already";
+
+#[cfg(target_arch = "wasm32")]
+const NOTHING: &str = "WebGPU adapter";
+#[cfg(not(target_arch = "wasm32"))]
+const NOTHING: &str = "GPU driver";
 
 /// Like [`pick_with`], without a place where measurements are remembered.
 pub async fn pick(choice: &DeviceChoice) -> Result<Picked> {
@@ -95,7 +104,7 @@ pub async fn pick_with(choice: &DeviceChoice, cache: Option<&Path>, notify: &mut
         return Ok(Picked { gpu: Some(Arc::new(Gpu::open(index).await?)), notice: None });
     }
     match &all[..] {
-        [] => Ok(Picked { gpu: None, notice: Some(format!("found no GPU driver: running on the CPU fallback; {DRIVER_HINT}")) }),
+        [] => Ok(Picked { gpu: None, notice: Some(format!("found no {NOTHING}: running on the CPU fallback; {DRIVER_HINT}")) }),
         [software, ..] => software_or_cpu(software, cache, notify).await,
     }
 }
@@ -106,9 +115,12 @@ async fn measure() -> Result<Comparison> {
 
 /// The faster of the first adapter, which is a software one, and the CPU fallback.
 async fn software_or_cpu(software: &AdapterReport, cache: Option<&Path>, notify: &mut dyn FnMut(Notice)) -> Result<Picked> {
-    let only = format!("found only a software adapter ({})", software.name);
+    // Browsers need not tell an adapter's name.
+    let named = if software.name.is_empty() { String::new() } else { format!(" ({})", software.name) };
+    let only = format!("found only a software adapter{named}");
     let Some(cache) = cache else {
-        let notice = format!("{only}: running on the CPU fallback, which uses the same cores better (--device 0 takes the adapter); {DRIVER_HINT}");
+        let anyway = if cfg!(target_arch = "wasm32") { "device: \"webgpu\"" } else { "--device 0" };
+        let notice = format!("{only}: running on the CPU fallback, which uses the same cores better ({anyway} takes the adapter); {DRIVER_HINT}");
         return Ok(Picked { gpu: None, notice: Some(notice) });
     };
     let times = match Comparison::load(software, cache) {

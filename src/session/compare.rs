@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use web_time::Instant;
 
 /// Seconds that each takes for the same products.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ impl Comparison {
         ]);
         let mut times = [0.0; 2];
         for (time, place) in times.iter_mut().zip([Some(gpu.clone()), None]) {
-            let mut engine = Engine::new(place, std::slice::from_ref(&graph), &weights, false, None, &mut |_| {}).await?;
+            let mut engine = Engine::load(place, &graph, &weights, &super::Options::default()).await?;
             *time = median(&mut engine).await?;
         }
         Ok(Comparison { adapter: times[0], cpu: times[1] })

@@ -4,9 +4,11 @@ use super::engine::Engine;
 use super::cancel::Cancellable;
 use super::{Notice, Options, pick_with};
 use crate::base::{Array, Bindings, DType, Error, Result, Var};
-use crate::model::{Model, ModelInfo, ModelSource};
+use crate::device::Gpu;
+use crate::model::{Model, ModelInfo};
 use crate::text::Tokenizer;
-use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Sentences that are computed together.
 const BATCH: usize = 8;
@@ -23,8 +25,13 @@ pub struct Embedder {
 
 impl Embedder {
     /// Opens a model folder.
-    pub async fn open(path: impl AsRef<Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
-        let model = Model::new(ModelSource::open(path)?)?;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn open(path: impl AsRef<std::path::Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
+        Embedder::with(&Model::new(crate::model::ModelSource::open(path)?)?, options, notify).await
+    }
+
+    /// From a model whose weights are there, or arrive later.
+    pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
         let info = model.info();
         let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
@@ -33,15 +40,22 @@ impl Embedder {
         let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
         let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
-        let engine = Engine::new(picked.gpu, &[graph], &weights, options.check_numerics, None, notify).await?;
+        let engine = Engine::new(picked.gpu, &[graph], &weights, options, None, notify).await?;
         Ok(Embedder { engine, tokenizer, info, tokens })
     }
 
+    pub(super) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
     pub fn adapter(&self) -> String {
         self.engine.adapter()
+    }
+    /// The device; `None` is the CPU.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.engine.gpu()
     }
     pub fn peak_bytes(&self) -> u64 {
         self.engine.peak_bytes()
@@ -56,6 +70,14 @@ impl Embedder {
 
     /// One vector of length one for each text, in order.
     pub async fn embed(&mut self, texts: &[impl AsRef<str>]) -> Result<Vec<Vec<f32>>> {
+        self.embed_until(texts, &AtomicBool::new(false)).await
+    }
+
+    /// Like [`Embedder::embed`], until `cancel` is set.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] then.
+    pub async fn embed_until(&mut self, texts: &[impl AsRef<str>], cancel: &AtomicBool) -> Result<Vec<Vec<f32>>> {
         let mut out = vec![];
         for group in texts.chunks(BATCH) {
             let mut ids = group.iter().map(|t| self.ids(t.as_ref())).collect::<Result<Vec<_>>>()?;
@@ -66,7 +88,7 @@ impl Embedder {
             let tokens = Array::u32(&shape, &ids.concat());
             let mask = Array { dtype: DType::Bool, ..Array::u32(&shape, &mask) };
             let bindings = Bindings::new().with("batch", shape[0] as u64).with("seq", longest as u64);
-            let y = self.engine.step(0, 0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"]).await?.remove(0).to_f32();
+            let y = self.engine.step(0, 0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"], cancel).await?.remove(0).to_f32();
             out.extend(y.chunks_exact(self.info.width).map(<[f32]>::to_vec));
         }
         Ok(out)

@@ -1,13 +1,19 @@
 //! A graph that can be stepped, on an adapter or on the CPU.
 
 use super::mesh::MeshEngine;
-use super::{DeviceChoice, Notice, pick};
+use super::{Breathe, DeviceChoice, Notice, Options, pick};
 use crate::base::{Array, Bindings, DType, Error, Result, Weights};
 use crate::device::{Gpu, Program, Store};
 use crate::graph::Graph;
-use crate::plan::{self, Options, Tuning};
+use crate::plan::{self, Tuning};
 use crate::reference::Interpreter;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use web_time::Instant;
+
+/// How long the CPU computes before its host may breathe.
+const BREATH: Duration = Duration::from_millis(30);
 
 /// One or more graphs that share weights and states, loaded.
 pub struct Engine {
@@ -16,7 +22,7 @@ pub struct Engine {
 
 enum Inner {
     Device { programs: Vec<Program>, store: Store, check: bool },
-    Cpu { interpreter: Box<Interpreter<f32>>, threads: usize },
+    Cpu { interpreter: Box<Interpreter<f32>>, threads: usize, breathe: Option<Breathe> },
     Mesh(Box<MeshEngine>),
 }
 
@@ -27,7 +33,12 @@ impl Engine {
     /// A device that does not exist; an op, type or size that cannot run there, by name; weights that do not fit.
     pub async fn open(device: &DeviceChoice, graph: &Graph, weights: &dyn Weights) -> Result<Engine> {
         let gpu = pick(device).await?.gpu;
-        Engine::new(gpu, std::slice::from_ref(graph), weights, false, None, &mut |_| {}).await
+        Engine::load(gpu, graph, weights, &Options::default()).await
+    }
+
+    /// Loads one graph onto a device that was picked before; `None` is the CPU.
+    pub async fn load(gpu: Option<Arc<Gpu>>, graph: &Graph, weights: &dyn Weights, options: &Options) -> Result<Engine> {
+        Engine::new(gpu, std::slice::from_ref(graph), weights, options, None, &mut |_| {}).await
     }
 
     /// Runs one step and reads the named outputs.
@@ -35,24 +46,64 @@ impl Engine {
     /// # Errors
     /// Inputs that are missing, unknown or of the wrong type or shape; variables out of bounds; device faults.
     pub async fn run(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
-        self.step(0, 0, bindings, inputs, outputs).await
+        self.run_until(bindings, inputs, outputs, &AtomicBool::new(false)).await
+    }
+
+    /// Like [`Engine::run`], until `cancel` is set.
+    ///
+    /// # Errors
+    /// Beside those, [`Error::Cancelled`] from within the step.
+    pub async fn run_until(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str], cancel: &AtomicBool) -> Result<Vec<Array>> {
+        self.step(0, 0, bindings, inputs, outputs, cancel).await
+    }
+
+    /// Median seconds of a step without reading its outputs, of some rounds of `repeat` steps each.
+    pub async fn seconds(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], repeat: usize) -> Result<f64> {
+        let never = AtomicBool::new(false);
+        self.step(0, 0, bindings, inputs, &[], &never).await?;
+        let mut times = vec![];
+        for _ in 0..7 {
+            let start = Instant::now();
+            match &mut self.inner {
+                Inner::Device { programs, store, .. } => {
+                    (0..repeat).try_for_each(|_| programs[0].again(bindings))?;
+                    store.gpu().done().await?;
+                }
+                _ => {
+                    for _ in 0..repeat {
+                        self.step(0, 0, bindings, inputs, &[], &never).await?;
+                    }
+                }
+            }
+            times.push(start.elapsed().as_secs_f64() / repeat.max(1) as f64);
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times[times.len() / 2])
+    }
+
+    /// The device, where it is one; `None` is the CPU or a mesh.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.inner {
+            Inner::Device { store, .. } => Some(store.gpu()),
+            Inner::Cpu { .. } | Inner::Mesh(_) => None,
+        }
     }
 
     pub(super) async fn new(
         gpu: Option<Arc<Gpu>>,
         graphs: &[Graph],
         weights: &dyn Weights,
-        check: bool,
+        how: &Options,
         tuning: Option<Tuning>,
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Engine> {
         let Some(gpu) = gpu else {
             let mut interpreter = Box::new(Interpreter::new(&graphs[0], weights)?);
-            interpreter.check_numerics(check);
-            return Ok(Engine { inner: Inner::Cpu { interpreter, threads: rayon::current_num_threads() } });
+            interpreter.check_numerics(how.check_numerics);
+            return Ok(Engine { inner: Inner::Cpu { interpreter, threads: rayon::current_num_threads(), breathe: how.breathe } });
         };
-        let mut options = Options::for_caps(gpu.caps());
-        options.keep_values = check;
+        let mut options = plan::Options::for_caps(gpu.caps());
+        options.keep_values = how.check_numerics;
         if let Some(tuning) = tuning {
             options.tuning = tuning;
         }
@@ -62,7 +113,7 @@ impl Engine {
             let plan = plan::plan(graph, gpu.caps(), &options)?;
             programs.push(Program::load(plan, &mut store, weights, &mut |done, of| notify(Notice::Compiling { done, of })).await?);
         }
-        Ok(Engine { inner: Inner::Device { programs, store, check } })
+        Ok(Engine { inner: Inner::Device { programs, store, check: how.check_numerics } })
     }
 
     /// Several ranks of a mesh as one engine.
@@ -76,19 +127,53 @@ impl Engine {
         }
     }
 
+    /// Takes blocks of a weight that arrives after the engine was made.
+    pub(super) async fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
+        match &mut self.inner {
+            Inner::Device { store, .. } => store.feed(tensor, block, bytes).await,
+            Inner::Cpu { .. } | Inner::Mesh(_) => Ok(()),
+        }
+    }
+
+    /// Ends the arrival of weights.
+    pub(super) async fn finish(&mut self) -> Result<()> {
+        match &mut self.inner {
+            Inner::Device { store, .. } => store.finish().await,
+            Inner::Cpu { .. } | Inner::Mesh(_) => Ok(()),
+        }
+    }
+
+    /// Whether such a step of graph `which` has no part that keeps a device for too long. `None` where steps do not hear a
+    /// cancel, so that a whole step may not take long.
+    pub(super) fn is_brisk(&self, which: usize, bindings: &Bindings) -> Result<Option<bool>> {
+        match &self.inner {
+            Inner::Device { programs, .. } => programs[which].is_brisk(bindings).map(Some),
+            Inner::Cpu { .. } => Ok(Some(true)),
+            Inner::Mesh(_) => Ok(None),
+        }
+    }
+
     /// Runs a step of graph `which` on a replica. The CPU has only the first graph, which takes every step.
-    pub(super) async fn step(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
+    pub(super) async fn step(
+        &mut self,
+        which: usize,
+        replica: usize,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+        outputs: &[&str],
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Array>> {
         match &mut self.inner {
             Inner::Device { programs, check, .. } => {
                 let program = &mut programs[which];
-                let out = program.step(bindings, inputs, outputs).await?;
+                let out = program.step_until(bindings, inputs, outputs, cancel).await?;
                 if *check {
                     find_nonfinite(program, bindings).await?;
                 }
                 Ok(out)
             }
-            Inner::Cpu { interpreter, .. } => {
-                let made = interpreter.step(bindings, inputs)?;
+            Inner::Cpu { interpreter, breathe, .. } => {
+                let made = compute(interpreter, bindings, inputs, *breathe, cancel).await?;
                 outputs.iter().map(|name| output_of(&made, name)).collect()
             }
             Inner::Mesh(mesh) => mesh.step(which, replica, bindings, inputs, outputs).await,
@@ -128,6 +213,30 @@ impl Engine {
             Inner::Cpu { .. } | Inner::Mesh(_) => &mut [],
         }
     }
+}
+
+/// A step on the CPU, with a breath and a look at `cancel` now and then.
+async fn compute(
+    interpreter: &mut Interpreter<f32>,
+    bindings: &Bindings,
+    inputs: &[(&str, Array)],
+    breathe: Option<Breathe>,
+    cancel: &AtomicBool,
+) -> Result<Vec<(String, Array)>> {
+    let mut running = interpreter.begin(inputs)?;
+    let mut since = Instant::now();
+    while interpreter.node(&mut running, bindings, inputs)? {
+        if since.elapsed() > BREATH {
+            if let Some(breathe) = breathe {
+                breathe().await;
+            }
+            since = Instant::now();
+        }
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+    }
+    interpreter.end(running)
 }
 
 /// An output by its name.

@@ -3,21 +3,20 @@
 use super::engine::Engine;
 use super::open::open_engine;
 use super::words::{Words, told_of};
-use super::{Notice, Options};
+use super::{Generation, Notice, Options};
 use crate::base::{Array, Bindings, Error, Result};
-use crate::device::DispatchTime;
-use crate::model::{Model, ModelInfo, ModelSource};
-use crate::text::{Choice, Message, Sampler, Sampling, StreamDecoder, Tokenizer, top_logprobs};
+use crate::device::{DispatchTime, Gpu};
+use crate::model::{Model, ModelInfo};
+use crate::text::{Choice, Message, Sampling, Tokenizer, top_logprobs};
 use crate::trace::{Span, Trace};
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use web_time::Instant;
 
 /// Context that is planned where the user names none.
 const DEFAULT_CONTEXT: usize = 4096;
 
-/// Seconds that one step of a prompt may take.
+/// Seconds that one step of a prompt may take where it does not hear a cancel.
 const PATIENCE: f64 = 0.5;
 
 /// A decoder on a device, with its tokenizer. Keys and values of the last conversation stay, so a prompt that
@@ -104,8 +103,13 @@ impl Generator {
     ///
     /// # Errors
     /// Files that are damaged or cannot be run, devices that do not exist or are too small: before anything runs.
-    pub async fn open(path: impl AsRef<Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
-        let model = Model::new(ModelSource::open(path)?)?;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn open(path: impl AsRef<std::path::Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
+        Generator::with(&Model::new(crate::model::ModelSource::open(path)?)?, options, notify).await
+    }
+
+    /// From a model whose weights are there, or arrive later.
+    pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
         model.check_generates()?;
         let info = model.info();
         let context = options.context.unwrap_or(info.context.min(DEFAULT_CONTEXT));
@@ -113,12 +117,18 @@ impl Generator {
             return Err(Error::usage(format!("the context is {context} tokens, {} was made for 1 to {}", info.name, info.context)));
         }
         options.cancel.check()?;
-        let words = Words::read(&model)?;
-        let (engine, chunk) = open_engine(&model, context, options, notify).await?;
+        let words = Words::read(model)?;
+        let (engine, chunk) = open_engine(model, context, options, notify).await?;
         let cached = vec![vec![]; options.layout.mesh.size("dp")];
         Ok(Generator { engine, info, words, context, chunk, cached })
     }
 
+    pub(super) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+    pub(super) fn stops(&self) -> &[u32] {
+        &self.words.stops
+    }
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
@@ -130,6 +140,13 @@ impl Generator {
     }
     pub fn adapter(&self) -> String {
         self.engine.adapter()
+    }
+    /// The device; `None` is the CPU, or a mesh.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.engine.gpu()
+    }
+    pub fn peak_bytes(&self) -> u64 {
+        self.engine.peak_bytes()
     }
     /// Whether the model brings a chat form.
     pub fn is_chat(&self) -> bool {
@@ -188,6 +205,22 @@ impl Generator {
 
     /// Like [`Generator::generate`], on one of the replicas.
     pub async fn generate_on(&mut self, replica: usize, request: &Request, cancel: &AtomicBool, on_token: &mut dyn FnMut(&Token) -> Result<()>) -> Result<Finished> {
+        let mut generation = self.begin_on(replica, request)?;
+        while let Some(token) = self.next(&mut generation, cancel).await? {
+            on_token(&token)?;
+        }
+        Ok(self.finished(&generation))
+    }
+
+    /// Begins to generate: [`Generator::next`] goes on.
+    ///
+    /// # Errors
+    /// An empty prompt or one longer than the context.
+    pub fn begin(&self, request: &Request) -> Result<Generation> {
+        self.begin_on(0, request)
+    }
+
+    fn begin_on(&self, replica: usize, request: &Request) -> Result<Generation> {
         if replica >= self.replicas() {
             return Err(Error::usage(format!("there is no replica {replica}: the mesh has dp={}", self.replicas())));
         }
@@ -202,18 +235,15 @@ impl Generator {
         if let Some(id) = prompt.iter().find(|id| **id as usize >= self.info.vocab) {
             return Err(Error::usage(format!("token {id} is outside of the vocabulary of {}", self.info.vocab)));
         }
-        let mut sampler = Sampler::new(request.sampling.clone())?;
-        let start = Instant::now();
-        let reused = self.reuse(replica, prompt);
-        let Some(logits) = self.prefill(replica, prompt, cancel).await? else {
-            let fresh = self.cached[replica].len() - reused;
-            return Ok(self.finished(Stop::Cancelled, 0, prompt.len(), (fresh, start.elapsed()), Duration::ZERO));
-        };
-        let fresh = prompt.len() - reused;
-        let prompt_time = start.elapsed();
-        let decoding = Instant::now();
-        let (stop, tokens) = self.decode(replica, request, logits, &mut sampler, cancel, on_token).await?;
-        Ok(self.finished(stop, tokens, prompt.len(), (fresh, prompt_time), decoding.elapsed()))
+        Generation::new(replica, request)
+    }
+
+    /// Logits after the last of `tokens`, of which the cache may hold some already, and how many were computed; no logits
+    /// if cancelled.
+    pub(super) async fn logits_after(&mut self, replica: usize, tokens: &[u32], cancel: &AtomicBool) -> Result<(usize, Option<Vec<f32>>)> {
+        let reused = self.reuse(replica, tokens);
+        let logits = self.prefill(replica, tokens, cancel).await?;
+        Ok((self.cached[replica].len() - reused, logits))
     }
 
     /// How many tokens of `prompt` the cache already holds; the last one is always computed, for its logits.
@@ -223,8 +253,7 @@ impl Generator {
         same
     }
 
-    /// Computes the rest of the prompt in chunks; `None` if cancelled. A step cannot be stopped, so chunks are kept so
-    /// short that a cancel is heard soon.
+    /// Computes the rest of the prompt in chunks; `None` if cancelled.
     async fn prefill(&mut self, replica: usize, prompt: &[u32], cancel: &AtomicBool) -> Result<Option<Vec<f32>>> {
         let mut logits = vec![];
         let mut size = self.chunk;
@@ -234,9 +263,12 @@ impl Generator {
                 return Ok(None);
             }
             let from = self.cached[replica].len();
-            let to = (from + size).min(prompt.len());
+            let to = from + self.portion(from, prompt.len(), size)?;
             let start = Instant::now();
-            logits = self.step(replica, &prompt[from..to]).await?;
+            match self.step(replica, &prompt[from..to], cancel).await {
+                Err(Error::Cancelled) => return Ok(None),
+                step => logits = step?,
+            }
             // The first steps of a process may compile: the fastest is the rule.
             best = best.min(start.elapsed().as_secs_f64() / (to - from) as f64);
             size = ((PATIENCE / best) as usize).clamp(1, self.chunk);
@@ -244,60 +276,31 @@ impl Generator {
         Ok(Some(logits))
     }
 
+    /// How many tokens of a prompt the next step takes: as many as a chunk has where steps hear a cancel and no part of them
+    /// keeps the device for too long; else `patient` ones.
+    fn portion(&self, from: usize, to: usize, patient: usize) -> Result<usize> {
+        let mut n = self.chunk.min(to - from);
+        loop {
+            match self.engine.is_brisk(0, &bindings(n, from + n))? {
+                None => return Ok(patient.min(n)),
+                Some(true) => return Ok(n),
+                Some(false) if n == 1 => return Ok(n),
+                Some(false) => n = n.div_ceil(2),
+            }
+        }
+    }
+
     /// One step over the next tokens; the logits after the last.
-    async fn step(&mut self, replica: usize, tokens: &[u32]) -> Result<Vec<f32>> {
-        let total = self.cached[replica].len() + tokens.len();
-        let bindings = Bindings::new().with("seq", tokens.len() as u64).with("total", total as u64);
+    async fn step(&mut self, replica: usize, tokens: &[u32], cancel: &AtomicBool) -> Result<Vec<f32>> {
+        let bindings = bindings(tokens.len(), self.cached[replica].len() + tokens.len());
         let which = if tokens.len() == 1 { 1 } else { 0 };
         let input = Array::u32(&[tokens.len()], tokens);
-        let logits = self.engine.step(which, replica, &bindings, &[("tokens", input)], &["logits"]).await?.remove(0);
+        let logits = self.engine.step(which, replica, &bindings, &[("tokens", input)], &["logits"], cancel).await?.remove(0);
         self.cached[replica].extend_from_slice(tokens);
         Ok(logits.to_f32())
     }
 
-    async fn decode(
-        &mut self,
-        replica: usize,
-        request: &Request,
-        mut logits: Vec<f32>,
-        sampler: &mut Sampler,
-        cancel: &AtomicBool,
-        on_token: &mut dyn FnMut(&Token) -> Result<()>,
-    ) -> Result<(Stop, usize)> {
-        let mut stream = StreamDecoder::new();
-        let mut made = 0;
-        let stop = loop {
-            if cancel.load(Ordering::Relaxed) {
-                break Stop::Cancelled;
-            }
-            if request.max_tokens.is_some_and(|n| made >= n) {
-                break Stop::Length;
-            }
-            let choice = sampler.sample(&logits, &self.cached[replica])?;
-            made += 1;
-            let ends = self.words.stops.contains(&choice.id);
-            let last = ends || request.max_tokens.is_some_and(|n| made >= n) || self.cached[replica].len() >= self.context;
-            let mut text = if ends { String::new() } else { stream.push(&self.words.tokenizer, choice.id)? };
-            if last {
-                text += &stream.finish(&self.words.tokenizer)?;
-            }
-            let top = self.alternatives(&logits, request.top)?;
-            on_token(&Token { id: choice.id, text, logprob: choice.logprob, top })?;
-            if ends {
-                break Stop::End;
-            }
-            if self.cached[replica].len() >= self.context {
-                break Stop::Context;
-            }
-            if request.max_tokens.is_some_and(|n| made >= n) {
-                break Stop::Length;
-            }
-            logits = self.step(replica, &[choice.id]).await?;
-        };
-        Ok((stop, made))
-    }
-
-    fn alternatives(&self, logits: &[f32], n: usize) -> Result<Vec<Alternative>> {
+    pub(super) fn alternatives(&self, logits: &[f32], n: usize) -> Result<Vec<Alternative>> {
         if n == 0 {
             return Ok(vec![]);
         }
@@ -305,26 +308,12 @@ impl Generator {
         Ok(top_logprobs(logits, n)?.into_iter().map(named).collect())
     }
 
-    fn finished(&self, stop: Stop, tokens: usize, prompt_tokens: usize, (fresh, prompt_time): (usize, Duration), time: Duration) -> Finished {
-        let rate = |n: usize, t: Duration| if t.is_zero() { 0.0 } else { n as f64 / t.as_secs_f64() };
-        Finished {
-            stop,
-            tokens,
-            prompt_tokens,
-            prompt_per_second: rate(fresh, prompt_time),
-            // The first token comes from the prompt's own step.
-            tokens_per_second: rate(tokens.saturating_sub(1), time),
-            adapter: self.engine.adapter(),
-            peak_bytes: self.engine.peak_bytes(),
-        }
-    }
-
     /// Logits after each token of a fresh conversation: what golden figures are compared with.
     pub async fn logits(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
         self.cached[0].clear();
         let mut out = vec![];
         for t in tokens {
-            out.push(self.step(0, &[*t]).await?);
+            out.push(self.step(0, &[*t], &AtomicBool::new(false)).await?);
         }
         Ok(out)
     }
@@ -342,8 +331,7 @@ impl Generator {
     /// # Errors
     /// On the CPU fallback, or where the adapter has no timestamps.
     pub async fn trace(&mut self) -> Result<Trace> {
-        let total = (self.cached[0].len() + 1).min(self.context) as u64;
-        let bindings = Bindings::new().with("seq", 1).with("total", total);
+        let bindings = bindings(1, (self.cached[0].len() + 1).min(self.context));
         let inputs = [("tokens", Array::u32(&[1], &[0]))];
         if let Some(mesh) = self.engine.mesh() {
             return mesh.traced(1, 0, &bindings, &inputs, &["logits"]).await;
@@ -366,4 +354,8 @@ impl Generator {
         };
         Ok(Trace { spans: times.iter().map(span).collect() })
     }
+}
+
+fn bindings(seq: usize, total: usize) -> Bindings {
+    Bindings::new().with("seq", seq as u64).with("total", total as u64)
 }

@@ -6,6 +6,8 @@ mod compare;
 mod embed;
 mod engine;
 mod generate;
+mod generation;
+mod loading;
 mod mesh;
 mod open;
 mod processes;
@@ -18,10 +20,14 @@ pub use compare::Comparison;
 pub use embed::Embedder;
 pub use engine::Engine;
 pub use mesh::{Layout, algorithm, mesh, policy, sharded};
+pub use generation::Generation;
+pub use loading::{Loading, Opened};
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
 pub use tune::{load_tuning, save_tuning, tune};
 
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +43,12 @@ pub struct Options {
     pub layout: Layout,
     /// Set by another thread, it ends opening with [`Error::Cancelled`](crate::base::Error::Cancelled).
     pub cancel: Cancel,
+    /// What a host with one thread does while the CPU computes for long.
+    pub breathe: Option<Breathe>,
 }
+
+/// Gives the thread back for a moment: browsers hear of a cancel only then.
+pub type Breathe = fn() -> Pin<Box<dyn Future<Output = ()>>>;
 
 /// What happens while a model opens, for whoever shows it.
 #[derive(Debug, Clone, PartialEq)]

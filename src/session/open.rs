@@ -25,7 +25,7 @@ pub(super) async fn open_engine(model: &Model, context: usize, options: &Options
     };
     options.cancel.check()?;
     let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
-    let engine = Engine::new(picked.gpu, &graphs, &weights, options.check_numerics, tuning, notify).await?;
+    let engine = Engine::new(picked.gpu, &graphs, &weights, options, tuning, notify).await?;
     Ok((engine, chunk))
 }
 

@@ -203,7 +203,7 @@ impl Cluster {
         member.program.record_range(step.encoders.of(&gpu), &bindings, from..to)?;
         if watch.is_on() && from < to {
             step.encoders.flush(&gpu);
-            gpu.wait()?;
+            gpu.done().await?;
             watch.compute(member.rank, &label, to - from, span);
         }
         step.since[m] = watch.start();
@@ -281,7 +281,7 @@ impl Cluster {
                 transport.send(Post { from: self.members[m].rank, to, tag: t.how.tag, bytes: bytes as usize }, data)?;
             }
         }
-        self.settle(step, watch, &[gpu])?;
+        self.settle(step, watch, &[gpu]).await?;
         watch.message(t, None, self.members[m].rank, to, bytes, span);
         Ok(())
     }
@@ -348,7 +348,7 @@ impl Cluster {
             }
             self.add(step, group, &rounds, n);
             let gpus: Vec<Arc<Gpu>> = group.iter().filter_map(|r| self.member_of(*r)).map(|o| self.members[o].gpu().clone()).collect();
-            self.settle(step, watch, &gpus)?;
+            self.settle(step, watch, &gpus).await?;
             for message in round {
                 watch.message(t, Some(&rounds), group[message.from], group[message.to], message.range.len() as u64 * 4, span);
                 if message.reduce {
@@ -360,10 +360,12 @@ impl Cluster {
     }
 
     /// Submits and waits, where times are taken.
-    fn settle(&self, step: &mut Step, watch: &Watch, gpus: &[Arc<Gpu>]) -> Result<()> {
+    async fn settle(&self, step: &mut Step, watch: &Watch, gpus: &[Arc<Gpu>]) -> Result<()> {
         if watch.is_on() {
             step.encoders.flush_all();
-            gpus.iter().try_for_each(|g| g.wait())?;
+            for gpu in gpus {
+                gpu.done().await?;
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use crate::plan::Exchange;
 use crate::plan::{Rounds, Transfer};
 use crate::trace::{Span, Trace};
 use std::collections::BTreeMap;
-use std::time::Instant;
+use web_time::Instant;
 
 /// Counts of what travelled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

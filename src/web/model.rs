@@ -1,0 +1,211 @@
+//! A model in the Worker: opened from pieces of its file, asked token by token.
+
+use super::{Flag, breathe, choice, tell};
+use crate::base::Error;
+use crate::device::Gpu;
+use crate::session::{Generation, Generator, Loading, Opened, Options, Request};
+use crate::text::{Message, Sampling};
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::Arc;
+use wasm_bindgen::prelude::*;
+
+/// A file on its way.
+#[wasm_bindgen]
+pub struct Opening {
+    loading: Loading,
+    notify: js_sys::Function,
+}
+
+#[wasm_bindgen]
+impl Opening {
+    /// `size` is negative where it is not known; `side` are pairs of a name and bytes; `context` is 0 for the model's own.
+    #[wasm_bindgen(constructor)]
+    pub fn new(name: &str, size: f64, side: js_sys::Array, device: &str, context: u32, notify: js_sys::Function) -> Result<Opening, JsValue> {
+        let mut files = HashMap::new();
+        for pair in side.iter() {
+            let pair = js_sys::Array::from(&pair);
+            let name = pair.get(0).as_string().unwrap_or_default();
+            files.insert(name, js_sys::Uint8Array::new(&pair.get(1)).to_vec());
+        }
+        let context = (context > 0).then_some(context as usize);
+        let options = Options { device: choice(device)?, context, breathe: Some(breathe), ..Options::default() };
+        let size = (size >= 0.0).then_some(size as u64);
+        Ok(Opening { loading: Loading::new(name, size, files, options), notify })
+    }
+
+    /// The file's next bytes.
+    pub async fn push(&mut self, bytes: Vec<u8>) -> Result<(), JsValue> {
+        let notify = self.notify.clone();
+        Ok(self.loading.push(&bytes, &mut |n| tell(n, &notify)).await?)
+    }
+
+    /// The model, after the last byte.
+    pub async fn finish(self) -> Result<Model, JsValue> {
+        let notify = self.notify;
+        let opened = self.loading.finish(&mut |n| tell(n, &notify)).await?;
+        Ok(Model { opened, generation: None })
+    }
+}
+
+/// An opened model and the generation that it is at.
+#[wasm_bindgen]
+pub struct Model {
+    opened: Opened,
+    generation: Option<Generation>,
+}
+
+/// A generation between two models: the device of the first was lost.
+#[wasm_bindgen]
+pub struct Passage(Generation);
+
+/// What JavaScript asks for.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Ask {
+    /// Text to continue, or else messages.
+    prompt: Option<String>,
+    messages: Option<Vec<Turn>>,
+    max_tokens: Option<f64>,
+    temperature: Option<f32>,
+    top_k: Option<f64>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repeat_penalty: Option<f32>,
+    seed: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Turn {
+    role: String,
+    content: String,
+}
+
+fn whole(name: &str, x: f64) -> Result<u64, Error> {
+    match x >= 0.0 && x.fract() == 0.0 && x <= 9e15 {
+        true => Ok(x as u64),
+        false => Err(Error::usage(format!("{name} is {x}, it must be a whole number from 0"))),
+    }
+}
+
+impl Ask {
+    fn request(&self, model: &Generator) -> Result<Request, Error> {
+        let usual = Sampling::greedy();
+        let sampling = Sampling {
+            temperature: self.temperature.unwrap_or(usual.temperature),
+            top_k: self.top_k.map_or(Ok(usual.top_k as u64), |k| whole("topK", k))? as usize,
+            top_p: self.top_p.unwrap_or(usual.top_p),
+            min_p: self.min_p.unwrap_or(usual.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(usual.repeat_penalty),
+            seed: self.seed.map_or(Ok(0), |s| whole("seed", s))?,
+            ..usual
+        };
+        sampling.validate()?;
+        let prompt = match (&self.prompt, &self.messages) {
+            (Some(text), None) => model.raw_prompt(text)?,
+            (None, Some(turns)) => {
+                let messages: Vec<Message> = turns.iter().map(|t| Message::new(&t.role, t.content.as_str())).collect();
+                model.chat_prompt(&messages)?
+            }
+            _ => return Err(Error::usage("give either a prompt or messages")),
+        };
+        let max_tokens = self.max_tokens.map(|n| whole("maxTokens", n)).transpose()?.map(|n| n as usize);
+        Ok(Request { prompt, sampling, max_tokens, top: 0 })
+    }
+}
+
+#[wasm_bindgen]
+impl Model {
+    fn generator(&mut self) -> Result<(&mut Generator, &mut Option<Generation>), Error> {
+        match &mut self.opened {
+            Opened::Generator(g) => Ok((g, &mut self.generation)),
+            Opened::Embedder(e) => Err(Error::model(&e.info().name, "is an encoder: it makes embeddings, it does not generate text")),
+        }
+    }
+
+    /// What `model.info()` gives, as JSON.
+    pub fn info(&self) -> String {
+        let (info, adapter, peak, context, chat) = match &self.opened {
+            Opened::Generator(g) => (g.info(), g.adapter(), g.peak_bytes(), g.context(), g.is_chat()),
+            Opened::Embedder(e) => (e.info(), e.adapter(), e.peak_bytes(), e.max_tokens(), false),
+        };
+        json!({
+            "name": info.name, "family": info.family, "kind": if matches!(self.opened, Opened::Generator(_)) { "generator" } else { "embedder" },
+            "layers": info.layers, "width": info.width, "heads": info.heads, "kvHeads": info.kv_heads, "vocabulary": info.vocab,
+            "trainedContext": info.context, "context": context, "parameters": info.parameters, "weightBytes": info.weight_bytes,
+            "chat": chat, "adapter": adapter, "device": if self.gpu().is_some() { "webgpu" } else { "cpu" }, "peakBytes": peak,
+            "gpuBytes": self.gpu().map_or(0, |g| g.used_bytes()),
+        })
+        .to_string()
+    }
+
+    fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.opened {
+            Opened::Generator(g) => g.gpu(),
+            Opened::Embedder(e) => e.gpu(),
+        }
+    }
+
+    /// Frees the model; bytes of its device that are still in use after that, which must be none.
+    pub fn close(self) -> f64 {
+        let gpu = self.gpu().cloned();
+        drop(self);
+        gpu.map_or(0.0, |g| g.used_bytes() as f64)
+    }
+
+    /// Begins to answer; the number of prompt tokens.
+    pub fn begin(&mut self, ask: &str) -> Result<usize, JsValue> {
+        let (generator, generation) = self.generator()?;
+        let ask: Ask = serde_json::from_str(ask).map_err(|e| Error::usage(format!("the options are wrong: {e}")))?;
+        let request = ask.request(generator)?;
+        *generation = Some(generator.begin(&request)?);
+        Ok(request.prompt.len())
+    }
+
+    /// The next token as JSON, or nothing once it has ended.
+    pub async fn next(&mut self, cancel: Flag) -> Result<Option<String>, JsValue> {
+        let (generator, generation) = self.generator()?;
+        let Some(generation) = generation else { return Ok(None) };
+        let token = generator.next(generation, &cancel.0).await?;
+        Ok(token.map(|t| json!({ "id": t.id, "text": t.text, "logprob": t.logprob }).to_string()))
+    }
+
+    /// Figures of the generation so far, as JSON; it ends with that.
+    pub fn end(&mut self) -> Result<String, JsValue> {
+        let (generator, generation) = self.generator()?;
+        let Some(g) = generation.take() else { return Err(Error::usage("nothing is being generated").into()) };
+        let f = generator.finished(&g);
+        Ok(json!({
+            "stop": f.stop.name(), "tokens": f.tokens, "promptTokens": f.prompt_tokens, "promptPerSecond": f.prompt_per_second,
+            "tokensPerSecond": f.tokens_per_second, "adapter": f.adapter, "peakBytes": f.peak_bytes,
+        })
+        .to_string())
+    }
+
+    /// Takes the generation away, for another model to go on with.
+    pub fn leave(&mut self) -> Option<Passage> {
+        self.generation.take().map(Passage)
+    }
+    /// Goes on with a generation of the same model.
+    pub fn enter(&mut self, passage: Passage) {
+        self.generation = Some(passage.0);
+    }
+
+    /// One vector for each text, one after another.
+    pub async fn embed(&mut self, texts: Vec<String>, cancel: Flag) -> Result<Vec<f32>, JsValue> {
+        match &mut self.opened {
+            Opened::Embedder(e) => Ok(e.embed_until(&texts, &cancel.0).await?.concat()),
+            Opened::Generator(g) => Err(Error::model(&g.info().name, "generates text: it makes no sentence embeddings").into()),
+        }
+    }
+
+    /// Ids of a text.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, JsValue> {
+        let tokenizer = match &self.opened {
+            Opened::Generator(g) => g.tokenizer(),
+            Opened::Embedder(e) => e.tokenizer(),
+        };
+        Ok(tokenizer.encode(text, true)?)
+    }
+}

@@ -1,0 +1,191 @@
+// The Worker: one model or one graph, and its device. Requests are done one after another; only a cancel overtakes.
+
+import init, { Flag, Opening, Program, probe } from "./engine.js";
+import { WarpweftError, asError } from "./errors.js";
+import { read } from "./source.js";
+
+/** @typedef {import("./engine.js").Model} Model */
+/** @typedef {import("./source.js").Plain} Plain */
+/** @typedef {{ plain: Plain, device: string, context: number, cache: boolean }} OpenAsk */
+
+/** @type {any} */
+const scope = globalThis;
+
+/** What the last panic said, for the error that follows its trap. */
+let panicked = "";
+scope.warpweftPanic = (/** @type {string} */ what) => (panicked = what);
+
+/** A promise that is kept after events that wait have had their turn. */
+const turns = new MessageChannel();
+/** @type {(() => void)[]} */
+const waiting = [];
+turns.port1.onmessage = () => waiting.shift()?.();
+scope.warpweftBreathe = () =>
+    new Promise((resolve) => {
+        waiting.push(() => resolve(undefined));
+        turns.port2.postMessage(0);
+    });
+
+/** @type {Model | undefined} */
+let model;
+/** @type {Program | undefined} */
+let program;
+/** What the model was opened with: the way to it once more. @type {OpenAsk | undefined} */
+let opened;
+let again = false;
+/** @type {WebAssembly.Memory | undefined} */
+let memory;
+
+/** The request that runs, and those that were cancelled before their turn. */
+let running = 0;
+let flag = /** @type {Flag | undefined} */ (undefined);
+let stopper = new AbortController();
+/** @type {Set<number>} */
+const cancelled = new Set();
+
+/** @param {number} id @param {object} message @param {Transferable[]} [transfer] */
+function post(id, message, transfer = []) {
+    scope.postMessage({ id, ...message }, transfer);
+}
+
+/** @param {number} id @param {OpenAsk} ask */
+async function load(id, ask) {
+    const notice = (/** @type {string} */ text) => post(id, { event: { notice: text } });
+    const { main, side } = await read(ask.plain, { cache: ask.cache, signal: stopper.signal, notice });
+    const tell = (/** @type {string} */ json) => post(id, { event: JSON.parse(json) });
+    const opening = new Opening(main.name, main.size, side, ask.device, ask.context, tell);
+    let [loaded, told] = [0, 0];
+    try {
+        for await (const piece of main.pieces) {
+            if (stopper.signal.aborted) throw new WarpweftError("cancelled", "cancelled");
+            await opening.push(piece);
+            loaded += piece.length;
+            if (performance.now() - told > 50 || loaded === main.size) {
+                told = performance.now();
+                post(id, { event: { stage: main.from === "network" ? "download" : "read", loaded, total: main.size } });
+            }
+        }
+    } catch (e) {
+        opening.free();
+        throw e;
+    }
+    again = main.again;
+    return opening.finish();
+}
+
+/**
+ * Runs `ask` on the model; where its device is lost, loads the model anew, once, and asks again.
+ * @template T
+ * @param {number} id @param {(model: Model) => Promise<T>} ask @returns {Promise<T>}
+ */
+async function lasting(id, ask) {
+    if (!model || !opened) throw new WarpweftError("closed", "the model is closed");
+    try {
+        return await ask(model);
+    } catch (e) {
+        const error = asError(e);
+        if (error.code !== "device-lost") throw error;
+        if (!again) throw new WarpweftError("device-lost", `${error.message}; the model came as a stream, which cannot be read again: open it anew`);
+        post(id, { event: { notice: `${error.message}: loading the model anew and going on` } });
+        const passage = model.leave();
+        model.close();
+        model = undefined;
+        model = await load(id, opened);
+        if (passage) model.enter(passage);
+        return await ask(model);
+    }
+}
+
+function info() {
+    if (!model) throw new WarpweftError("closed", "the model is closed");
+    return { ...JSON.parse(model.info()), wasmBytes: memory?.buffer.byteLength ?? 0 };
+}
+
+/** @type {Record<string, (id: number, ask: any) => Promise<unknown>>} */
+const does = {
+    async open(id, ask) {
+        opened = ask;
+        model = await load(id, ask);
+        return info();
+    },
+    async info() {
+        return info();
+    },
+    async generate(id, ask) {
+        const current = /** @type {Flag} */ (flag);
+        if (!model) throw new WarpweftError("closed", "the model is closed");
+        const start = performance.now();
+        let first = 0;
+        model.begin(JSON.stringify(ask));
+        for (;;) {
+            const token = await lasting(id, (m) => m.next(current.share()));
+            if (token === undefined) break;
+            first ||= performance.now() - start;
+            post(id, { event: { token: JSON.parse(token) } });
+        }
+        return { ...JSON.parse(model.end()), firstTokenSeconds: first / 1000 };
+    },
+    async embed(id, { texts }) {
+        const current = /** @type {Flag} */ (flag);
+        return lasting(id, (m) => m.embed(texts, current.share()));
+    },
+    async tokenize(_, { text }) {
+        if (!model) throw new WarpweftError("closed", "the model is closed");
+        return model.tokenize(text);
+    },
+    async close() {
+        const left = model?.close() ?? program?.close() ?? 0;
+        model = program = undefined;
+        return left;
+    },
+    async compile(_, { json, data, device }) {
+        program = await Program.compile(json, data, device);
+        return { adapter: program.adapter(), gpuBytes: program.bytes() };
+    },
+    async run(_, { inputs }) {
+        if (!program) throw new WarpweftError("closed", "the program is closed");
+        return program.run(inputs, /** @type {Flag} */ (flag).share());
+    },
+    async seconds(_, { inputs, repeat }) {
+        if (!program) throw new WarpweftError("closed", "the program is closed");
+        return program.seconds(inputs, repeat);
+    },
+    async probe(_, { device }) {
+        return JSON.parse(await probe(device));
+    },
+};
+
+/** @param {{ id: number, op: string, ask: any }} request */
+async function answer({ id, op, ask }) {
+    running = id;
+    stopper = new AbortController();
+    flag?.free();
+    flag = new Flag();
+    try {
+        if (cancelled.delete(id)) throw new WarpweftError("cancelled", "cancelled");
+        post(id, { value: await does[op](id, ask) });
+    } catch (thrown) {
+        const error = asError(thrown);
+        const { code, message } = panicked && error.code === "internal" ? { code: "internal", message: `a bug in the engine: ${panicked}` } : error;
+        // After a trap nothing of this instance can be trusted.
+        post(id, { error: { code, message }, broken: thrown instanceof WebAssembly.RuntimeError });
+    }
+    running = 0;
+}
+
+/** Makes this Worker answer. The first message brings the compiled engine. */
+export function serve() {
+    /** @type {Promise<unknown>} */
+    let last = Promise.resolve();
+    scope.onmessage = (/** @type {MessageEvent} */ e) => {
+        const request = e.data;
+        if (request.module) {
+            last = init({ module_or_path: request.module }).then((exports) => (memory = exports.memory));
+        } else if (request.cancel) {
+            if (request.cancel === running) {
+                flag?.set(true);
+                stopper.abort();
+            } else if (request.cancel > running) cancelled.add(request.cancel);
+        } else last = last.then(() => answer(request));
+    };
+}

@@ -1,0 +1,185 @@
+//! Models that open while their bytes arrive: on a device and on the CPU they answer as models from disk do.
+
+mod common;
+
+use common::{Found, device, model};
+use pollster::block_on;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use warpweft::base::{Array, Bindings, DType, Error, Result, Type, Weights, block};
+use warpweft::device::{Gpu, Program, Store};
+use warpweft::graph::GraphBuilder;
+use warpweft::plan::{self, Options, Role};
+use warpweft::session::{self, DeviceChoice, Generator, Loading, Opened, Request};
+use warpweft::text::Sampling;
+
+/// Weights of which only types and shapes are known.
+struct Later<'a>(&'a HashMap<String, Array>);
+
+impl Weights for Later<'_> {
+    fn info(&self, name: &str) -> Result<Type> {
+        self.0.info(name)
+    }
+    fn read(&self, name: &str, _: std::ops::Range<usize>) -> Result<std::borrow::Cow<'_, [u8]>> {
+        panic!("{name} was read, it arrives")
+    }
+    fn arrives(&self) -> bool {
+        true
+    }
+}
+
+fn values(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 20.0).collect()
+}
+
+/// Sums over x · aᵀ and x · bᵀ where a and b have odd numbers of blocks a row, so that neither ends on a whole word.
+fn joined(gpu: &Arc<Gpu>, dtype: DType, k: usize, feed: Option<usize>) -> Vec<f32> {
+    let rows = [("a", 3), ("b", 5)];
+    let weights: HashMap<String, Array> =
+        rows.iter().map(|(n, r)| (n.to_string(), Array::new(dtype, &[*r, k], block::encode(dtype, &values(r * k))).unwrap())).collect();
+    let g = GraphBuilder::new();
+    let x = g.input("x", DType::F32, [2, k]).unwrap();
+    // Products with one left operand: the plan puts both weights into one buffer.
+    let [y, z] = rows.map(|(n, r)| x.matmul_t(g.weight(n, dtype, [r, k]).unwrap()).unwrap());
+    g.output("y", (y.sum(&[1]).unwrap() + z.sum(&[1]).unwrap()).unwrap()).unwrap();
+    let plan = plan::plan(&g.finish(), gpu.caps(), &Options::for_caps(gpu.caps())).unwrap();
+    assert!(plan.buffers.iter().any(|b| matches!(&b.role, Role::Weight { parts, .. } if parts.len() == 2)), "the weights share a buffer");
+    let mut store = Store::new(gpu.clone());
+    let input = Array::f32(&[2, k], &values(2 * k));
+    block_on(async {
+        let mut program = match feed {
+            None => Program::load(plan, &mut store, &weights, &mut |_, _| {}).await?,
+            Some(blocks) => {
+                let program = Program::load(plan, &mut store, &Later(&weights), &mut |_, _| {}).await?;
+                // The second tensor first, and each in pieces from its end.
+                for name in ["b", "a"] {
+                    let size = blocks * dtype.block_bytes();
+                    let pieces: Vec<&[u8]> = weights[name].bytes.chunks(size).collect();
+                    for (i, piece) in pieces.iter().enumerate().rev() {
+                        store.feed(name, (i * blocks) as u64, piece).await?;
+                    }
+                }
+                store.finish().await?;
+                program
+            }
+        };
+        program.step(&Bindings::new(), &[("x", input)], &["y"]).await
+    })
+    .unwrap()[0]
+        .to_f32()
+}
+
+#[test]
+fn weights_that_are_fed_in_any_order_are_those_that_are_read() {
+    let Found::Device(gpu) = device(None) else { return };
+    for (dtype, k) in [(DType::Q8_0, 32), (DType::Q4_0, 96), (DType::Q4_1, 32), (DType::F16, 7), (DType::F32, 5)] {
+        let read = joined(&gpu, dtype, k, None);
+        for blocks in [1, 2, 3] {
+            assert_eq!(joined(&gpu, dtype, k, Some(blocks)), read, "{dtype} fed {blocks} blocks at a time");
+        }
+    }
+}
+
+#[test]
+fn a_weight_of_which_a_block_is_missing_is_named() {
+    let Found::Device(gpu) = device(None) else { return };
+    let weights = HashMap::from([("w".to_string(), Array::f32(&[2, 4], &[1.0; 8]))]);
+    let g = GraphBuilder::new();
+    let y = g.weight("w", DType::F32, [2, 4]).unwrap().exp().unwrap();
+    g.output("y", y).unwrap();
+    let plan = plan::plan(&g.finish(), gpu.caps(), &Options::for_caps(gpu.caps())).unwrap();
+    let mut store = Store::new(gpu.clone());
+    let said = block_on(async {
+        let _program = Program::load(plan, &mut store, &Later(&weights), &mut |_, _| {}).await.unwrap();
+        store.feed("w", 0, &weights["w"].bytes[..28]).await.unwrap();
+        store.finish().await.unwrap_err().to_string()
+    });
+    assert!(said.contains("\"w\"") && said.contains("7 of 8"), "{said}");
+}
+
+/// The greedy tokens of a short answer.
+fn answer(model: &mut Generator) -> Vec<u32> {
+    let prompt = model.raw_prompt("The capital of France is").unwrap();
+    let request = Request { prompt, sampling: Sampling::default(), max_tokens: Some(6), top: 0 };
+    let mut ids = vec![];
+    block_on(model.generate(&request, &AtomicBool::new(false), &mut |t| {
+        ids.push(t.id);
+        Ok(())
+    }))
+    .unwrap();
+    ids
+}
+
+fn arrived(path: &std::path::Path, device: DeviceChoice, cut: usize) -> Result<Opened> {
+    let bytes = std::fs::read(path).unwrap();
+    let options = session::Options { device, context: Some(64), ..Default::default() };
+    let mut loading = Loading::new("m.gguf", Some(bytes.len() as u64), HashMap::new(), options);
+    block_on(async {
+        for chunk in bytes[..cut.min(bytes.len())].chunks(1_000_003) {
+            loading.push(chunk, &mut |_| {}).await?;
+        }
+        loading.finish(&mut |_| {}).await
+    })
+}
+
+#[test]
+fn smollm2_answers_the_same_however_it_came() {
+    let Some(path) = model("smollm2-135m") else { return };
+    let mut devices = vec![DeviceChoice::Cpu];
+    if let Found::Device(_) = device(None) {
+        devices.push(DeviceChoice::Index(0));
+    }
+    for device in devices {
+        let options = session::Options { device: device.clone(), context: Some(64), ..Default::default() };
+        let mut whole = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+        let Opened::Generator(mut fed) = arrived(&path, device, usize::MAX).unwrap() else { panic!("a llama generates") };
+        assert_eq!(answer(&mut fed), answer(&mut whole));
+        // Half of the answer from one, and half from the other: what happens when a device is lost.
+        let prompt = fed.raw_prompt("The capital of France is").unwrap();
+        let request = Request { prompt, sampling: Sampling { temperature: 0.8, seed: 3, ..Sampling::default() }, max_tokens: Some(6), top: 0 };
+        let never = AtomicBool::new(false);
+        let ids = |from: &[usize], models: &mut [&mut Generator]| {
+            let mut g = models[0].begin(&request).unwrap();
+            from.iter().map(|m| block_on(models[*m].next(&mut g, &never)).unwrap().unwrap().id).collect::<Vec<_>>()
+        };
+        let models = &mut [&mut whole, &mut *fed];
+        assert_eq!(ids(&[0, 0, 0, 0, 0, 0], models), ids(&[0, 1, 1, 0, 1, 0], models));
+    }
+}
+
+#[test]
+fn a_download_that_ends_early_is_told_where() {
+    let Some(path) = model("smollm2-135m") else { return };
+    for (cut, says) in [(1000, "head"), (20_000_000, "inside of tensor")] {
+        let e = arrived(&path, DeviceChoice::Cpu, cut).err().expect("cut files are refused").to_string();
+        assert!(e.contains(says) && e.contains("download it again"), "{e}");
+    }
+}
+
+#[test]
+fn a_cancel_is_heard_within_a_step() {
+    let Some(path) = model("smollm2-135m") else { return };
+    let options = session::Options { device: DeviceChoice::Cpu, context: Some(256), ..Default::default() };
+    let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+    let prompt = model.raw_prompt(&"word ".repeat(120)).unwrap();
+    let request = Request { prompt, sampling: Sampling::default(), max_tokens: Some(4), top: 0 };
+    let cancel = AtomicBool::new(true);
+    let done = block_on(model.generate(&request, &cancel, &mut |_| Ok(()))).unwrap();
+    assert_eq!((done.tokens, done.stop), (0, session::Stop::Cancelled));
+    // Work enough for several submissions of a software device, or of any device that nothing is known of yet.
+    let mut devices = vec![DeviceChoice::Cpu];
+    if let Found::Device(_) = device(None) {
+        devices.push(DeviceChoice::Index(0));
+    }
+    for device in devices {
+        let stepped = block_on(async {
+            let graph = GraphBuilder::new();
+            let x = graph.input("x", DType::F32, [768, 768])?;
+            graph.output("y", x.matmul(x)?.matmul(x)?.matmul(x)?)?;
+            let mut engine = session::Engine::open(&device, &graph.finish(), &HashMap::new()).await?;
+            engine.run_until(&Bindings::new(), &[("x", Array::f32(&[768, 768], &vec![0.01; 768 * 768]))], &["y"], &cancel).await
+        });
+        assert_eq!(stepped, Err(Error::Cancelled), "on {device:?}");
+    }
+}
