@@ -121,6 +121,7 @@ struct Answer {
 /// Writes tokens as they come.
 async fn stream(model: &mut Generator, request: &Request, interrupt: &Interrupt) -> Result<Answer> {
     let (mut text, mut read) = (String::new(), true);
+    style::status(&format!("reading {} tokens", request.prompt.len()));
     let mut write = |t: &Token| {
         text.push_str(&t.text);
         if !style::out(&t.text) {
