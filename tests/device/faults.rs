@@ -49,7 +49,8 @@ fn a_kernel_that_does_not_compile_is_named() {
     let Found::Device(gpu) = device(None) else { return };
     let graph = lookup_and_product(DType::F32, 4, 8).unwrap();
     let weights = Memory::from([("w".into(), matrix(DType::F32, 4, 8, 1))]);
-    let breaks: [(&str, fn(&str) -> String); 3] = [
+    type Break = (&'static str, fn(&str) -> String);
+    let breaks: [Break; 3] = [
         ("not WGSL", |s| s.replacen("fn main", "fnord main", 1)),
         ("an unknown name", |s| s.replacen("workgroup_id", "workgroup_idea", 1).replacen("global_invocation_id", "global_idea", 1)),
         ("a workgroup beyond the limit", |s| {

@@ -25,6 +25,10 @@ fn open(path: &Path) -> Result<Generator> {
     Ok(model)
 }
 
+/// What is broken, and how.
+type Case = (&'static str, fn(&mut GgufFile));
+type JsonCase = (&'static str, Box<dyn Fn(&mut Json)>);
+
 fn gguf_said(folder: &Folder, what: &str, change: impl FnOnce(&mut GgufFile)) -> String {
     let mut file = tiny().gguf();
     change(&mut file);
@@ -41,7 +45,7 @@ fn lying_vocabularies() {
     fn texts(n: usize) -> Meta {
         Meta::Texts((0..n).map(|i| format!("t{i}")).collect())
     }
-    let cases: &[(&str, fn(&mut GgufFile))] = &[
+    let cases: &[Case] = &[
         ("whole", |_| ()),
         ("no kind", |f| f.remove("tokenizer.ggml.model")),
         ("an unknown kind", |f| set(f, "model", Meta::Text("rwkv".into()))),
@@ -105,7 +109,7 @@ fn lying_tokenizer_json() {
         json!({ "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "x", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
             "pair": [], "special_tokens": { "x": { "id": "x", "ids": vec![0; n], "tokens": vec!["x"; n] } } })
     };
-    let cases: Vec<(&str, Box<dyn Fn(&mut Json)>)> = vec![
+    let cases: Vec<JsonCase> = vec![
         ("whole", Box::new(|_| ())),
         ("a list", set("", json!([]))),
         ("no model", set("/model", Json::Null)),
