@@ -2,7 +2,7 @@
 
 use super::{Memory, loaded, lookup_and_product, matrix, planned};
 use crate::common::tiny::Tiny;
-use crate::common::{Folder, Found, adapter, device};
+use crate::common::{Folder, Found, device, needed_adapter};
 use pollster::block_on;
 use warpweft::base::{Array, Bindings, Caps, DType, DeviceFault, Error, Result, Var};
 use warpweft::device::{Gpu, Program, Store, adapters};
@@ -128,7 +128,7 @@ fn an_adapter_that_is_not_there_is_said() {
 #[cfg(unix)]
 #[test]
 fn no_memory_left_is_said_with_the_buffer_that_did_not_fit() {
-    if adapter().is_none() {
+    if needed_adapter().is_none() {
         return;
     }
     if std::env::var_os("WARPWEFT_TEST_NO_MEMORY").is_some() {
