@@ -9,7 +9,7 @@ mod look;
 mod refusals;
 
 use common::tiny::Tiny;
-use common::{Folder, adapter, model, skip};
+use common::{Folder, model, needed_adapter};
 use serde_json::Value as Json;
 use std::io::Write;
 use std::path::PathBuf;
@@ -45,13 +45,9 @@ fn warpweft(args: &[&str]) -> Said {
     warpweft_with(args, "")
 }
 
-/// `--device` for the adapter of the tests; the tests that need one are skipped where there is none.
+/// `--device` for the adapter of the tests; a test that needs one is skipped where there is none.
 fn device() -> Option<String> {
-    let found = adapter().map(|i| i.to_string());
-    if found.is_none() {
-        skip("WARPWEFT_REQUIRE_DEVICE", "there is no adapter");
-    }
-    found
+    needed_adapter().map(|i| i.to_string())
 }
 
 /// A tiny model's file in a folder of its own.
@@ -226,6 +222,38 @@ fn numerics_checks_name_op_layer_and_element_on_both() {
         let op = if place == "cpu" { "matmul" } else { "matmul+add" };
         assert_eq!((said.code, last), (Some(1), format!("error: {op} \"layers.1.network.down\": element 0 is NaN, the first that is not finite").as_str()));
     }
+}
+
+/// Where there are only software adapters, the first is timed beside the fallback once, and the faster one is taken.
+#[test]
+fn auto_takes_the_faster_of_a_software_adapter_and_the_fallback() {
+    let all = pollster::block_on(warpweft::device::adapters());
+    if needed_adapter().is_none() || all.iter().any(|a| a.caps.kind != warpweft::base::AdapterKind::Software) {
+        // A real GPU is taken without a word; that is for a machine that has one.
+        return;
+    }
+    let (folder, path) = tiny(Tiny::default());
+    let cache = folder.path().join("cache");
+    let run = || {
+        let said = warpweft(&["run", &path, "-p", "Hi", "-n", "1", "--cache", &cache.display().to_string()]);
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        said.err
+    };
+    let first = run();
+    let lines: Vec<&str> = first.lines().collect();
+    assert!(lines[0].starts_with(&format!("timing {} beside the CPU fallback (once; remembered in ", all[0].name)), "{first}");
+    assert!(lines[1].starts_with(&format!("found only a software adapter ({}): ", all[0].name)) && lines[1].contains(" times as fast"), "{first}");
+    let remembered = std::fs::read_dir(cache.join("tuning")).unwrap().map(|e| e.unwrap().path());
+    let file = remembered.into_iter().find(|p| p.to_string_lossy().contains("beside-cpu")).unwrap();
+    for (times, taken) in [(r#"{"adapter":0.001,"cpu":0.004}"#, &all[0].name), (r#"{"adapter":0.004,"cpu":0.001}"#, &"CPU fallback".to_string())] {
+        std::fs::write(&file, times).unwrap();
+        let said = run();
+        assert!(!said.contains("beside the CPU fallback (once") && said.contains("4.0 times as fast"), "{said}");
+        assert!(said.lines().last().unwrap().starts_with(taken.as_str()), "{said}");
+    }
+    // What is damaged is measured anew.
+    std::fs::write(&file, "{").unwrap();
+    assert!(run().contains("beside the CPU fallback (once"));
 }
 
 #[test]

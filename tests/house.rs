@@ -37,7 +37,7 @@ fn table() -> BTreeMap<String, BTreeSet<String>> {
     let rows = after.lines().skip(2).take_while(|l| l.starts_with('|'));
     let cells = |l: &str| l.trim_matches('|').split('|').map(|c| c.trim().to_string()).collect::<Vec<_>>();
     let set = |c: &str| c.split(',').map(|m| m.trim().to_string()).filter(|m| !m.is_empty()).collect();
-    rows.map(|l| cells(l)).map(|c| (c[0].clone(), set(&c[1]))).collect()
+    rows.map(cells).map(|c| (c[0].clone(), set(&c[1]))).collect()
 }
 
 #[test]

@@ -173,6 +173,7 @@ struct Answer {
 /// Writes tokens as they come.
 async fn stream(Ask { model, replica, request, interrupt }: Ask<'_>, held: bool) -> Result<Answer> {
     let (mut text, mut read) = (String::new(), true);
+    style::status(&format!("reading {} tokens", request.prompt.len()));
     let mut write = |t: &Token| {
         text.push_str(&t.text);
         if !held && !style::out(&t.text) {

@@ -138,14 +138,20 @@ async fn outlook(model: &Model, place: &Place) -> Result<()> {
         "fits {name}: every buffer is within its limits, {} in all at a context of {context}\na step of {bindings}: {} dispatches, {:.3} GFLOP, {} moved\n",
         style::bytes(plan.total_bytes()), plan.dispatches.len(), flops as f64 / 1e9, style::bytes(bytes)
     ));
-    if let Some(gpu) = gpu {
-        let p = probe(&gpu).await?;
-        let floor = (flops as f64 / p.flops).max(bytes as f64 / p.bandwidth) + p.submit + p.dispatch * plan.dispatches.len() as f64;
-        style::out(&format!(
-            "at best {:.1} ms a step, {:.1} a second (measured: {:.1} GFLOP/s, {:.1} GB/s, {:.1} µs a dispatch)\n",
-            floor * 1e3, 1.0 / floor, p.flops / 1e9, p.bandwidth / 1e9, p.dispatch * 1e6
-        ));
+    match gpu {
+        Some(gpu) => at_best(&plan, &bindings, &gpu).await,
+        None => Ok(()),
     }
+}
+
+/// How fast a step could be: its work over what the adapter measures.
+async fn at_best(plan: &Plan, bindings: &Bindings, gpu: &Arc<Gpu>) -> Result<()> {
+    let ((flops, bytes), p) = (plan.work(bindings)?, probe(gpu).await?);
+    let floor = (flops as f64 / p.flops).max(bytes as f64 / p.bandwidth) + p.submit + p.dispatch * plan.dispatches.len() as f64;
+    style::out(&format!(
+        "at best {:.1} ms a step, {:.1} a second (measured: {:.1} GFLOP/s, {:.1} GB/s, {:.1} µs a dispatch)\n",
+        floor * 1e3, 1.0 / floor, p.flops / 1e9, p.bandwidth / 1e9, p.dispatch * 1e6
+    ));
     Ok(())
 }
 
@@ -190,8 +196,13 @@ impl PlanCommand {
             return Ok(());
         }
         let (flops, bytes) = plan.work(&bindings)?;
-        style::out(&format!("{plan}for {name}; a step of {bindings}: {flops} FLOP, {bytes} B\n"));
-        Ok(())
+        if !style::out(&format!("{plan}for {name}; a step of {bindings}: {flops} FLOP, {bytes} B\n")) {
+            return Ok(());
+        }
+        match gpu {
+            Some(gpu) => at_best(&plan, &bindings, &gpu).await,
+            None => Ok(()),
+        }
     }
 
     /// The plan of each kind of rank, and what travels between them.

@@ -34,7 +34,7 @@ impl Config {
             context: at.size("", "max_position_embeddings")?,
             eps: at.real("", "layer_norm_eps", 0.0, 1e-12)? as f32,
         };
-        if config.width % config.heads != 0 || config.width / config.heads > 256 {
+        if !config.width.is_multiple_of(config.heads) || config.width / config.heads > 256 {
             return Err(at.error(format!("a width of {} does not split into {} heads of up to 256", config.width, config.heads)));
         }
         Ok(config)

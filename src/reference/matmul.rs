@@ -81,7 +81,7 @@ fn multiply<T: Real>(a: Strided<T>, b: Strided<T>, y: &mut [T], (m, n, k): (usiz
 fn blocks<T: Real>(a: &Tensor<T>, bytes: &[u8], dtype: DType, call: &Call<T>) -> Tensor<T> {
     let k = a.shape[a.shape.len() - 1];
     let n = call.shape[call.shape.len() - 1];
-    let m = if k == 0 { 0 } else { a.count() / k };
+    let m = a.count().checked_div(k).unwrap_or(0);
     let x: Vec<f32> = a.slice().iter().map(|v| v.get() as f32).collect();
     let row_bytes = k / dtype.block() * dtype.block_bytes();
     // Columns first: each weight row makes one run of `m`.

@@ -24,7 +24,7 @@ pub fn run<T: Real>(call: &Call<T>, fused: Fused) -> Result<Tensor<T>> {
 /// Elementwise arithmetic on contiguous f32 operands of one shape.
 pub fn scalar<T: Real>(call: &Call<T>) -> Option<Tensor<T>> {
     let same = |t: &&Tensor<T>| matches!(t.data, Data::Floats(_)) && t.shape == call.shape && t.is_contiguous();
-    if !T::FALLBACK || call.dtype != DType::F32 || !call.operands.iter().all(|t| same(t)) {
+    if !T::FALLBACK || call.dtype != DType::F32 || !call.operands.iter().all(same) {
         return None;
     }
     let x = call.operands[0].slice();

@@ -51,7 +51,7 @@ pub fn operand(ty: &Type, fill: Fill, seed: u64) -> Array {
         },
         Fill::Below(n) => r.below(n as usize) as f64,
         // Every third is true, so that a mask never hides all.
-        Fill::Truth => (i % 3 == 0 || r.below(2) == 1) as u8 as f64,
+        Fill::Truth => (i.is_multiple_of(3) || r.below(2) == 1) as u8 as f64,
         Fill::Ties => r.below(7) as f64 - if ty.dtype == DType::U32 { 0.0 } else { 3.0 },
     };
     let values: Vec<f64> = (0..n).map(|i| one(i, &mut r)).collect();

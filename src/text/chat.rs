@@ -1,13 +1,12 @@
-//! Chat templates of model files, run by minijinja within bounds of steps and of output.
+//! Chat templates of model files, run by minijinja within bounds of steps, time and memory.
 
+use super::guard;
 use crate::base::{Error, Result};
 use minijinja::value::{Value, from_args};
-use minijinja::{Environment, ErrorKind, State, UndefinedBehavior, context};
+use minijinja::{ErrorKind, context};
 use serde::Serialize;
+use std::sync::Arc;
 
-/// Steps that a template may take, and bytes that it may make.
-const FUEL: u64 = 5_000_000;
-const MAX_OUTPUT: usize = 64 << 20;
 const MAX_SOURCE: usize = 1 << 20;
 
 /// One turn of a conversation.
@@ -24,9 +23,9 @@ impl Message {
     }
 }
 
-/// A compiled template.
+/// A template that compiles.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    source: Arc<str>,
 }
 
 impl ChatTemplate {
@@ -34,29 +33,14 @@ impl ChatTemplate {
         if source.len() > MAX_SOURCE {
             return Err(wrong(format!("has {} bytes, at most {MAX_SOURCE} are read", source.len())));
         }
-        let mut environment = Environment::new();
-        environment.set_fuel(Some(FUEL));
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_unknown_method_callback(python_method);
-        environment.add_function("raise_exception", |what: String| -> std::result::Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, what))
-        });
-        environment.add_template_owned("chat", source.to_string()).map_err(|e| wrong(e.to_string()))?;
-        Ok(ChatTemplate { environment })
+        guard::check(source).map_err(told)?;
+        Ok(ChatTemplate { source: source.into() })
     }
 
     /// The conversation as the model was trained to see it; with `generate`, up to where its answer begins.
     pub fn render(&self, messages: &[Message], generate: bool, bos: &str, eos: &str) -> Result<String> {
-        let template = self.environment.get_template("chat").map_err(|e| wrong(e.to_string()))?;
-        let mut out = Bounded(vec![]);
         let values = context! { messages, add_generation_prompt => generate, bos_token => bos, eos_token => eos };
-        template.render_captured_to(values, &mut out).map_err(|e| {
-            let place = e.line().map_or(String::new(), |l| format!(" at line {l}"));
-            wrong(format!("failed{place}: {}", e.detail().map_or_else(|| e.to_string(), String::from)))
-        })?;
-        String::from_utf8(out.0).map_err(|_| wrong("made text that is not UTF-8"))
+        guard::render(self.source.clone(), values).map_err(told)
     }
 }
 
@@ -64,24 +48,13 @@ fn wrong(what: impl Into<String>) -> Error {
     Error::model("chat template", what)
 }
 
-/// A writer that refuses more than a template has any reason to make.
-struct Bounded(Vec<u8>);
-
-impl std::io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
-            return Err(std::io::Error::other(format!("the output passed {MAX_OUTPUT} bytes")));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+fn told(e: minijinja::Error) -> Error {
+    let place = e.line().map_or(String::new(), |l| format!(" at line {l}"));
+    wrong(format!("failed{place}: {}", e.detail().map_or_else(|| e.kind().to_string(), String::from)))
 }
 
 /// The methods of Python's strings and dicts that templates in the wild call.
-fn python_method(_: &State, value: &Value, method: &str, args: &[Value]) -> std::result::Result<Value, minijinja::Error> {
+pub(super) fn python_method(value: &Value, method: &str, args: &[Value]) -> std::result::Result<Value, minijinja::Error> {
     let unknown = || minijinja::Error::new(ErrorKind::UnknownMethod, format!("{} has no method {method}", value.kind()));
     if method == "items" && value.kind() == minijinja::value::ValueKind::Map {
         return value.try_iter().map(|keys| keys.map(|k| Value::from(vec![k.clone(), value.get_item(&k).unwrap_or_default()])).collect::<Vec<_>>().into());
@@ -112,10 +85,22 @@ fn python_method(_: &State, value: &Value, method: &str, args: &[Value]) -> std:
         "endswith" => text.ends_with(&from_args::<(String,)>(args)?.0).into(),
         "replace" => {
             let (from, to): (String, String) = from_args(args)?;
-            if text.len().saturating_mul(to.len() + 1) > MAX_OUTPUT {
+            if text.len().saturating_mul(to.len() + 1) > guard::MAX_VALUE && text.matches(&from).count().saturating_mul(to.len()) > guard::MAX_VALUE {
                 return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "replace would make too much text"));
             }
             text.replace(&from, &to).into()
+        }
+        "join" => {
+            let mut out = String::new();
+            for (i, item) in from_args::<(Value,)>(args)?.0.try_iter()?.enumerate() {
+                let item = item.as_str().ok_or_else(|| minijinja::Error::new(ErrorKind::InvalidOperation, "join joins texts"))?.to_string();
+                if out.len() + text.len() + item.len() > guard::MAX_VALUE {
+                    return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "join would make too much text"));
+                }
+                out += if i > 0 { text } else { "" };
+                out += &item;
+            }
+            out.into()
         }
         "split" => match set(args)? {
             Some(by) if !by.is_empty() => text.split(&by).map(String::from).collect::<Vec<_>>().into(),
@@ -147,6 +132,30 @@ mod tests {
         let source = "{{ bos_token }}{% set ns = namespace(n=0) %}{% for m in messages %}\n    {% set ns.n = ns.n + 1 %}\n<{{ m.role.upper() }}>{{ m.content | trim }}</{{ ns.n }}>{% endfor %}";
         let text = ChatTemplate::new(source).unwrap().render(&talk(), false, "<s>", "").unwrap();
         assert_eq!(text, "<s><USER>Hi</1><ASSISTANT>Hello</2><USER>Bye</3>");
+    }
+
+    /// What templates in the wild use, each on a line with what it must give.
+    #[test]
+    fn the_language_of_templates_is_whole() {
+        let cases = [
+            ("{{ messages[1:] | length }} {{ messages[::-1][0].content }} {{ 'abcdef'[1:3] }} {{ messages[-1]['role'] }}", "2 Bye bc user"),
+            ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "2"),
+            ("{{ messages | rejectattr('role', '==', 'user') | map(attribute='content') | join(', ') }}", "Hello"),
+            ("{{ messages | map(attribute='role') | map('upper') | join('+') }}", "USER+ASSISTANT+USER"),
+            ("{% set d = {'a': 1, 'b': [2, 3]} %}{{ d.a + 1 }} {{ d['b'] + [4] }} {{ 'a' in d }} {{ 'z' not in d }} {{ d | tojson }}", "2 [2, 3, 4] True True {\"a\": 1, \"b\": [2, 3]}"),
+            ("{% for k, v in {'a': 1}.items() %}{{ k }}={{ v }}{% endfor %}{% for k, v in {'b': 2} | items %} {{ k }}={{ v }}{% endfor %}", "a=1 b=2"),
+            ("{% set ns = namespace(n=0, s='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.s = ns.s + m.role[0] %}{% endfor %}{{ ns.n }}{{ ns.s }}", "3uau"),
+            ("{% for m in messages if m.role == 'user' %}{{ loop.index0 }}{{ loop.last }} {% endfor %}", "0False 1True "),
+            ("{% macro turn(m, end='!') %}<{{ m.role }}>{{ end }}{% endmacro %}{{ turn(messages[0]) }}{{ turn(messages[1], end='?') }}", "<user>!<assistant>?"),
+            ("{{ 'a</think>\nb'.split('</think>')[-1].lstrip('\n') }} {{ ', '.join(['x', 'y']) }} {{ 'ab'.replace('a', 'c') }}", "b x, y cb"),
+            ("{{ 'yes' if messages | length > 2 and 3 >= 3 else 'no' }} {{ 7 % 2 == 1 }} {{ 1 != 2 }} {{ 1 < 2 }} {{ 2 <= 1 }} {{ 'a' ~ 1 ~ none }}", "yes True True True False a1None"),
+            ("{% if tools is defined and tools %}tools{% elif messages[0].content is string %}plain{% endif %} {{ x | default('d') }}", "plain d"),
+            ("{% set x %}block{% endset %}{{ x | upper }} {{ [3, 1] | sort | first }} {{ ' t ' | trim }} {{ dict(a=1).a }} {{ {} | length }}", "BLOCK 1 t 1 0"),
+            ("{{ messages[0] | tojson(indent=2) }}", "{\n  \"role\": \"user\",\n  \"content\": \" Hi \"\n}"),
+        ];
+        for (source, want) in cases {
+            assert_eq!(ChatTemplate::new(source).and_then(|t| t.render(&talk(), true, "", "")).unwrap_or_else(|e| e.to_string()), want, "{source}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Text to tokens and back, chat templates, and choosing the next token.
 
 mod chat;
+mod guard;
 mod sampler;
 mod stream;
 mod tokenizer;

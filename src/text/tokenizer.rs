@@ -113,10 +113,8 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let encoded = guarded(|| self.inner.encode_fast(text, special).map_err(|e| wrong(format!("cannot split the text: {e}"))))?;
         let mut ids = encoded.get_ids().to_vec();
-        if let (Some(bos), true) = (self.bos, special) {
-            if ids.first() != Some(&bos) {
-                ids.insert(0, bos);
-            }
+        if let Some(bos) = self.bos.filter(|bos| special && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
         }
         Ok(ids)
     }

@@ -55,6 +55,7 @@ fn plans_are_printed_for_an_adapter_and_for_the_floor() {
     let Some(index) = device() else { return };
     let planned = warpweft(&["plan", &path, "--device", &index]);
     assert!(planned.out.contains("dispatches") && planned.code == Some(0), "{}", planned.err);
+    assert!(planned.out.lines().last().unwrap().starts_with("at best "), "{}", planned.out);
 }
 
 #[test]

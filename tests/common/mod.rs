@@ -31,12 +31,18 @@ pub fn adapter() -> Option<usize> {
     all.iter().position(|a| a.backend != "gl").or((!all.is_empty()).then_some(0))
 }
 
+/// [`adapter`] for tests that need one: where there is none they are skipped, which is said.
+pub fn needed_adapter() -> Option<usize> {
+    let found = adapter();
+    if found.is_none() {
+        skip("WARPWEFT_REQUIRE_DEVICE", "there is no adapter");
+    }
+    found
+}
+
 /// A device on [`adapter`]. Where there is none the test is skipped, which WARPWEFT_REQUIRE_DEVICE=1 makes a failure.
 pub fn device(within: Option<&Caps>) -> Found {
-    let Some(index) = adapter() else {
-        skip("WARPWEFT_REQUIRE_DEVICE", "there is no adapter");
-        return Found::Skipped;
-    };
+    let Some(index) = needed_adapter() else { return Found::Skipped };
     let opened = pollster::block_on(async {
         match within {
             Some(caps) => Gpu::open_within(index, caps).await,

@@ -2,7 +2,7 @@
 
 use super::{Memory, loaded, lookup_and_product, matrix, planned};
 use crate::common::tiny::Tiny;
-use crate::common::{Folder, Found, adapter, device};
+use crate::common::{Folder, Found, device, needed_adapter};
 use pollster::block_on;
 use warpweft::base::{Array, Bindings, Caps, DType, DeviceFault, Error, Result, Var};
 use warpweft::device::{Gpu, Program, Store, adapters};
@@ -49,7 +49,8 @@ fn a_kernel_that_does_not_compile_is_named() {
     let Found::Device(gpu) = device(None) else { return };
     let graph = lookup_and_product(DType::F32, 4, 8).unwrap();
     let weights = Memory::from([("w".into(), matrix(DType::F32, 4, 8, 1))]);
-    let breaks: [(&str, fn(&str) -> String); 3] = [
+    type Break = (&'static str, fn(&str) -> String);
+    let breaks: [Break; 3] = [
         ("not WGSL", |s| s.replacen("fn main", "fnord main", 1)),
         ("an unknown name", |s| s.replacen("workgroup_id", "workgroup_idea", 1).replacen("global_invocation_id", "global_idea", 1)),
         ("a workgroup beyond the limit", |s| {
@@ -127,7 +128,7 @@ fn an_adapter_that_is_not_there_is_said() {
 #[cfg(unix)]
 #[test]
 fn no_memory_left_is_said_with_the_buffer_that_did_not_fit() {
-    if adapter().is_none() {
+    if needed_adapter().is_none() {
         return;
     }
     if std::env::var_os("WARPWEFT_TEST_NO_MEMORY").is_some() {

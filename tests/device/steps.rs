@@ -2,7 +2,7 @@
 
 use super::{Memory, loaded};
 use crate::common::tiny::Tiny;
-use crate::common::{Folder, Found, adapter, device, model};
+use crate::common::{Folder, Found, device, model, needed_adapter};
 use pollster::block_on;
 use std::sync::atomic::AtomicBool;
 use warpweft::base::{Array, Bindings, Caps, DType, Var};
@@ -144,7 +144,7 @@ fn wrong_inputs_and_variables_are_refused_by_name() {
 #[test]
 fn a_generator_decodes_without_making_anything() {
     use warpweft::session::{DeviceChoice, Generator, Options, Request};
-    let Some(index) = adapter() else { return };
+    let Some(index) = needed_adapter() else { return };
     let folder = Folder::new("generator");
     let path = folder.file("tiny.gguf", Tiny::default().gguf().bytes());
     let gpu = std::sync::Arc::new(block_on(Gpu::open(index)).unwrap());

@@ -28,8 +28,13 @@ fn tiny(name: &str) -> Folder {
     folder
 }
 
-/// What is broken, and the weights in place of the tiny model's, or a change to its header.
-fn weights(cases: &[(&str, &dyn Fn(&str, &[u8]) -> Vec<u8>)]) -> String {
+/// A file made from the header's text and the data of a whole one.
+type Remake<'a> = &'a dyn Fn(&str, &[u8]) -> Vec<u8>;
+/// What is broken in a JSON file, and how.
+type Case = (&'static str, Box<dyn Fn(&mut Json)>);
+
+/// What is said of each file that is made in place of the tiny model's.
+fn weights(cases: &[(&str, Remake)]) -> String {
     let folder = tiny("weights");
     let whole = std::fs::read(folder.path().join("model.safetensors")).unwrap();
     let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
@@ -95,7 +100,7 @@ fn lying_safetensors() {
 #[test]
 fn lying_configs() {
     let set = |key: &'static str, value: Json| move |c: &mut Json| c[key] = value.clone();
-    let cases: Vec<(&str, Box<dyn Fn(&mut Json)>)> = vec![
+    let cases: Vec<Case> = vec![
         ("a list", Box::new(|c| *c = json!([]))),
         ("null", Box::new(|c| *c = Json::Null)),
         ("no type", Box::new(set("model_type", Json::Null))),
@@ -150,7 +155,7 @@ fn lying_berts() {
         "vocab_size": 128, "max_position_embeddings": 16, "layer_norm_eps": 1e-12,
     });
     let set = |key: &'static str, value: Json| move |c: &mut Json| c[key] = value.clone();
-    let cases: Vec<(&str, Box<dyn Fn(&mut Json)>)> = vec![
+    let cases: Vec<Case> = vec![
         ("no tensors of it", Box::new(|_| ())),
         ("0 heads", Box::new(set("num_attention_heads", json!(0)))),
         ("3 heads", Box::new(set("num_attention_heads", json!(3)))),

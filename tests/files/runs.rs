@@ -1,7 +1,7 @@
 //! Tiny models of every storage type run on the device and on the fallback as in the f64 reference.
 
 use crate::common::tiny::Tiny;
-use crate::common::{Folder, Found, adapter, device};
+use crate::common::{Folder, Found, adapter, device, needed_adapter};
 use pollster::block_on;
 use std::path::Path;
 use std::sync::Arc;
@@ -128,7 +128,7 @@ fn answer(path: &Path, device: DeviceChoice, n: usize) -> (Vec<u32>, String, war
 
 #[test]
 fn a_tiny_model_generates_the_same_everywhere_and_from_either_kind_of_file() {
-    let Some(index) = adapter() else { return };
+    let Some(index) = needed_adapter() else { return };
     let folder = Folder::new("generate");
     let gguf = folder.file("m.gguf", Tiny::default().gguf().bytes());
     Tiny::default().folder(&folder.path().join("hf"), false);

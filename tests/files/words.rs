@@ -1,15 +1,17 @@
 //! Tokenizers and chat templates of model files broken in one place each.
 
 use super::{bytes_at, message, within};
-use crate::common::Folder;
+use crate::common::{Folder, model};
 use crate::common::gguf::{GgufFile, Meta};
 use crate::common::tiny::{Tiny, tokenizer_json};
 use pollster::block_on;
+use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use std::path::Path;
 use warpweft::base::Result;
-use warpweft::session::{DeviceChoice, Generator, Options};
-use warpweft::text::Message;
+use std::sync::atomic::AtomicBool;
+use warpweft::session::{DeviceChoice, Generator, Options, Request};
+use warpweft::text::{Message, Sampling, StreamDecoder};
 
 fn tiny() -> Tiny {
     Tiny { layers: 1, ..Tiny::default() }
@@ -22,6 +24,10 @@ fn open(path: &Path) -> Result<Generator> {
     model.tokenizer().decode(&ids, false)?;
     Ok(model)
 }
+
+/// What is broken, and how.
+type Case = (&'static str, fn(&mut GgufFile));
+type JsonCase = (&'static str, Box<dyn Fn(&mut Json)>);
 
 fn gguf_said(folder: &Folder, what: &str, change: impl FnOnce(&mut GgufFile)) -> String {
     let mut file = tiny().gguf();
@@ -39,7 +45,7 @@ fn lying_vocabularies() {
     fn texts(n: usize) -> Meta {
         Meta::Texts((0..n).map(|i| format!("t{i}")).collect())
     }
-    let cases: &[(&str, fn(&mut GgufFile))] = &[
+    let cases: &[Case] = &[
         ("whole", |_| ()),
         ("no kind", |f| f.remove("tokenizer.ggml.model")),
         ("an unknown kind", |f| set(f, "model", Meta::Text("rwkv".into()))),
@@ -103,7 +109,7 @@ fn lying_tokenizer_json() {
         json!({ "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "x", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
             "pair": [], "special_tokens": { "x": { "id": "x", "ids": vec![0; n], "tokens": vec!["x"; n] } } })
     };
-    let cases: Vec<(&str, Box<dyn Fn(&mut Json)>)> = vec![
+    let cases: Vec<JsonCase> = vec![
         ("whole", Box::new(|_| ())),
         ("a list", set("", json!([]))),
         ("no model", set("/model", Json::Null)),
@@ -183,10 +189,71 @@ fn hostile_templates() {
         ("brackets 10,000 deep", format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000))),
         ("loops 500 deep", format!("{}{}", "{% for a in messages %}".repeat(500), "{% endfor %}".repeat(500))),
         ("2 MB of text", "x".repeat(2 << 20)),
+        ("text that doubles", "{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}".into()),
+        ("text that is added to itself", "{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}".into()),
+        ("text that is set to itself twice", format!("{{% set x = 'xxxxxxxx' %}}{}", "{% set x %}{{ x }}{{ x }}{% endset %}".repeat(60))),
+        ("two texts that grow in turns", "{% set ns = namespace(a='x', b='y') %}{% for i in range(200) %}{% set ns.a = ns.a ~ ns.b %}{% set ns.b = ns.b ~ ns.a %}{% endfor %}".into()),
+        ("a list that doubles", "{% set ns = namespace(x=['x']) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | join }}".into()),
+        ("a list of itself twice", "{% set ns = namespace(x=['x']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}".into()),
+        ("lists of itself compared", "{% set ns = namespace(x=['x'], y=['x']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}".into()),
+        ("a list 99,999 deep", "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}done".into()),
+        ("a name that holds itself", "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}".into()),
+        ("a macro that doubles", "{% macro f(x, n) %}{% if n > 0 %}{{ f(x ~ x, n - 1) }}{% endif %}{% endmacro %}{{ f('xxxxxxxx', 60) }}".into()),
+        ("a replacement that grows", "{% set ns = namespace(x='x') %}{% for i in range(9) %}{% set ns.x = ns.x | replace('x', 'xxxxxxxxxxxxxxxx') %}{% endfor %}".into()),
+        ("a method that grows", "{% set ns = namespace(x='x') %}{% for i in range(9) %}{% set ns.x = ns.x.replace('x', 'xxxxxxxxxxxxxxxx') %}{% endfor %}".into()),
+        ("a long joint", format!("{{{{ range(99999) | join('{}') }}}}", "x".repeat(10_000))),
+        ("wide indents", "{{ messages | tojson(indent=100000000) }}".into()),
+        ("a product of literals", "{{ 'x' * 100000000 }}".into()),
+        ("a filter that makes text of any width", "{{ '%999999999d' | format(1) }}".into()),
+        ("a filter by name on each item", "{{ messages | map('replace', 'a', 'b') | list }}".into()),
+        ("a list of large texts", "{% set x %}{% for i in range(99999) %}{{ '0123456789abcdef' }}{% endfor %}{% endset %}{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = ns.l + [x ~ i] %}{% endfor %}".into()),
+        ("plain text without end", format!("{{% set x %}}{{% for a in range(9999) %}}{{% for b in range(9999) %}}{}{{% endfor %}}{{% endfor %}}{{% endset %}}", "x".repeat(10_000))),
         ("a division by zero", "{{ 1 / 0 }}".into()),
         ("a number beyond all", "{{ 9 ** 9 ** 9 }}".into()),
     ];
     let folder = Folder::new("templates");
     let said: String = cases.iter().map(|(what, source)| format!("{what}\n    {}\n", template_said(&folder, what, source))).collect();
     insta::assert_snapshot!(said);
+}
+
+/// Text comes out of a stream as it went in, and only whole characters come at a time.
+#[test]
+fn streams_give_whole_characters() {
+    let Some(path) = model("smollm2-135m") else { return };
+    let model = block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {})).unwrap();
+    let text = "Grüße, 世界! \u{1f469}\u{200d}\u{1f469}\u{200d}\u{1f467} مرحبا e\u{301} नमस्ते \u{1f1eb}\u{1f1f7} 한국어\n\n\t  end";
+    let ids = model.tokenizer().encode(text, false).unwrap();
+    assert!(ids.len() > 40, "most characters are several tokens");
+    let (mut stream, mut out) = (StreamDecoder::new(), String::new());
+    for id in ids {
+        let part = stream.push(model.tokenizer(), id).unwrap();
+        assert!(!part.contains('\u{fffd}'), "{part:?} after {out:?}");
+        out += &part;
+    }
+    out += &stream.finish(model.tokenizer()).unwrap();
+    assert_eq!(out, text);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any few bytes of a file changed to anything: an error, or a model that answers something.
+    #[test]
+    fn flipped_bytes_never_panic(flips in prop::collection::vec((0usize..12_000, any::<u8>()), 1..5)) {
+        let mut bytes = tiny().gguf().bytes();
+        for (at, to) in flips {
+            let at = at % bytes.len();
+            bytes[at] = to;
+        }
+        let folder = Folder::new("answers");
+        let path = folder.file("m.gguf", &bytes);
+        within("flips", bytes.len() + (8 << 20), || {
+            let Ok(mut model) = open(&path) else { return };
+            let prompt = model.chat_prompt(&[Message::new("user", "the")]).or_else(|_| model.raw_prompt("the"));
+            let Ok(prompt) = prompt else { return };
+            let request = Request { prompt, sampling: Sampling::greedy(), max_tokens: Some(2), top: 3 };
+            // Whatever it says: it ends.
+            let _ = block_on(model.generate(&request, &AtomicBool::new(false), &mut |_| Ok(())));
+        });
+    }
 }
