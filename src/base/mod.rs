@@ -10,6 +10,7 @@ mod error;
 mod expr;
 mod layout;
 mod shape;
+pub mod units;
 
 pub use array::{Array, Weights};
 pub use caps::{AdapterKind, Caps};

@@ -1,6 +1,7 @@
 //! The command line: thin over [`crate::session`]. Text goes to stdout, everything else to stderr.
 
 mod ask;
+mod cluster;
 mod fetch;
 mod look;
 mod style;
@@ -39,6 +40,8 @@ enum Command {
     Inspect(look::Inspect),
     /// Show the plan of a model's step: dispatches, buffers, FLOPs and bytes
     Plan(look::PlanCommand),
+    /// List machines and draw them
+    Cluster(cluster::Cluster),
     /// Time the kernel variants of an adapter and remember the fastest
     Tune(look::Tune),
 }
@@ -147,6 +150,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Devices(c) => c.run().await,
         Command::Inspect(c) => c.run().await,
         Command::Plan(c) => c.run().await,
+        Command::Cluster(c) => c.run(),
         Command::Tune(c) => c.run().await,
     }
 }
