@@ -264,12 +264,18 @@ fn shipped_machines_say_what_their_devices_see() {
         assert!(one.device_groups().all(|(_, d)| !d.source.is_empty() && d.peak(Precision::Fp16).is_some()), "{name}");
     }
     insta::assert_snapshot!(told.join("\n"), @r#"
-    dgx-v100: 8 devices, NVLink 2, 150 GB/s, 600 ns
-    dgx-v100: 16 devices, PCIe 3 x16, 6 GB/s, 4.7 µs
+    dgx1-v100: 8 devices, NVLink 2, 150 GB/s, 600 ns
+    dgx1-v100: 16 devices, PCIe 3 x16, 6 GB/s, 4.7 µs
+    dgx-v100: 16 devices, NVLink 2, 150 GB/s, 600 ns
+    dgx-v100: 32 devices, PCIe 3 x16, 6 GB/s, 4.7 µs
     dgx-a100: 8 devices, NVLink 3, 300 GB/s, 600 ns
     dgx-a100: 16 devices, InfiniBand HDR, 25 GB/s, 4.7 µs
+    dgx-a100-40gb: 8 devices, NVLink 3, 300 GB/s, 600 ns
+    dgx-a100-40gb: 16 devices, InfiniBand HDR, 25 GB/s, 4.7 µs
     dgx-h100: 8 devices, NVLink 4, 450 GB/s, 600 ns, sums
     dgx-h100: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    h100-hbm2e: 8 devices, NVLink 4, 450 GB/s, 600 ns, sums
+    h100-hbm2e: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
     dgx-h200: 8 devices, NVLink 4, 450 GB/s, 600 ns, sums
     dgx-h200: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
     dgx-b200: 8 devices, NVLink 5, 900 GB/s, 600 ns, sums
@@ -284,13 +290,14 @@ fn shipped_machines_say_what_their_devices_see() {
 
 #[test]
 fn direct_wires_count_only_where_they_lead() {
-    let v100 = topology::shipped("dgx-v100").unwrap();
+    let v100 = topology::shipped("dgx1-v100").unwrap();
     let gigabytes = |devices: &[usize]| v100.within(devices).unwrap().bandwidth.0 / 1e9;
     assert_eq!([gigabytes(&[0, 1]), gigabytes(&[0, 3]), gigabytes(&[0, 1, 2, 3]), gigabytes(&[0, 1, 2, 3, 4, 5, 6, 7])], [25.0, 50.0, 100.0, 150.0]);
     // No wire between 0 and 7: over PCIe and the hosts, which do not meet in this machine.
     assert!(v100.within(&[0, 7]).is_none_or(|w| w.kind.starts_with("PCIe")));
     let a100 = topology::shipped("dgx-a100").unwrap();
     assert_eq!(a100.within(&[0, 1]).unwrap().bandwidth.0, 300e9);
+    assert_eq!([1, 8, 9, 16, 1024].map(|n| a100.with_devices(n).unwrap().nodes), [1, 1, 2, 2, 128]);
 }
 
 #[test]
@@ -387,7 +394,7 @@ fn a_bad_machine_file_is_refused_with_file_line_and_numbers() {
     }
     told.push(topology::read("none.toml", "name = \"none\"\n").unwrap_err().to_string());
     told.push(topology::shipped("dgx-z").unwrap_err().to_string());
-    told.push(topology::shipped("dgx-a100").unwrap().with_devices(12).unwrap_err().to_string());
+    told.push(topology::shipped("dgx-a100").unwrap().with_nodes(0).unwrap_err().to_string());
     insta::assert_snapshot!(told.join("\n"), @r#"
     small.toml:11: link gpu – hub: bandwidth is 0 B/s, must be above zero
     small.toml:11: link gpu – hub: bandwidth is -3 GB/s, must be above zero
@@ -416,8 +423,8 @@ fn a_bad_machine_file_is_refused_with_file_line_and_numbers() {
     small.toml:2: device gpu: peak names no rate, such as fp16 = "312TFLOP/s"
     small.toml:1: string values must be quoted, expected literal string
     none.toml:1: machine "none" has no devices: it needs a [devices.NAME] section
-    there is no machine "dgx-z": there are dgx-v100, dgx-a100, dgx-h100, dgx-h200, dgx-b200, gb200-nvl72, pcie-8, laptops-2, browser-tab, or give a .toml file
-    12 devices do not fill nodes of 8 (dgx-a100): take 8 or 16
+    there is no machine "dgx-z": there are dgx1-v100, dgx-v100, dgx-a100, dgx-a100-40gb, dgx-h100, h100-hbm2e, dgx-h200, dgx-b200, gb200-nvl72, pcie-8, laptops-2, browser-tab, or give a .toml file
+    dgx-a100: 0 nodes, must be 1 to 1000000
     "#);
 }
 

@@ -4,7 +4,9 @@ mod ask;
 mod cluster;
 mod fetch;
 mod look;
+mod simulate;
 mod style;
+mod validate;
 
 use crate::base::{Error, Result};
 use crate::session::{DeviceChoice, Notice, Options};
@@ -42,6 +44,13 @@ enum Command {
     Plan(look::PlanCommand),
     /// List machines and draw them
     Cluster(cluster::Cluster),
+    /// Predict time, memory and energy of a model on a machine that is not here
+    Simulate(simulate::Simulate),
+    /// Hold predictions against published measurements
+    Validate(validate::Validate),
+    /// Fit a device's constants to measurements (assets/devices says which)
+    #[command(hide = true)]
+    Fit(validate::Fit),
     /// Time the kernel variants of an adapter and remember the fastest
     Tune(look::Tune),
 }
@@ -151,6 +160,9 @@ async fn run(command: Command) -> Result<()> {
         Command::Inspect(c) => c.run().await,
         Command::Plan(c) => c.run().await,
         Command::Cluster(c) => c.run(),
+        Command::Simulate(c) => c.run(),
+        Command::Validate(c) => c.run(),
+        Command::Fit(c) => c.run(),
         Command::Tune(c) => c.run().await,
     }
 }

@@ -69,3 +69,17 @@ impl Topology {
         net.ways(&there.clone().chain(there.map(|(a, b)| (b, a))).collect::<Vec<_>>())
     }
 }
+
+impl Topology {
+    /// What a device gets to its host while all devices of the node do the same; the slowest link there is where no host
+    /// is named.
+    pub fn host_bandwidth(&self) -> crate::base::units::BytesPerSecond {
+        use super::machine::Role;
+        let net = Net::new(self, &[0]);
+        let hosts: Vec<usize> = (0..net.parts.len()).filter(|p| matches!(self.groups[net.parts[*p].group].role, Role::Host)).collect();
+        let devices = net.devices();
+        let pairs: Vec<(usize, usize)> = devices.iter().enumerate().filter_map(|(i, d)| Some((*d, *hosts.get(i * hosts.len() / devices.len())?))).collect();
+        let narrow = self.links.iter().map(|l| l.bandwidth().0).fold(f64::INFINITY, f64::min);
+        net.ways(&pairs).map_or(crate::base::units::BytesPerSecond(narrow), |w| w.bandwidth)
+    }
+}

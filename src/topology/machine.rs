@@ -190,13 +190,8 @@ impl Topology {
         Ok(Topology { nodes, ..self.clone() })
     }
 
-    /// As many nodes as `devices` fill. Fails where they do not fill whole nodes, unless they fit into one.
+    /// As many nodes as `devices` need; the last may have some to spare.
     pub fn with_devices(&self, devices: usize) -> Result<Topology> {
-        let per_node = self.devices_per_node();
-        if devices > per_node && devices % per_node != 0 {
-            let (below, above) = (devices / per_node * per_node, devices.div_ceil(per_node) * per_node);
-            return Err(Error::usage(format!("{devices} devices do not fill nodes of {per_node} ({}): take {below} or {above}", self.name)));
-        }
-        self.with_nodes(devices.div_ceil(per_node).max(1))
+        self.with_nodes(devices.div_ceil(self.devices_per_node()).max(1))
     }
 }
