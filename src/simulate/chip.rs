@@ -55,8 +55,8 @@ impl Chip {
     }
 
     /// Seconds of a fused attention kernel of so many operations (those that a causal mask leaves) and bytes, over heads of
-    /// `head` elements.
-    pub fn attention(&self, precision: Precision, head: f64, flops: f64, bytes: f64, backward: bool) -> Result<f64> {
+    /// `head` elements. `pytorch`: as PyTorch brings it rather than the vendor's library.
+    pub fn attention(&self, precision: Precision, head: f64, flops: f64, bytes: f64, backward: bool, pytorch: bool) -> Result<f64> {
         if flops <= 0.0 {
             return Ok(0.0);
         }
@@ -64,7 +64,13 @@ impl Chip {
         // Attention kernels compute in 16 bits at least.
         let wide = if precision.bytes() < 2.0 { Precision::Bf16 } else { precision };
         let reached = |d: f64| d / (d + a.head_half);
-        let share = if backward { a.backward } else { a.forward } * reached(head) / reached(128.0);
+        let best = match (pytorch, backward) {
+            (false, false) => a.forward,
+            (false, true) => a.backward,
+            (true, false) => a.pytorch_forward,
+            (true, true) => a.pytorch_backward,
+        };
+        let share = best * reached(head) / reached(128.0);
         let computing = flops / (share.min(1.0) * self.rate(wide)?);
         let moving = bytes / (a.decode * self.device.bandwidth.0);
         Ok(self.constants.launch.0 + computing.max(moving))

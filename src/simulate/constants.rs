@@ -88,6 +88,9 @@ pub struct Attention {
     pub head_half: f64,
     pub forward: f64,
     pub backward: f64,
+    /// The same two as PyTorch brings it, beside FSDP.
+    pub pytorch_forward: f64,
+    pub pytorch_backward: f64,
     /// Share of the memory bandwidth that a decode step reaches while it reads the KV cache.
     pub decode: f64,
 }

@@ -116,17 +116,21 @@ fn training(chip: &Chip, rows: &[&Row]) -> Result<String> {
     let capped = rows.iter().any(|r| r.text("cluster").and_then(|c| topology::shipped(c).ok()).is_some_and(|t| t.slowest().limit < chip.constants.measured_at));
     let tensor = rows.iter().any(|r| r.text("fsdp") != Some("3")) && chip.constants.software.overlap_tensor > 0.0;
     let a = &chip.constants.attention;
-    let mut unknowns = vec![unknown("forward", a.forward, 0.05, 0.9), unknown("head_half", a.head_half, 0.0, 400.0)];
+    let mut unknowns = vec![unknown("pytorch_forward", a.pytorch_forward, 0.05, 0.9), unknown("head_half", a.head_half, 0.0, 400.0)];
     if capped {
         unknowns.push(unknown("throttle", 0.5, 0.0, 1.0));
     }
     if tensor {
         unknowns.push(unknown("overlap_tensor", 0.5, 0.0, 1.0));
+        unknowns.push(unknown("forward", a.forward, 0.05, 0.75));
     }
     let value = |z: &[f64], name: &str, default: f64| unknowns.iter().position(|u| u.name == name).map_or(default, |i| z[i]);
     let loss = |z: &[f64]| {
         let change = |c: &mut Constants| {
-            (c.attention.forward, c.attention.backward, c.attention.head_half) = (z[0], z[0] * BACKWARD, z[1]);
+            let a = &mut c.attention;
+            (a.pytorch_forward, a.pytorch_backward, a.head_half) = (z[0], z[0] * BACKWARD, z[1]);
+            a.forward = value(z, "forward", a.forward);
+            a.backward = a.forward * BACKWARD;
             c.throttle = value(z, "throttle", c.throttle);
             c.software.overlap_tensor = value(z, "overlap_tensor", c.software.overlap_tensor);
         };

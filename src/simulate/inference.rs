@@ -133,10 +133,10 @@ impl Server<'_> {
             let input = s.input as f64;
             if prompts > 0.0 {
                 let new = prompts * input;
-                work.push(Work::Attention { name: "attention", head: d, flops: pairs(new, input) / 2.0, bytes: new * (heads * (d + dv) * 2.0 + kv), backward: false });
+                work.push(Work::Attention { name: "attention", head: d, flops: pairs(new, input) / 2.0, bytes: new * (heads * (d + dv) * 2.0 + kv), backward: false, pytorch: false });
             }
             if decoding > 0.0 {
-                work.push(Work::Attention { name: "attention over the cache", head: d, flops: pairs(decoding, context), bytes: decoding * context * kv, backward: false });
+                work.push(Work::Attention { name: "attention over the cache", head: d, flops: pairs(decoding, context), bytes: decoding * context * kv, backward: false, pytorch: false });
             }
             out.plus(&price_all(&self.site, &work)?, count as f64 / s.pp as f64);
         }

@@ -24,7 +24,7 @@ pub enum Work {
     /// A kernel that moves bytes; `rows`: it works by rows.
     Stream { name: &'static str, bytes: f64, rows: bool },
     /// A fused attention kernel.
-    Attention { name: &'static str, head: f64, flops: f64, bytes: f64, backward: bool },
+    Attention { name: &'static str, head: f64, flops: f64, bytes: f64, backward: bool, pytorch: bool },
     /// `hidden`: the share that other work hides.
     Collective { name: &'static str, kind: Kind, bytes: f64, axis: Axis, hidden: f64 },
 }
@@ -187,8 +187,8 @@ impl Writer<'_> {
         let flops = 2.0 * m * seq * heads * (d + dv);
         if l.stack.fused_attention {
             // A causal mask leaves half; backward computes scores again: five products for two.
-            self.layer.forward.push(Work::Attention { name: "attention", head: d.min(128.0), flops: flops / 2.0, bytes: traffic, backward: false });
-            self.layer.backward.push(Work::Attention { name: "attention", head: d.min(128.0), flops: flops / 2.0 * 2.5, bytes: 2.0 * traffic, backward: true });
+            self.layer.forward.push(Work::Attention { name: "attention", head: d.min(128.0), flops: flops / 2.0, bytes: traffic, backward: false, pytorch: l.zero == 3 });
+            self.layer.backward.push(Work::Attention { name: "attention", head: d.min(128.0), flops: flops / 2.0 * 2.5, bytes: 2.0 * traffic, backward: true, pytorch: l.zero == 3 });
             self.layer.kept += m * heads * 4.0;
             return;
         }
@@ -335,18 +335,18 @@ pub fn head(shape: &Shape, layout: &Layout) -> Layer {
     let gemm = |m, n, k| Work::Gemm { name: "head", batch: 1.0, m, n, k, precision: Precision::Bf16 };
     out.forward.push(Work::Stream { name: "norm", bytes: 4.0 * tokens * h, rows: true });
     out.forward.push(gemm(tokens, v, h));
-    // Apart, the loss widens logits (2 + 4 bytes), takes the logarithm (4 + 4), and backward goes the same way; fused, it
-    // reads and writes them once each way.
-    let fused = layout.zero < 3;
-    out.forward.push(Work::Stream { name: "loss", bytes: tokens * v * if fused { 8.0 } else { 14.0 }, rows: !fused });
-    out.backward.push(Work::Stream { name: "loss", bytes: tokens * v * if fused { 6.0 } else { 22.0 }, rows: !fused });
+    // Bytes of the loss a logit: PyTorch's widens it (2 + 4), takes the logarithm (4 + 4), and goes back the same way; that
+    // over tensor ranks (Megatron's) also takes maximum, difference, exponential, sum and quotient apart, and goes back in two.
+    let pytorch = layout.zero == 3;
+    out.forward.push(Work::Stream { name: "loss", bytes: tokens * v * if pytorch { 14.0 } else { 38.0 }, rows: pytorch });
+    out.backward.push(Work::Stream { name: "loss", bytes: tokens * v * if pytorch { 22.0 } else { 14.0 }, rows: pytorch });
     out.backward.extend([gemm(tokens, h, v), gemm(v, h, tokens)]);
     if layout.tp > 1 {
         let c = |bytes| Work::Collective { name: "sum loss", kind: Kind::AllReduce, bytes, axis: Axis::Tensor, hidden: 0.0 };
         out.forward.extend([c(tokens * 4.0), c(tokens * 4.0), c(tokens * 4.0)]);
         out.backward.push(c(tokens * h * 2.0));
     }
-    out.kept = tokens * (4.0 * h + v * if fused { 4.0 } else { 6.0 });
-    out.working = tokens * v * if fused { 4.0 } else { 8.0 };
+    out.kept = tokens * (4.0 * h + v * if pytorch { 6.0 } else { 4.0 });
+    out.working = tokens * v * if pytorch { 8.0 } else { 4.0 };
     out
 }

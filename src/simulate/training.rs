@@ -115,8 +115,8 @@ pub fn price_all(site: &Site, work: &[Work]) -> Result<Priced> {
                 out.add(name, chip.stream(*bytes, *rows));
                 out.spent.bytes += bytes;
             }
-            Work::Attention { name, head, flops, bytes, backward } => {
-                out.add(name, chip.attention(Precision::Bf16, *head, *flops, *bytes, *backward)?);
+            Work::Attention { name, head, flops, bytes, backward, pytorch } => {
+                out.add(name, chip.attention(Precision::Bf16, *head, *flops, *bytes, *backward, *pytorch)?);
                 out.spent.flops += flops;
                 out.spent.bytes += bytes;
             }
