@@ -8,22 +8,48 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
 
+apt_install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; }
+
+# Ranks in several processes are tested through Open MPI.
+features=()
+if [ "$(uname -s)" = Linux ] && ! { command -v mpirun && command -v mpicc && ldconfig -p | grep libclang; } >/dev/null 2>&1; then
+    if command -v apt-get >/dev/null; then
+        say "no Open MPI: installing it"
+        as_root apt-get update
+        apt_install openmpi-bin libopenmpi-dev libclang-dev clang
+    fi
+fi
+if command -v mpirun >/dev/null && command -v mpicc >/dev/null; then
+    features=(--features mpi)
+else
+    say "without Open MPI (mpirun, mpicc): meshes over several processes are not tested"
+fi
+
 say "building"
-cargo build --release --all-targets
+cargo build --release --all-targets "${features[@]}"
 
 # The loader complains on stderr where no session set this.
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-$(mktemp -d)}"
-if ! target/release/warpweft devices | grep -q '^0:'; then
-    say "no adapter: installing software Vulkan"
+
+# "vulkan", "metal", "dx12" or "gl", one a line.
+backends() { target/release/warpweft devices | sed -n 's/^ *backend  *\([a-z0-9]*\),.*/\1/p'; }
+
+# Mesa's GL may answer where no Vulkan driver is there, but it is not what the tests are for.
+if [ "$(uname -s)" = Linux ] && ! backends | grep -x vulkan >/dev/null; then
+    say "no Vulkan adapter: installing Mesa's software one"
     if command -v apt-get >/dev/null; then
         as_root apt-get update
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1
+        apt_install mesa-vulkan-drivers libvulkan1
     else
         echo "install a Vulkan driver (Mesa's lavapipe will do) and run this again" >&2
         exit 1
     fi
 fi
 target/release/warpweft devices
+if ! backends | grep -xE 'vulkan|metal|dx12' >/dev/null; then
+    echo "no Vulkan, Metal or DX12 adapter answers: see the list above" >&2
+    exit 1
+fi
 
 say "fetching the models of the tests (once)"
 target/release/warpweft pull smollm2-135m
@@ -31,4 +57,4 @@ target/release/warpweft pull minilm
 
 say "testing: a skipped device or model test is a failure"
 export WARPWEFT_REQUIRE_DEVICE=1 WARPWEFT_REQUIRE_MODELS=1
-cargo test --release
+cargo test --release "${features[@]}"

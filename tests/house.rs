@@ -90,6 +90,7 @@ fn ops_page() -> String {
             Body::Scalar(s) => format!("scalar, `{}` in WGSL", s.wgsl),
             Body::View => "view".into(),
             Body::Primitive(_) => "primitive".into(),
+            Body::Collective(_) => "collective: moves rows between the ranks of a mesh axis".into(),
             Body::Composite { fused, .. } => format!("composite, kernel: {fused:?}").replace("Parts", "none of its own, its parts fuse"),
         };
         let bound = match (def.within.abs, def.within.rel) {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Found, device, model};
+use common::{Found, adapter, device, model};
 use pollster::block_on;
 use serde_json::Value as Json;
 use std::path::Path;
@@ -80,7 +80,7 @@ fn smollm2_matches(path: &Path, device: DeviceChoice, positions: bool) {
 #[test]
 fn smollm2_on_the_device_is_right() {
     let (Some(path), Found::Device(_)) = (model("smollm2-135m"), device(None)) else { return };
-    smollm2_matches(&path, DeviceChoice::Index(0), false);
+    smollm2_matches(&path, DeviceChoice::Index(adapter().unwrap()), false);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn minilm_matches(path: &Path, device: DeviceChoice) {
 #[test]
 fn minilm_on_the_device_is_right() {
     let (Some(path), Found::Device(_)) = (model("minilm"), device(None)) else { return };
-    minilm_matches(&path, DeviceChoice::Index(0));
+    minilm_matches(&path, DeviceChoice::Index(adapter().unwrap()));
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn compare(what: &str, within: Within, got: &[f64], want: &[f64]) {
 
 #[test]
 fn the_fallback_equals_the_reference() {
-    for def in op::table() {
+    for def in op::computing() {
         for (i, case) in (def.cases)().iter().enumerate() {
             let graph = case_graph(def, case, 1000 + i as u64).unwrap();
             let want = reference(&graph);
@@ -54,7 +54,7 @@ fn the_device_equals_the_reference_fused_and_unfused() {
             let mut options = Options::for_caps(gpu.caps());
             options.fuse = fuse;
             options.tuning.serial = serial;
-            for def in op::table() {
+            for def in op::computing() {
                 for (i, case) in (def.cases)().iter().enumerate() {
                     let graph = case_graph(def, case, 1000 + i as u64).unwrap();
                     let what = format!("{} case {i} {:?} fuse={fuse} serial={serial}", def.name, case.types());
@@ -70,7 +70,7 @@ fn the_device_equals_the_reference_fused_and_unfused() {
 fn every_op_runs_within_the_floor_that_all_devices_have() {
     let Found::Device(gpu) = device(Some(&Caps::FLOOR)) else { return };
     let options = Options::for_caps(gpu.caps());
-    for def in op::table() {
+    for def in op::computing() {
         for (i, case) in (def.cases)().iter().enumerate() {
             let graph = case_graph(def, case, 1000 + i as u64).unwrap();
             let what = format!("{} case {i} {:?} at the floor", def.name, case.types());

@@ -17,7 +17,7 @@ fn kernels() -> HashSet<Kernel> {
             let caps = Caps { kind, ..Caps::FLOOR };
             let mut options = Options::for_caps(&caps);
             options.fuse = fuse;
-            for def in op::table() {
+            for def in op::computing() {
                 for case in (def.cases)() {
                     let graph = case_graph(def, &case, 1).unwrap().graph;
                     out.extend(plan(&graph, &caps, &options).unwrap().kernels);

@@ -1,8 +1,6 @@
-//! Values on the host: what goes into a step and comes out of it, and where weights are read from.
+//! Values on the host: what goes into a step and comes out of it.
 
-use super::{DType, Error, Result, Type, block};
-use std::borrow::Cow;
-use std::ops::Range;
+use super::{DType, Error, Result, block};
 
 /// A tensor's elements in host memory, row-major, little-endian, as files store them.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,28 +48,5 @@ impl Array {
     }
     fn words(&self) -> impl Iterator<Item = u32> + '_ {
         self.bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-    }
-}
-
-/// Where a graph's weights come from: a model file, or arrays in memory.
-pub trait Weights {
-    /// Type and shape of a tensor; an unknown name is an error.
-    fn info(&self, name: &str) -> Result<Type>;
-    /// The bytes of rows (indices of axis 0) of a tensor, as its type stores them.
-    fn read(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>>;
-}
-
-/// Weights in memory, by name.
-impl Weights for std::collections::HashMap<String, Array> {
-    fn info(&self, name: &str) -> Result<Type> {
-        let array = self.get(name).ok_or_else(|| Error::usage(format!("there is no weight \"{name}\"")))?;
-        Ok(Type::new(array.dtype, array.shape.as_slice()))
-    }
-    fn read(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
-        self.info(name)?;
-        let array = &self[name];
-        let row = array.bytes.len() / array.shape.first().copied().unwrap_or(1).max(1);
-        let bytes = array.bytes.get(rows.start * row..rows.end * row);
-        bytes.map(Cow::Borrowed).ok_or_else(|| Error::usage(format!("rows {rows:?} are outside of weight \"{name}\"")))
     }
 }

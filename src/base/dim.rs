@@ -1,8 +1,10 @@
 //! A dimension: a number, or an affine expression in named, bounded variables.
 
 use super::{Error, Result};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::{Add, Mul, Sub};
+use std::sync::Mutex;
 
 /// A named variable with an upper bound, such as `seq ≤ 256`. Two variables are one if their names are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,10 +17,29 @@ impl Var {
     pub const fn new(name: &'static str, max: u32) -> Self {
         Var { name, max }
     }
+    /// A variable of one rank, such as the start of its piece. Such variables are within their axes by construction.
+    pub fn local(name: &str, max: u32) -> Self {
+        Var { name: intern(&format!("@{name}")), max }
+    }
+    pub fn is_local(&self) -> bool {
+        self.name.starts_with('@')
+    }
+}
+
+/// One copy of each name for good: there are few, and dimensions are copied everywhere.
+fn intern(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    let fresh: &'static str = Box::leak(name.to_string().into_boxed_str());
+    names.insert(fresh);
+    fresh
 }
 
 /// The most variables one dimension may hold.
-const TERMS: usize = 3;
+const TERMS: usize = 6;
 
 /// `base + Σ coefficient · variable`. Terms are kept sorted by name and free of zeros, so equality is structural.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -48,19 +48,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn op(op: &str, node: &str, what: impl Into<String>) -> Self {
-        Error::Op { op: op.into(), node: node.into(), what: what.into() }
+        Error::Op { op: op.into(), node: one_line(node), what: one_line(&what.into()) }
     }
     pub fn file(path: impl AsRef<std::path::Path>, what: impl Into<String>) -> Self {
-        Error::File { path: path.as_ref().display().to_string(), what: what.into() }
+        Error::File { path: one_line(&path.as_ref().display().to_string()), what: one_line(&what.into()) }
     }
     pub fn model(model: &str, what: impl Into<String>) -> Self {
-        Error::Model { model: model.into(), what: what.into() }
+        Error::Model { model: one_line(model), what: one_line(&what.into()) }
     }
     pub fn device(fault: DeviceFault, adapter: &str, what: impl Into<String>) -> Self {
-        Error::Device { fault, adapter: adapter.into(), what: what.into() }
+        Error::Device { fault, adapter: one_line(adapter), what: one_line(&what.into()) }
     }
     pub fn usage(what: impl Into<String>) -> Self {
-        Error::Usage(what.into())
+        Error::Usage(one_line(&what.into()))
     }
     /// The same error told of another node: graph builders know the name, shape rules do not.
     pub fn at_node(self, name: &str) -> Self {
@@ -68,5 +68,39 @@ impl Error {
             Error::Op { op, what, node } if node.is_empty() => Error::Op { op, node: name.into(), what },
             other => other,
         }
+    }
+}
+
+/// Names in files and messages of drivers may hold line breaks and terminal codes: a message is one line of plain text.
+fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut broken = false;
+    for c in text.chars() {
+        match c {
+            ' ' if broken => {}
+            '\n' | '\r' | '\t' => {
+                if !broken {
+                    out.push(' ');
+                }
+                broken = true;
+                continue;
+            }
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+        broken = broken && c == ' ';
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_one_line_without_terminal_codes() {
+        let e = Error::file("a\nb", "tensor \"\u{1b}[31mred\" is\n   missing\n");
+        assert_eq!(e.to_string(), "a b: tensor \"\\u{1b}[31mred\" is missing");
     }
 }

@@ -32,6 +32,14 @@ impl Expr {
             sum.saturating_add(vars.iter().fold(*n as u64, |p, v| p.saturating_mul(v.max as u64)))
         })
     }
+    /// The same as a dimension, where no two variables are multiplied.
+    pub fn as_dim(&self) -> Option<Dim> {
+        self.0.iter().try_fold(Dim::new(0), |sum, (vars, n)| match vars.as_slice() {
+            [] => Some(sum + Dim::new(*n)),
+            [v] => Some(sum + Dim::from(*v) * *n),
+            _ => None,
+        })
+    }
     pub fn eval(&self, bindings: &Bindings) -> Result<i64> {
         let mut sum = 0i64;
         for (vars, n) in &self.0 {

@@ -23,9 +23,11 @@ impl Layout {
     pub fn permuted(&self, perm: &[usize]) -> Self {
         Layout { offset: self.offset.clone(), strides: perm.iter().map(|&p| self.strides[p].clone()).collect() }
     }
-    pub fn sliced(&self, axis: usize, start: Dim) -> Self {
+    pub fn sliced(&self, axis: usize, start: Dim, step: u32) -> Self {
         let offset = self.offset.clone() + self.strides[axis].clone() * Expr::from(start);
-        Layout { offset, strides: self.strides.clone() }
+        let mut strides = self.strides.clone();
+        strides[axis] = strides[axis].clone() * step as i64;
+        Layout { offset, strides }
     }
     /// From `shape` to the wider `to` by numpy's rules.
     pub fn broadcast(&self, shape: &Shape, to: &Shape) -> Self {
@@ -105,10 +107,10 @@ mod tests {
     #[test]
     fn a_sliced_view_merges_what_has_no_gap() {
         let shape = Shape::from([5, 4, 3]);
-        let l = Layout::contiguous(&shape).sliced(0, 2.into());
+        let l = Layout::contiguous(&shape).sliced(0, 2.into(), 1);
         assert_eq!(l.offset.known(), Some(24));
         assert_eq!(numbers(&l.reshaped(&[3, 4, 3].into(), &[3, 12].into()).unwrap()), [12, 1]);
-        let inner = Layout::contiguous(&shape).sliced(2, 1.into());
+        let inner = Layout::contiguous(&shape).sliced(2, 1.into(), 1);
         assert!(inner.reshaped(&[5, 4, 2].into(), &[5, 8].into()).is_none());
         assert_eq!(numbers(&inner.reshaped(&[5, 4, 2].into(), &[20, 2].into()).unwrap()), [3, 1]);
     }

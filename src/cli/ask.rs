@@ -1,21 +1,24 @@
 //! `run`, `chat` and `embed`.
 
-use super::{Choosing, Place, cancel_on_ctrl_c, fetch, notify, style};
+use super::interrupt::{self, Interrupt};
+use super::{Choosing, Place, fetch, notify, style};
 use crate::base::{Error, Result};
 use crate::session::{Embedder, Finished, Generator, Request, Stop, Token};
 use crate::text::Message;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 #[derive(Args)]
 pub struct Run {
     /// A name of the catalogue (see `models`), a .gguf file, or a model folder
     model: String,
-    /// What to answer; read from stdin where not given
+    /// What to answer; given several times, each is answered (by replicas in turn, with --mesh dp=N); read from stdin where not given
     #[arg(short, long)]
-    prompt: Option<String>,
+    prompt: Vec<String>,
     /// Continue the text as it is, without the model's chat form
     #[arg(long)]
     raw: bool,
@@ -28,9 +31,12 @@ pub struct Run {
     /// One JSON object a line: each token with its alternatives, then the figures
     #[arg(long)]
     json: bool,
-    /// Time every dispatch of a decode step and write a Chrome/Perfetto trace
-    #[arg(long, value_name = "FILE")]
+    /// Time every dispatch of a decode step (on a mesh: what every rank and link does) and write a Chrome/Perfetto trace
+    #[arg(long, value_name = "FILE", visible_alias = "trace")]
     profile: Option<PathBuf>,
+    /// The same as a picture
+    #[arg(long, value_name = "FILE.svg")]
+    timeline: Option<PathBuf>,
     #[command(flatten)]
     choosing: Choosing,
     #[command(flatten)]
@@ -38,69 +44,147 @@ pub struct Run {
 }
 
 impl Run {
-    pub async fn run(&self) -> Result<()> {
+    pub async fn run(&self) -> Result<ExitCode> {
         self.choosing.sampling().validate()?;
-        let cancel = cancel_on_ctrl_c();
-        let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
-        let text = match &self.prompt {
-            Some(text) => text.clone(),
-            None => std::io::read_to_string(std::io::stdin()).map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))?,
+        let interrupt = Interrupt::new();
+        let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
+        let texts = match self.prompt.as_slice() {
+            [] => vec![read_prompt()?],
+            given => given.to_vec(),
         };
-        let mut model = Generator::open(path, &self.place.options()?, &mut notify).await?;
+        let mut model = Generator::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::clear();
+        if self.profile.is_some() || self.timeline.is_some() {
+            model.can_trace()?;
+        }
+        let mut code = ExitCode::SUCCESS;
+        for (i, text) in texts.iter().enumerate() {
+            let replica = i % model.replicas();
+            let (plays, leads) = model.role(replica);
+            if !plays {
+                continue;
+            }
+            style::quiet(!leads);
+            if texts.len() > 1 && !self.json {
+                style::note(&format!("{text} (replica {replica})"));
+            }
+            let request = self.request(&model, text)?;
+            let ask = Ask { model: &mut model, replica, request: &request, interrupt: &interrupt };
+            code = if self.json { json(ask).await? } else { self.plain(ask).await? };
+            if code != ExitCode::SUCCESS {
+                break;
+            }
+        }
+        if code == ExitCode::SUCCESS {
+            self.traces(&mut model).await?;
+        }
+        model.close()?;
+        Ok(code)
+    }
+
+    fn request(&self, model: &Generator, text: &str) -> Result<Request> {
         let prompt = if self.raw || !model.is_chat() {
-            model.raw_prompt(&text)?
+            model.raw_prompt(text)?
         } else {
             let system = self.system.iter().map(|s| Message::new("system", s));
-            model.chat_prompt(&system.chain([Message::new("user", &text)]).collect::<Vec<_>>())?
+            model.chat_prompt(&system.chain([Message::new("user", text)]).collect::<Vec<_>>())?
         };
         let top = if self.json { 10 } else { 0 };
-        let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top };
-        if self.json { self.json(&mut model, &request, &cancel).await? } else { self.plain(&mut model, &request, &cancel).await? }
-        match &self.profile {
-            Some(file) => profile(&mut model, file).await,
-            None => Ok(()),
+        Ok(Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top })
+    }
+
+    async fn traces(&self, model: &mut Generator) -> Result<()> {
+        if self.profile.is_none() && self.timeline.is_none() {
+            return Ok(());
         }
-    }
-
-    async fn plain(&self, model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<()> {
-        let done = stream(model, request, cancel).await?.0;
-        style::out("\n");
-        style::note(&figures(&done));
+        let trace = model.trace().await?;
+        let files = [(&self.profile, trace.to_json()), (&self.timeline, trace.to_svg())];
+        for (file, text) in files.into_iter().filter_map(|(f, t)| f.as_ref().map(|f| (f, t))) {
+            std::fs::write(file, text).map_err(|e| Error::file(file, format!("cannot be written: {e}")))?;
+            style::note(&format!("wrote {} spans to {}", trace.spans.len(), file.display()));
+        }
         Ok(())
     }
 
-    async fn json(&self, model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<()> {
-        let mut write = |t: &Token| {
-            let top: Vec<_> = t.top.iter().map(|a| json!({ "id": a.id, "text": a.text, "logprob": a.logprob })).collect();
-            if !style::out(&format!("{}\n", json!({ "id": t.id, "text": t.text, "logprob": t.logprob, "top": top }))) {
-                cancel.store(true, Ordering::Relaxed);
-            }
-            Ok(())
-        };
-        let done = model.generate(request, cancel, &mut write).await?;
-        let line = json!({ "done": {
-            "stop": done.stop.name(), "prompt_ids": request.prompt, "adapter": done.adapter,
-            "prompt_tokens_per_s": done.prompt_per_second, "tokens_per_s": done.tokens_per_second, "peak_bytes": done.peak_bytes,
-        }});
-        style::out(&format!("{line}\n"));
-        Ok(())
+    async fn plain(&self, ask: Ask<'_>) -> Result<ExitCode> {
+        let Ask { model, replica, request, interrupt } = ask;
+        // Several processes share one terminal: each tells its answer at once.
+        let held = model.is_shared() && model.replicas() > 1;
+        let answer = stream(Ask { model, replica, request, interrupt }, held).await?;
+        style::out(&if held { format!("{}\n", answer.text) } else { "\n".into() });
+        style::note(&figures(&answer.done));
+        if let Some((bytes, messages)) = model.sent() {
+            let ranks: Vec<String> = model.rank_bytes().iter().map(|(r, b)| format!("{r}: {}", style::bytes(*b))).collect();
+            style::note(&format!("memory by rank {}; {} sent in {messages} messages", ranks.join(", "), style::bytes(bytes)));
+        }
+        Ok(exit_code(&answer.done, answer.read))
     }
 }
 
-/// Writes tokens as they come; the whole text, too.
-async fn stream(model: &mut Generator, request: &Request, cancel: &AtomicBool) -> Result<(Finished, String)> {
-    let mut text = String::new();
+/// A request to one replica.
+struct Ask<'a> {
+    model: &'a mut Generator,
+    replica: usize,
+    request: &'a Request,
+    interrupt: &'a Interrupt,
+}
+
+async fn json(Ask { model, replica, request, interrupt }: Ask<'_>) -> Result<ExitCode> {
+    let mut read = true;
     let mut write = |t: &Token| {
-        text.push_str(&t.text);
-        if !style::out(&t.text) {
+        let top: Vec<_> = t.top.iter().map(|a| json!({ "id": a.id, "text": a.text, "logprob": a.logprob })).collect();
+        if !style::out(&format!("{}\n", json!({ "id": t.id, "text": t.text, "logprob": t.logprob, "top": top }))) {
             // Nobody reads any more.
-            cancel.store(true, Ordering::Relaxed);
+            read = false;
+            interrupt.flag().store(true, Ordering::Relaxed);
         }
         Ok(())
     };
-    let done = model.generate(request, cancel, &mut write).await?;
-    Ok((done, text))
+    let done = model.generate_on(replica, request, interrupt.flag(), &mut write).await?;
+    interrupt.heard();
+    let line = json!({ "done": {
+        "stop": done.stop.name(), "prompt_ids": request.prompt, "adapter": done.adapter,
+        "prompt_tokens_per_s": done.prompt_per_second, "tokens_per_s": done.tokens_per_second, "peak_bytes": done.peak_bytes,
+    }});
+    style::out(&format!("{line}\n"));
+    Ok(exit_code(&done, read))
+}
+
+fn read_prompt() -> Result<String> {
+    if std::io::stdin().is_terminal() {
+        style::note("the prompt (Ctrl-D ends it):");
+    }
+    std::io::read_to_string(std::io::stdin()).map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))
+}
+
+/// A reader that has gone (`| head`) had what it wanted; Ctrl-C is told to the shell.
+fn exit_code(done: &Finished, read: bool) -> ExitCode {
+    if done.stop == Stop::Cancelled && read { ExitCode::from(interrupt::CODE) } else { ExitCode::SUCCESS }
+}
+
+/// What came of a request.
+struct Answer {
+    done: Finished,
+    text: String,
+    /// Whether stdout was read to the end.
+    read: bool,
+}
+
+/// Writes tokens as they come.
+async fn stream(Ask { model, replica, request, interrupt }: Ask<'_>, held: bool) -> Result<Answer> {
+    let (mut text, mut read) = (String::new(), true);
+    let mut write = |t: &Token| {
+        text.push_str(&t.text);
+        if !held && !style::out(&t.text) {
+            // Nobody reads any more.
+            read = false;
+            interrupt.flag().store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    let done = model.generate_on(replica, request, interrupt.flag(), &mut write).await?;
+    interrupt.heard();
+    Ok(Answer { done, text, read })
 }
 
 /// The closing line.
@@ -122,13 +206,6 @@ fn figures(f: &Finished) -> String {
     )
 }
 
-async fn profile(model: &mut Generator, file: &PathBuf) -> Result<()> {
-    let trace = model.trace().await?;
-    std::fs::write(file, trace.to_json()).map_err(|e| Error::file(file, format!("cannot be written: {e}")))?;
-    style::note(&format!("wrote {} spans to {}", trace.spans.len(), file.display()));
-    Ok(())
-}
-
 #[derive(Args)]
 pub struct Chat {
     /// A name of the catalogue (see `models`), a .gguf file, or a model folder
@@ -148,9 +225,9 @@ pub struct Chat {
 impl Chat {
     pub async fn run(&self) -> Result<()> {
         self.choosing.sampling().validate()?;
-        let cancel = cancel_on_ctrl_c();
-        let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
-        let mut model = Generator::open(path, &self.place.options()?, &mut notify).await?;
+        let interrupt = Interrupt::new();
+        let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
+        let mut model = Generator::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::note(&format!("{} on {}; an empty line or Ctrl-D ends, Ctrl-C stops an answer, /new starts anew", model.info().name, model.adapter()));
         let mut lines = rustyline::DefaultEditor::new().map_err(|e| Error::usage(format!("the terminal cannot be used: {e}")))?;
         let system: Vec<Message> = self.system.iter().map(|s| Message::new("system", s)).collect();
@@ -165,14 +242,14 @@ impl Chat {
                 continue;
             }
             talk.push(Message::new("user", &line));
-            cancel.store(false, Ordering::Relaxed);
-            let prompt = model.chat_prompt(&talk)?;
-            let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top: 0 };
-            match stream(&mut model, &request, &cancel).await {
-                Ok((done, text)) => {
+            interrupt.reset();
+            match self.answer(&mut model, &talk, &interrupt).await {
+                Ok(answer) if !answer.read => break,
+                Ok(answer) => {
                     style::out("\n");
-                    style::note(&figures(&done));
-                    talk.push(Message::new("assistant", text));
+                    style::note(&figures(&answer.done));
+                    interrupt.reset();
+                    talk.push(Message::new("assistant", answer.text));
                 }
                 Err(e) => {
                     // A turn that does not fit is told and dropped; the talk goes on.
@@ -182,6 +259,14 @@ impl Chat {
             }
         }
         Ok(())
+    }
+}
+
+impl Chat {
+    async fn answer(&self, model: &mut Generator, talk: &[Message], interrupt: &Interrupt) -> Result<Answer> {
+        let prompt = model.chat_prompt(talk)?;
+        let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top: 0 };
+        stream(Ask { model, replica: 0, request: &request, interrupt }, false).await
     }
 }
 
@@ -204,9 +289,9 @@ pub struct Embed {
 
 impl Embed {
     pub async fn run(&self) -> Result<()> {
-        let cancel = cancel_on_ctrl_c();
-        let path = fetch::resolve(&self.model, &self.place.cache, &cancel)?;
-        let mut model = Embedder::open(path, &self.place.options()?, &mut notify).await?;
+        let interrupt = Interrupt::new();
+        let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
+        let mut model = Embedder::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::clear();
         let vectors = model.embed(&self.texts).await?;
         let text = if self.json {

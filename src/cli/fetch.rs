@@ -1,13 +1,13 @@
 //! `pull`, `models`, and what `run` does about a model's name.
 
-use super::{Cache, cancel_on_ctrl_c, style};
+use super::interrupt::Interrupt;
+use super::{Cache, style};
 use crate::base::Result;
 use crate::model::catalogue;
 use crate::model::source::{Fetcher, Progress};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 #[derive(Args)]
 pub struct Pull {
@@ -20,22 +20,22 @@ pub struct Pull {
 impl Pull {
     pub fn run(&self) -> Result<()> {
         let entry = catalogue::find(&self.name)?;
-        let path = fetch(&entry, &self.cache, &cancel_on_ctrl_c())?;
+        let path = fetch(&entry, &self.cache, &Interrupt::new())?;
         style::out(&format!("{}\n", path.display()));
         Ok(())
     }
 }
 
 /// The path of a model given by name, or a path as it is.
-pub fn resolve(model: &str, cache: &Cache, cancel: &AtomicBool) -> Result<PathBuf> {
+pub fn resolve(model: &str, cache: &Cache, interrupt: &Interrupt) -> Result<PathBuf> {
     let looks_like_path = model.contains(['/', '\\']) || model.ends_with(".gguf") || std::path::Path::new(model).exists();
     if looks_like_path {
         return Ok(model.into());
     }
-    fetch(&catalogue::find(model)?, cache, cancel)
+    fetch(&catalogue::find(model)?, cache, interrupt)
 }
 
-fn fetch(entry: &catalogue::Entry, cache: &Cache, cancel: &AtomicBool) -> Result<PathBuf> {
+fn fetch(entry: &catalogue::Entry, cache: &Cache, interrupt: &Interrupt) -> Result<PathBuf> {
     let fetcher = Fetcher::new(cache.folder()?);
     if fetcher.is_cached(entry) {
         return Ok(fetcher.path(entry));
@@ -51,7 +51,7 @@ fn fetch(entry: &catalogue::Entry, cache: &Cache, cancel: &AtomicBool) -> Result
             bar.set_length(p.of);
             bar.set_position(p.done);
         },
-        cancel,
+        interrupt.flag(),
     );
     bar.finish_and_clear();
     result

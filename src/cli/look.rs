@@ -1,11 +1,12 @@
 //! `devices`, `inspect`, `plan` and `tune`: what people ask before they wait.
 
-use super::{Cache, Place, cancel_on_ctrl_c, fetch, style};
-use crate::base::{AdapterKind, Bindings, Caps, Result};
+use super::interrupt::Interrupt;
+use super::{Cache, Place, fetch, style};
+use crate::base::{AdapterKind, Bindings, Caps, Error, Result};
 use crate::device::{Gpu, adapters, probe};
 use crate::model::{Model, ModelSource};
 use crate::plan::{Options, Plan};
-use crate::session::{self, DeviceChoice, pick};
+use crate::session::{self, DeviceChoice, Layout, pick};
 use clap::Args;
 use std::sync::Arc;
 
@@ -67,7 +68,7 @@ pub struct Inspect {
 
 impl Inspect {
     pub async fn run(&self) -> Result<()> {
-        let path = fetch::resolve(&self.model, &self.place.cache, &cancel_on_ctrl_c())?;
+        let path = fetch::resolve(&self.model, &self.place.cache, &Interrupt::new())?;
         let source = ModelSource::open(path)?;
         let mut text = format!("{}\n", source.path().display());
         for (key, value) in source.gguf().iter().flat_map(|g| &g.metadata) {
@@ -84,7 +85,7 @@ impl Inspect {
             }
         }
         for (name, n, bytes) in kinds {
-            text += &format!("  {n} tensors of {name}: {}\n", style::bytes(bytes));
+            text += &format!("  {n} {} of {name}: {}\n", if n == 1 { "tensor" } else { "tensors" }, style::bytes(bytes));
         }
         style::out(&text);
         let model = Model::new(source)?;
@@ -99,7 +100,11 @@ impl Inspect {
 
 /// The variables of the step that `plan` and `inspect` speak of: one token (or one short text), half of the context.
 fn typical(model: &Model, place: &Place) -> Result<(crate::graph::Graph, Bindings, usize)> {
-    let context = place.ctx.unwrap_or(model.info().context.min(4096));
+    let info = model.info();
+    let context = place.ctx.unwrap_or(info.context.min(4096));
+    if context == 0 || context > info.context {
+        return Err(Error::usage(format!("the context is {context} tokens, {} was made for 1 to {}", info.name, info.context)));
+    }
     let (graph, bindings) = model.typical_step(context)?;
     Ok((graph, bindings, context))
 }
@@ -124,13 +129,13 @@ async fn outlook(model: &Model, place: &Place) -> Result<()> {
     let plan = match crate::plan::plan(&graph, &caps, &Options::for_caps(&caps)) {
         Ok(plan) => plan,
         Err(e) => {
-            style::out(&format!("does not fit {name}: {e}\n"));
+            style::out(&format!("does not fit {name} at a context of {context}: {e}\n"));
             return Ok(());
         }
     };
     let (flops, bytes) = plan.work(&bindings)?;
     style::out(&format!(
-        "fits {name}: {} in all at a context of {context} (no buffer is beyond what it binds)\na step of {bindings}: {} dispatches, {:.3} GFLOP, {} moved\n",
+        "fits {name}: every buffer is within its limits, {} in all at a context of {context}\na step of {bindings}: {} dispatches, {:.3} GFLOP, {} moved\n",
         style::bytes(plan.total_bytes()), plan.dispatches.len(), flops as f64 / 1e9, style::bytes(bytes)
     ));
     if let Some(gpu) = gpu {
@@ -154,28 +159,69 @@ pub struct PlanCommand {
     /// Print the filled WGSL of kernel number K instead
     #[arg(long, value_name = "K")]
     wgsl: Option<usize>,
+    /// With --mesh: each value's placement, each collective and why it is there
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     place: Place,
 }
 
 impl PlanCommand {
     pub async fn run(&self) -> Result<()> {
-        let path = fetch::resolve(&self.model, &self.place.cache, &cancel_on_ctrl_c())?;
+        let path = fetch::resolve(&self.model, &self.place.cache, &Interrupt::new())?;
         let model = Model::new(ModelSource::open(path)?)?;
-        let (graph, bindings, _) = typical(&model, &self.place)?;
+        let layout = self.place.spread.layout()?;
+        if self.explain && layout.mesh.axes().is_empty() {
+            return Err(crate::base::Error::usage("--explain tells of a mesh: give one, such as --mesh tp=4"));
+        }
+        let (graph, bindings, context) = typical(&model, &self.place)?;
         let (caps, name, gpu) = if self.floor { (Caps::FLOOR, "the floor".into(), None) } else { device_caps(&self.place.device).await? };
         let mut options = Options::for_caps(&caps);
         if let Some(known) = gpu.as_deref().and_then(|g| self.known_tuning(g)) {
             options.tuning = known;
         }
+        if !layout.mesh.axes().is_empty() {
+            return self.sharded(&model, context, &layout, (&caps, &options), &bindings);
+        }
         let plan: Plan = crate::plan::plan(&graph, &caps, &options)?;
         if let Some(k) = self.wgsl {
-            let kernel = plan.kernels.get(k).ok_or_else(|| crate::base::Error::usage(format!("there is no kernel {k}: the plan has {}", plan.kernels.len())))?;
+            let kernel = plan.kernels.get(k).ok_or_else(|| Error::usage(format!("there is no kernel {k}: the plan has {}", plan.kernels.len())))?;
             style::out(&kernel.source()?);
             return Ok(());
         }
         let (flops, bytes) = plan.work(&bindings)?;
         style::out(&format!("{plan}for {name}; a step of {bindings}: {flops} FLOP, {bytes} B\n"));
+        Ok(())
+    }
+
+    /// The plan of each kind of rank, and what travels between them.
+    fn sharded(&self, model: &Model, context: usize, layout: &Layout, (caps, options): (&Caps, &Options), bindings: &Bindings) -> Result<()> {
+        let sharded = session::sharded(model, context, layout)?;
+        if self.explain {
+            style::out(&sharded.explain());
+            return Ok(());
+        }
+        let (mut sent, mut seen) = (crate::plan::Facts::default(), std::collections::HashSet::new());
+        for (c, class) in sharded.classes.iter().enumerate() {
+            let ranks: Vec<usize> = (0..sharded.ranks()).filter(|r| sharded.class_of[*r] == c).collect();
+            let plan = crate::plan::plan(&class.graph, caps, options)?;
+            style::out(&format!("ranks {ranks:?}, stage {}\n{plan}\n", class.stage));
+            for rank in ranks {
+                let own = sharded.bindings(rank, bindings)?;
+                for t in &plan.transfers {
+                    if seen.insert((t.how.tag, sharded.group(rank, t.how.over), t.exchange)) {
+                        let f = t.facts(&own, &session::policy(layout))?;
+                        sent.messages += f.messages;
+                        sent.bytes += f.bytes;
+                        sent.flops += f.flops;
+                    }
+                }
+            }
+        }
+        style::out(&format!(
+            "{} ranks of {} kinds; a step of {bindings} sends {} in {} messages and adds {} numbers on the way\n",
+            sharded.ranks(), sharded.classes.len(), style::bytes(sent.bytes), sent.messages, sent.flops
+        ));
         Ok(())
     }
 

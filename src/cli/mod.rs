@@ -3,8 +3,10 @@
 mod ask;
 mod cluster;
 mod fetch;
+mod interrupt;
 mod look;
 mod simulate;
+mod spread;
 mod style;
 mod validate;
 
@@ -12,10 +14,9 @@ use crate::base::{Error, Result};
 use crate::session::{DeviceChoice, Notice, Options};
 use crate::text::Sampling;
 use clap::{Args, Parser, Subcommand};
+use interrupt::Interrupt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Parser)]
 #[command(name = "warpweft", version, about = "Language models in WGSL compute shaders, on any adapter or none", max_term_width = 100)]
@@ -68,6 +69,8 @@ struct Place {
     #[arg(long)]
     check_numerics: bool,
     #[command(flatten)]
+    spread: spread::Spread,
+    #[command(flatten)]
     cache: Cache,
 }
 
@@ -90,8 +93,15 @@ impl Cache {
 }
 
 impl Place {
-    fn options(&self) -> Result<Options> {
-        Ok(Options { device: self.device.clone(), context: self.ctx, check_numerics: self.check_numerics, cache: Some(self.cache.folder()?) })
+    fn options(&self, interrupt: &Interrupt) -> Result<Options> {
+        Ok(Options {
+            device: self.device.clone(),
+            context: self.ctx,
+            check_numerics: self.check_numerics,
+            cache: Some(self.cache.folder()?),
+            layout: self.spread.layout()?,
+            cancel: interrupt.cancel.clone(),
+        })
     }
 }
 
@@ -132,15 +142,24 @@ impl Choosing {
     }
 }
 
-/// Parses the arguments and runs the command; errors are one line on stderr and exit code 1.
+/// Parses the arguments and runs the command; errors are one line on stderr and exit code 1 (2 for wrong arguments,
+/// 130 for Ctrl-C).
 pub fn main() -> ExitCode {
+    quiet_loaders();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
-    let cli = Cli::parse();
+    let hook = std::panic::take_hook();
+    // What the tokenizers library panics on becomes an error, which is told once.
+    std::panic::set_hook(Box::new(move |info| if !crate::text::is_guarded() { hook(info) }));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return wrong_arguments(&e),
+    };
+    spread::hush();
     match pollster::block_on(run(cli.command)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(Error::Cancelled) => {
             style::note("cancelled");
-            ExitCode::from(130)
+            ExitCode::from(interrupt::CODE)
         }
         Err(e) => {
             style::error(&e.to_string());
@@ -149,34 +168,46 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> Result<()> {
-    match command {
-        Command::Run(c) => c.run().await,
-        Command::Chat(c) => c.run().await,
-        Command::Embed(c) => c.run().await,
-        Command::Pull(c) => c.run(),
-        Command::Models => fetch::list(),
-        Command::Devices(c) => c.run().await,
-        Command::Inspect(c) => c.run().await,
-        Command::Plan(c) => c.run().await,
-        Command::Cluster(c) => c.run(),
-        Command::Simulate(c) => c.run(),
-        Command::Validate(c) => c.run(),
-        Command::Fit(c) => c.run(),
-        Command::Tune(c) => c.run().await,
+/// Help and version as they are; what is wrong in one line, with clap's tips.
+fn wrong_arguments(e: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(e.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {
+        let _ = e.print();
+        return ExitCode::from(e.exit_code() as u8);
+    }
+    let text = e.to_string();
+    let told = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("Usage:") && !l.starts_with("For more information"));
+    let told: Vec<&str> = told.map(|l| l.trim_start_matches("error: ").trim_start_matches("tip: ")).collect();
+    style::error(&format!("{} (--help lists all)", told.join("; ").replace(":; ", ": ")));
+    ExitCode::from(2)
+}
+
+/// Mesa's loaders complain on stderr where no session set this folder, as in containers.
+fn quiet_loaders() {
+    let name = "XDG_RUNTIME_DIR";
+    if cfg!(target_os = "linux") && std::env::var_os(name).is_none() {
+        // SAFETY: the program's first statement: no other thread is there that could read the environment.
+        unsafe { std::env::set_var(name, std::env::temp_dir()) };
     }
 }
 
-/// A flag that Ctrl-C sets; a second Ctrl-C ends the process.
-fn cancel_on_ctrl_c() -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = flag.clone();
-    let _ = ctrlc::set_handler(move || {
-        if set.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    });
-    flag
+async fn run(command: Command) -> Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Run(c) => c.run().await,
+        Command::Chat(c) => c.run().await.map(done),
+        Command::Embed(c) => c.run().await.map(done),
+        Command::Pull(c) => c.run().map(done),
+        Command::Models => fetch::list().map(done),
+        Command::Devices(c) => c.run().await.map(done),
+        Command::Inspect(c) => c.run().await.map(done),
+        Command::Plan(c) => c.run().await.map(done),
+        Command::Cluster(c) => c.run().map(done),
+        Command::Simulate(c) => c.run().map(done),
+        Command::Validate(c) => c.run().map(done),
+        Command::Fit(c) => c.run().map(done),
+        Command::Tune(c) => c.run().await.map(done),
+    }
 }
 
 /// Shows what happens while a model opens.

@@ -5,14 +5,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static SHOWN: AtomicBool = AtomicBool::new(false);
 
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Whether another process of a mesh does the talking. Errors are told all the same.
+pub fn quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
 /// Writes to stdout; false where the reader has gone (`| head`), which ends a command without an error.
 pub fn out(text: &str) -> bool {
+    if QUIET.load(Ordering::Relaxed) {
+        return true;
+    }
     clear();
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|_| stdout.flush()).is_ok()
 }
 
 pub fn note(text: &str) {
+    if QUIET.load(Ordering::Relaxed) {
+        return;
+    }
     clear();
     let _ = writeln!(anstream::stderr(), "\x1b[2m{text}\x1b[0m");
 }

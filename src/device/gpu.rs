@@ -28,6 +28,28 @@ pub struct Gpu {
     faults: Arc<Mutex<Option<Error>>>,
     used: AtomicU64,
     peak: AtomicU64,
+    made: Made,
+}
+
+/// How often things were made that a decode step must not make.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    pub pipelines: AtomicU64,
+    pub bind_groups: AtomicU64,
+    pub buffers: AtomicU64,
+    pub uploads: AtomicU64,
+    pub submits: AtomicU64,
+}
+
+/// Counts since a device was opened: what is made for a plan, and what each step sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub pipelines: u64,
+    pub bind_groups: u64,
+    pub buffers: u64,
+    /// Writes to a buffer from the host.
+    pub uploads: u64,
+    pub submits: u64,
 }
 
 fn instance() -> wgpu::Instance {
@@ -78,8 +100,8 @@ impl Gpu {
     pub async fn open(index: usize) -> Result<Gpu> {
         let mut all = usable(&instance()).await;
         if index >= all.len() {
-            let what = format!("there is no adapter {index}: this machine has {} (`warpweft devices` lists them)", all.len());
-            return Err(Error::device(DeviceFault::Unavailable, "gpu", what));
+            let what = format!("is not there: this machine has {} (`warpweft devices` lists them)", all.len());
+            return Err(Error::device(DeviceFault::Unavailable, &format!("adapter {index}"), what));
         }
         Gpu::request(all.swap_remove(index), None).await
     }
@@ -88,7 +110,7 @@ impl Gpu {
     pub async fn open_within(index: usize, caps: &Caps) -> Result<Gpu> {
         let mut all = usable(&instance()).await;
         if index >= all.len() {
-            return Err(Error::device(DeviceFault::Unavailable, "gpu", format!("there is no adapter {index}")));
+            return Err(Error::device(DeviceFault::Unavailable, &format!("adapter {index}"), format!("is not there: this machine has {}", all.len())));
         }
         Gpu::request(all.swap_remove(index), Some(caps)).await
     }
@@ -117,7 +139,7 @@ impl Gpu {
             .map_err(|e| Error::device(DeviceFault::Unavailable, &report.name, format!("gave no device: {e}")))?;
         let faults: Arc<Mutex<Option<Error>>> = Arc::default();
         watch(&device, &faults, &report.name);
-        Ok(Gpu { device, queue, report, pipelines: Mutex::default(), faults, used: AtomicU64::new(0), peak: AtomicU64::new(0) })
+        Ok(Gpu { device, queue, report, pipelines: Mutex::default(), faults, used: AtomicU64::new(0), peak: AtomicU64::new(0), made: Made::default() })
     }
 
     pub fn caps(&self) -> &Caps {
@@ -131,22 +153,40 @@ impl Gpu {
     pub fn used_bytes(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
-    /// The first fault since the last call.
+    pub fn counts(&self) -> Counts {
+        let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let Made { pipelines, bind_groups, buffers, uploads, submits } = &self.made;
+        Counts { pipelines: of(pipelines), bind_groups: of(bind_groups), buffers: of(buffers), uploads: of(uploads), submits: of(submits) }
+    }
+    /// The first fault since the last call; a device that was lost stays so.
     pub fn check(&self) -> Result<()> {
-        match self.faults.lock().unwrap_or_else(|e| e.into_inner()).take() {
-            Some(fault) => Err(fault),
+        let mut first = self.faults.lock().unwrap_or_else(|e| e.into_inner());
+        match &*first {
+            Some(lost @ Error::Device { fault: DeviceFault::Lost, .. }) => Err(lost.clone()),
+            Some(_) => first.take().map_or(Ok(()), Err),
             None => Ok(()),
         }
+    }
+    pub(super) fn made(&self, what: impl FnOnce(&Made) -> &AtomicU64) {
+        what(&self.made).fetch_add(1, Ordering::Relaxed);
+    }
+    pub(super) fn upload(&self, to: &wgpu::Buffer, at: u64, bytes: &[u8]) {
+        self.made(|m| &m.uploads);
+        self.queue.write_buffer(to, at, bytes);
+    }
+    pub(super) fn submit(&self, commands: Option<wgpu::CommandBuffer>) {
+        self.made(|m| &m.submits);
+        self.queue.submit(commands);
     }
     /// Destroys the device: every later use is an error. For tests of device loss.
     pub fn destroy(&self) {
         self.device.destroy();
     }
 
-    /// Waits until all submitted work is done.
+    /// Blocks until all submitted work is done. Browsers cannot: there it is [`Gpu::done`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
-        polled.map_err(|e| Error::device(DeviceFault::Lost, &self.report.name, format!("did not finish: {e}")))?;
+        self.poll()?;
         self.check()
     }
 
@@ -164,6 +204,7 @@ impl Gpu {
             return Err(Error::device(DeviceFault::Limit, &self.report.name, format!("refused a buffer of {size} bytes for \"{label}\": {e}")));
         }
         self.check()?;
+        self.made(|m| &m.buffers);
         let used = self.used.fetch_add(size, Ordering::Relaxed) + size;
         self.peak.fetch_max(used, Ordering::Relaxed);
         Ok(Buffer { inner })
@@ -184,7 +225,10 @@ pub(super) struct Buffer {
 fn watch(device: &wgpu::Device, faults: &Arc<Mutex<Option<Error>>>, name: &str) {
     let note = |faults: &Arc<Mutex<Option<Error>>>, fault, name: &str, what: String| {
         let mut first = faults.lock().unwrap_or_else(|e| e.into_inner());
-        first.get_or_insert(Error::device(fault, name, what));
+        // What fails after a loss fails because of it.
+        if first.is_none() || fault == DeviceFault::Lost {
+            *first = Some(Error::device(fault, name, what));
+        }
     };
     let (seen, adapter) = (faults.clone(), name.to_string());
     device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {

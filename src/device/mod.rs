@@ -1,5 +1,6 @@
 //! Runs plans on adapters: the only room that knows of wgpu.
 
+pub mod cluster;
 mod gpu;
 mod pipeline;
 mod probe;
@@ -7,9 +8,13 @@ mod probe;
 mod program;
 mod read;
 mod store;
+mod transport;
+mod upload;
 
-pub use gpu::{AdapterReport, Gpu, adapters};
+pub use gpu::{AdapterReport, Counts, Gpu, adapters};
 
 pub use probe::{Probes, probe};
 pub use program::{DispatchTime, Program};
+pub use cluster::Cluster;
 pub use store::Store;
+pub use transport::{Nobody, Post, Transport};

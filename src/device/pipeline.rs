@@ -23,8 +23,10 @@ impl Gpu {
     }
 
     async fn compile(&self, kernel: &Kernel) -> Result<Pipeline> {
-        let reflection = kernel.reflect()?;
-        let source = kernel.source()?;
+        let failed = |e: String| Error::device(DeviceFault::Pipeline, &self.report.name, format!("kernel {} did not compile: {e}", kernel.name()));
+        let reflection = kernel.reflect().map_err(|e| failed(e.to_string()))?;
+        let source = kernel.source().map_err(|e| failed(e.to_string()))?;
+        self.made(|m| &m.pipelines);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name()), source: wgpu::ShaderSource::Wgsl(source.into()) };
         // SAFETY: every kernel guards its own loads and stores; the suite runs all of them with guard regions
@@ -39,7 +41,7 @@ impl Gpu {
             cache: None,
         });
         if let Some(e) = scope.pop().await {
-            return Err(Error::device(DeviceFault::Pipeline, &self.report.name, format!("kernel {} did not compile: {e}", kernel.name())));
+            return Err(failed(e.to_string()));
         }
         let layout = inner.get_bind_group_layout(0);
         Ok(Pipeline { inner, layout, reflection })

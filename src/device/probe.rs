@@ -6,7 +6,7 @@ use crate::kernel::{Kernel, PROBE};
 use crate::plan::{Arg, Buffer, BufferId, Ceil, Dispatch, Param, Plan, Port, Role};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use web_time::Instant;
 
 /// Medians of a few runs.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -62,6 +62,7 @@ async fn seconds(gpu: &Arc<Gpu>, kernel: Kernel, n: usize, repeat: usize) -> Res
         kernels: vec![kernel],
         buffers: vec![buffer(Role::Input("x".into()), "x"), buffer(Role::Output("y".into()), "y")],
         dispatches: vec![dispatch; repeat],
+        transfers: vec![],
         inputs: vec![port("x", 0)],
         outputs: vec![port("y", 1)],
         kept: vec![],
@@ -69,12 +70,12 @@ async fn seconds(gpu: &Arc<Gpu>, kernel: Kernel, n: usize, repeat: usize) -> Res
     let mut store = Store::new(gpu.clone());
     let mut program = Program::load(plan, &mut store, &HashMap::new(), &mut |_, _| {}).await?;
     program.step(&Bindings::new(), &[("x", Array::f32(&[n, 4], &vec![0.25; n * 4]))], &[]).await?;
-    gpu.wait()?;
+    gpu.done().await?;
     let mut times = vec![];
     for _ in 0..7 {
         let start = Instant::now();
         program.again(&Bindings::new())?;
-        gpu.wait()?;
+        gpu.done().await?;
         times.push(start.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);

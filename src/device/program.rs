@@ -5,6 +5,7 @@ use super::pipeline::Pipeline;
 use super::{Gpu, Store};
 use crate::base::{Array, Bindings, DType, Error, Result, Weights};
 use crate::plan::{Param, Plan, Port};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A plan, loaded.
@@ -23,6 +24,12 @@ pub struct Program {
 struct Launch {
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
+}
+
+/// Outputs on their way to the host: port and bytes of each.
+pub(super) struct Reading {
+    ports: Vec<(Port, u64)>,
+    bytes: u64,
 }
 
 /// The parameter blocks of all dispatches, one after another: one upload a step.
@@ -50,7 +57,8 @@ pub struct DispatchTime {
 }
 
 impl Program {
-    /// Uploads what the store does not hold yet and compiles what the device has not compiled yet.
+    /// Uploads what the store does not hold yet and compiles what the device has not compiled yet. Weights that arrive
+    /// later are not waited for: [`Store::feed`] takes them.
     /// `progress` is told of each dispatch's pipeline: (done, of).
     pub async fn load(plan: Plan, store: &mut Store, weights: &dyn Weights, progress: &mut dyn FnMut(usize, usize)) -> Result<Program> {
         let gpu = store.gpu().clone();
@@ -61,6 +69,9 @@ impl Program {
                 own.push(made.clone());
             }
             buffers.push(made);
+        }
+        if !weights.arrives() {
+            store.fill(weights).await?;
         }
         let mut pipelines = vec![];
         for (i, kernel) in plan.kernels.iter().enumerate() {
@@ -98,33 +109,51 @@ impl Program {
     /// # Errors
     /// Inputs that are missing, unknown or of the wrong type; variables out of bounds; device faults.
     pub async fn step(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], read: &[&str]) -> Result<Vec<Array>> {
+        self.alone()?;
         self.upload(bindings, inputs)?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.record(&mut encoder, bindings)?;
-        let ports = read.iter().map(|name| self.output(name)).collect::<Result<Vec<_>>>()?;
-        let sizes = ports.iter().map(|p| bytes_now(&p.ty, bindings)).collect::<Result<Vec<_>>>()?;
-        let mut at = 0;
-        if let Some(staging) = &self.staging {
-            for (port, bytes) in ports.iter().zip(&sizes) {
-                let from = &self.buffers[port.buffer.0 as usize].inner;
-                if *bytes > 0 {
-                    encoder.copy_buffer_to_buffer(from, 0, &staging.inner, at, staged(*bytes));
-                }
-                at += staged(*bytes);
-            }
+        let reading = self.stage(&mut encoder, bindings, read)?;
+        self.gpu.submit(Some(encoder.finish()));
+        self.collect(reading, bindings).await
+    }
+
+    /// A program of one rank of several runs in a [`super::Cluster`] only.
+    fn alone(&self) -> Result<()> {
+        match self.plan.transfers.first() {
+            Some(t) => Err(Error::op("step", &t.label, format!("exchanges rows with {} ranks: run it in a cluster", t.ways()))),
+            None => Ok(()),
         }
-        self.gpu.queue.submit([encoder.finish()]);
+    }
+
+    /// Records the copies that bring outputs to where the host can read them.
+    pub(super) fn stage(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings, read: &[&str]) -> Result<Reading> {
+        let ports = read.iter().map(|name| self.output(name)).collect::<Result<Vec<_>>>()?;
+        let mut reading = Reading { ports: vec![], bytes: 0 };
+        for port in ports {
+            let bytes = bytes_now(&port.ty, bindings)?;
+            if let (Some(staging), true) = (&self.staging, bytes > 0) {
+                encoder.copy_buffer_to_buffer(&self.buffers[port.buffer.0 as usize].inner, 0, &staging.inner, reading.bytes, staged(bytes));
+            }
+            reading.bytes += staged(bytes);
+            reading.ports.push((port, bytes));
+        }
+        Ok(reading)
+    }
+
+    /// Waits for staged outputs and takes them apart.
+    pub(super) async fn collect(&self, reading: Reading, bindings: &Bindings) -> Result<Vec<Array>> {
         let bytes = match &self.staging {
-            Some(staging) if !read.is_empty() => self.gpu.map_read(&staging.inner, at).await?,
+            Some(staging) if reading.bytes > 0 => self.gpu.map_read(&staging.inner, reading.bytes).await?,
             _ => vec![],
         };
         self.gpu.check()?;
         let mut out = vec![];
         let mut at = 0;
-        for (port, size) in ports.iter().zip(&sizes) {
-            let end = at + *size as usize;
+        for (port, size) in reading.ports {
+            let end = at + size as usize;
             out.push(Array::new(port.ty.dtype, &port.ty.shape.eval(bindings)?, bytes[at..end].to_vec())?);
-            at += staged(*size) as usize;
+            at += staged(size) as usize;
         }
         Ok(out)
     }
@@ -133,7 +162,7 @@ impl Program {
     pub fn again(&self, bindings: &Bindings) -> Result<()> {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.record(&mut encoder, bindings)?;
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
         Ok(())
     }
 
@@ -146,9 +175,17 @@ impl Program {
     }
 
     fn record(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings) -> Result<()> {
+        self.record_range(encoder, bindings, 0..self.launches.len())
+    }
+
+    /// Records some of the dispatches, in one pass.
+    pub(super) fn record_range(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings, range: Range<usize>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
         let mut pass = encoder.begin_compute_pass(&Default::default());
         let mut bound = std::ptr::null();
-        for (launch, dispatch) in self.launches.iter().zip(&self.plan.dispatches) {
+        for (launch, dispatch) in self.launches[range.clone()].iter().zip(&self.plan.dispatches[range]) {
             let [x, y, z] = dispatch.workgroups(bindings, self.gpu.caps().grid)?;
             if x == 0 || y == 0 || z == 0 {
                 continue;
@@ -193,7 +230,7 @@ impl Program {
             let count = chunk.len() as u32 * 2;
             encoder.resolve_query_set(&timing.set, 0..count, &timing.resolved.inner, 0);
             encoder.copy_buffer_to_buffer(&timing.resolved.inner, 0, &timing.staging.inner, 0, count as u64 * 8);
-            self.gpu.queue.submit([encoder.finish()]);
+            self.gpu.submit(Some(encoder.finish()));
             let bytes = self.gpu.map_read(&timing.staging.inner, count as u64 * 8).await?;
             let ticks: Vec<u64> = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default())).collect();
             times.extend(chunk.iter().enumerate().map(|(slot, &i)| (i, ticks[slot * 2], ticks[slot * 2 + 1])));
@@ -212,7 +249,7 @@ impl Program {
     pub fn poison(&self) {
         for (made, planned) in self.buffers.iter().zip(&self.plan.buffers) {
             if matches!(planned.role, crate::plan::Role::Output(_) | crate::plan::Role::Scratch) {
-                self.gpu.queue.write_buffer(&made.inner, 0, &vec![0xff; made.inner.size() as usize]);
+                self.gpu.upload(&made.inner, 0, &vec![0xff; made.inner.size() as usize]);
             }
         }
     }
@@ -223,7 +260,7 @@ impl Program {
         let to = self.gpu.buffer("read", from.size(), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(from, 0, &to.inner, 0, from.size());
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
         let bytes = self.gpu.map_read(&to.inner, from.size()).await;
         self.gpu.release(to.inner.size());
         bytes
@@ -237,8 +274,19 @@ impl Program {
         if padded.len() as u64 > to.size() {
             return Err(Error::usage(format!("{} bytes do not fit a buffer of {}", bytes.len(), to.size())));
         }
-        self.gpu.queue.write_buffer(to, 0, &padded);
+        self.gpu.upload(to, 0, &padded);
         Ok(())
+    }
+
+    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+    pub(super) fn buffer(&self, id: crate::plan::BufferId) -> &wgpu::Buffer {
+        &self.buffers[id.0 as usize].inner
+    }
+    /// Bytes that no other program shares: inputs, outputs, parameters, staging.
+    pub(super) fn own_bytes(&self) -> u64 {
+        self.own.iter().map(|b| b.inner.size()).sum()
     }
 
     fn output(&self, name: &str) -> Result<Port> {
@@ -247,7 +295,7 @@ impl Program {
         found.cloned().ok_or_else(|| Error::usage(format!("there is no output \"{name}\", there are: {}", known())))
     }
 
-    fn upload(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<()> {
+    pub(super) fn upload(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<()> {
         if let Some((name, _)) = inputs.iter().find(|(n, _)| !self.plan.inputs.iter().any(|p| p.name == *n)) {
             return Err(Error::usage(format!("there is no input \"{name}\"")));
         }
@@ -264,7 +312,7 @@ impl Program {
                 let whole = bytes.len().next_multiple_of(4);
                 bytes.to_mut().resize(whole, 0);
             }
-            self.gpu.queue.write_buffer(&self.buffers[port.buffer.0 as usize].inner, 0, &bytes);
+            self.gpu.upload(&self.buffers[port.buffer.0 as usize].inner, 0, &bytes);
         }
         self.params.write(&self.gpu, &self.plan, bindings)
     }
@@ -306,6 +354,7 @@ fn bind(gpu: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline, buffers: &[Bu
         };
         entries.push(wgpu::BindGroupEntry { binding: b.index, resource: wgpu::BindingResource::Buffer(range) });
     }
+    gpu.made(|m| &m.bind_groups);
     Ok(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries }))
 }
 
@@ -334,7 +383,7 @@ impl Params {
         }
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let buffer = gpu.buffer("parameters", image.len() as u64, usage).await?;
-        gpu.queue.write_buffer(&buffer.inner, 0, &image);
+        gpu.upload(&buffer.inner, 0, &image);
         Ok(Params { buffer, image, dynamic })
     }
 
@@ -356,7 +405,7 @@ impl Params {
             }
         }
         if !self.dynamic.is_empty() {
-            gpu.queue.write_buffer(&self.buffer.inner, 0, &self.image);
+            gpu.upload(&self.buffer.inner, 0, &self.image);
         }
         Ok(())
     }

@@ -7,21 +7,33 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-type Mapped = std::result::Result<(), wgpu::BufferAsyncError>;
-
 /// A result that a callback brings.
-#[derive(Default)]
-struct Slot {
-    result: Option<Mapped>,
+struct Slot<T> {
+    result: Option<T>,
     waker: Option<Waker>,
 }
 
-#[derive(Clone, Default)]
-struct Promise(Arc<Mutex<Slot>>);
+struct Promise<T>(Arc<Mutex<Slot<T>>>);
 
-impl Future for Promise {
-    type Output = Mapped;
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Mapped> {
+impl<T> Promise<T> {
+    /// The promise, and what keeps it.
+    fn new() -> (Promise<T>, impl FnOnce(T)) {
+        let slot = Arc::new(Mutex::new(Slot { result: None, waker: None }));
+        let kept = slot.clone();
+        let keep = move |result| {
+            let mut slot = kept.lock().unwrap_or_else(|e| e.into_inner());
+            slot.result = Some(result);
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        };
+        (Promise(slot), keep)
+    }
+}
+
+impl<T> Future for Promise<T> {
+    type Output = T;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let mut slot = self.0.lock().unwrap_or_else(|e| e.into_inner());
         match slot.result.take() {
             Some(result) => Poll::Ready(result),
@@ -34,24 +46,29 @@ impl Future for Promise {
 }
 
 impl Gpu {
+    /// Native back ends call back from inside a poll; browsers do it by themselves, and may not be waited for.
+    pub(super) fn poll(&self) -> Result<()> {
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        polled.map(|_| ()).map_err(|e| Error::device(DeviceFault::Lost, &self.report.name, format!("did not finish: {e}")))
+    }
+
+    /// Until all submitted work is done.
+    pub async fn done(&self) -> Result<()> {
+        let (promise, keep) = Promise::new();
+        self.queue.on_submitted_work_done(move || keep(()));
+        self.poll()?;
+        promise.await;
+        self.check()
+    }
+
     /// The first `bytes` of a mappable buffer, once all submitted work is done.
     pub(super) async fn map_read(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
         if bytes == 0 {
             return Ok(vec![]);
         }
-        let promise = Promise::default();
-        let done = promise.clone();
-        buffer.map_async(wgpu::MapMode::Read, 0..bytes.next_multiple_of(4), move |result| {
-            let mut slot = done.0.lock().unwrap_or_else(|e| e.into_inner());
-            slot.result = Some(result);
-            if let Some(waker) = slot.waker.take() {
-                waker.wake();
-            }
-        });
-        // Native back ends call back from inside a poll; browsers do it by themselves.
-        if let Err(e) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
-            return Err(Error::device(DeviceFault::Lost, &self.report.name, format!("did not finish: {e}")));
-        }
+        let (promise, keep) = Promise::new();
+        buffer.map_async(wgpu::MapMode::Read, 0..bytes.next_multiple_of(4), keep);
+        self.poll()?;
         let result = promise.await;
         self.check()?;
         let failed = |e: String| Error::device(DeviceFault::Lost, &self.report.name, format!("a result could not be read: {e}"));

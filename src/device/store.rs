@@ -2,18 +2,16 @@
 
 use super::Gpu;
 use super::gpu::Buffer;
-use crate::base::{DType, Error, Result, Weights, block};
+use super::upload::{STAGE, Uploads};
+use crate::base::{DType, Error, Part, Result, Seat, Weights};
 use crate::plan::{self, Role};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes that one upload stages on the host.
-const STAGE: usize = 8 << 20;
-
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
-    Weight(Vec<String>, DType, Range<usize>),
+    Weight(Vec<Part>, DType, Range<usize>),
     Data(usize),
     State(String),
 }
@@ -21,18 +19,34 @@ enum Key {
 /// Buffers by what they hold. Loading a second plan of the same model uploads nothing anew.
 pub struct Store {
     gpu: Arc<Gpu>,
+    /// Whose pieces of weights these are.
+    seat: Seat,
     shared: HashMap<Key, Buffer>,
     /// Keeps literals alive, so that their addresses stay their names.
     data: Vec<Arc<[f32]>>,
     scratch: Vec<Buffer>,
+    /// Weights whose bytes are not there yet.
+    uploads: Uploads,
 }
 
 impl Store {
     pub fn new(gpu: Arc<Gpu>) -> Self {
-        Store { gpu, shared: HashMap::new(), data: vec![], scratch: vec![] }
+        Store::at(gpu, Seat::default())
+    }
+    /// For one rank of a mesh: it loads its own pieces of weights only.
+    pub fn at(gpu: Arc<Gpu>, seat: Seat) -> Self {
+        Store { gpu, seat, shared: HashMap::new(), data: vec![], scratch: vec![], uploads: Uploads::default() }
     }
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
+    }
+
+    /// Bytes of weights, literals, states and scratch.
+    pub fn bytes(&self) -> u64 {
+        self.shared.values().chain(&self.scratch).map(|b| b.inner.size()).sum()
+    }
+    pub fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     /// Sets all states to zeros.
@@ -40,10 +54,10 @@ impl Store {
         let states = self.shared.iter().filter(|(k, _)| matches!(k, Key::State(_)));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         states.for_each(|(_, b)| encoder.clear_buffer(&b.inner, 0, None));
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(Some(encoder.finish()));
     }
 
-    /// The buffer of a planned one; weights are read and uploaded on first use.
+    /// The buffer of a planned one; what a weight holds is uploaded by [`Store::fill`] or [`Store::feed`].
     /// `taken` are the scratch buffers that this program already uses.
     pub(super) async fn get(&mut self, buffer: &plan::Buffer, weights: &dyn Weights, taken: &mut Vec<usize>) -> Result<Buffer> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
@@ -62,15 +76,38 @@ impl Store {
         }
         let made = self.gpu.buffer(&buffer.label, buffer.bytes, usage).await?;
         match &buffer.role {
-            Role::Weight { parts, dtype, rows, .. } => upload(&self.gpu, &made, parts, *dtype, rows, weights)?,
+            Role::Weight { parts, dtype, rows, .. } => self.uploads.expect(&made, (parts, *dtype, rows), weights, &self.seat)?,
             Role::Data(data) => {
-                self.gpu.queue.write_buffer(&made.inner, 0, bytemuck::cast_slice(data));
+                for (i, piece) in data.chunks(STAGE / 4).enumerate() {
+                    self.gpu.upload(&made.inner, (i * STAGE) as u64, bytemuck::cast_slice(piece));
+                    self.gpu.submit(None);
+                    self.gpu.done().await?;
+                }
                 self.data.push(data.clone());
             }
             _ => {}
         }
         self.shared.insert(key, made.clone());
         Ok(made)
+    }
+
+    /// Reads and uploads all weights that were asked for since the last time.
+    pub(super) async fn fill(&mut self, weights: &dyn Weights) -> Result<()> {
+        self.uploads.fill(&self.gpu, weights).await
+    }
+
+    /// Uploads blocks of a file's tensor that have arrived, wherever plans need them: bytes as the file's type stores
+    /// them, from block `block` of the tensor on. Tensors may come in any order, each block once.
+    pub async fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
+        self.uploads.feed(&self.gpu, tensor, block, bytes).await
+    }
+
+    /// Ends the uploads of weights that were fed.
+    ///
+    /// # Errors
+    /// A weight of which not every block came.
+    pub async fn finish(&mut self) -> Result<()> {
+        self.uploads.finish(&self.gpu).await
     }
 
     async fn scratch(&mut self, buffer: &plan::Buffer, usage: wgpu::BufferUsages, taken: &mut Vec<usize>) -> Result<Buffer> {
@@ -94,79 +131,5 @@ impl Drop for Store {
             self.gpu.release(b.inner.size());
             b.inner.destroy();
         }
-    }
-}
-
-/// Streams rows of the concatenated file tensors to the device, a bounded piece at a time.
-fn upload(gpu: &Gpu, to: &Buffer, parts: &[String], dtype: DType, rows: &Range<usize>, weights: &dyn Weights) -> Result<()> {
-    let mut scale_at = 0;
-    let mut first_row = 0;
-    let mut total = 0u64;
-    let mut infos = vec![];
-    for part in parts {
-        let info = weights.info(part)?;
-        let dims = info.shape.known().unwrap_or_default();
-        let (n, row) = (dims.first().copied().unwrap_or(1), dims.iter().skip(1).product::<usize>());
-        if dtype != info.dtype {
-            return Err(Error::op("weight", part, format!("is {}, it must be {dtype}", info.dtype)));
-        }
-        let here = rows.start.max(first_row)..rows.end.min(first_row + n);
-        if here.start < here.end {
-            total += (here.len() * row) as u64;
-            infos.push((part, here.start - first_row..here.end - first_row, row));
-        }
-        first_row += n;
-    }
-    if first_row < rows.end {
-        return Err(Error::op("weight", &parts.join(" + "), format!("has {first_row} rows, the plan needs {}", rows.end)));
-    }
-    if dtype.is_quantised() {
-        scale_at = block::Planes::new(dtype, total / dtype.block() as u64).scale_offset;
-    }
-    let (mut quants, mut scales) = (Writer::new(gpu, to, 0), Writer::new(gpu, to, scale_at));
-    for (part, range, row) in infos {
-        let row_bytes = (dtype.bytes(row as u64).unwrap_or(0) as usize).max(1);
-        let step = (STAGE / row_bytes).max(1);
-        for start in range.clone().step_by(step) {
-            let bytes = weights.read(part, start..(start + step).min(range.end))?;
-            if dtype.is_quantised() {
-                block::split(dtype, &bytes, &mut quants.pending, &mut scales.pending);
-                scales.flush(false);
-            } else {
-                quants.pending.extend_from_slice(&bytes);
-            }
-            quants.flush(false);
-        }
-    }
-    quants.flush(true);
-    scales.flush(true);
-    gpu.check()
-}
-
-/// Writes bytes one after another, whole words at a time; submits so that staging memory is given back.
-struct Writer<'a> {
-    gpu: &'a Gpu,
-    to: &'a Buffer,
-    at: u64,
-    pending: Vec<u8>,
-}
-
-impl<'a> Writer<'a> {
-    fn new(gpu: &'a Gpu, to: &'a Buffer, at: u64) -> Self {
-        Writer { gpu, to, at, pending: vec![] }
-    }
-    fn flush(&mut self, all: bool) {
-        if all {
-            self.pending.resize(self.pending.len().next_multiple_of(4), 0);
-        }
-        let whole = self.pending.len() / 4 * 4;
-        if whole == 0 {
-            return;
-        }
-        self.gpu.queue.write_buffer(&self.to.inner, self.at, &self.pending[..whole]);
-        self.gpu.queue.submit([]);
-        let _ = self.gpu.device.poll(wgpu::PollType::wait_indefinitely());
-        self.at += whole as u64;
-        self.pending.drain(..whole);
     }
 }

@@ -1,7 +1,7 @@
 //! Building graphs with tensor handles: `x.matmul(w)?.gelu()?`.
 
 use super::{Graph, Source};
-use crate::base::{DType, Dim, Error, Result, Shape, Type};
+use crate::base::{Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};
 use crate::op::{self, Attention, Attrs, Build, OpDef, RopeLayout, Value};
 use std::cell::RefCell;
 
@@ -26,17 +26,17 @@ impl GraphBuilder {
     pub fn at(&self, place: impl Into<String>) {
         self.graph.borrow_mut().set_place(place);
     }
+    /// Names the layer that following nodes belong to; a pipeline is cut between layers.
+    pub fn layer(&self, layer: u32) {
+        self.graph.borrow_mut().set_layer(layer);
+    }
     /// A value given at each step.
     pub fn input(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
         self.source(Source::Input, Type::new(dtype, shape), name)
     }
     /// A tensor of the model file, as it is stored there.
     pub fn weight(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
-        self.weights(name, &[name.to_string()], dtype, shape)
-    }
-    /// Several tensors of the file as one, one after another along axis 0.
-    pub fn weights(&self, name: &str, parts: &[String], dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
-        self.source(Source::Weight { parts: parts.to_vec() }, Type::new(dtype, shape), name)
+        self.source(Source::Weight { parts: vec![Part::whole(name)] }, Type::new(dtype, shape), name)
     }
     /// A value that outlives the step: zeros at first, written by [`Tensor::append`].
     pub fn state(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
@@ -120,6 +120,15 @@ impl<'g> Tensor<'g> {
     pub fn value(&self) -> Value {
         self.value
     }
+    /// States how this value should lie along a mesh axis; see [`crate::graph::Hint`].
+    pub fn place(self, over: MeshAxis, placement: Placement) -> Self {
+        self.cut(over, placement, Cut::ONES)
+    }
+    /// Like [`Tensor::place`], saying which piece is whose.
+    pub fn cut(self, over: MeshAxis, placement: Placement, cut: Cut) -> Self {
+        self.builder.graph.borrow_mut().hint(self.value, over, placement, cut);
+        self
+    }
 
     unary!(neg NEG, abs ABS, exp EXP, log LOG, sqrt SQRT, rsqrt RSQRT, tanh TANH, sin SIN, cos COS, sigmoid SIGMOID, silu SILU,
         gelu GELU, gelu_tanh GELU_TANH, relu RELU, softmax SOFTMAX, log_softmax LOG_SOFTMAX);
@@ -173,7 +182,7 @@ impl<'g> Tensor<'g> {
         self.with(&op::TRANSPOSE, Attrs::Perm(perm.to_vec()), &[])
     }
     pub fn slice(self, axis: usize, start: impl Into<Dim>, len: impl Into<Dim>) -> Result<Self> {
-        self.with(&op::SLICE, Attrs::Slice { axis, start: start.into(), len: len.into() }, &[])
+        self.with(&op::SLICE, Attrs::Slice { axis, start: start.into(), len: len.into(), step: 1 }, &[])
     }
     pub fn pad(self, axis: usize, before: usize, after: usize, value: f32) -> Result<Self> {
         self.with(&op::PAD, Attrs::Pad { axis, before, after, value }, &[])

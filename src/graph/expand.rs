@@ -1,6 +1,6 @@
 //! Composites written out as their definitions.
 
-use super::{Graph, Source};
+use super::{Graph, Hint, Source};
 use crate::base::{DType, Result};
 use crate::op::{Attrs, Body, Build, CAST, OpDef, Value};
 use std::collections::HashMap;
@@ -15,6 +15,7 @@ impl Graph {
         for v in self.values().filter(|v| live[v.0 as usize]) {
             let node = self.node(v);
             out.set_place(node.name.clone());
+            out.set_layer(node.layer);
             let new = match &node.source {
                 Source::Op { def, attrs, args } => {
                     let args: Vec<Value> = args.iter().map(|a| map[a]).collect();
@@ -26,13 +27,14 @@ impl Graph {
             map.insert(v, new);
         }
         out.outputs = self.outputs.iter().map(|(n, v)| (n.clone(), map[v])).collect();
+        out.hints = self.hints.iter().filter_map(|h| map.get(&h.value).map(|v| Hint { value: *v, ..h.clone() })).collect();
         Ok(out)
     }
 
     /// Which nodes an output or a state's write depends on; sources that are named stay.
     fn live(&self) -> Vec<bool> {
         let mut live: Vec<bool> =
-            self.nodes.iter().map(|n| matches!(n.source, Source::Input | Source::State) || n.kind() == "append").collect();
+            self.nodes.iter().map(|n| matches!(n.source, Source::Input | Source::State) || matches!(n.kind(), "append" | "send")).collect();
         self.outputs.iter().for_each(|(_, v)| live[v.0 as usize] = true);
         for i in (0..self.nodes.len()).rev() {
             if live[i] {

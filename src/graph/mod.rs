@@ -7,7 +7,7 @@ mod text;
 pub use crate::op::{Attention, RopeLayout};
 pub use builder::{GraphBuilder, Tensor};
 
-use crate::base::{DType, Error, Result, Shape, Type};
+use crate::base::{Bindings, Cut, DType, Error, MeshAxis, Part, Placement, Result, Shape, Type};
 use crate::op::{Attrs, Body, Build, OpDef, Value};
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use std::sync::Arc;
 pub enum Source {
     /// Given anew each step.
     Input,
-    /// Read once from the model file: the named tensors, one after another along axis 0.
-    Weight { parts: Vec<String> },
+    /// Read once from the model file: the named tensors, or pieces of them, one after another along axis 0.
+    Weight { parts: Vec<Part> },
     /// Outlives the step; zeros at first; written by `append`.
     State,
     /// One f32 number.
@@ -33,6 +33,17 @@ pub struct Node {
     pub ty: Type,
     /// Where in the model this is, for people: inputs and states by their own name, ops by their place.
     pub name: String,
+    /// The layer that it belongs to: pipeline stages end between layers.
+    pub layer: u32,
+}
+
+/// How a value should lie along a mesh axis, stated by whoever built the graph. Without the axis in the mesh it means nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hint {
+    pub value: Value,
+    pub over: MeshAxis,
+    pub placement: Placement,
+    pub cut: Cut,
 }
 
 impl Node {
@@ -69,7 +80,9 @@ impl Node {
 pub struct Graph {
     pub nodes: Vec<Node>,
     pub outputs: Vec<(String, Value)>,
+    pub hints: Vec<Hint>,
     place: String,
+    layer: u32,
 }
 
 impl Graph {
@@ -90,13 +103,28 @@ impl Graph {
         used.for_each(|v| uses[v.0 as usize] += 1);
         uses
     }
+    /// Every variable at its bound: the largest step.
+    pub fn largest(&self) -> Bindings {
+        let mut out = Bindings::new();
+        let vars = self.nodes.iter().flat_map(|n| n.ty.shape.iter().flat_map(|d| d.terms()).map(|t| t.0).collect::<Vec<_>>());
+        vars.filter(|v| !v.is_local()).for_each(|v| out.set(v.name, v.max as u64));
+        out
+    }
     /// Names the part of the model that following ops belong to.
     pub fn set_place(&mut self, place: impl Into<String>) {
         self.place = place.into();
     }
+    /// Names the layer that following nodes belong to; the first is 0.
+    pub fn set_layer(&mut self, layer: u32) {
+        self.layer = layer;
+    }
+    /// States how a value should lie along a mesh axis.
+    pub fn hint(&mut self, value: Value, over: MeshAxis, placement: Placement, cut: Cut) {
+        self.hints.push(Hint { value, over, placement, cut });
+    }
 
     pub fn push(&mut self, source: Source, ty: Type, name: impl Into<String>) -> Value {
-        self.nodes.push(Node { source, ty, name: name.into() });
+        self.nodes.push(Node { source, ty, name: name.into(), layer: self.layer });
         Value(self.nodes.len() as u32 - 1)
     }
     /// Adds an input, weight, state or literal; a name may be used once a kind.

@@ -32,9 +32,9 @@ impl Config {
             ffn: at.size("", "intermediate_size")?,
             vocab: at.size("", "vocab_size")?,
             context: at.size("", "max_position_embeddings")?,
-            eps: at.optional("", "layer_norm_eps").unwrap_or(1e-12) as f32,
+            eps: at.real("", "layer_norm_eps", 0.0, 1e-12)? as f32,
         };
-        if config.heads == 0 || config.width % config.heads != 0 || config.width / config.heads > 256 {
+        if config.width % config.heads != 0 || config.width / config.heads > 256 {
             return Err(at.error(format!("a width of {} does not split into {} heads of up to 256", config.width, config.heads)));
         }
         Ok(config)

@@ -24,6 +24,8 @@ pub struct StepShape {
     pub context: usize,
     /// Logits of the last token only, else of all.
     pub last_only: bool,
+    /// On a mesh, tensor ranks share the norms between blocks by tokens.
+    pub sequence_parallel: bool,
 }
 
 /// What people ask of a model.
@@ -61,13 +63,16 @@ impl Model {
         let name = source.path().file_stem().map_or("model".into(), |n| n.to_string_lossy().into_owned());
         let json = source.config()?;
         let at = Lookup { gguf: source.gguf(), json: json.as_ref(), model: &name, source: &source };
-        let arch = at.text_of("general.architecture", "model_type").ok_or_else(|| at.error("does not say its architecture"))?;
+        let arch = at.text_of("general.architecture", "model_type").ok_or_else(|| {
+            let key = if at.is_gguf() { "general.architecture" } else { "model_type" };
+            at.error(format!("lacks {key}, which names its architecture"))
+        })?;
         let family = match KNOWN.iter().find(|(n, _)| *n == arch).map(|(_, f)| *f) {
             Some("llama") => Family::Llama(llama::Config::read(&at)?),
             Some("bert") if !at.is_gguf() => Family::Bert(bert::Config::read(&at)?),
             _ => {
                 let known: Vec<&str> = KNOWN.iter().map(|k| k.0).collect();
-                return Err(at.error(format!("is of the architecture \"{arch}\": {} can be run (bert from safetensors)", known.join(", "))));
+                return Err(at.error(format!("is of the architecture \"{}\": {} can be run (bert from safetensors)", short(&arch), known.join(", "))));
             }
         };
         Ok(Model { source, family, name })
@@ -89,11 +94,20 @@ impl Model {
         }
     }
 
+    /// # Errors
+    /// A family that does not generate text.
+    pub fn check_generates(&self) -> Result<()> {
+        match &self.family {
+            Family::Llama(_) => Ok(()),
+            Family::Bert(_) => Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text")),
+        }
+    }
+
     /// The graph of a decoder's step.
     pub fn step_graph(&self, step: &StepShape) -> Result<Graph> {
         match &self.family {
             Family::Llama(c) => llama::build(c, &self.source, &self.name, step),
-            Family::Bert(_) => Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text")),
+            Family::Bert(_) => self.check_generates().map(|_| Graph::default()),
         }
     }
 
@@ -102,7 +116,7 @@ impl Model {
         match &self.family {
             Family::Llama(_) => {
                 let total = Var::new("total", context as u32);
-                let graph = self.step_graph(&StepShape { seq: 1.into(), total, context, last_only: true })?;
+                let graph = self.step_graph(&StepShape { seq: 1.into(), total, context, last_only: true, sequence_parallel: false })?;
                 Ok((graph, Bindings::new().with("seq", 1).with("total", (context as u64 / 2).max(1))))
             }
             Family::Bert(c) => {
@@ -137,25 +151,52 @@ impl Lookup<'_> {
     pub fn is_gguf(&self) -> bool {
         self.gguf.is_some()
     }
-    /// A number by its name in either kind of file.
-    pub fn optional(&self, gguf: &str, json: &str) -> Option<f64> {
-        match (self.gguf, self.json) {
-            (Some(g), _) => g.get(gguf)?.float(),
-            (None, Some(j)) => j.get(json)?.as_f64(),
-            _ => None,
+    /// A number by its name in either kind of file; nothing where the file leaves it out.
+    ///
+    /// # Errors
+    /// What is there and is no number.
+    pub fn number(&self, gguf: &str, json: &str) -> Result<Option<f64>> {
+        let (number, shown) = match (self.gguf, self.json) {
+            (Some(g), _) => match g.get(gguf) {
+                Some(v) => (v.float(), v.to_string()),
+                None => return Ok(None),
+            },
+            (None, Some(j)) => match j.get(json) {
+                Some(v) if !v.is_null() => (v.as_f64(), v.to_string()),
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        let key = if self.is_gguf() { gguf } else { json };
+        number.map(Some).ok_or_else(|| self.error(format!("{key} is {}, it must be a number", short(&shown))))
+    }
+    /// A size that may be left out; from 1 to 2³¹ where it is there.
+    pub fn optional_size(&self, gguf: &str, json: &str) -> Result<Option<usize>> {
+        let key = if self.is_gguf() { gguf } else { json };
+        match self.number(gguf, json)? {
+            Some(n) if !(1.0..=(1u64 << 31) as f64).contains(&n) || n.fract() != 0.0 => {
+                Err(self.error(format!("{key} is {}, it must be a whole number from 1 to 2^31", decimal(n))))
+            }
+            n => Ok(n.map(|n| n as usize)),
         }
     }
-    /// A size that must be there, from 1 to 2³¹.
+    /// A size that must be there.
     pub fn size(&self, gguf: &str, json: &str) -> Result<usize> {
         let key = if self.is_gguf() { gguf } else { json };
-        let n = self.optional(gguf, json).ok_or_else(|| self.error(format!("lacks {key}")))?;
-        if n < 1.0 || n > (1u64 << 31) as f64 || n.fract() != 0.0 {
-            return Err(self.error(format!("{key} is {n}, it must be a whole number from 1 to 2^31")));
-        }
-        Ok(n as usize)
+        self.optional_size(gguf, json)?.ok_or_else(|| self.error(format!("lacks {key}")))
+    }
+    /// A finite number from `low` on, or its default.
+    pub fn real(&self, gguf: &str, json: &str, low: f64, default: f64) -> Result<f64> {
+        let key = if self.is_gguf() { gguf } else { json };
+        let x = self.number(gguf, json)?.unwrap_or(default);
+        if x.is_finite() && x >= low && (x as f32).is_finite() { Ok(x) } else { Err(self.error(format!("{key} is {}, it must be a number from {low} on", decimal(x)))) }
     }
     pub fn text(&self, json: &str) -> Option<String> {
         self.json?.get(json)?.as_str().map(String::from)
+    }
+    /// Whether config.json says so.
+    pub fn flag(&self, json: &str) -> Option<bool> {
+        self.json?.get(json)?.as_bool()
     }
     fn text_of(&self, gguf: &str, json: &str) -> Option<String> {
         match self.gguf {
@@ -163,36 +204,65 @@ impl Lookup<'_> {
             None => self.text(json),
         }
     }
-    /// GGUF files may leave the size of the vocabulary to the embedding.
+    /// GGUF files leave the size of the vocabulary to the embedding.
     pub fn vocab(&self) -> Result<usize> {
-        match self.source.tensor("token_embd.weight") {
-            Some(t) if self.is_gguf() => Ok(t.shape[0] as usize),
-            _ => self.size("llama.vocab_size", "vocab_size"),
+        if !self.is_gguf() {
+            return self.size("", "vocab_size");
+        }
+        let name = "token_embd.weight";
+        let rows = self.source.tensor(name).ok_or_else(|| Error::file(self.source.path(), format!("lacks tensor \"{name}\"")))?.shape[0];
+        match rows {
+            1..=0x8000_0000 => Ok(rows as usize),
+            _ => Err(self.error(format!("tensor \"{name}\" has {rows} rows, it must have from 1 to 2^31"))),
+        }
+    }
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.source.tensor(name).is_some()
+    }
+    /// Refuses a tensor that would change what the model computes, and that its family does not read.
+    pub fn refuse_tensors(&self, unknown: fn(&str) -> bool) -> Result<()> {
+        match self.source.tensors().iter().find(|t| unknown(&t.name)) {
+            Some(t) => Err(self.error(format!("has tensor \"{}\", which this version does not compute with", t.name))),
+            None => Ok(()),
         }
     }
     /// The divisor of linear position scaling; other kinds are refused by name.
     pub fn rope_scale(&self) -> Result<f64> {
-        let (kind, factor) = match (self.gguf, self.json) {
+        let scaling = self.json.and_then(|j| j.get("rope_scaling")).filter(|s| !s.is_null());
+        let (kind, factor) = match (self.gguf, scaling) {
             (Some(g), _) => (
                 g.get("llama.rope.scaling.type").and_then(|v| v.text()).map(String::from),
                 g.get("llama.rope.scaling.factor").and_then(|v| v.float()),
             ),
-            (None, Some(j)) => {
-                let scaling = j.get("rope_scaling").filter(|s| !s.is_null());
-                let text = |k: &str| scaling.and_then(|s| s.get(k)).and_then(|v| v.as_str()).map(String::from);
-                (text("rope_type").or(text("type")), scaling.and_then(|s| s.get("factor")).and_then(|v| v.as_f64()))
+            (None, Some(s)) => {
+                let text = |k: &str| s.get(k).and_then(|v| v.as_str()).map(String::from);
+                let kind = text("rope_type").or(text("type")).ok_or_else(|| self.error(format!("rope_scaling {} names no type", short(&s.to_string()))))?;
+                (Some(kind), s.get("factor").and_then(|v| v.as_f64()))
             }
             _ => (None, None),
         };
         match kind.as_deref() {
             None | Some("none" | "default") => Ok(1.0),
             Some("linear") => {
-                let factor = factor.unwrap_or(1.0);
-                if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err(self.error(format!("has a rope scaling factor of {factor}"))) }
+                let factor = factor.ok_or_else(|| self.error("has linear rope scaling without a factor"))?;
+                if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err(self.error(format!("has a rope scaling factor of {}", decimal(factor)))) }
             }
-            Some(other) => Err(self.error(format!("has rope scaling \"{other}\": none and linear can be run"))),
+            Some(other) => Err(self.error(format!("has rope scaling \"{}\": none and linear can be run", short(other)))),
         }
     }
+}
+
+/// What a file says, cut to what a line of text can hold.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(40) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.into(),
+    }
+}
+
+/// A number from a file as people write it: f64's largest has 309 digits.
+fn decimal(x: f64) -> String {
+    if x.abs() < 1e15 { x.to_string() } else { format!("{x:e}") }
 }
 
 /// The type of a tensor that must have this shape.

@@ -84,13 +84,27 @@ impl Gguf {
     /// # Errors
     /// Whatever does not fit: magic, version, counts, lengths, types, duplicates, sizes, offsets, overlaps.
     pub fn parse(bytes: &[u8], path: &str) -> Result<Gguf> {
-        let mut r = Reader { bytes, at: 0, path };
+        let mut r = Reader { bytes, at: 0, size: bytes.len() as u64, short: false, path };
+        Gguf::read(&mut r)
+    }
+
+    /// Parses the header from the first bytes of a file of `size`; `None` where it goes on behind them.
+    pub fn parse_head(head: &[u8], size: u64, path: &str) -> Result<Option<Gguf>> {
+        let mut r = Reader { bytes: head, at: 0, size, short: false, path };
+        match Gguf::read(&mut r) {
+            Err(_) if r.short => Ok(None),
+            done => done.map(Some),
+        }
+    }
+
+    fn read(r: &mut Reader) -> Result<Gguf> {
+        let path = r.path;
         if r.take(4, "the magic")? != b"GGUF" {
             return Err(r.error("is not a GGUF file: it does not start with \"GGUF\""));
         }
         let version = r.u32("the version")?;
-        if version == 1 || version > 3 {
-            let hint = if version.swap_bytes() <= 3 { " (it looks big-endian; convert it)" } else { "" };
+        if !(2..=3).contains(&version) {
+            let hint = if (1..=3).contains(&version.swap_bytes()) { " (it looks big-endian; convert it)" } else { "" };
             return Err(r.error(format!("has GGUF version {version}, versions 2 and 3 are known{hint}")));
         }
         let tensors = r.count("the number of tensors", 24)?;
@@ -109,14 +123,9 @@ impl Gguf {
     }
 
     fn alignment(&self, path: &str) -> Result<u64> {
-        let align = match self.get("general.alignment") {
-            None => 32,
-            Some(v) => v.int().unwrap_or(-1),
-        };
-        if align <= 0 || align as u64 > MAX_ALIGN || !(align as u64).is_power_of_two() {
-            return Err(Error::file(path, format!("general.alignment is {align}, it must be a power of two up to {MAX_ALIGN}")));
-        }
-        Ok(align as u64)
+        let Some(value) = self.get("general.alignment") else { return Ok(32) };
+        let align = value.int().and_then(|n| u64::try_from(n).ok()).filter(|n| n.is_power_of_two() && *n <= MAX_ALIGN);
+        align.ok_or_else(|| Error::file(path, format!("general.alignment is {value}, it must be a power of two up to {MAX_ALIGN}")))
     }
 }
 
@@ -135,6 +144,10 @@ fn check_overlaps(tensors: &[TensorInfo], path: &str) -> Result<()> {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Bytes of the whole file, which may be more than are here.
+    size: u64,
+    /// Whether bytes were wanted that the file has, but not here.
+    short: bool,
     path: &'a str,
 }
 
@@ -142,11 +155,13 @@ impl<'a> Reader<'a> {
     fn error(&self, what: impl Into<String>) -> Error {
         Error::file(self.path, what)
     }
-    fn left(&self) -> usize {
-        self.bytes.len() - self.at
+    /// Bytes of the file that follow.
+    fn left(&self) -> u64 {
+        self.size - self.at as u64
     }
     fn take(&mut self, n: usize, what: &str) -> Result<&'a [u8]> {
-        if n > self.left() {
+        if n > self.bytes.len() - self.at {
+            self.short = n as u64 <= self.left();
             return Err(self.error(format!("ends at byte {} inside of {what}, which needs {n} bytes from byte {}: download it again", self.bytes.len(), self.at)));
         }
         let out = &self.bytes[self.at..self.at + n];
@@ -164,10 +179,10 @@ impl<'a> Reader<'a> {
     /// A count of things that take at least `each` bytes.
     fn count(&mut self, what: &str, each: usize) -> Result<usize> {
         let n = self.u64(what)?;
-        if n > (self.left() / each.max(1)) as u64 {
-            return Err(self.error(format!("{what} is {n}, but only {} bytes follow", self.left())));
+        if n > self.left() / each.max(1) as u64 {
+            return Err(self.error(format!("{what} is {n}, but only {} bytes follow: download it again", self.left())));
         }
-        Ok(n as usize)
+        usize::try_from(n).map_err(|_| self.error(format!("{what} is {n}, more than this machine can address")))
     }
     fn text(&mut self, what: &str) -> Result<String> {
         let n = self.count(&format!("the length of {what}"), 1)?;
@@ -207,7 +222,7 @@ impl<'a> Reader<'a> {
                 b @ (0 | 1) => Value::Bool(b == 1),
                 b => return Err(self.error(format!("\"{key}\" is the bool {b}, it must be 0 or 1"))),
             },
-            8 => Value::Text(self.text(what)?),
+            8 => Value::Text(self.text(&format!("\"{key}\""))?),
             9 => self.array(key, depth)?,
             10 => {
                 let n = self.u64(what)?;
@@ -259,7 +274,7 @@ impl<'a> Reader<'a> {
             out.push(tensor);
         }
         let start = (self.at as u64).next_multiple_of(align);
-        let size = self.bytes.len() as u64;
+        let size = self.size;
         for t in &mut out {
             let name = t.name.clone();
             if t.offset % align != 0 {
@@ -287,11 +302,14 @@ impl<'a> Reader<'a> {
         let ty = self.u32(&format!("the type of tensor \"{name}\""))?;
         let offset = self.u64(&format!("the offset of tensor \"{name}\""))?;
         let ty = TensorType::from_ggml(ty).ok_or_else(|| self.error(format!("tensor \"{name}\" has the unknown type {ty}")))?;
-        let row = shape[0];
         // The file counts the innermost axis first.
         shape.reverse();
         let bytes = ty.bytes(&shape).ok_or_else(|| {
-            self.error(format!("tensor \"{name}\" {shape:?} of {} does not come out in whole blocks of {} below 2^63 bytes (rows are {row})", ty.name(), ty.block()))
+            let what = match shape[shape.len() - 1] % ty.block() {
+                0 => "has more elements than any file holds".to_string(),
+                _ => format!("has rows that do not come out in whole blocks of {}", ty.block()),
+            };
+            self.error(format!("tensor \"{name}\" {shape:?} of {} {what}", ty.name()))
         })?;
         Ok(TensorInfo { name, ty, shape, offset, bytes })
     }

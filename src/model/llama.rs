@@ -2,7 +2,7 @@
 //! a gated SiLU network, no biases.
 
 use super::family::{Lookup, StepShape};
-use crate::base::{DType, Dim, Error, Result, Weights};
+use crate::base::{Cut, DType, Dim, Error, MeshAxis, Placement, Placement::Split, Result, Weights};
 use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
 
 /// The sizes and constants of a model.
@@ -62,44 +62,57 @@ impl Config {
     pub fn read(at: &Lookup) -> Result<Config> {
         let heads = at.size("llama.attention.head_count", "num_attention_heads")?;
         let width = at.size("llama.embedding_length", "hidden_size")?;
-        let head_width = match at.optional("llama.attention.key_length", "head_dim") {
-            Some(n) => n as usize,
-            None if heads > 0 && width % heads == 0 => width / heads,
+        let head_width = match at.optional_size("llama.attention.key_length", "head_dim")? {
+            Some(n) => n,
+            None if width % heads == 0 => width / heads,
             None => return Err(at.error(format!("a width of {width} does not split into {heads} heads"))),
         };
         let config = Config {
             layers: at.size("llama.block_count", "num_hidden_layers")?,
             width,
             heads,
-            kv_heads: at.optional("llama.attention.head_count_kv", "num_key_value_heads").map_or(heads, |n| n as usize),
+            kv_heads: at.optional_size("llama.attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads),
             head_width,
             ffn: at.size("llama.feed_forward_length", "intermediate_size")?,
             vocab: at.vocab()?,
             context: at.size("llama.context_length", "max_position_embeddings")?,
-            eps: at.optional("llama.attention.layer_norm_rms_epsilon", "rms_norm_eps").unwrap_or(1e-5) as f32,
-            rope_base: at.optional("llama.rope.freq_base", "rope_theta").unwrap_or(1e4),
+            eps: at.real("llama.attention.layer_norm_rms_epsilon", "rms_norm_eps", 0.0, 1e-5)? as f32,
+            rope_base: at.real("llama.rope.freq_base", "rope_theta", 1.0, 1e4)?,
             rope_scale: at.rope_scale()?,
             rope_layout: if at.is_gguf() { RopeLayout::Interleaved } else { RopeLayout::Half },
-            window: at.optional("llama.attention.sliding_window", "sliding_window").filter(|n| *n >= 1.0).map(|n| n as u32),
+            window: window(at)?,
         };
         config.check(at)
     }
 
     fn check(self, at: &Lookup) -> Result<Config> {
         let Config { heads, kv_heads, head_width, .. } = self;
-        if kv_heads == 0 || heads % kv_heads != 0 {
+        if heads % kv_heads != 0 {
             return Err(at.error(format!("{heads} heads do not share {kv_heads} key heads evenly")));
         }
-        if head_width == 0 || head_width % 2 != 0 || head_width > 256 {
+        if head_width % 2 != 0 || head_width > 256 {
             return Err(at.error(format!("heads are {head_width} wide: an even width up to 256 can be run")));
         }
-        if let Some(n) = at.optional("llama.rope.dimension_count", "").filter(|n| *n as usize != head_width) {
+        if let Some(n) = at.optional_size("llama.rope.dimension_count", "")?.filter(|n| *n != head_width) {
             return Err(at.error(format!("turns {n} of {head_width} elements of a head: only whole heads can be run")));
         }
-        if !(self.rope_base.is_finite() && self.rope_base > 0.0 && self.eps.is_finite() && self.eps >= 0.0) {
-            return Err(at.error(format!("rope base {} or epsilon {} is out of range", self.rope_base, self.eps)));
+        if let Some(n) = at.optional_size("llama.attention.value_length", "")?.filter(|n| *n != head_width) {
+            return Err(at.error(format!("has keys {head_width} wide and values {n} wide: only equal ones can be run")));
         }
+        if let Some(act) = at.text("hidden_act").filter(|a| a != "silu") {
+            return Err(at.error(format!("has the activation {act}: silu can be run")));
+        }
+        if at.flag("tie_word_embeddings") == Some(false) && !at.has_tensor(HUGGING_FACE.head) {
+            return Err(at.error(format!("lacks tensor \"{}\", and config.json says that the embedding does not stand for it", HUGGING_FACE.head)));
+        }
+        at.refuse_tensors(|name| name.ends_with(".bias") || name.starts_with("rope_f"))?;
         Ok(self)
+    }
+
+    /// Which elements of queries, and of keys and values, a tensor rank has: whole heads, groups together.
+    fn head_cuts(&self) -> (Cut, Cut) {
+        let (groups, each, width) = (self.kv_heads as u32, (self.heads / self.kv_heads) as u32, self.head_width as u32);
+        (Cut::Query { groups, each, width }, Cut::Key { groups, each, width })
     }
 
     /// Bytes of keys and values of one token.
@@ -107,6 +120,18 @@ impl Config {
         (2 * self.layers * self.kv_heads * self.head_width * 4) as u64
     }
 }
+
+/// A sliding window; files say 0 or nothing for none.
+fn window(at: &Lookup) -> Result<Option<u32>> {
+    let (gguf, json) = ("llama.attention.sliding_window", "sliding_window");
+    if at.number(gguf, json)? == Some(0.0) {
+        return Ok(None);
+    }
+    Ok(at.optional_size(gguf, json)?.map(|n| n as u32))
+}
+
+/// The most angles that are tabled: 256 MiB each of sines and cosines.
+const MAX_ROTATIONS: usize = 1 << 26;
 
 /// The graph of a step.
 ///
@@ -118,6 +143,9 @@ pub fn build(config: &Config, weights: &dyn Weights, model: &str, step: &StepSha
     Family { config, names, weights, model, step, g: &builder }.build()?;
     Ok(builder.finish())
 }
+
+/// Elements of the inner network are cut where quantised blocks end.
+const BLOCKS: Cut = Cut::Even { unit: 32 };
 
 struct Family<'a, 'g> {
     config: &'a Config,
@@ -134,22 +162,24 @@ impl<'g> Family<'_, 'g> {
         let seq = self.step.seq;
         let past = Dim::from(self.step.total) - seq;
         g.at("embedding");
-        let tokens = g.input("tokens", DType::U32, vec![seq])?;
-        let table = self.weight(self.names.embedding, &[c.vocab, c.width])?;
-        let mut x = table.gather(tokens)?;
+        let tokens = g.input("tokens", DType::U32, vec![seq])?.cut(MeshAxis::Context, Split(0), Cut::Stripe { from: past });
+        let table = self.vocabulary(self.names.embedding)?;
+        let mut x = self.residual(table.gather(tokens)?)?;
         let (cos, sin) = self.rotations()?;
         let (cos, sin) = (cos.slice(0, past, seq)?, sin.slice(0, past, seq)?);
         for layer in 0..c.layers {
+            g.layer(layer as u32 + 1);
             x = self.attention(layer, x, cos, sin)?;
             x = self.network(layer, x)?;
         }
+        g.layer(c.layers as u32 + 1);
         g.at("head");
         if self.step.last_only {
             x = x.slice(0, seq - Dim::new(1), 1)?;
         }
         let x = x.rms_norm(self.weight(self.names.final_norm, &[c.width])?, c.eps)?;
         // A file without a head shares the embedding.
-        let head = if self.weights.info(self.names.head).is_ok() { self.weight(self.names.head, &[c.vocab, c.width])? } else { table };
+        let head = if self.weights.info(self.names.head).is_ok() { self.vocabulary(self.names.head)? } else { table };
         let logits = x.matmul_t(head)?;
         g.output("logits", if self.step.last_only { logits.reshape([c.vocab])? } else { logits })
     }
@@ -157,7 +187,12 @@ impl<'g> Family<'_, 'g> {
     /// cos and sin of every position and pair, computed in f64.
     fn rotations(&self) -> Result<(Tensor<'g>, Tensor<'g>)> {
         let (c, half) = (self.config, self.config.head_width / 2);
-        let angle = |i: usize| (i / half) as f64 / c.rope_scale * c.rope_base.powf(-((i % half) as f64) / half as f64);
+        if self.step.context.saturating_mul(half) > MAX_ROTATIONS {
+            let most = MAX_ROTATIONS / half;
+            return Err(Error::model(self.model, format!("a context of {} tokens is more than can be planned: up to {most} for this model", self.step.context)));
+        }
+        let speeds: Vec<f64> = (0..half).map(|i| c.rope_base.powf(-(i as f64) / half as f64)).collect();
+        let angle = |i: usize| (i / half) as f64 / c.rope_scale * speeds[i % half];
         let table = |f: fn(f64) -> f64| (0..self.step.context * half).map(|i| f(angle(i)) as f32).collect();
         Ok((self.g.data("rope.cos", [self.step.context, half], table(f64::cos))?, self.g.data("rope.sin", [self.step.context, half], table(f64::sin))?))
     }
@@ -166,15 +201,18 @@ impl<'g> Family<'_, 'g> {
         let (c, g) = (self.config, self.g);
         let (seq, total) = (self.step.seq, Dim::from(self.step.total));
         let (q_width, kv_width) = (c.heads * c.head_width, c.kv_heads * c.head_width);
+        let (queries, keys) = c.head_cuts();
         g.at(format!("layers.{layer}.attention.norm"));
         let h = x.rms_norm(self.part(layer, 0, &[c.width])?, c.eps)?;
         g.at(format!("layers.{layer}.attention.qkv"));
-        let [q, k, v] = self.joined(layer, "qkv", h, [(1, q_width), (2, kv_width), (3, kv_width)])?;
+        let project = |part: usize, rows: usize, cut: Cut| h.matmul_t(self.part(layer, part, &[rows, c.width])?.cut(MeshAxis::Tensor, Split(0), cut));
+        let (q, k, v) = (project(1, q_width, queries)?, project(2, kv_width, keys)?, project(3, kv_width, keys)?);
         g.at(format!("layers.{layer}.attention.rope"));
         let rope = |t: Tensor<'g>, heads: usize| t.reshape(vec![seq, heads.into(), c.head_width.into()])?.rope(cos, sin, c.rope_layout);
         let (q, k) = (rope(q, c.heads)?, rope(k, c.kv_heads)?.reshape(vec![seq, kv_width.into()])?);
         let state = |name: &str, rows: Tensor<'g>| {
             let state = g.state(&format!("layers.{layer}.{name}"), DType::F32, [self.step.context, kv_width])?;
+            let state = state.cut(MeshAxis::Tensor, Split(1), keys).cut(MeshAxis::Context, Split(0), Cut::Stripe { from: 0.into() });
             let all = state.append(rows, total - seq)?.slice(0, 0, total)?;
             all.reshape(vec![1.into(), total, c.kv_heads.into(), c.head_width.into()])
         };
@@ -184,7 +222,7 @@ impl<'g> Family<'_, 'g> {
         let how = Attention { scale: 1.0 / (c.head_width as f32).sqrt(), causal: Some(total - seq), window: c.window };
         let y = q.attention(k, v, None, how)?.reshape(vec![seq, q_width.into()])?;
         g.at(format!("layers.{layer}.attention.output"));
-        x + y.matmul_t(self.part(layer, 4, &[c.width, q_width])?)?
+        self.residual((x + y.matmul_t(self.part(layer, 4, &[c.width, q_width])?.cut(MeshAxis::Tensor, Split(1), queries))?)?)
     }
 
     fn network(&self, layer: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
@@ -192,33 +230,21 @@ impl<'g> Family<'_, 'g> {
         g.at(format!("layers.{layer}.network.norm"));
         let h = x.rms_norm(self.part(layer, 5, &[c.width])?, c.eps)?;
         g.at(format!("layers.{layer}.network.up"));
-        let [gate, up] = self.joined(layer, "gate_up", h, [(6, c.ffn), (7, c.ffn)])?;
-        let h = (gate.silu()? * up)?;
+        let project = |part: usize| h.matmul_t(self.part(layer, part, &[c.ffn, c.width])?.cut(MeshAxis::Tensor, Split(0), BLOCKS));
+        let h = (project(6)?.silu()? * project(7)?)?;
         g.at(format!("layers.{layer}.network.down"));
-        x + h.matmul_t(self.part(layer, 8, &[c.width, c.ffn])?)?
+        self.residual((x + h.matmul_t(self.part(layer, 8, &[c.width, c.ffn])?.cut(MeshAxis::Tensor, Split(1), BLOCKS))?)?)
     }
 
-    /// Several products with one left operand: one matmul where the weights are of one type.
-    fn joined<const N: usize>(&self, layer: usize, name: &str, x: Tensor<'g>, parts: [(usize, usize); N]) -> Result<[Tensor<'g>; N]> {
-        let width = self.config.width;
-        let names = parts.map(|(part, _)| self.name(layer, part));
-        let types = parts.iter().zip(&names).map(|((_, rows), n)| self.check(n, &[*rows, width])).collect::<Result<Vec<_>>>()?;
-        let mut out = vec![];
-        if types.iter().all(|t| *t == types[0]) {
-            let rows = parts.iter().map(|p| p.1).sum::<usize>();
-            let w = self.g.weights(&format!("layers.{layer}.{name}"), &names, types[0], [rows, width])?;
-            let y = x.matmul_t(w)?;
-            let mut start = 0;
-            for (_, rows) in parts {
-                out.push(y.slice(1, start, rows)?);
-                start += rows;
-            }
-        } else {
-            for ((_, rows), n) in parts.iter().zip(&names) {
-                out.push(x.matmul_t(self.weight(n, &[*rows, width])?)?);
-            }
-        }
-        out.try_into().map_err(|_| Error::model(self.model, "has parts that do not add up"))
+    /// The stream between blocks lies whole on every tensor rank, or by tokens (sequence parallel norms: Korthikanti et al., 2022).
+    fn residual(&self, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        Ok(x.place(MeshAxis::Tensor, if self.step.sequence_parallel { Split(0) } else { Placement::Whole }))
+    }
+
+    /// A table of a row a token, cut by rows over tensor ranks.
+    fn vocabulary(&self, name: &str) -> Result<Tensor<'g>> {
+        let table = self.weight(name, &[self.config.vocab, self.config.width])?;
+        Ok(table.place(MeshAxis::Tensor, Split(0)))
     }
 
     fn name(&self, layer: usize, part: usize) -> String {

@@ -2,7 +2,8 @@
 
 use super::tensor::{TensorInfo, TensorType};
 use crate::base::{DType, Error, Result};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Metadata, TensorInfo as Entry};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::collections::HashSet;
 
@@ -14,17 +15,26 @@ const MAX_HEADER: u64 = 100 << 20;
 /// # Errors
 /// A header that is cut, too long, not JSON, names a tensor twice, leaves gaps, overlaps or reaches past the file.
 pub fn parse(bytes: &[u8], path: &str) -> Result<Vec<TensorInfo>> {
+    let cut = || Error::file(path, format!("has {} bytes, a safetensors file has 8 and a header at least", bytes.len()));
+    parse_head(bytes, bytes.len() as u64, path)?.ok_or_else(cut)
+}
+
+/// The same from the first bytes of a file of `size`; `None` where the header goes on behind them.
+pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<TensorInfo>>> {
     let wrong = |what: String| Error::file(path, what);
-    let size = bytes.get(..8).ok_or_else(|| wrong(format!("has {} bytes, a safetensors file has 8 and a header at least", bytes.len())))?;
+    let Some(size) = bytes.get(..8) else { return Ok(None) };
     let header = u64::from_le_bytes(size.try_into().unwrap_or_default());
-    if header > MAX_HEADER || header > bytes.len() as u64 - 8 {
-        return Err(wrong(format!("says that its header takes {header} bytes, {} follow: download it again", bytes.len() - 8)));
+    if header > MAX_HEADER || header > file.saturating_sub(8) {
+        return Err(wrong(format!("says that its header takes {header} bytes, {} follow: download it again", file.saturating_sub(8))));
+    }
+    if header > bytes.len() as u64 - 8 {
+        return Ok(None);
     }
     let text = &bytes[8..8 + header as usize];
     if let Some(name) = duplicate(text) {
         return Err(wrong(format!("names \"{name}\" twice")));
     }
-    let (_, parsed) = SafeTensors::read_metadata(bytes).map_err(|e| wrong(format!("is not a valid safetensors file: {e}")))?;
+    let (_, parsed) = SafeTensors::read_metadata(bytes).map_err(|e| wrong(explain(&e, text, bytes.len() as u64 - 8 - header)))?;
     let start = 8 + header;
     let mut out = vec![];
     for (name, info) in parsed.tensors() {
@@ -44,13 +54,36 @@ pub fn parse(bytes: &[u8], path: &str) -> Result<Vec<TensorInfo>> {
             return Err(wrong(format!("tensor \"{name}\" {shape:?} of {} does not take the {} bytes that it is given", ty.name(), to - from)));
         }
         let end = start + to as u64;
-        if end > bytes.len() as u64 {
-            return Err(wrong(format!("tensor \"{name}\" ends at byte {end}, the file has {}: download it again", bytes.len())));
+        if end > file {
+            return Err(wrong(format!("tensor \"{name}\" ends at byte {end}, the file has {file}: download it again")));
         }
         out.push(TensorInfo { name: name.clone(), ty, shape, offset: start + from as u64, bytes: (to - from) as u64 });
     }
     out.sort_by_key(|t| t.offset);
-    Ok(out)
+    Ok(Some(out))
+}
+
+/// The crate's word for what is wrong, with the tensor and the numbers that it leaves out.
+fn explain(e: &SafeTensorError, header: &[u8], data: u64) -> String {
+    let named = match e {
+        SafeTensorError::MetadataIncompleteBuffer => serde_json::from_slice::<Metadata>(header)
+            .ok()
+            .map(|m| format!("names {} bytes of tensors, {data} follow its header: download it again", m.data_len())),
+        SafeTensorError::TensorInvalidInfo | SafeTensorError::ValidationOverflow => misfit(header),
+        _ => None,
+    };
+    named.unwrap_or_else(|| format!("is not a valid safetensors file: {e}"))
+}
+
+/// The first tensor whose shape does not fill its bytes.
+fn misfit(header: &[u8]) -> Option<String> {
+    let entries: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    entries.into_iter().find_map(|(name, value)| {
+        let Entry { dtype, shape, data_offsets: (from, to) } = serde_json::from_value(value).ok()?;
+        let bits = shape.iter().try_fold(dtype.bitsize(), |n, d| n.checked_mul(*d));
+        let fits = to.checked_sub(from).and_then(|n| n.checked_mul(8)) == bits;
+        (!fits).then(|| format!("tensor \"{name}\" {shape:?} of {dtype:?} does not fill its place from byte {from} to {to} of the data"))
+    })
 }
 
 /// A key that the top-level object has twice: the crate would take one of them in silence.

@@ -1,6 +1,7 @@
 //! What a model file says of one tensor.
 
 use crate::base::DType;
+use std::borrow::Cow;
 
 /// How a tensor is stored: in a type that the engine computes with, or in another that is only known by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +73,23 @@ impl TensorType {
         if shape.last().is_some_and(|row| row % self.block() != 0) {
             return None;
         }
-        let size = match self {
+        (count / self.block()).checked_mul(self.block_bytes())
+    }
+    /// Bytes of a block in the file.
+    pub fn block_bytes(self) -> u64 {
+        match self {
             TensorType::Known(d) => d.block_bytes() as u64,
             TensorType::Bf16 => 2,
             TensorType::Other { bytes, .. } => bytes,
-        };
-        (count / self.block()).checked_mul(size)
+        }
+    }
+    /// The file's bytes in the type in which the engine sees them.
+    pub fn widened(self, bytes: &[u8]) -> Cow<'_, [u8]> {
+        match self {
+            // The upper half of an f32.
+            TensorType::Bf16 => bytes.chunks_exact(2).flat_map(|b| [0, 0, b[0], b[1]]).collect(),
+            _ => Cow::Borrowed(bytes),
+        }
     }
     /// The type in which the engine sees it.
     pub fn dtype(self) -> Option<DType> {

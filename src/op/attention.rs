@@ -11,6 +11,7 @@ ops! {
         doc: "Rotary positions (Su et al., 2021): each pair (u, v) of x [..., s, h, d] becomes (u·cos − v·sin, u·sin + v·cos), \
               cos and sin [s, d/2]. Pairs are halves apart (`Half`) or neighbours (`Interleaved`).",
         rule: rope_rule,
+        shard: shard::none,
         cost: |a, t, o| rule::one_per_element(a, t, o) * 3,
         body: Body::Composite { define: rope, fused: Fused::Parts },
         within: Within { abs: 2e-6, rel: 1e-6 },
@@ -34,7 +35,8 @@ ops! {
         doc: "softmax(q·kᵀ · scale + mask) · v for each head (Vaswani et al., 2017). q [b, s, h, d]; k and v [b, t, g, d] with h a multiple \
               of g (grouped heads); the optional mask broadcasts to [b, h, s, t]: f32 is added, bool keeps where true. \
               `causal` hides keys after `past + s`, `window` those before `past + s − window + 1`. Every query must see a key.",
-        rule: attention_rule,
+        rule: |attrs, types| attention_rule("attention", attrs, types),
+        shard: shard::attention,
         cost: |_, t, _| {
             let (q, k) = (&t[0].shape, &t[1].shape);
             q.count() * Expr::from(k[1]) * 4
@@ -43,6 +45,23 @@ ops! {
         within: Within { abs: 2e-5, rel: 2e-5 },
         cases: attention_cases,
         errors: attention_errors,
+    };
+    ATTENTION_PART = OpDef {
+        name: "attention_part",
+        doc: "Attention over some of the keys, to be merged with parts over others (as in ring attention: Liu et al., 2023): \
+              [b, s, h, d + 1], the last element ln Σ exp(score), which weighs the part. A query that sees no key gets a weight \
+              of nothing. Operands and attributes as of `attention`.",
+        rule: |attrs, types| {
+            let mut ty = attention_rule("attention_part", attrs, types)?;
+            ty.shape.0[3] = ty.shape[3] + Dim::new(1);
+            Ok(ty)
+        },
+        shard: shard::attention,
+        cost: |a, t, o| (ATTENTION.cost)(a, t, o),
+        body: Body::Composite { define: attention_part, fused: Fused::Parts },
+        within: Within { abs: 2e-5, rel: 2e-5 },
+        cases: attention_cases,
+        errors: || attention_errors().into_iter().filter(|e| e.types.len() == 3).collect(),
     };
 }
 
@@ -96,45 +115,48 @@ fn rope(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
     b.reshape(y, shape)
 }
 
-fn attention_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
+fn attention_rule(op: &str, attrs: &Attrs, types: &[Type]) -> Result<Type> {
     if types.len() != 4 {
-        rule::arity("attention", types, 3)?;
+        rule::arity(op, types, 3)?;
     }
-    let Attrs::Attention(a) = attrs else { return rule::wrong_attrs("attention", attrs) };
+    let Attrs::Attention(a) = attrs else { return rule::wrong_attrs(op, attrs) };
     let (q, k, v) = (&types[0], &types[1], &types[2]);
     for (ty, name) in [(q, "q"), (k, "k"), (v, "v")] {
-        rule::real("attention", name, ty)?;
+        rule::real(op, name, ty)?;
         if ty.shape.rank() != 4 {
-            return rule::err("attention", format!("{name} is {}, it must be [batch, sequence, heads, width]", ty.shape));
+            return rule::err(op, format!("{name} is {}, it must be [batch, sequence, heads, width]", ty.shape));
         }
     }
     if k.shape != v.shape {
-        return rule::err("attention", format!("k is {} and v is {}, they must be alike", k.shape, v.shape));
+        return rule::err(op, format!("k is {} and v is {}, they must be alike", k.shape, v.shape));
     }
     if q.shape[0] != k.shape[0] || q.shape[3] != k.shape[3] {
-        return rule::err("attention", format!("q is {} and k is {}: batch and width must be the same", q.shape, k.shape));
+        return rule::err(op, format!("q is {} and k is {}: batch and width must be the same", q.shape, k.shape));
     }
     let (h, g) = (q.shape[2].known().unwrap_or(0), k.shape[2].known().unwrap_or(0));
     if h == 0 || g == 0 || h % g != 0 {
-        return rule::err("attention", format!("{} query heads do not share {} key heads evenly", q.shape[2], k.shape[2]));
+        return rule::err(op, format!("{} query heads do not share {} key heads evenly", q.shape[2], k.shape[2]));
     }
     if a.window == Some(0) || (a.window.is_some() && a.causal.is_none()) {
-        return rule::err("attention", format!("a window of {:?} needs causal attention and one key or more", a.window));
+        return rule::err(op, format!("a window of {:?} needs causal attention and one key or more", a.window));
     }
     if let Some(mask) = types.get(3) {
         let full = Shape(vec![q.shape[0], q.shape[2], q.shape[1], k.shape[1]]);
         if !matches!(mask.dtype, DType::F32 | DType::Bool) {
-            return rule::err("attention", format!("mask is {}, it must be f32 or bool", mask.dtype));
+            return rule::err(op, format!("mask is {}, it must be f32 or bool", mask.dtype));
         }
         if mask.shape.broadcast(&full).as_ref() != Some(&full) {
-            return rule::err("attention", format!("mask {} does not broadcast to {full}", mask.shape));
+            return rule::err(op, format!("mask {} does not broadcast to {full}", mask.shape));
         }
     }
     Ok(rule::float_result(q.shape.clone()))
 }
 
-/// The definition, written plainly: scores, masks, softmax, weighted sum.
-fn attention(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
+/// What no score can be below: hidden keys have it.
+const HIDDEN: f32 = -f32::MAX;
+
+/// Scores with masks, `[b, g, h/g, s, t]`, and values as `[b, g, 1, t, d]`.
+fn scores(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<(Value, Value)> {
     let Attrs::Attention(a) = attrs else { return rule::wrong_attrs("attention", attrs) };
     let (qs, ks) = (b.shape(args[0]), b.shape(args[1]));
     let (batch, s, h, d, t, g) = (qs[0], qs[1], qs[2], qs[3], ks[1], ks[2]);
@@ -148,13 +170,12 @@ fn attention(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> 
     let (k, v) = (grouped(b, args[1])?, grouped(b, args[2])?);
     let scores = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: true }, &[q, k])?;
     let mut scores = b.mul_const(scores, a.scale)?;
-    let hidden = -f32::MAX;
     if let Some(&mask) = args.get(3) {
         let ty = b.ty(mask);
         let mask = b.broadcast(mask, vec![batch, h, s, t])?;
         let mask = b.reshape(mask, vec![batch, g, each.into(), s, t])?;
         scores = if ty.dtype == DType::Bool {
-            let low = b.constant(hidden);
+            let low = b.constant(HIDDEN);
             b.apply(&WHERE, Attrs::None, &[mask, scores, low])?
         } else {
             b.binary(&ADD, scores, mask)?
@@ -164,7 +185,7 @@ fn attention(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> 
         let shape = Shape(vec![s, t]);
         let at = b.iota(shape.clone(), 0, past)?;
         let key = b.iota(shape.clone(), 1, Dim::new(0))?;
-        let low = b.constant(hidden);
+        let low = b.constant(HIDDEN);
         let sees = b.binary(&LE, key, at)?;
         scores = b.apply(&WHERE, Attrs::None, &[sees, scores, low])?;
         if let Some(window) = a.window {
@@ -173,10 +194,37 @@ fn attention(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> 
             scores = b.apply(&WHERE, Attrs::None, &[sees, scores, low])?;
         }
     }
+    Ok((scores, v))
+}
+
+/// The definition, written plainly: scores, masks, softmax, weighted sum.
+fn attention(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
+    let (scores, v) = scores(b, attrs, args)?;
     let weights = b.apply(&SOFTMAX, Attrs::None, &[scores])?;
     let y = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: false }, &[weights, v])?;
     let y = b.transpose(y, &[0, 3, 1, 2, 4])?;
-    b.reshape(y, qs)
+    let shape = b.shape(args[0]);
+    b.reshape(y, shape)
+}
+
+fn attention_part(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
+    let (scores, v) = scores(b, attrs, args)?;
+    // One more key that nobody sees, so that there is one where a rank has none.
+    let scores = b.apply(&PAD, Attrs::Pad { axis: 4, before: 0, after: 1, value: HIDDEN }, &[scores])?;
+    let v = b.apply(&PAD, Attrs::Pad { axis: 3, before: 0, after: 1, value: 0.0 }, &[v])?;
+    let most = b.reduce_last(&MAX, scores)?;
+    let less = b.binary(&SUB, scores, most)?;
+    let e = b.unary(&EXP, less)?;
+    let sum = b.reduce_last(&SUM, e)?;
+    let y = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: false }, &[e, v])?;
+    let y = b.binary(&DIV, y, sum)?;
+    let log = b.unary(&LOG, sum)?;
+    let log = b.binary(&ADD, most, log)?;
+    let y = b.concat(&[y, log], 4)?;
+    let y = b.transpose(y, &[0, 3, 1, 2, 4])?;
+    let mut shape = b.shape(args[0]);
+    shape.0[3] = shape[3] + Dim::new(1);
+    b.reshape(y, shape)
 }
 
 fn attention_cases() -> Vec<Case> {

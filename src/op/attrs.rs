@@ -1,5 +1,6 @@
 //! What an op needs to know beside its operands.
 
+use super::collective::Collective;
 use crate::base::{DType, Dim, Shape};
 use std::fmt;
 
@@ -13,7 +14,8 @@ pub enum Attrs {
     Axis(usize),
     Perm(Vec<usize>),
     Shape(Shape),
-    Slice { axis: usize, start: Dim, len: Dim },
+    /// `len` indices from `start`, `step` apart.
+    Slice { axis: usize, start: Dim, len: Dim, step: u32 },
     Pad { axis: usize, before: usize, after: usize, value: f32 },
     Cast(DType),
     /// Whether the last two axes of the left, of the right operand are swapped.
@@ -23,6 +25,7 @@ pub enum Attrs {
     Attention(Attention),
     /// Where in axis 0 of the state the new rows go.
     Append { at: Dim },
+    Collective(Box<Collective>),
     /// `start + index along axis`, of this shape.
     Iota { shape: Shape, axis: usize, start: Dim, dtype: DType },
 }
@@ -55,7 +58,8 @@ impl fmt::Display for Attrs {
             Attrs::Axis(a) => write!(f, "axis={a}"),
             Attrs::Perm(p) => write!(f, "perm={p:?}"),
             Attrs::Shape(s) => write!(f, "shape={s}"),
-            Attrs::Slice { axis, start, len } => write!(f, "axis={axis} start={start} len={len}"),
+            Attrs::Slice { axis, start, len, step: 1 } => write!(f, "axis={axis} start={start} len={len}"),
+            Attrs::Slice { axis, start, len, step } => write!(f, "axis={axis} start={start} len={len} step={step}"),
             Attrs::Pad { axis, before, after, value } => write!(f, "axis={axis} before={before} after={after} value={value}"),
             Attrs::Cast(d) => write!(f, "to={d}"),
             Attrs::Matmul { ta, tb } => write!(f, "ta={ta} tb={tb}"),
@@ -69,6 +73,7 @@ impl fmt::Display for Attrs {
                 a.window.map_or(Ok(()), |w| write!(f, " window={w}"))
             }
             Attrs::Append { at } => write!(f, "at={at}"),
+            Attrs::Collective(c) => write!(f, "{c}"),
             Attrs::Iota { shape, axis, start, dtype } => write!(f, "{dtype}{shape} axis={axis} start={start}"),
         }
     }

@@ -52,7 +52,7 @@ impl dyn Build + '_ {
         self.apply(&TRANSPOSE, Attrs::Perm(perm.to_vec()), &[x])
     }
     pub fn slice(&mut self, x: Value, axis: usize, start: impl Into<Dim>, len: impl Into<Dim>) -> Result<Value> {
-        self.apply(&SLICE, Attrs::Slice { axis, start: start.into(), len: len.into() }, &[x])
+        self.apply(&SLICE, Attrs::Slice { axis, start: start.into(), len: len.into(), step: 1 }, &[x])
     }
     pub fn concat(&mut self, xs: &[Value], axis: usize) -> Result<Value> {
         self.apply(&CONCAT, Attrs::Axis(axis), xs)

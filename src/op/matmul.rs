@@ -1,7 +1,7 @@
 //! Matrix multiplication.
 
 use super::case::{f32s, normal, of};
-use super::{Attrs, Body, Case, ErrorCase, Fill, OpDef, Primitive, Within, ops, rule};
+use super::{Attrs, Body, Case, ErrorCase, Fill, OpDef, Primitive, Within, ops, rule, shard};
 use crate::base::{DType, Dim, Expr, Result, Shape, Type};
 
 ops! {
@@ -10,6 +10,7 @@ ops! {
         doc: "y[…, m, n] = Σₖ a[…, m, k] · b[…, k, n], summed in f32. Leading axes broadcast. `ta`, `tb` swap the last two axes \
               of an operand first. a is f32 or f16; b is f32, f16 or, with `tb` (rows of weights), q4_0, q4_1 or q8_0, decoded in the kernel.",
         rule: |attrs, t| matmul_rule(attrs, t).map(|s| rule::float_result(s.out)),
+        shard: shard::matmul,
         cost: |attrs, t, out| match matmul_rule(attrs, t) {
             Ok(s) => out.shape.count() * Expr::from(s.k) * 2,
             Err(_) => Expr::new(0),

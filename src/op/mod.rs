@@ -7,23 +7,27 @@ mod attention;
 mod attrs;
 pub mod build;
 mod case;
+pub mod collective;
 mod index;
 mod matmul;
 mod norm;
 mod reduce;
 mod rule;
 mod scalar;
+pub mod shard;
 mod view;
 
-pub use attention::{ATTENTION, ROPE};
+pub use attention::{ATTENTION, ATTENTION_PART, ROPE};
 pub use attrs::{Attention, Attrs, RopeLayout};
 pub use build::{Build, Value};
 pub use case::{Case, ErrorCase, Fill};
+pub use collective::{ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, BROADCAST_FROM, Collective, Exchange, OtherAxis, PERMUTE, RECEIVE, REDUCE_SCATTER, SEND};
 pub use index::{APPEND, CAST, CONCAT, GATHER, IOTA, PAD};
 pub use matmul::MATMUL;
 pub use norm::{LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX};
 pub use reduce::{ARGMAX, MAX, MEAN, MIN, SUM};
 pub use scalar::*;
+pub use shard::Strategy;
 pub use view::{BROADCAST, RESHAPE, SLICE, TRANSPOSE};
 
 use crate::base::{Expr, Result, Type};
@@ -35,6 +39,8 @@ pub struct OpDef {
     pub doc: &'static str,
     /// The result's type, or why the operands do not fit. Errors carry the op's name and an empty node name.
     pub rule: fn(&Attrs, &[Type]) -> Result<Type>,
+    /// How a mesh axis may cut it.
+    pub shard: fn(&Attrs, &[Type], &Type) -> Vec<Strategy>,
     /// Floating-point operations for operands and a result of these types.
     pub cost: fn(&Attrs, &[Type], &Type) -> Expr,
     pub body: Body,
@@ -52,6 +58,8 @@ pub enum Body {
     View,
     /// Has a reference function and kernels of its own.
     Primitive(Primitive),
+    /// Moves values between ranks.
+    Collective(Exchange),
     /// Written in other ops: the definition is the oracle, the fallback and the cost.
     /// `fused` names the kernel that a plan may use instead.
     Composite { define: fn(&mut dyn Build, &Attrs, &[Value]) -> Result<Value>, fused: Fused },
@@ -133,8 +141,13 @@ pub(crate) use ops;
 /// Every op there is, in the order of the docs.
 pub fn table() -> impl Iterator<Item = &'static OpDef> {
     let families =
-        [matmul::FAMILY, norm::FAMILY, attention::FAMILY, scalar::FAMILY, reduce::FAMILY, index::FAMILY, view::FAMILY];
+        [matmul::FAMILY, norm::FAMILY, attention::FAMILY, scalar::FAMILY, reduce::FAMILY, index::FAMILY, view::FAMILY, collective::FAMILY];
     families.into_iter().flatten().copied()
+}
+
+/// Every op that one device computes by itself: all but collectives.
+pub fn computing() -> impl Iterator<Item = &'static OpDef> {
+    table().filter(|d| !matches!(d.body, Body::Collective(_)))
 }
 
 /// The op of this name.

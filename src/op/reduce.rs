@@ -2,14 +2,15 @@
 
 use super::case::{f32s, of};
 use super::*;
-use crate::base::{DType, Dim};
+use crate::base::{Combine, DType, Dim};
 
 macro_rules! reduce {
-    ($name:literal, $doc:literal, $kind:expr, $within:expr) => {
+    ($name:literal, $doc:literal, $kind:expr, $combine:expr, $within:expr) => {
         OpDef {
             name: $name,
             doc: $doc,
             rule: |a, t| reduce_rule($name, a, t),
+            shard: |a, t, o| shard::reduce(a, t, o, $combine),
             cost: rule::one_per_operand_element,
             body: Body::Primitive(Primitive::Reduce($kind)),
             within: $within,
@@ -20,11 +21,11 @@ macro_rules! reduce {
 }
 
 ops! {
-    SUM = reduce!("sum", "Σ x over the given axes; 0 over none.", Reduce::Sum, Within { abs: 1e-4, rel: 1e-5 });
-    MEAN = reduce!("mean", "Σ x / count over the given axes.", Reduce::Mean, Within { abs: 1e-5, rel: 1e-5 });
-    MAX = reduce!("max", "The largest x over the given axes.", Reduce::Max, Within::EXACT);
-    MIN = reduce!("min", "The smallest x over the given axes.", Reduce::Min, Within::EXACT);
-    ARGMAX = reduce!("argmax", "The index (u32) of the largest x over one axis, the first of equals.", Reduce::Argmax, Within::EXACT);
+    SUM = reduce!("sum", "Σ x over the given axes; 0 over none.", Reduce::Sum, Some(Combine::Sum), Within { abs: 1e-4, rel: 1e-5 });
+    MEAN = reduce!("mean", "Σ x / count over the given axes.", Reduce::Mean, Some(Combine::Sum), Within { abs: 1e-5, rel: 1e-5 });
+    MAX = reduce!("max", "The largest x over the given axes.", Reduce::Max, Some(Combine::Max), Within::EXACT);
+    MIN = reduce!("min", "The smallest x over the given axes.", Reduce::Min, Some(Combine::Min), Within::EXACT);
+    ARGMAX = reduce!("argmax", "The index (u32) of the largest x over one axis, the first of equals.", Reduce::Argmax, None, Within::EXACT);
 }
 
 fn reduce_rule(op: &str, attrs: &Attrs, types: &[Type]) -> Result<Type> {

@@ -1,15 +1,19 @@
 //! Elementwise ops: arithmetic, comparison, choice and the usual functions.
 
 use super::case::{f32s, normal, of};
-use super::{Attrs, Body, Case, ErrorCase, Fill, OpDef, Scalar, Within, ops, rule};
+use super::{Attrs, Body, Case, ErrorCase, Fill, OpDef, Scalar, Within, ops, rule, shard};
 use crate::base::{DType, Result, Type};
 
 macro_rules! unary {
     ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $within:expr, $fill:expr) => {
+        unary!($name, $doc, $wgsl, $cpu, $within, $fill, shard::pointwise)
+    };
+    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $within:expr, $fill:expr, $shard:expr) => {
         OpDef {
             name: $name,
             doc: $doc,
             rule: |_, t| real_unary($name, t),
+            shard: $shard,
             cost: rule::one_per_element,
             body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(a[0]) }),
             within: $within,
@@ -24,11 +28,12 @@ macro_rules! unary {
     };
 }
 macro_rules! arithmetic {
-    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $within:expr, $fill:expr) => {
+    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $within:expr, $fill:expr, $shard:expr) => {
         OpDef {
             name: $name,
             doc: $doc,
             rule: |_, t| binary_rule($name, t, false),
+            shard: $shard,
             cost: rule::one_per_element,
             body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(a[0], a[1]) }),
             within: $within,
@@ -43,6 +48,7 @@ macro_rules! compare {
             name: $name,
             doc: $doc,
             rule: |_, t| binary_rule($name, t, true),
+            shard: shard::pointwise,
             cost: rule::one_per_element,
             body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(&a[0], &a[1]) as u8 as f64 }),
             within: Within::EXACT,
@@ -53,12 +59,12 @@ macro_rules! compare {
 }
 
 ops! {
-    ADD = arithmetic!("add", "x + y, element by element; operands broadcast.", "x + y", |x, y| x + y, Within::rel(1e-6), Fill::Normal);
-    SUB = arithmetic!("sub", "x − y, element by element; operands broadcast.", "x - y", |x, y| x - y, Within::abs(1e-6), Fill::Normal);
-    MUL = arithmetic!("mul", "x · y, element by element; operands broadcast.", "x * y", |x, y| x * y, Within::rel(1e-6), Fill::Normal);
-    DIV = arithmetic!("div", "x / y, element by element; operands broadcast. Integers round toward zero.", "x / y", |x, y| x / y, Within::rel(1e-6), Fill::Positive);
-    MAXIMUM = arithmetic!("maximum", "The larger of x and y, element by element; operands broadcast.", "max(x, y)", f64::max, Within::EXACT, Fill::Ties);
-    MINIMUM = arithmetic!("minimum", "The smaller of x and y, element by element; operands broadcast.", "min(x, y)", f64::min, Within::EXACT, Fill::Ties);
+    ADD = arithmetic!("add", "x + y, element by element; operands broadcast.", "x + y", |x, y| x + y, Within::rel(1e-6), Fill::Normal, shard::linear);
+    SUB = arithmetic!("sub", "x − y, element by element; operands broadcast.", "x - y", |x, y| x - y, Within::abs(1e-6), Fill::Normal, shard::linear);
+    MUL = arithmetic!("mul", "x · y, element by element; operands broadcast.", "x * y", |x, y| x * y, Within::rel(1e-6), Fill::Normal, shard::product);
+    DIV = arithmetic!("div", "x / y, element by element; operands broadcast. Integers round toward zero.", "x / y", |x, y| x / y, Within::rel(1e-6), Fill::Positive, shard::quotient);
+    MAXIMUM = arithmetic!("maximum", "The larger of x and y, element by element; operands broadcast.", "max(x, y)", f64::max, Within::EXACT, Fill::Ties, shard::pointwise);
+    MINIMUM = arithmetic!("minimum", "The smaller of x and y, element by element; operands broadcast.", "min(x, y)", f64::min, Within::EXACT, Fill::Ties, shard::pointwise);
     EQ = compare!("eq", "x = y as bool, element by element; operands broadcast.", "select(0u, 1u, x == y)", f64::eq);
     NE = compare!("ne", "x ≠ y as bool, element by element; operands broadcast.", "select(0u, 1u, x != y)", f64::ne);
     LT = compare!("lt", "x < y as bool, element by element; operands broadcast.", "select(0u, 1u, x < y)", f64::lt);
@@ -69,6 +75,7 @@ ops! {
         name: "where",
         doc: "y where the condition x is true, else z, element by element; operands broadcast. x is bool, y and z of one type.",
         rule: where_rule,
+        shard: shard::pointwise,
         cost: rule::free,
         body: Body::Scalar(Scalar { wgsl: "select(z, y, x != 0u)", cpu: |a| if a[0] != 0.0 { a[1] } else { a[2] } }),
         within: Within::EXACT,
@@ -84,7 +91,7 @@ ops! {
             ErrorCase::new(vec![of(DType::Bool, [2]), f32s([3]), f32s([3])], Attrs::None, "shapes [2] and [3] do not broadcast"),
         ],
     };
-    NEG = unary!("neg", "−x, element by element.", "-x", |x: f64| -x, Within::EXACT, Fill::Wide);
+    NEG = unary!("neg", "−x, element by element.", "-x", |x: f64| -x, Within::EXACT, Fill::Wide, shard::linear);
     ABS = unary!("abs", "|x|, element by element.", "abs(x)", f64::abs, Within::EXACT, Fill::Wide);
     EXP = unary!("exp", "eˣ, element by element.", "exp(x)", f64::exp, Within::rel(1e-5), Fill::Normal);
     LOG = unary!("log", "The natural logarithm, element by element; −∞ at 0.", "log(x)", f64::ln, Within { abs: 1e-6, rel: 1e-5 }, Fill::Positive);

@@ -2,13 +2,14 @@
 
 use super::case::{f32s, of};
 use super::*;
-use crate::base::{DType, Shape};
+use crate::base::{DType, Dim, Shape};
 
 ops! {
     RESHAPE = OpDef {
         name: "reshape",
         doc: "The same elements in row-major order under another shape of equal count.",
         rule: reshape_rule,
+        shard: shard::reshape,
         cost: rule::free,
         body: Body::View,
         within: Within::EXACT,
@@ -25,6 +26,7 @@ ops! {
         name: "transpose",
         doc: "Axes in another order: axis i of the result is axis perm[i] of x.",
         rule: transpose_rule,
+        shard: shard::transpose,
         cost: rule::free,
         body: Body::View,
         within: Within::EXACT,
@@ -45,6 +47,7 @@ ops! {
         name: "broadcast",
         doc: "x repeated along axes of length 1 and along new leading axes, as numpy does.",
         rule: broadcast_rule,
+        shard: shard::broadcast,
         cost: rule::free,
         body: Body::View,
         within: Within::EXACT,
@@ -58,8 +61,9 @@ ops! {
     };
     SLICE = OpDef {
         name: "slice",
-        doc: "`len` indices of one axis from `start`; both may hold variables.",
+        doc: "`len` indices of one axis from `start`, `step` apart; `start` and `len` may hold variables.",
         rule: slice_rule,
+        shard: shard::slice,
         cost: rule::free,
         body: Body::View,
         within: Within::EXACT,
@@ -69,8 +73,10 @@ ops! {
             view(f32s([4, 3, 5]), slice(1, 1, 2)),
             view(f32s([4, 3]), slice(0, 4, 0)),
             view(of(DType::F16, [3, 8]), slice(1, 1, 5)),
+            view(f32s([17, 3]), Attrs::Slice { axis: 0, start: 2.into(), len: 4.into(), step: 4 }),
         ],
         errors: || vec![
+            ErrorCase::new(vec![f32s([5])], Attrs::Slice { axis: 0, start: 1.into(), len: 3.into(), step: 2 }, "3 from 1 by 2 reaches past axis 0 of [5]"),
             ErrorCase::new(vec![f32s([5])], slice(0, 3, 3), "3 from 3 reaches past axis 0 of [5]"),
             ErrorCase::new(vec![f32s([5])], slice(1, 0, 1), "axis 1 is outside of [5], rank 1"),
             ErrorCase::new(vec![f32s([5])], slice(0, -1, 2), "start -1 is negative"),
@@ -79,7 +85,7 @@ ops! {
 }
 
 fn slice(axis: usize, start: i64, len: i64) -> Attrs {
-    Attrs::Slice { axis, start: start.into(), len: len.into() }
+    Attrs::Slice { axis, start: start.into(), len: len.into(), step: 1 }
 }
 fn view(ty: Type, attrs: Attrs) -> Case {
     Case::new(vec![(ty, Fill::Normal)], attrs)
@@ -127,13 +133,20 @@ fn broadcast_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
 
 fn slice_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
     let x = one("slice", types)?;
-    let Attrs::Slice { axis, start, len } = attrs else { return rule::wrong_attrs("slice", attrs) };
+    let Attrs::Slice { axis, start, len, step } = attrs else { return rule::wrong_attrs("slice", attrs) };
     rule::axis("slice", *axis, &x.shape)?;
     if start.known().is_some_and(|n| n < 0) {
         return rule::err("slice", format!("start {start} is negative"));
     }
-    if (*start + *len).bound() > x.shape[*axis].bound() || len.known().is_some_and(|n| n < 0) {
-        return rule::err("slice", format!("{len} from {start} reaches past axis {axis} of {}", x.shape));
+    if *step == 0 {
+        return rule::err("slice", "a step of 0 goes nowhere");
+    }
+    // The last index and one more. A rank's own numbers are within the axis, but not each at its bound.
+    let end = if len.is(0) { *start } else { *start + (*len - Dim::new(1)) * *step as i64 + Dim::new(1) };
+    let trusted = start.terms().chain(len.terms()).any(|(v, _)| v.is_local());
+    if (!trusted && end.bound() > x.shape[*axis].bound()) || len.known().is_some_and(|n| n < 0) {
+        let by = if *step == 1 { String::new() } else { format!(" by {step}") };
+        return rule::err("slice", format!("{len} from {start}{by} reaches past axis {axis} of {}", x.shape));
     }
     let mut shape = x.shape.clone();
     shape.0[*axis] = *len;

@@ -327,8 +327,11 @@ impl<'a> Code<'a> {
                 perm.iter().zip(&axes).for_each(|(&p, axis)| inner[p] = axis.clone());
                 Coord::Axes(inner)
             }
-            Attrs::Slice { axis, start, .. } => {
+            Attrs::Slice { axis, start, step, .. } => {
                 let mut axes = self.axes(coord, &shape);
+                if *step != 1 {
+                    axes[*axis] = format!("({} * {step}u)", axes[*axis]);
+                }
                 if !start.is(0) {
                     axes[*axis] = format!("({} + {})", self.param(&Expr::from(*start)), axes[*axis]);
                 }

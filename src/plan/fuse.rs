@@ -69,7 +69,7 @@ pub fn resolve(graph: &Graph, v: Value, stored: &[bool]) -> Option<(Value, Layou
     let Source::Op { attrs, .. } = &node.source else { return None };
     let layout = match attrs {
         Attrs::Perm(perm) => layout.permuted(perm),
-        Attrs::Slice { axis, start, .. } => layout.sliced(*axis, *start),
+        Attrs::Slice { axis, start, step, .. } => layout.sliced(*axis, *start, *step),
         Attrs::Shape(to) if node.kind() == "broadcast" => layout.broadcast(shape, to),
         Attrs::Shape(to) => layout.reshaped(shape, to)?,
         _ => return None,
@@ -100,6 +100,7 @@ impl Pass<'_> {
                     }
                     Body::Primitive(Primitive::Matmul | Primitive::Gather) => self.kernel(v, &args)?,
                     Body::Composite { fused, .. } if *fused != Fused::Parts => self.kernel(v, &args)?,
+                    Body::Collective(_) => self.kernel(v, &args)?,
                     Body::Composite { .. } => return Err(Error::op(def.name, &node.name, "was not expanded")),
                     Body::Scalar(_) | Body::Primitive(_) => self.inline(v, &args),
                 }

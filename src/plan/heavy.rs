@@ -42,15 +42,15 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
 }
 
 /// A stored operand: its value, buffer and layout.
-struct Operand {
+pub struct Operand {
     base: Value,
-    buffer: BufferId,
-    layout: Layout,
+    pub buffer: BufferId,
+    pub layout: Layout,
     shape: Shape,
     dtype: DType,
 }
 
-fn operand(l: &Lower, v: Value) -> Result<Operand> {
+pub fn operand(l: &Lower, v: Value) -> Result<Operand> {
     let node = l.graph.node(v);
     let found = resolve(l.graph, v, &l.fusion.stored).filter(|(base, _)| l.fusion.stored[base.0 as usize]);
     let (base, layout) = found.ok_or_else(|| Error::op(node.kind(), &node.name, "is not in memory where a kernel needs it"))?;

@@ -2,11 +2,11 @@
 
 use super::code::{Bound, Code, Coord};
 use super::fuse::{self, Fusion};
-use super::{Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, heavy, memory};
-use crate::base::{Caps, DType, DeviceFault, Error, Expr, Result, Type, block::Planes};
+use super::{Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory};
+use crate::base::{Caps, DType, DeviceFault, Error, Expr, Part, Result, Type, block::Planes};
 use crate::graph::{Graph, Source};
 use crate::kernel::{Kernel, MAP};
-use crate::op::{Attrs, Body, Fused, OpDef, Primitive, Value};
+use crate::op::{Attrs, Body, Exchange, Fused, OpDef, Primitive, Value};
 use std::collections::HashMap;
 
 /// Invocations of a map's workgroup.
@@ -20,6 +20,12 @@ const MAX_RESULTS: usize = 4;
 /// A value or weight beyond the device's limits, by name; an op that no kernel can do.
 pub fn plan(graph: &Graph, caps: &Caps, options: &Options) -> Result<Plan> {
     let keep = |def: &OpDef| options.fuse && matches!(&def.body, Body::Composite { fused, .. } if *fused != Fused::Parts);
+    let joined;
+    let mut graph = graph;
+    if options.fuse {
+        joined = join::join(graph)?;
+        graph = &joined;
+    }
     let graph = graph.expand(&keep)?;
     let fusion = fuse::fuse(&graph, options.fuse)?;
     let mut places = Places { map: HashMap::new(), chunks: HashMap::new(), buffers: vec![] };
@@ -84,7 +90,7 @@ impl Places {
     }
 
     /// A weight in one buffer, or in several by rows where the binding limit asks for it.
-    fn add_weight(&mut self, v: Value, parts: &[String], ty: &Type, name: &str, caps: &Caps) -> Result<()> {
+    fn add_weight(&mut self, v: Value, parts: &[Part], ty: &Type, name: &str, caps: &Caps) -> Result<()> {
         let limit = caps.binding_bytes.min(caps.buffer_bytes);
         let dims = ty.shape.known().ok_or_else(|| Error::op("weight", name, format!("{} is not known", ty.shape)))?;
         let rows = dims.first().copied().unwrap_or(1);
@@ -161,7 +167,7 @@ struct Target {
 impl<'a> Lower<'a> {
     fn new(graph: &'a Graph, fusion: &'a Fusion, places: &'a Places, caps: &'a Caps, options: &'a Options) -> Self {
         let buffers = places.buffers.clone();
-        let plan = Plan { kernels: vec![], buffers, dispatches: vec![], inputs: vec![], outputs: vec![], kept: vec![] };
+        let plan = Plan { kernels: vec![], buffers, dispatches: vec![], transfers: vec![], inputs: vec![], outputs: vec![], kept: vec![] };
         Lower { graph, fusion, caps, options, plan, places, pending: None, kernels: HashMap::new() }
     }
 
@@ -207,12 +213,47 @@ impl<'a> Lower<'a> {
         }
         match &def.body {
             Body::Primitive(Primitive::Append) => self.append(v, attrs, args),
+            Body::Collective(exchange) => self.transfer(v, *exchange, attrs, args),
             Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::Reduce(_)) | Body::Composite { .. } => {
                 self.flush()?;
                 heavy::emit(self, v, v)
             }
             Body::Scalar(_) | Body::View | Body::Primitive(_) => self.segment(v, v, self.whole(v)),
         }
+    }
+
+    /// Rows that travel: no dispatch, but a place between dispatches.
+    fn transfer(&mut self, v: Value, exchange: Exchange, attrs: &Attrs, args: &[Value]) -> Result<()> {
+        self.flush()?;
+        let node = self.graph.node(v);
+        let Attrs::Collective(how) = attrs else { return Err(Error::op(node.kind(), &node.name, "lacks its attributes")) };
+        let from = match args.first() {
+            Some(a) => {
+                let o = heavy::operand(self, *a)?;
+                Some((o.buffer, o.layout.offset))
+            }
+            None => None,
+        };
+        let work = match (exchange, args.first()) {
+            (Exchange::ReduceScatter, Some(a)) => {
+                let bytes = device_bytes(&self.graph.node(*a).ty);
+                self.plan.buffers.push(Buffer { role: Role::Scratch, bytes, label: format!("{} parts", node.name) });
+                Some(BufferId(self.plan.buffers.len() as u32 - 1))
+            }
+            _ => None,
+        };
+        let transfer = Transfer {
+            before: self.plan.dispatches.len(),
+            exchange,
+            how: (**how).clone(),
+            label: node.name.clone(),
+            from,
+            to: self.places.map[&v],
+            work,
+            row: Expr::product(how.to.shape.iter().skip(1)),
+        };
+        self.plan.transfers.push(transfer);
+        Ok(())
     }
 
     fn whole(&self, v: Value) -> Target {

@@ -10,12 +10,13 @@ use super::{BufferId, Plan, Role};
 pub fn assign(plan: &mut Plan, apart: bool) {
     let n = plan.buffers.len();
     let (mut first, mut last) = (vec![usize::MAX; n], vec![0usize; n]);
-    for (i, d) in plan.dispatches.iter().enumerate() {
-        for arg in &d.args {
-            let b = arg.buffer.0 as usize;
-            first[b] = first[b].min(i);
-            last[b] = i;
-        }
+    // Transfers lie between dispatches: even places are theirs.
+    let dispatches = plan.dispatches.iter().enumerate().flat_map(|(i, d)| d.args.iter().map(move |a| (2 * i + 1, a.buffer)));
+    let transfers = plan.transfers.iter().flat_map(|t| t.buffers().map(move |b| (2 * t.before, b)));
+    for (at, buffer) in dispatches.chain(transfers) {
+        let b = buffer.0 as usize;
+        first[b] = first[b].min(at);
+        last[b] = last[b].max(at);
     }
     let scratch = |plan: &Plan, b: usize| plan.buffers[b].role == Role::Scratch;
     let mut to = vec![BufferId(0); n];
@@ -49,6 +50,11 @@ pub fn assign(plan: &mut Plan, apart: bool) {
     }
     plan.buffers = kept;
     plan.dispatches.iter_mut().flat_map(|d| &mut d.args).for_each(|a| a.buffer = to[a.buffer.0 as usize]);
+    for t in &mut plan.transfers {
+        t.to = to[t.to.0 as usize];
+        t.from.iter_mut().for_each(|f| f.0 = to[f.0.0 as usize]);
+        t.work.iter_mut().for_each(|w| *w = to[w.0 as usize]);
+    }
     plan.inputs.iter_mut().chain(&mut plan.outputs).for_each(|p| p.buffer = to[p.buffer.0 as usize]);
     plan.kept.iter_mut().for_each(|k| k.buffer = to[k.buffer.0 as usize]);
 }

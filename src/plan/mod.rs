@@ -1,21 +1,27 @@
 //! Graph → Plan: a list of dispatches over planned buffers, made from [`Caps`](crate::base::Caps) and a tuning table alone.
 //!
-//! Passes, in the order they run: `fuse` decides what is stored and what is computed where it is used, `lower` turns
+//! Passes, in the order they run: `join` makes one product of several with one operand, `fuse` decides what is stored and what is computed where it is used, `lower` turns
 //! each stored value into a dispatch (`code` writes the WGSL of fused expressions, `heavy` calls the kernels of
 //! single ops), `memory` gives values that never live together the same buffer. `text` prints the result.
 
 mod code;
 mod fuse;
 mod heavy;
+mod join;
 mod lower;
 mod memory;
+pub mod shard;
 mod text;
+mod transfer;
 mod tuning;
 
+pub use crate::op::Exchange;
 pub use lower::plan;
+pub use transfer::{Facts, Policy, Rounds};
 pub use tuning::Tuning;
 
-use crate::base::{Bindings, DType, Expr, Result, Type};
+use crate::base::{Bindings, DType, Expr, Part, Result, Type};
+use crate::op::Collective;
 use crate::kernel::Kernel;
 use std::sync::Arc;
 
@@ -44,7 +50,7 @@ pub struct BufferId(pub u32);
 #[derive(Debug, Clone, PartialEq)]
 pub enum Role {
     /// Rows of a weight (file tensors one after another), in device layout.
-    Weight { parts: Vec<String>, dtype: DType, rows: std::ops::Range<usize>, of_rows: usize },
+    Weight { parts: Vec<Part>, dtype: DType, rows: std::ops::Range<usize>, of_rows: usize },
     /// Literal f32 elements.
     Data(Arc<[f32]>),
     /// A named state; plans of one session share it by name.
@@ -140,12 +146,33 @@ pub struct Kept {
     pub buffer: BufferId,
 }
 
+/// Rows that travel between ranks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Transfer {
+    /// It runs before this dispatch.
+    pub before: usize,
+    pub exchange: Exchange,
+    pub how: Collective,
+    /// The node, for people.
+    pub label: String,
+    /// Where the operand lies, and from which element on. A receiver has none.
+    pub from: Option<(BufferId, Expr)>,
+    /// Where the result goes.
+    pub to: BufferId,
+    /// Where parts are summed, if not there.
+    pub work: Option<BufferId>,
+    /// Elements of 4 bytes in a row.
+    pub row: Expr,
+}
+
 /// Everything a device needs to run steps of a graph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     pub kernels: Vec<Kernel>,
     pub buffers: Vec<Buffer>,
     pub dispatches: Vec<Dispatch>,
+    /// In the order in which they run.
+    pub transfers: Vec<Transfer>,
     pub inputs: Vec<Port>,
     pub outputs: Vec<Port>,
     pub kept: Vec<Kept>,

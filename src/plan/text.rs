@@ -19,7 +19,14 @@ impl fmt::Display for Plan {
             writeln!(f, "  b{i:<4} {:>12} B  {role}  \"{}\"", b.bytes, b.label)?;
         }
         writeln!(f, "dispatches")?;
+        let transfers = |f: &mut fmt::Formatter<'_>, i: usize| {
+            self.transfers.iter().filter(|t| t.before == i).try_for_each(|t| {
+                let from = t.from.as_ref().map_or(String::new(), |b| format!("b{} ", b.0.0));
+                writeln!(f, "  →    {:<14} over {}={}  {from}→ b{}  {} of {} elements  \"{}\"", format!("{:?}", t.exchange), t.how.over, t.ways(), t.to.0, t.how.to, t.row, t.label)
+            })
+        };
         for (i, d) in self.dispatches.iter().enumerate() {
+            transfers(f, i)?;
             let args: Vec<String> = d.args.iter().map(|a| format!("{}{}=b{}", if a.write { "*" } else { "" }, a.name, a.buffer.0)).collect();
             let params: Vec<String> = d
                 .params
@@ -34,6 +41,7 @@ impl fmt::Display for Plan {
             writeln!(f, "       {}  grid {}  {}", args.join(" "), grid.join(" × "), params.join(" "))?;
             writeln!(f, "       {} FLOP, {} B", d.flops, d.bytes)?;
         }
+        transfers(f, self.dispatches.len())?;
         let sum = |which: fn(&Role) -> bool| self.bytes_where(which);
         writeln!(
             f,

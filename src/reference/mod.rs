@@ -7,12 +7,14 @@ mod dot;
 mod matmul;
 mod native;
 mod primitive;
+mod ranks;
 pub mod sample;
 mod value;
 
+pub use ranks::Ranks;
 pub use value::Real;
 
-use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
+use crate::base::{Array, Bindings, DType, Error, Part, Result, Seat, Type, Weights, read_parts};
 use crate::graph::{Graph, Source};
 use crate::op::{APPEND, Attrs, Body, Fused, OpDef, Value};
 use std::collections::HashMap;
@@ -29,6 +31,15 @@ pub struct Interpreter<T: Real> {
     check: bool,
 }
 
+/// A step under way.
+struct Running<T> {
+    values: Vec<Option<Tensor<T>>>,
+    sizes: Vec<u64>,
+    alive: u64,
+    /// The node that is next.
+    at: usize,
+}
+
 /// Composites that have a native f32 form.
 fn is_native(def: &OpDef) -> bool {
     matches!(&def.body, Body::Composite { fused, .. } if *fused != Fused::Parts)
@@ -40,13 +51,18 @@ impl<T: Real> Interpreter<T> {
     /// # Errors
     /// A weight that is missing or of another type than the graph says.
     pub fn new(graph: &Graph, weights: &dyn Weights) -> Result<Self> {
+        Interpreter::at(graph, weights, &Seat::default())
+    }
+
+    /// Like [`Interpreter::new`], for one rank of a mesh: it loads its own pieces only.
+    pub fn at(graph: &Graph, weights: &dyn Weights, seat: &Seat) -> Result<Self> {
         let graph = graph.expand(&|def| T::FALLBACK && is_native(def))?;
         let mut loaded = HashMap::new();
         for v in graph.values() {
             let node = graph.node(v);
             match &node.source {
                 Source::Weight { parts } => {
-                    loaded.insert(v, load(parts, &node.ty, &node.name, weights)?);
+                    loaded.insert(v, load(parts, &node.ty, seat, weights)?);
                 }
                 Source::Data(data) => {
                     let shape = node.ty.shape.known().unwrap_or_default();
@@ -55,6 +71,7 @@ impl<T: Real> Interpreter<T> {
                 _ => {}
             }
         }
+        check_memory::<T>(&graph)?;
         let mut last_use = vec![0; graph.nodes.len()];
         for (i, node) in graph.nodes.iter().enumerate() {
             node.args().iter().for_each(|a| last_use[a.0 as usize] = i);
@@ -97,37 +114,70 @@ impl<T: Real> Interpreter<T> {
     }
 
     fn run(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<(String, Tensor<T>)>> {
+        let mut running = self.begin(inputs)?;
+        match self.advance(&mut running, bindings, inputs)? {
+            None => self.finish(running),
+            Some(v) => {
+                let node = self.graph.node(v);
+                Err(Error::op(node.kind(), &node.name, "needs the other ranks of its mesh: run all of them together"))
+            }
+        }
+    }
+
+    fn begin(&self, inputs: &[(&str, Array)]) -> Result<Running<T>> {
         if let Some((name, _)) = inputs.iter().find(|(n, _)| self.graph.find_input(n).is_none()) {
             return Err(Error::usage(format!("there is no input \"{name}\"")));
         }
-        let mut values: Vec<Option<Tensor<T>>> = vec![None; self.graph.nodes.len()];
-        let mut sizes = vec![0u64; self.graph.nodes.len()];
-        let mut alive = 0u64;
-        for i in 0..self.graph.nodes.len() {
-            // A state is written in place: nothing else may hold its elements then.
-            if self.graph.nodes[i].def().is_some_and(|d| d.is(&APPEND)) {
-                values[self.graph.nodes[i].args()[0].0 as usize] = None;
-            }
-            let value = self.evaluate(Value(i as u32), &values, bindings, inputs)?;
-            if self.check {
-                self.check_finite(i, &value)?;
-            }
-            // Views, weights and states hold no elements of their own.
-            let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND)) && !self.graph.nodes[i].is_view();
-            let size = if owns { value.bytes() } else { 0 };
-            alive += size;
-            sizes[i] = size;
-            self.peak = self.peak.max(alive);
-            values[i] = Some(value);
-            for a in self.graph.nodes[i].args() {
-                if self.last_use[a.0 as usize] == i {
-                    values[a.0 as usize] = None;
-                    alive -= sizes[a.0 as usize];
+        let n = self.graph.nodes.len();
+        Ok(Running { values: vec![None; n], sizes: vec![0; n], alive: 0, at: 0 })
+    }
+
+    /// Computes until a collective of several ranks is due, whose operand is then there; `None` at the end.
+    fn advance(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Option<Value>> {
+        while running.at < self.graph.nodes.len() {
+            let i = running.at;
+            let node = &self.graph.nodes[i];
+            if let Source::Op { attrs: Attrs::Collective(c), .. } = &node.source {
+                if c.ways > 1 {
+                    return Ok(Some(Value(i as u32)));
                 }
             }
+            // A state is written in place: nothing else may hold its elements then.
+            if node.def().is_some_and(|d| d.is(&APPEND)) {
+                running.values[node.args()[0].0 as usize] = None;
+            }
+            let value = self.evaluate(Value(i as u32), &running.values, bindings, inputs)?;
+            self.supply(running, value)?;
         }
-        let outputs = self.graph.outputs.iter();
-        outputs.map(|(name, v)| Ok((name.clone(), values[v.0 as usize].clone().ok_or_else(|| Error::usage("an output was not computed"))?))).collect()
+        Ok(None)
+    }
+
+    /// Gives the node at hand its value and goes on to the next.
+    fn supply(&mut self, running: &mut Running<T>, value: Tensor<T>) -> Result<()> {
+        let i = running.at;
+        if self.check {
+            self.check_finite(i, &value)?;
+        }
+        // Views, weights and states hold no elements of their own.
+        let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND)) && !self.graph.nodes[i].is_view();
+        let size = if owns { value.bytes() } else { 0 };
+        running.alive += size;
+        running.sizes[i] = size;
+        self.peak = self.peak.max(running.alive);
+        running.values[i] = Some(value);
+        for a in self.graph.nodes[i].args() {
+            let a = a.0 as usize;
+            if self.last_use[a] == i && running.values[a].take().is_some() {
+                running.alive -= running.sizes[a];
+            }
+        }
+        running.at += 1;
+        Ok(())
+    }
+
+    fn finish(&self, running: Running<T>) -> Result<Vec<(String, Tensor<T>)>> {
+        let value = |v: &Value| running.values[v.0 as usize].clone().ok_or_else(|| Error::usage("an output was not computed"));
+        self.graph.outputs.iter().map(|(name, v)| Ok((name.clone(), value(v)?))).collect()
     }
 
     fn check_finite(&self, i: usize, value: &Tensor<T>) -> Result<()> {
@@ -183,6 +233,20 @@ impl<T: Real> Interpreter<T> {
     }
 }
 
+/// Refuses states that the machine has no memory for before the first step needs them.
+fn check_memory<T: Real>(graph: &Graph) -> Result<()> {
+    let states = graph.nodes.iter().filter(|n| n.source == Source::State);
+    let count = |n: &crate::graph::Node| n.ty.shape.iter().map(|d| d.bound().max(0) as usize).try_fold(1usize, usize::checked_mul);
+    let total = states.clone().try_fold(0usize, |sum, n| sum.checked_add(count(n)?));
+    let mut room: Vec<T> = vec![];
+    if total.is_some_and(|n| room.try_reserve_exact(n).is_ok()) {
+        return Ok(());
+    }
+    let first = states.map(|n| n.name.as_str()).next().unwrap_or_default();
+    let bytes = total.map_or("beyond 2^64".into(), |n| (n as u64 * size_of::<T>() as u64).to_string());
+    Err(Error::op("state", first, format!("and the other states take {bytes} bytes, which this machine does not have: choose a smaller context")))
+}
+
 fn input<T: Real>(name: &str, ty: &Type, shape: &[usize], inputs: &[(&str, Array)]) -> Result<Tensor<T>> {
     let given = inputs.iter().find(|(n, _)| *n == name);
     let (_, array) = given.ok_or_else(|| Error::usage(format!("input \"{name}\" {ty} is missing")))?;
@@ -193,23 +257,12 @@ fn input<T: Real>(name: &str, ty: &Type, shape: &[usize], inputs: &[(&str, Array
     Ok(Tensor::from_array(array))
 }
 
-/// Reads the file tensors of one weight, one after another.
-fn load<T: Real>(parts: &[String], ty: &Type, name: &str, weights: &dyn Weights) -> Result<Tensor<T>> {
-    let shape = ty.shape.known().ok_or_else(|| Error::op("weight", name, format!("{} is not known", ty.shape)))?;
-    let mut bytes = vec![];
-    for part in parts {
-        let info = weights.info(part)?;
-        if info.dtype != ty.dtype {
-            return Err(Error::op("weight", part, format!("is {}, it must be {}", info.dtype, ty.dtype)));
-        }
-        let rows = info.shape.first().and_then(|d| d.known()).unwrap_or(1) as usize;
-        bytes.extend_from_slice(&weights.read(part, 0..rows)?);
-    }
-    let array = Array::new(ty.dtype, &shape, bytes)
-        .map_err(|e| Error::op("weight", name, format!("{} do not fill {ty}: {e}", parts.join(" + "))))?;
+/// Reads the pieces of one weight that this rank has.
+fn load<T: Real>(parts: &[Part], ty: &Type, seat: &Seat, weights: &dyn Weights) -> Result<Tensor<T>> {
+    let array = read_parts(weights, parts, ty, seat)?;
     // The fallback keeps blocks as they are: memory traffic is what decoding costs.
     if T::FALLBACK && ty.dtype.is_quantised() {
-        return Ok(Tensor { data: Data::Blocks(array.bytes.into(), ty.dtype), strides: value::strides(&shape), shape, offset: 0 });
+        return Ok(Tensor { data: Data::Blocks(array.bytes.into(), ty.dtype), strides: value::strides(&array.shape), shape: array.shape, offset: 0 });
     }
     Ok(Tensor::from_array(&array))
 }

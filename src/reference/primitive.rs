@@ -22,6 +22,8 @@ impl<T: Real> Call<'_, T> {
             Body::Scalar(s) => Ok(self.scalar(s.cpu)),
             Body::View => self.view(),
             Body::Composite { fused, .. } => native::run(self, *fused),
+            // A group of one has nobody to exchange with; groups are run by `ranks`.
+            Body::Collective(_) => self.operands.first().map(|x| (*x).clone()).ok_or_else(|| self.wrong()),
             Body::Primitive(p) => match p {
                 Primitive::Matmul => matmul::run(self),
                 Primitive::Reduce(kind) => self.reduce(*kind),
@@ -78,13 +80,14 @@ impl<T: Real> Call<'_, T> {
                 strides: perm.iter().map(|&p| x.strides[p]).collect(),
                 offset: x.offset,
             },
-            Attrs::Slice { axis, start, len } => {
-                let (start, len) = (start.eval(self.bindings)? as usize, len.eval(self.bindings)? as usize);
-                if start + len > x.shape[*axis] {
-                    return Err(Error::op("slice", "", format!("{len} from {start} reaches past axis {axis} of {:?}", x.shape)));
+            Attrs::Slice { axis, start, len, step } => {
+                let (start, len, step) = (start.eval(self.bindings)? as usize, len.eval(self.bindings)? as usize, *step as usize);
+                if len > 0 && start + (len - 1) * step >= x.shape[*axis] || start > x.shape[*axis] {
+                    return Err(Error::op("slice", "", format!("{len} from {start} by {step} reaches past axis {axis} of {:?}", x.shape)));
                 }
-                let offset = x.offset + start * x.strides[*axis];
-                Tensor { data: x.data.clone(), shape: self.shape.clone(), strides: x.strides.clone(), offset }
+                let mut strides = x.strides.clone();
+                strides[*axis] *= step;
+                Tensor { data: x.data.clone(), shape: self.shape.clone(), strides, offset: x.offset + start * x.strides[*axis] }
             }
             Attrs::Shape(_) if self.def.name == "broadcast" => x.broadcast(&self.shape),
             Attrs::Shape(_) => x.reshaped(&self.shape),

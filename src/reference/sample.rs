@@ -1,6 +1,6 @@
 //! Seeded operands for the op table's cases.
 
-use crate::base::{Array, DType, Result, Type, block};
+use crate::base::{Array, DType, Part, Result, Type, block};
 use crate::graph::{Graph, Source};
 use crate::op::{Build, Case, Fill, OpDef};
 use std::collections::HashMap;
@@ -80,7 +80,7 @@ pub fn case_graph(def: &'static OpDef, case: &Case, seed: u64) -> Result<CaseGra
         let array = operand(ty, *fill, seed + i as u64);
         let source = if ty.dtype.is_quantised() {
             weights.insert(name.clone(), array);
-            Source::Weight { parts: vec![name.clone()] }
+            Source::Weight { parts: vec![Part::whole(&name)] }
         } else if def.name == "append" && i == 0 {
             states.push((name.clone(), array));
             Source::State

@@ -1,13 +1,15 @@
 //! Which device runs a model.
 
+use super::{Comparison, Notice};
 use crate::base::{AdapterKind, DeviceFault, Error, Result};
 use crate::device::{AdapterReport, Gpu, adapters};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What the user asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, Default)]
 pub enum DeviceChoice {
-    /// A real GPU; else the CPU fallback, which is faster than shaders on a software adapter.
+    /// A real GPU; else the faster of a software adapter and the CPU fallback.
     #[default]
     Auto,
     /// The CPU fallback.
@@ -16,6 +18,32 @@ pub enum DeviceChoice {
     Index(usize),
     /// The first adapter whose name contains this, whatever the case.
     Name(String),
+    /// A device that is open already: several models may share it.
+    Open(Arc<Gpu>),
+}
+
+impl PartialEq for DeviceChoice {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (DeviceChoice::Auto, DeviceChoice::Auto) | (DeviceChoice::Cpu, DeviceChoice::Cpu) => true,
+            (DeviceChoice::Index(a), DeviceChoice::Index(b)) => a == b,
+            (DeviceChoice::Name(a), DeviceChoice::Name(b)) => a == b,
+            (DeviceChoice::Open(a), DeviceChoice::Open(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Debug for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Index(i) => write!(f, "adapter {i}"),
+            DeviceChoice::Name(name) => write!(f, "an adapter named like {name:?}"),
+            DeviceChoice::Open(gpu) => write!(f, "{}", gpu.report.name),
+        }
+    }
 }
 
 impl std::str::FromStr for DeviceChoice {
@@ -40,11 +68,22 @@ pub struct Picked {
 /// How to get a driver, in one line.
 const DRIVER_HINT: &str = "for a GPU install its Vulkan driver (Debian, Ubuntu: mesa-vulkan-drivers or the vendor's), on macOS and Windows it is there already";
 
+/// Like [`pick_with`], without a place where measurements are remembered.
+pub async fn pick(choice: &DeviceChoice) -> Result<Picked> {
+    pick_with(choice, None, &mut |_| {}).await
+}
+
+/// `Auto` takes a real GPU. Where there is only a software adapter, it and the CPU fallback are timed once, and the
+/// faster of both is taken; without a cache folder to remember that in, the CPU fallback is: it runs native code with
+/// the widest vectors on the same cores, and was the faster on every software adapter that it was measured beside.
+///
 /// # Errors
 /// An adapter that does not exist or gives no device.
-pub async fn pick(choice: &DeviceChoice) -> Result<Picked> {
-    if *choice == DeviceChoice::Cpu {
-        return Ok(Picked { gpu: None, notice: None });
+pub async fn pick_with(choice: &DeviceChoice, cache: Option<&Path>, notify: &mut dyn FnMut(Notice)) -> Result<Picked> {
+    match choice {
+        DeviceChoice::Cpu => return Ok(Picked { gpu: None, notice: None }),
+        DeviceChoice::Open(gpu) => return Ok(Picked { gpu: Some(gpu.clone()), notice: None }),
+        _ => {}
     }
     let all = adapters().await;
     let found = match choice {
@@ -52,10 +91,52 @@ pub async fn pick(choice: &DeviceChoice) -> Result<Picked> {
         DeviceChoice::Name(name) => Some(by_name(&all, name)?),
         _ => best(&all),
     };
-    match found {
-        Some(index) => Ok(Picked { gpu: Some(Arc::new(Gpu::open(index).await?)), notice: None }),
-        None => Ok(Picked { gpu: None, notice: Some(fallback_notice(&all)) }),
+    if let Some(index) = found {
+        return Ok(Picked { gpu: Some(Arc::new(Gpu::open(index).await?)), notice: None });
     }
+    match &all[..] {
+        [] => Ok(Picked { gpu: None, notice: Some(format!("found no GPU driver: running on the CPU fallback; {DRIVER_HINT}")) }),
+        [software, ..] => software_or_cpu(software, cache, notify).await,
+    }
+}
+
+async fn measure() -> Result<Comparison> {
+    Comparison::measure(&Arc::new(Gpu::open(0).await?)).await
+}
+
+/// The faster of the first adapter, which is a software one, and the CPU fallback.
+async fn software_or_cpu(software: &AdapterReport, cache: Option<&Path>, notify: &mut dyn FnMut(Notice)) -> Result<Picked> {
+    let only = format!("found only a software adapter ({})", software.name);
+    let Some(cache) = cache else {
+        let notice = format!("{only}: running on the CPU fallback, which uses the same cores better (--device 0 takes the adapter); {DRIVER_HINT}");
+        return Ok(Picked { gpu: None, notice: Some(notice) });
+    };
+    let times = match Comparison::load(software, cache) {
+        Some(known) => known,
+        None => {
+            notify(Notice::Say(format!("timing {} beside the CPU fallback (once; remembered in {})", software.name, cache.display())));
+            let times = match measure().await {
+                Ok(times) => times,
+                // An adapter that cannot do this much is not taken by itself.
+                Err(e) => return Ok(Picked { gpu: None, notice: Some(format!("{only}, which failed ({e}): running on the CPU fallback")) }),
+            };
+            if let Err(e) = times.save(software, cache) {
+                notify(Notice::Say(e.to_string()));
+            }
+            times
+        }
+    };
+    let ratio = times.adapter / times.cpu;
+    Ok(match ratio > 1.0 {
+        true => Picked {
+            gpu: None,
+            notice: Some(format!("{only}: the CPU fallback was {ratio:.1} times as fast and is taken (--device 0 takes the adapter); {DRIVER_HINT}")),
+        },
+        false => Picked {
+            gpu: Some(Arc::new(Gpu::open(0).await?)),
+            notice: Some(format!("{only}: it was {:.1} times as fast as the CPU fallback and is taken (--device cpu takes the fallback); {DRIVER_HINT}", 1.0 / ratio)),
+        },
+    })
 }
 
 fn by_name(all: &[AdapterReport], name: &str) -> Result<usize> {
@@ -73,23 +154,15 @@ fn best(all: &[AdapterReport]) -> Option<usize> {
     of(AdapterKind::Discrete).or(of(AdapterKind::Integrated)).or(of(AdapterKind::Other))
 }
 
-fn fallback_notice(all: &[AdapterReport]) -> String {
-    let seen = match all.first() {
-        Some(software) => format!("only a software adapter ({}), slower than the CPU fallback (--device 0 uses it anyway)", software.name),
-        None => "no GPU driver".into(),
-    };
-    format!("found {seen}: running on the CPU; {DRIVER_HINT}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn choices_parse() {
-        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
-        assert_eq!("2".parse(), Ok(DeviceChoice::Index(2)));
-        assert_eq!("radeon".parse(), Ok(DeviceChoice::Name("radeon".into())));
+        let of = |s: &str| s.parse::<DeviceChoice>().unwrap();
+        assert!(matches!((of("auto"), of("cpu"), of("2")), (DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Index(2))));
+        assert!(matches!(of("Radeon"), DeviceChoice::Name(n) if n == "Radeon"));
         assert!("".parse::<DeviceChoice>().is_err());
     }
 }

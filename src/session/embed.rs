@@ -1,7 +1,8 @@
 //! Sentence embeddings from an encoder.
 
 use super::engine::Engine;
-use super::{Notice, Options, pick};
+use super::cancel::Cancellable;
+use super::{Notice, Options, pick_with};
 use crate::base::{Array, Bindings, DType, Error, Result, Var};
 use crate::model::{Model, ModelInfo, ModelSource};
 use crate::text::Tokenizer;
@@ -28,10 +29,11 @@ impl Embedder {
         let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
         let json = model.source.side_file("tokenizer.json").ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
-        let tokenizer = Tokenizer::from_json(json)?;
-        let picked = pick(&options.device).await?;
+        let tokenizer = Tokenizer::from_json(json).map_err(|e| super::words::told_of(&model.name, e, ""))?;
+        let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-        let engine = Engine::new(picked.gpu, &[graph], &model.source, options.check_numerics, None, notify).await?;
+        let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
+        let engine = Engine::new(picked.gpu, &[graph], &weights, options.check_numerics, None, notify).await?;
         Ok(Embedder { engine, tokenizer, info, tokens })
     }
 
@@ -64,7 +66,7 @@ impl Embedder {
             let tokens = Array::u32(&shape, &ids.concat());
             let mask = Array { dtype: DType::Bool, ..Array::u32(&shape, &mask) };
             let bindings = Bindings::new().with("batch", shape[0] as u64).with("seq", longest as u64);
-            let y = self.engine.step(0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"]).await?.remove(0).to_f32();
+            let y = self.engine.step(0, 0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"]).await?.remove(0).to_f32();
             out.extend(y.chunks_exact(self.info.width).map(<[f32]>::to_vec));
         }
         Ok(out)

@@ -1,5 +1,6 @@
 //! A graph that can be stepped, on an adapter or on the CPU.
 
+use super::mesh::MeshEngine;
 use super::{DeviceChoice, Notice, pick};
 use crate::base::{Array, Bindings, DType, Error, Result, Weights};
 use crate::device::{Gpu, Program, Store};
@@ -16,6 +17,7 @@ pub struct Engine {
 enum Inner {
     Device { programs: Vec<Program>, store: Store, check: bool },
     Cpu { interpreter: Box<Interpreter<f32>>, threads: usize },
+    Mesh(Box<MeshEngine>),
 }
 
 impl Engine {
@@ -33,7 +35,7 @@ impl Engine {
     /// # Errors
     /// Inputs that are missing, unknown or of the wrong type or shape; variables out of bounds; device faults.
     pub async fn run(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
-        self.step(0, bindings, inputs, outputs).await
+        self.step(0, 0, bindings, inputs, outputs).await
     }
 
     pub(super) async fn new(
@@ -63,8 +65,19 @@ impl Engine {
         Ok(Engine { inner: Inner::Device { programs, store, check } })
     }
 
-    /// Runs a step of graph `which`. The CPU has only the first, which takes every step.
-    pub(super) async fn step(&mut self, which: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
+    /// Several ranks of a mesh as one engine.
+    pub(super) fn over(mesh: MeshEngine) -> Engine {
+        Engine { inner: Inner::Mesh(Box::new(mesh)) }
+    }
+    pub(super) fn mesh(&mut self) -> Option<&mut MeshEngine> {
+        match &mut self.inner {
+            Inner::Mesh(mesh) => Some(mesh),
+            _ => None,
+        }
+    }
+
+    /// Runs a step of graph `which` on a replica. The CPU has only the first graph, which takes every step.
+    pub(super) async fn step(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
         match &mut self.inner {
             Inner::Device { programs, check, .. } => {
                 let program = &mut programs[which];
@@ -76,12 +89,9 @@ impl Engine {
             }
             Inner::Cpu { interpreter, .. } => {
                 let made = interpreter.step(bindings, inputs)?;
-                let find = |name: &&str| {
-                    let found = made.iter().find(|(n, _)| n == name);
-                    found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
-                };
-                outputs.iter().map(find).collect()
+                outputs.iter().map(|name| output_of(&made, name)).collect()
             }
+            Inner::Mesh(mesh) => mesh.step(which, replica, bindings, inputs, outputs).await,
         }
     }
 
@@ -89,6 +99,18 @@ impl Engine {
         match &self.inner {
             Inner::Device { store, .. } => format!("{} ({})", store.gpu().report.name, store.gpu().report.backend),
             Inner::Cpu { threads, .. } => format!("CPU fallback ({threads} threads)"),
+            Inner::Mesh(mesh) => mesh.adapter(),
+        }
+    }
+
+    /// # Errors
+    /// On the CPU fallback, or where the adapter has no timestamps.
+    pub(super) fn can_profile(&self) -> Result<()> {
+        match &self.inner {
+            Inner::Device { store, .. } if store.gpu().caps().timestamps => Ok(()),
+            Inner::Device { .. } => Err(Error::usage(format!("{} has no timestamp queries: it cannot be profiled", self.adapter()))),
+            Inner::Mesh(mesh) => mesh.can_trace(),
+            Inner::Cpu { .. } => Err(Error::usage(format!("the {} has no dispatches to time: choose an adapter with --device", self.adapter()))),
         }
     }
 
@@ -96,15 +118,22 @@ impl Engine {
         match &self.inner {
             Inner::Device { store, .. } => store.gpu().peak_bytes(),
             Inner::Cpu { interpreter, .. } => interpreter.memory_bytes(),
+            Inner::Mesh(mesh) => mesh.rank_bytes().iter().map(|r| r.1).sum(),
         }
     }
 
     pub(super) fn programs(&mut self) -> &mut [Program] {
         match &mut self.inner {
             Inner::Device { programs, .. } => programs,
-            Inner::Cpu { .. } => &mut [],
+            Inner::Cpu { .. } | Inner::Mesh(_) => &mut [],
         }
     }
+}
+
+/// An output by its name.
+pub(super) fn output_of(made: &[(String, Array)], name: &str) -> Result<Array> {
+    let found = made.iter().find(|(n, _)| n == name);
+    found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
 }
 
 /// The first float in the order of computation that is NaN or infinite.
@@ -118,7 +147,10 @@ async fn find_nonfinite(program: &Program, bindings: &Bindings) -> Result<()> {
         let bytes = program.buffer_bytes(kept.buffer).await?;
         let values = bytes.chunks_exact(4).take(count).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         if let Some((index, value)) = values.enumerate().find(|(_, x)| !x.is_finite()) {
-            return Err(Error::NotFinite { op: kept.op.into(), node: kept.name.clone(), index, value: value.to_string() });
+            // A kernel may compute several ops at once.
+            let writes = |d: &&plan::Dispatch| d.args.iter().any(|a| a.write && a.buffer == kept.buffer);
+            let op = program.plan().dispatches.iter().find(writes).map_or(kept.op.to_string(), |d| d.ops.join("+"));
+            return Err(Error::NotFinite { op, node: kept.name.clone(), index, value: value.to_string() });
         }
     }
     Ok(())

@@ -1,33 +1,35 @@
 //! Text from a decoder.
 
 use super::engine::Engine;
-use super::{Notice, Options, pick};
-use crate::base::{AdapterKind, Array, Bindings, Error, Result, Var};
-use crate::device::{DispatchTime, Program};
-use crate::model::gguf::Value;
-use crate::model::{Model, ModelInfo, ModelSource, StepShape};
-use crate::text::{ChatTemplate, Choice, Message, Sampler, Sampling, StreamDecoder, Tokenizer, Vocabulary, top_logprobs};
+use super::open::open_engine;
+use super::words::{Words, told_of};
+use super::{Notice, Options};
+use crate::base::{Array, Bindings, Error, Result};
+use crate::device::DispatchTime;
+use crate::model::{Model, ModelInfo, ModelSource};
+use crate::text::{Choice, Message, Sampler, Sampling, StreamDecoder, Tokenizer, top_logprobs};
 use crate::trace::{Span, Trace};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use web_time::Instant;
 
 /// Context that is planned where the user names none.
 const DEFAULT_CONTEXT: usize = 4096;
+
+/// Seconds that one step of a prompt may take.
+const PATIENCE: f64 = 0.5;
 
 /// A decoder on a device, with its tokenizer. Keys and values of the last conversation stay, so a prompt that
 /// continues it is not computed anew.
 pub struct Generator {
     engine: Engine,
     info: ModelInfo,
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
-    bos: String,
-    eos: String,
-    stops: Vec<u32>,
+    words: Words,
     context: usize,
     chunk: usize,
-    cached: Vec<u32>,
+    /// Tokens in the cache of each replica.
+    cached: Vec<Vec<u32>>,
 }
 
 /// What to generate.
@@ -104,33 +106,24 @@ impl Generator {
     /// Files that are damaged or cannot be run, devices that do not exist or are too small: before anything runs.
     pub async fn open(path: impl AsRef<Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
         let model = Model::new(ModelSource::open(path)?)?;
+        model.check_generates()?;
         let info = model.info();
         let context = options.context.unwrap_or(info.context.min(DEFAULT_CONTEXT));
         if context == 0 || context > info.context {
             return Err(Error::usage(format!("the context is {context} tokens, {} was made for 1 to {}", info.name, info.context)));
         }
-        let picked = pick(&options.device).await?;
-        picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-        let (tokenizer, template, special) = words(&model)?;
-        let software = picked.gpu.as_ref().is_none_or(|g| g.caps().kind == AdapterKind::Software);
-        // Short enough on slow devices that a cancel is heard within a second.
-        let chunk = if software { 32 } else { 256 }.min(context);
-        let graphs = graphs(&model, context, chunk, picked.gpu.is_some())?;
-        let tuning = match &picked.gpu {
-            Some(gpu) => super::tune::tuned(gpu, options.cache.as_deref(), notify).await?,
-            None => None,
-        };
-        let engine = Engine::new(picked.gpu, &graphs, &model.source, options.check_numerics, tuning, notify).await?;
-        let stops = stop_tokens(&tokenizer, special.eos_id);
-        let Special { bos, eos, .. } = special;
-        Ok(Generator { engine, info, tokenizer, template, bos, eos, stops, context, chunk, cached: vec![] })
+        options.cancel.check()?;
+        let words = Words::read(&model)?;
+        let (engine, chunk) = open_engine(&model, context, options, notify).await?;
+        let cached = vec![vec![]; options.layout.mesh.size("dp")];
+        Ok(Generator { engine, info, words, context, chunk, cached })
     }
 
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.words.tokenizer
     }
     pub fn context(&self) -> usize {
         self.context
@@ -140,18 +133,49 @@ impl Generator {
     }
     /// Whether the model brings a chat form.
     pub fn is_chat(&self) -> bool {
-        self.template.is_some()
+        self.words.template.is_some()
     }
 
     /// Ids of a conversation up to where the answer begins, in the model's own form.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let template = self.template.as_ref().ok_or_else(|| Error::model(&self.info.name, "has no chat template: give plain text (--raw)"))?;
+        let plain = "give plain text (--raw)";
+        let template = self.words.template.as_ref().ok_or_else(|| Error::model(&self.info.name, format!("has no chat template: {plain}")))?;
+        let made = match template {
+            Ok(template) => template.render(messages, true, &self.words.bos, &self.words.eos),
+            Err(e) => Err(e.clone()),
+        };
         // The template writes its own markers.
-        self.tokenizer.encode(&template.render(messages, true, &self.bos, &self.eos)?, false)
+        self.words.tokenizer.encode(&made.map_err(|e| told_of(&self.info.name, e, &format!(": {plain}")))?, false)
     }
     /// Ids of plain text to continue.
     pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.encode(text, true)
+        self.words.tokenizer.encode(text, true)
+    }
+
+    /// Replicas of the model, which answer prompts of their own.
+    pub fn replicas(&self) -> usize {
+        self.cached.len()
+    }
+    /// Whether this process takes part in a replica's answers, and whether it is the one to tell them: on one device,
+    /// or with all ranks in one process, both hold.
+    pub fn role(&mut self, replica: usize) -> (bool, bool) {
+        self.engine.mesh().map_or((true, true), |m| (m.plays(replica), m.leads(replica)))
+    }
+    /// Takes leave of the other processes of a mesh, when all is done.
+    pub fn close(mut self) -> Result<()> {
+        self.engine.mesh().map_or(Ok(()), |m| m.close())
+    }
+    /// Whether other processes have ranks of the mesh.
+    pub fn is_shared(&mut self) -> bool {
+        self.engine.mesh().is_some_and(|m| m.is_shared())
+    }
+    /// Bytes of each rank of this process; empty on one device.
+    pub fn rank_bytes(&mut self) -> Vec<(usize, u64)> {
+        self.engine.mesh().map_or(vec![], |m| m.rank_bytes())
+    }
+    /// Bytes and messages that ranks have sent each other.
+    pub fn sent(&mut self) -> Option<(u64, usize)> {
+        self.engine.mesh().map(|m| (m.traffic().bytes(), m.traffic().messages))
     }
 
     /// Generates, telling each token as it comes.
@@ -159,6 +183,14 @@ impl Generator {
     /// # Errors
     /// An empty prompt or one longer than the context; device faults.
     pub async fn generate(&mut self, request: &Request, cancel: &AtomicBool, on_token: &mut dyn FnMut(&Token) -> Result<()>) -> Result<Finished> {
+        self.generate_on(0, request, cancel, on_token).await
+    }
+
+    /// Like [`Generator::generate`], on one of the replicas.
+    pub async fn generate_on(&mut self, replica: usize, request: &Request, cancel: &AtomicBool, on_token: &mut dyn FnMut(&Token) -> Result<()>) -> Result<Finished> {
+        if replica >= self.replicas() {
+            return Err(Error::usage(format!("there is no replica {replica}: the mesh has dp={}", self.replicas())));
+        }
         let prompt = &request.prompt;
         if prompt.is_empty() {
             return Err(Error::usage("the prompt is empty"));
@@ -172,50 +204,60 @@ impl Generator {
         }
         let mut sampler = Sampler::new(request.sampling.clone())?;
         let start = Instant::now();
-        let fresh = prompt.len() - self.reuse(prompt);
-        let Some(logits) = self.prefill(prompt, cancel).await? else {
+        let reused = self.reuse(replica, prompt);
+        let Some(logits) = self.prefill(replica, prompt, cancel).await? else {
+            let fresh = self.cached[replica].len() - reused;
             return Ok(self.finished(Stop::Cancelled, 0, prompt.len(), (fresh, start.elapsed()), Duration::ZERO));
         };
+        let fresh = prompt.len() - reused;
         let prompt_time = start.elapsed();
         let decoding = Instant::now();
-        let (stop, tokens) = self.decode(request, logits, &mut sampler, cancel, on_token).await?;
+        let (stop, tokens) = self.decode(replica, request, logits, &mut sampler, cancel, on_token).await?;
         Ok(self.finished(stop, tokens, prompt.len(), (fresh, prompt_time), decoding.elapsed()))
     }
 
     /// How many tokens of `prompt` the cache already holds; the last one is always computed, for its logits.
-    fn reuse(&mut self, prompt: &[u32]) -> usize {
-        let same = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
-        self.cached.truncate(same);
+    fn reuse(&mut self, replica: usize, prompt: &[u32]) -> usize {
+        let same = self.cached[replica].iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        self.cached[replica].truncate(same);
         same
     }
 
-    /// Computes the rest of the prompt in chunks; `None` if cancelled.
-    async fn prefill(&mut self, prompt: &[u32], cancel: &AtomicBool) -> Result<Option<Vec<f32>>> {
+    /// Computes the rest of the prompt in chunks; `None` if cancelled. A step cannot be stopped, so chunks are kept so
+    /// short that a cancel is heard soon.
+    async fn prefill(&mut self, replica: usize, prompt: &[u32], cancel: &AtomicBool) -> Result<Option<Vec<f32>>> {
         let mut logits = vec![];
-        while self.cached.len() < prompt.len() {
+        let mut size = self.chunk;
+        let mut best = f64::INFINITY;
+        while self.cached[replica].len() < prompt.len() {
             if cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let from = self.cached.len();
-            let to = (from + self.chunk).min(prompt.len());
-            logits = self.step(&prompt[from..to]).await?;
+            let from = self.cached[replica].len();
+            let to = (from + size).min(prompt.len());
+            let start = Instant::now();
+            logits = self.step(replica, &prompt[from..to]).await?;
+            // The first steps of a process may compile: the fastest is the rule.
+            best = best.min(start.elapsed().as_secs_f64() / (to - from) as f64);
+            size = ((PATIENCE / best) as usize).clamp(1, self.chunk);
         }
         Ok(Some(logits))
     }
 
     /// One step over the next tokens; the logits after the last.
-    async fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let total = self.cached.len() + tokens.len();
+    async fn step(&mut self, replica: usize, tokens: &[u32]) -> Result<Vec<f32>> {
+        let total = self.cached[replica].len() + tokens.len();
         let bindings = Bindings::new().with("seq", tokens.len() as u64).with("total", total as u64);
         let which = if tokens.len() == 1 { 1 } else { 0 };
         let input = Array::u32(&[tokens.len()], tokens);
-        let logits = self.engine.step(which, &bindings, &[("tokens", input)], &["logits"]).await?.remove(0);
-        self.cached.extend_from_slice(tokens);
+        let logits = self.engine.step(which, replica, &bindings, &[("tokens", input)], &["logits"]).await?.remove(0);
+        self.cached[replica].extend_from_slice(tokens);
         Ok(logits.to_f32())
     }
 
     async fn decode(
         &mut self,
+        replica: usize,
         request: &Request,
         mut logits: Vec<f32>,
         sampler: &mut Sampler,
@@ -231,26 +273,26 @@ impl Generator {
             if request.max_tokens.is_some_and(|n| made >= n) {
                 break Stop::Length;
             }
-            let choice = sampler.sample(&logits, &self.cached)?;
+            let choice = sampler.sample(&logits, &self.cached[replica])?;
             made += 1;
-            let ends = self.stops.contains(&choice.id);
-            let last = ends || request.max_tokens.is_some_and(|n| made >= n) || self.cached.len() >= self.context;
-            let mut text = if ends { String::new() } else { stream.push(&self.tokenizer, choice.id)? };
+            let ends = self.words.stops.contains(&choice.id);
+            let last = ends || request.max_tokens.is_some_and(|n| made >= n) || self.cached[replica].len() >= self.context;
+            let mut text = if ends { String::new() } else { stream.push(&self.words.tokenizer, choice.id)? };
             if last {
-                text += &stream.finish(&self.tokenizer)?;
+                text += &stream.finish(&self.words.tokenizer)?;
             }
             let top = self.alternatives(&logits, request.top)?;
             on_token(&Token { id: choice.id, text, logprob: choice.logprob, top })?;
             if ends {
                 break Stop::End;
             }
-            if self.cached.len() >= self.context {
+            if self.cached[replica].len() >= self.context {
                 break Stop::Context;
             }
             if request.max_tokens.is_some_and(|n| made >= n) {
                 break Stop::Length;
             }
-            logits = self.step(&[choice.id]).await?;
+            logits = self.step(replica, &[choice.id]).await?;
         };
         Ok((stop, made))
     }
@@ -259,7 +301,7 @@ impl Generator {
         if n == 0 {
             return Ok(vec![]);
         }
-        let named = |c: Choice| Alternative { id: c.id, text: self.tokenizer.token_text(c.id), logprob: c.logprob };
+        let named = |c: Choice| Alternative { id: c.id, text: self.words.tokenizer.token_text(c.id), logprob: c.logprob };
         Ok(top_logprobs(logits, n)?.into_iter().map(named).collect())
     }
 
@@ -279,12 +321,20 @@ impl Generator {
 
     /// Logits after each token of a fresh conversation: what golden figures are compared with.
     pub async fn logits(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
-        self.cached.clear();
+        self.cached[0].clear();
         let mut out = vec![];
         for t in tokens {
-            out.push(self.step(&[*t]).await?);
+            out.push(self.step(0, &[*t]).await?);
         }
         Ok(out)
+    }
+
+    /// Whether [`Generator::trace`] can be asked.
+    ///
+    /// # Errors
+    /// On the CPU fallback, or where the adapter has no timestamps.
+    pub fn can_trace(&self) -> Result<()> {
+        self.engine.can_profile()
     }
 
     /// Times every dispatch of one decode step. The conversation is not advanced.
@@ -292,8 +342,16 @@ impl Generator {
     /// # Errors
     /// On the CPU fallback, or where the adapter has no timestamps.
     pub async fn trace(&mut self) -> Result<Trace> {
+        let total = (self.cached[0].len() + 1).min(self.context) as u64;
+        let bindings = Bindings::new().with("seq", 1).with("total", total);
+        let inputs = [("tokens", Array::u32(&[1], &[0]))];
+        if let Some(mesh) = self.engine.mesh() {
+            return mesh.traced(1, 0, &bindings, &inputs, &["logits"]).await;
+        }
         let track = self.engine.adapter();
-        let (program, times) = self.profile().await?;
+        self.can_trace()?;
+        let program = self.engine.programs().get_mut(1).ok_or_else(|| Error::usage("there is no program for one token"))?;
+        let times = program.profile(&bindings, &inputs).await?;
         let span = |t: &DispatchTime| {
             let d = &program.plan().dispatches[t.index];
             let kernel = program.plan().kernels[d.kernel].name();
@@ -307,93 +365,5 @@ impl Generator {
             }
         };
         Ok(Trace { spans: times.iter().map(span).collect() })
-    }
-
-    async fn profile(&mut self) -> Result<(&Program, Vec<DispatchTime>)> {
-        let total = (self.cached.len() + 1).min(self.context) as u64;
-        let adapter = self.engine.adapter();
-        let program = self.engine.programs().get_mut(1).ok_or_else(|| Error::usage(format!("{adapter} has no dispatches to time: choose an adapter with --device")))?;
-        let bindings = Bindings::new().with("seq", 1).with("total", total);
-        let times = program.profile(&bindings, &[("tokens", Array::u32(&[1], &[0]))]).await?;
-        Ok((program, times))
-    }
-}
-
-/// The graphs of an engine: any number of tokens up to the chunk, and one. The fallback needs only the first.
-fn graphs(model: &Model, context: usize, chunk: usize, device: bool) -> Result<Vec<crate::graph::Graph>> {
-    let total = Var::new("total", context as u32);
-    let many = StepShape { seq: Var::new("seq", chunk as u32).into(), total, context, last_only: true };
-    let mut out = vec![model.step_graph(&many)?];
-    if device {
-        out.push(model.step_graph(&StepShape { seq: 1.into(), ..many })?);
-    }
-    Ok(out)
-}
-
-/// Names that models end a turn with.
-const TURN_ENDS: &[&str] = &["<|im_end|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>"];
-
-fn stop_tokens(tokenizer: &Tokenizer, eos: Option<u32>) -> Vec<u32> {
-    let mut stops: Vec<u32> = TURN_ENDS.iter().filter_map(|t| tokenizer.token_id(t)).chain(eos).collect();
-    stops.sort_unstable();
-    stops.dedup();
-    stops
-}
-
-struct Special {
-    bos: String,
-    eos: String,
-    eos_id: Option<u32>,
-}
-
-/// The tokenizer and chat template of either kind of file.
-fn words(model: &Model) -> Result<(Tokenizer, Option<ChatTemplate>, Special)> {
-    match model.source.gguf() {
-        Some(gguf) => {
-            let int = |key: &str| gguf.get(key).and_then(Value::int).and_then(|n| u32::try_from(n).ok());
-            let text = |key: &str| gguf.get(key).and_then(Value::text).unwrap_or_default().to_string();
-            let texts = |key: &str| match gguf.get(key) {
-                Some(Value::Texts(v)) => v.clone(),
-                _ => vec![],
-            };
-            let flag = |key: &str, default: bool| gguf.get(key).and_then(Value::int).map_or(default, |n| n != 0);
-            let kind = text("tokenizer.ggml.model");
-            let vocabulary = Vocabulary {
-                pre: text("tokenizer.ggml.pre"),
-                tokens: texts("tokenizer.ggml.tokens"),
-                scores: match gguf.get("tokenizer.ggml.scores") {
-                    Some(Value::Floats(v)) => v.clone(),
-                    _ => vec![],
-                },
-                types: match gguf.get("tokenizer.ggml.token_type") {
-                    Some(Value::Ints(v)) => v.clone(),
-                    _ => vec![],
-                },
-                merges: texts("tokenizer.ggml.merges"),
-                bos: int("tokenizer.ggml.bos_token_id"),
-                add_bos: flag("tokenizer.ggml.add_bos_token", kind == "llama"),
-                add_space_prefix: flag("tokenizer.ggml.add_space_prefix", true),
-                model: kind,
-            };
-            let token = |id: Option<u32>| id.and_then(|i| vocabulary.tokens.get(i as usize)).cloned().unwrap_or_default();
-            let eos_id = int("tokenizer.ggml.eos_token_id");
-            let special = Special { bos: token(vocabulary.bos), eos: token(eos_id), eos_id };
-            let template = gguf.get("tokenizer.chat_template").and_then(Value::text).map(ChatTemplate::new).transpose()?;
-            Ok((Tokenizer::from_vocabulary(vocabulary)?, template, special))
-        }
-        None => {
-            let json = model.source.side_file("tokenizer.json").ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
-            let tokenizer = Tokenizer::from_json(json)?;
-            let config: serde_json::Value = model.source.side_file("tokenizer_config.json").and_then(|b| serde_json::from_slice(b).ok()).unwrap_or_default();
-            let token = |key: &str| {
-                let v = &config[key];
-                v.as_str().or(v["content"].as_str()).unwrap_or_default().to_string()
-            };
-            let file = model.source.side_file("chat_template.jinja").map(|b| String::from_utf8_lossy(b).into_owned());
-            let source = file.or(config["chat_template"].as_str().map(String::from));
-            let template = source.map(|s| ChatTemplate::new(&s)).transpose()?;
-            let special = Special { bos: token("bos_token"), eos: token("eos_token"), eos_id: tokenizer.token_id(&token("eos_token")) };
-            Ok((tokenizer, template, special))
-        }
     }
 }

@@ -1,14 +1,23 @@
 //! What a library user holds: a model on a device, and what it can be asked.
 
+mod cancel;
 mod choose;
+mod compare;
 mod embed;
 mod engine;
 mod generate;
+mod mesh;
+mod open;
+mod processes;
 mod tune;
+mod words;
 
-pub use choose::{DeviceChoice, Picked, pick};
+pub use cancel::Cancel;
+pub use choose::{DeviceChoice, Picked, pick, pick_with};
+pub use compare::Comparison;
 pub use embed::Embedder;
 pub use engine::Engine;
+pub use mesh::{Layout, algorithm, mesh, policy, sharded};
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
 pub use tune::{load_tuning, save_tuning, tune};
 
@@ -22,8 +31,12 @@ pub struct Options {
     pub context: Option<usize>,
     /// After every step, look for the first value that is not finite. Slow; costs nothing when off.
     pub check_numerics: bool,
-    /// Where kernel timings are remembered; nowhere if `None`.
+    /// Where timings are remembered; nowhere if `None`.
     pub cache: Option<PathBuf>,
+    /// Over how many ranks, and how.
+    pub layout: Layout,
+    /// Set by another thread, it ends opening with [`Error::Cancelled`](crate::base::Error::Cancelled).
+    pub cancel: Cancel,
 }
 
 /// What happens while a model opens, for whoever shows it.

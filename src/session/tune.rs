@@ -9,7 +9,7 @@ use crate::plan::{self, Options, Tuning};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use web_time::Instant;
 
 /// Raised whenever kernels or their variants change, so that old timings are not trusted.
 const GENERATION: u32 = 1;
@@ -108,7 +108,7 @@ async fn time(gpu: &Arc<Gpu>, dtype: DType, (m, n, k): (usize, usize, usize), cl
     for i in 0..6 {
         let start = Instant::now();
         program.step(&Bindings::new(), &[("x", input.clone())], &[]).await?;
-        gpu.wait()?;
+        gpu.done().await?;
         if i > 0 {
             times.push(start.elapsed().as_secs_f64());
         }

@@ -48,7 +48,6 @@ pub fn stack(chip: &Chip, zero: usize) -> Stack {
 /// A training run of a row. An empty micro_batch is the fastest that fits.
 pub struct Run {
     pub shape: Shape,
-    pub topology: Topology,
     pub chip: Chip,
     pub layout: Layout,
     pub step: Step,
@@ -128,7 +127,7 @@ pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) 
         }
     }
     let (layout, step) = best.ok_or_else(|| refusal.unwrap_or_else(|| Error::usage("no micro-batch works")))?;
-    Ok(Run { shape, topology, chip, layout, step })
+    Ok(Run { shape, chip, layout, step })
 }
 
 const GIB: f64 = 1073741824.0;

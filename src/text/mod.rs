@@ -8,4 +8,4 @@ mod tokenizer;
 pub use chat::{ChatTemplate, Message};
 pub use sampler::{Choice, Sampler, Sampling, top_logprobs};
 pub use stream::StreamDecoder;
-pub use tokenizer::{Tokenizer, Vocabulary};
+pub use tokenizer::{Tokenizer, Vocabulary, is_guarded};

@@ -22,6 +22,12 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 const MAX_TOKENS: usize = 4 << 20;
 const MAX_JSON: usize = 256 << 20;
 
+/// Letters of a word, steps of a normalizer or decoder, how many times as long they may make a text, markers around it.
+const MAX_WORD: u64 = 4096;
+const MAX_STEPS: usize = 256;
+const MAX_GROWTH: f64 = 1024.0;
+const MAX_MARKERS: usize = 4096;
+
 /// A vocabulary as GGUF metadata gives it.
 #[derive(Debug, Clone, Default)]
 pub struct Vocabulary {
@@ -69,22 +75,38 @@ impl Tokenizer {
         if v.tokens.is_empty() || v.tokens.len() > MAX_TOKENS {
             return Err(wrong(format!("has {} tokens, 1 to {MAX_TOKENS} can be used", v.tokens.len())));
         }
+        let n = v.tokens.len();
+        for (what, have) in [("types", v.types.len()), ("scores", v.scores.len())] {
+            if have != 0 && have != n {
+                return Err(wrong(format!("has {n} tokens and {have} {what}")));
+            }
+        }
+        if let Some(bos) = v.bos.filter(|b| *b as usize >= n) {
+            return Err(wrong(format!("begins text with token {bos}, of {n}")));
+        }
         let bos = v.bos.filter(|_| v.add_bos);
         let inner = guarded(|| match v.model.as_str() {
             "gpt2" => byte_level(&v),
             "llama" => sentence_piece(&v),
             other => Err(wrong(format!("has a vocabulary of the kind \"{other}\": gpt2 and llama can be read"))),
         })?;
-        Ok(Tokenizer { inner, bos })
+        Tokenizer { inner, bos }.tried()
+    }
+
+    /// Splits and joins a few characters of several kinds, so that what fails on any text fails now.
+    fn tried(self) -> Result<Tokenizer> {
+        let ids = self.encode("a B1é\n", true)?;
+        self.decode(&ids, false)?;
+        Ok(self)
     }
 
     /// From the text of a tokenizer.json. Its own padding and truncation are switched off.
     pub fn from_json(json: &[u8]) -> Result<Tokenizer> {
         check_json(json)?;
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json).map_err(|e| wrong(format!("tokenizer.json cannot be read: {e}"))))?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json).map_err(|e| wrong(format!("cannot be read: {e}"))))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| wrong(e.to_string()))?;
-        Ok(Tokenizer { inner, bos: None })
+        Tokenizer { inner, bos: None }.tried()
     }
 
     /// Ids of `text`; with `special`, the markers that the model expects around it too.
@@ -120,10 +142,22 @@ fn wrong(what: impl Into<String>) -> Error {
     Error::model("tokenizer", what)
 }
 
+thread_local! {
+    static GUARDED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether this thread is inside of the tokenizers library, where a panic becomes an error: a program's panic hook may
+/// then be silent.
+pub fn is_guarded() -> bool {
+    GUARDED.get()
+}
+
 /// Runs the library; a panic inside of it becomes an error.
 fn guarded<R>(f: impl FnOnce() -> Result<R>) -> Result<R> {
-    let quiet = std::panic::AssertUnwindSafe(f);
-    std::panic::catch_unwind(quiet).unwrap_or_else(|_| Err(wrong("is damaged: reading it failed inside of the tokenizers library")))
+    GUARDED.set(true);
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+    GUARDED.set(false);
+    done.unwrap_or_else(|_| Err(wrong("is damaged: reading it failed inside of the tokenizers library")))
 }
 
 fn ids(v: &Vocabulary) -> Result<HashMap<String, u32>> {
@@ -215,35 +249,39 @@ fn add_special(tokenizer: &mut tokenizers::Tokenizer, v: &Vocabulary) -> Result<
 /// Refuses what the library would crash on: ids far beyond the vocabulary, duplicates, merges of unknown pieces.
 fn check_json(json: &[u8]) -> Result<()> {
     if json.len() > MAX_JSON {
-        return Err(wrong(format!("tokenizer.json has {} bytes, at most {MAX_JSON} are read", json.len())));
+        return Err(wrong(format!("has {} bytes, at most {MAX_JSON} are read", json.len())));
     }
-    let parsed: serde_json::Value = serde_json::from_slice(json).map_err(|e| wrong(format!("tokenizer.json is not valid JSON: {e}")))?;
-    let model = parsed.get("model").ok_or_else(|| wrong("tokenizer.json lacks its model"))?;
+    let parsed: serde_json::Value = serde_json::from_slice(json).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
+    let model = parsed.get("model").ok_or_else(|| wrong("lacks its model"))?;
+    check_steps(&parsed)?;
+    if let Some(n) = model.get("max_input_chars_per_word").and_then(|n| n.as_u64()).filter(|n| *n > MAX_WORD) {
+        return Err(wrong(format!("allows words of {n} characters, at most {MAX_WORD} can be used")));
+    }
     let mut all: HashSet<u64> = HashSet::new();
     let vocab = model.get("vocab");
     let entries: Vec<(String, u64)> = match vocab {
         Some(serde_json::Value::Object(map)) => map
             .iter()
-            .map(|(k, v)| v.as_u64().map(|n| (k.clone(), n)).ok_or_else(|| wrong(format!("tokenizer.json gives {k:?} an id that is no number"))))
+            .map(|(k, v)| v.as_u64().map(|n| (k.clone(), n)).ok_or_else(|| wrong(format!("gives {k:?} an id that is no number"))))
             .collect::<Result<_>>()?,
         Some(serde_json::Value::Array(list)) => (0..list.len()).map(|i| (i.to_string(), i as u64)).collect(),
-        _ => return Err(wrong("tokenizer.json lacks its vocabulary")),
+        _ => return Err(wrong("lacks its vocabulary")),
     };
     let added = parsed.get("added_tokens").and_then(|a| a.as_array()).map_or(0, Vec::len);
     let most = (entries.len() + added) as u64 * 2 + 1024;
     for (token, id) in &entries {
         if *id >= most.min(MAX_TOKENS as u64) {
-            return Err(wrong(format!("tokenizer.json gives {token:?} the id {id}, with {} tokens", entries.len())));
+            return Err(wrong(format!("gives {token:?} the id {id}, with {} tokens", entries.len())));
         }
         if !all.insert(*id) {
-            return Err(wrong(format!("tokenizer.json gives two tokens the id {id}")));
+            return Err(wrong(format!("gives two tokens the id {id}")));
         }
     }
     let added = parsed.get("added_tokens").and_then(|a| a.as_array());
     for token in added.into_iter().flatten() {
         let content = token.get("content").and_then(|c| c.as_str()).unwrap_or_default();
         if content.is_empty() || token.get("id").and_then(|i| i.as_u64()).is_none_or(|i| i >= MAX_TOKENS as u64) {
-            return Err(wrong("tokenizer.json adds a token without text or with an id out of range"));
+            return Err(wrong("adds a token without text or with an id out of range"));
         }
     }
     if let (Some(merges), Some(map)) = (model.get("merges").and_then(|m| m.as_array()), vocab.and_then(|v| v.as_object())) {
@@ -253,13 +291,83 @@ fn check_json(json: &[u8]) -> Result<()> {
                 (_, Some([a, b])) => a.as_str().zip(b.as_str()),
                 _ => None,
             };
-            let (a, b) = pair.ok_or_else(|| wrong(format!("tokenizer.json has the merge {m}, it must be two pieces")))?;
+            let (a, b) = pair.ok_or_else(|| wrong(format!("has the merge {m}, it must be two pieces")))?;
             if !map.contains_key(a) || !map.contains_key(b) {
-                return Err(wrong(format!("tokenizer.json merges {a:?} and {b:?}, of which one is no token")));
+                return Err(wrong(format!("merges {a:?} and {b:?}, of which one is no token")));
             }
         }
     }
     Ok(())
+}
+
+/// Refuses steps around the model that make far more of a text than it is: replacements that grow, one after another,
+/// and templates of thousands of markers.
+fn check_steps(json: &serde_json::Value) -> Result<()> {
+    for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        let mut growth = 1.0;
+        let mut steps = 0;
+        let mut open: Vec<&serde_json::Value> = json.get(part).into_iter().collect();
+        while let Some(step) = open.pop() {
+            steps += 1;
+            growth *= replacement_growth(step);
+            check_step(step)?;
+            open.extend(["normalizers", "pretokenizers", "decoders"].iter().filter_map(|k| step.get(k)?.as_array()).flatten());
+        }
+        if growth > MAX_GROWTH || steps > MAX_STEPS {
+            return Err(wrong(format!("has a {part} of {steps} steps that make a text {growth:.0} times as long: {MAX_STEPS} and {MAX_GROWTH} times can be run")));
+        }
+    }
+    let mut markers = 0;
+    let mut open: Vec<&serde_json::Value> = json.get("post_processor").into_iter().collect();
+    while let Some(step) = open.pop() {
+        let ids = |name: &str| step["special_tokens"][name]["ids"].as_array().map_or(1, Vec::len);
+        let pieces = [&step["single"], &step["pair"]].into_iter().filter_map(|p| p.as_array()).flatten();
+        markers += pieces.map(|p| p["SpecialToken"]["id"].as_str().map_or(0, ids)).sum::<usize>();
+        open.extend(step["processors"].as_array().into_iter().flatten());
+    }
+    match markers {
+        0..=MAX_MARKERS => Ok(()),
+        n => Err(wrong(format!("puts {n} markers around a text, at most {MAX_MARKERS} can be used"))),
+    }
+}
+
+/// Refuses a step that the library would crash on or allocate gigabytes for.
+fn check_step(step: &serde_json::Value) -> Result<()> {
+    if step["type"] == "FixedLength" && step["length"].as_u64() == Some(0) {
+        return Err(wrong("splits text into pieces of no length"));
+    }
+    if let Some(map) = step["precompiled_charsmap"].as_str() {
+        // Base64 of a trie's size in bytes, the trie, and the letters that it leads to.
+        let (size, have) = (first_word(map), map.len() as u64 / 4 * 3);
+        if size.is_none_or(|n| n % 4 != 0 || n as u64 + 4 > have) {
+            return Err(wrong(format!("has a table of letters of {have} bytes that is damaged")));
+        }
+    }
+    Ok(())
+}
+
+/// The first four bytes of base64 text, as a little-endian number.
+fn first_word(base64: &str) -> Option<u32> {
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => Some(c - b'A'),
+        b'a'..=b'z' => Some(c - b'a' + 26),
+        b'0'..=b'9' => Some(c - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let bits = base64.bytes().take(6).try_fold(0u64, |n, c| Some(n << 6 | digit(c)? as u64))?;
+    (base64.len() >= 6).then_some(((bits >> 4) as u32).swap_bytes())
+}
+
+/// How many times as long a replacement can make a text.
+fn replacement_growth(step: &serde_json::Value) -> f64 {
+    let Some(to) = step["content"].as_str().filter(|_| step["type"] == "Replace") else { return 1.0 };
+    match step["pattern"]["String"].as_str() {
+        Some(from) if !from.is_empty() => (to.len() as f64 / from.len() as f64).max(1.0),
+        // A pattern may match nothing, and so stand before every letter.
+        _ => to.len() as f64 + 1.0,
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,12 @@
 //! What the tests share: a device, or the word that there is none.
 #![allow(dead_code)]
 
+pub mod gguf;
+pub mod seeded;
+pub mod tiny;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use warpweft::base::{Array, Bindings, Caps, Result};
 use warpweft::device::{Gpu, Program, Store};
@@ -12,23 +18,32 @@ pub enum Found {
     Skipped,
 }
 
-/// The first adapter. Where there is none the test is skipped, which WARPWEFT_REQUIRE_DEVICE=1 makes a failure.
+/// Says that a test is skipped, past libtest's capture of what passing tests print. The variable makes it a failure.
+pub fn skip(variable: &str, why: &str) {
+    assert!(!std::env::var(variable).is_ok_and(|v| v == "1"), "{why}, and {variable}=1 forbids to skip");
+    let name = std::thread::current().name().unwrap_or("a test").to_string();
+    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
+}
+
+/// The adapter that tests run on: the first that is not GL, whose software form is slow and short of features.
+pub fn adapter() -> Option<usize> {
+    let all = pollster::block_on(warpweft::device::adapters());
+    all.iter().position(|a| a.backend != "gl").or((!all.is_empty()).then_some(0))
+}
+
+/// A device on [`adapter`]. Where there is none the test is skipped, which WARPWEFT_REQUIRE_DEVICE=1 makes a failure.
 pub fn device(within: Option<&Caps>) -> Found {
+    let Some(index) = adapter() else {
+        skip("WARPWEFT_REQUIRE_DEVICE", "there is no adapter");
+        return Found::Skipped;
+    };
     let opened = pollster::block_on(async {
         match within {
-            Some(caps) => Gpu::open_within(0, caps).await,
-            None => Gpu::open(0).await,
+            Some(caps) => Gpu::open_within(index, caps).await,
+            None => Gpu::open(index).await,
         }
     });
-    match opened {
-        Ok(gpu) => Found::Device(Arc::new(gpu)),
-        Err(e) => {
-            let required = std::env::var("WARPWEFT_REQUIRE_DEVICE").is_ok_and(|v| v == "1");
-            assert!(!required, "a device is required: {e}");
-            println!("skipped: no device ({e})");
-            Found::Skipped
-        }
-    }
+    Found::Device(Arc::new(opened.unwrap()))
 }
 
 /// Runs a case on the device with every result poisoned before, and checks that nothing behind it was touched.
@@ -69,7 +84,7 @@ pub fn model(name: &str) -> Option<std::path::PathBuf> {
     if std::env::var("WARPWEFT_REQUIRE_MODELS").is_ok_and(|v| v == "1") {
         return Some(fetcher.fetch(&entry, &mut |_| {}, &std::sync::atomic::AtomicBool::new(false)).unwrap());
     }
-    println!("skipped: {name} is not cached (warpweft pull {name})");
+    skip("WARPWEFT_REQUIRE_MODELS", &format!("{name} is not cached (warpweft pull {name})"));
     None
 }
 
@@ -79,5 +94,36 @@ pub fn cache() -> std::path::PathBuf {
     match std::env::var_os("WARPWEFT_CACHE") {
         Some(dir) => dir.into(),
         None => etcetera::choose_base_strategy().unwrap().cache_dir().join("warpweft"),
+    }
+}
+
+/// A folder of its own that goes with the test.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+    /// A file of these bytes in it.
+    pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

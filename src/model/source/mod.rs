@@ -1,23 +1,33 @@
-//! Model files on disk, the one place below the session that does I/O.
+//! Where a model's bytes are: files on disk, or a stream that a browser hands in. The one place below the session that
+//! does I/O.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod disk;
+#[cfg(not(target_arch = "wasm32"))]
 mod fetch;
+mod stream;
 
+#[cfg(not(target_arch = "wasm32"))]
 pub use fetch::{Fetcher, Progress};
+pub use stream::{Cursor, Piece};
 
 use super::gguf::Gguf;
-use super::safetensors;
-use super::tensor::{TensorInfo, TensorType};
+use super::tensor::TensorInfo;
 use crate::base::{Array, Error, Result, Type, Weights};
-use memmap2::Mmap;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// Small files of a model folder that are read whole, and the most bytes of each.
+pub const SIDE_FILES: &[&str] = &["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "1_Pooling/config.json"];
+#[cfg(not(target_arch = "wasm32"))]
+const MAX_SIDE: u64 = 256 << 20;
+
 /// A model: one .gguf file, or a folder with config.json, tokenizer.json and model.safetensors.
 pub struct ModelSource {
     path: PathBuf,
-    files: Vec<(PathBuf, Mmap)>,
+    bytes: Bytes,
     tensors: Vec<TensorInfo>,
     /// Name → (index into `tensors`, file).
     index: HashMap<String, (usize, usize)>,
@@ -25,61 +35,15 @@ pub struct ModelSource {
     side: HashMap<String, Vec<u8>>,
 }
 
-/// Small files of a folder that are read whole, and the most bytes of each.
-const SIDE_FILES: &[&str] = &["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "1_Pooling/config.json"];
-const MAX_SIDE: u64 = 256 << 20;
+/// Where tensors are read from.
+enum Bytes {
+    #[cfg(not(target_arch = "wasm32"))]
+    Mapped(Vec<memmap2::Mmap>),
+    /// Tensors that were kept of a stream, by their index.
+    Stream(HashMap<usize, Vec<u8>>),
+}
 
 impl ModelSource {
-    /// # Errors
-    /// A path that is neither, a folder that lacks a file, a file that is not what it should be.
-    pub fn open(path: impl AsRef<Path>) -> Result<ModelSource> {
-        let path = path.as_ref();
-        let meta = std::fs::metadata(path).map_err(|e| Error::file(path, format!("cannot be opened: {e}")))?;
-        if meta.is_dir() { ModelSource::folder(path) } else { ModelSource::file(path) }
-    }
-
-    fn file(path: &Path) -> Result<ModelSource> {
-        let map = map(path)?;
-        let text = path.display().to_string();
-        if map.get(..4) != Some(b"GGUF") {
-            return Err(Error::file(path, "is not a GGUF file: give a .gguf, or a folder with config.json, tokenizer.json and model.safetensors"));
-        }
-        let gguf = Gguf::parse(&map, &text)?;
-        let tensors = gguf.tensors.clone();
-        let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), (i, 0))).collect();
-        Ok(ModelSource { path: path.into(), files: vec![(path.into(), map)], tensors, index, gguf: Some(gguf), side: HashMap::new() })
-    }
-
-    fn folder(path: &Path) -> Result<ModelSource> {
-        let mut side = HashMap::new();
-        for name in SIDE_FILES {
-            let file = path.join(name);
-            match std::fs::metadata(&file) {
-                Ok(m) if m.len() > MAX_SIDE => return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len()))),
-                Ok(_) => {
-                    side.insert(name.to_string(), std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?);
-                }
-                Err(_) if *name == "config.json" || *name == "tokenizer.json" => {
-                    return Err(Error::file(path, format!("lacks {name}: a model folder has config.json, tokenizer.json and model.safetensors")));
-                }
-                Err(_) => {}
-            }
-        }
-        let mut source = ModelSource { path: path.into(), files: vec![], tensors: vec![], index: HashMap::new(), gguf: None, side };
-        for file in weight_files(path)? {
-            let map = map(&file)?;
-            for tensor in safetensors::parse(&map, &file.display().to_string())? {
-                let at = (source.tensors.len(), source.files.len());
-                if source.index.insert(tensor.name.clone(), at).is_some() {
-                    return Err(Error::file(&file, format!("tensor \"{}\" is in two files", tensor.name)));
-                }
-                source.tensors.push(tensor);
-            }
-            source.files.push((file, map));
-        }
-        Ok(source)
-    }
-
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -120,48 +84,26 @@ impl Weights for ModelSource {
 
     fn read(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
         self.info(name)?;
-        let (at, file) = self.index[name];
+        let (at, _file) = self.index[name];
         let t = &self.tensors[at];
         let row = t.bytes / t.shape.first().copied().unwrap_or(1).max(1);
         let (from, to) = (t.offset + rows.start as u64 * row, t.offset + rows.end as u64 * row);
         if rows.start > rows.end || to > t.offset + t.bytes {
             return Err(Error::file(&self.path, format!("rows {rows:?} are outside of tensor \"{name}\" {:?}", t.shape)));
         }
-        let bytes = &self.files[file].1[from as usize..to as usize];
-        Ok(match t.ty {
-            // The upper half of an f32.
-            TensorType::Bf16 => bytes.chunks_exact(2).flat_map(|b| [0, 0, b[0], b[1]]).collect(),
-            _ => Cow::Borrowed(bytes),
-        })
+        let bytes = match &self.bytes {
+            #[cfg(not(target_arch = "wasm32"))]
+            Bytes::Mapped(files) => &files[_file][from as usize..to as usize],
+            Bytes::Stream(kept) => {
+                let whole = kept.get(&at).ok_or_else(|| Error::file(&self.path, format!("tensor \"{name}\" has not arrived")))?;
+                &whole[(from - t.offset) as usize..(to - t.offset) as usize]
+            }
+        };
+        Ok(t.ty.widened(bytes))
     }
-}
-
-/// The safetensors files of a folder: one, or those that the index names.
-fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
-    let single = path.join("model.safetensors");
-    if single.exists() {
-        return Ok(vec![single]);
+    fn arrives(&self) -> bool {
+        matches!(&self.bytes, Bytes::Stream(kept) if kept.is_empty())
     }
-    let index = path.join("model.safetensors.index.json");
-    let Ok(bytes) = std::fs::read(&index) else {
-        return Err(Error::file(path, "lacks model.safetensors: a model folder has config.json, tokenizer.json and model.safetensors"));
-    };
-    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Error::file(&index, format!("is not valid JSON: {e}")))?;
-    let map = json.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| Error::file(&index, "lacks weight_map"))?;
-    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    match names.iter().find(|n| n.contains(['/', '\\']) || n.starts_with('.')) {
-        Some(name) => Err(Error::file(&index, format!("names the file \"{name}\" outside of its folder"))),
-        None => Ok(names.iter().map(|n| path.join(n)).collect()),
-    }
-}
-
-fn map(path: &Path) -> Result<Mmap> {
-    let file = std::fs::File::open(path).map_err(|e| Error::file(path, format!("cannot be opened: {e}")))?;
-    // SAFETY: the file is only read. Another process that cuts it while it is mapped would end this one, as with
-    // every mapped file; model files are written under another name and renamed when whole.
-    unsafe { Mmap::map(&file) }.map_err(|e| Error::file(path, format!("cannot be mapped: {e}")))
 }
 
 /// An array of a tensor, whole: for small ones and for tests.

@@ -1,4 +1,6 @@
-//! Spans of time on tracks, as Chrome and Perfetto read them.
+//! Spans of time on tracks: as Chrome and Perfetto read them, and as a picture.
+
+mod svg;
 
 use serde_json::json;
 

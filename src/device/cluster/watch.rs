@@ -1,0 +1,101 @@
+//! What a step's ranks and links did, and when.
+
+use crate::plan::Exchange;
+use crate::plan::{Rounds, Transfer};
+use crate::trace::{Span, Trace};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Counts of what travelled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes by sender and receiver.
+    pub links: BTreeMap<(usize, usize), u64>,
+    pub messages: usize,
+    /// Additions and comparisons of collectives.
+    pub flops: u64,
+}
+
+impl Traffic {
+    pub fn bytes(&self) -> u64 {
+        self.links.values().sum()
+    }
+}
+
+/// Counts always; takes times where asked, which makes every rank wait after each thing it does.
+#[derive(Debug, Default)]
+pub struct Watch {
+    pub traffic: Traffic,
+    clock: Option<Instant>,
+    trace: Trace,
+}
+
+impl Watch {
+    /// Counts only.
+    pub fn counting() -> Self {
+        Watch::default()
+    }
+    /// Takes times, too.
+    pub fn timing() -> Self {
+        Watch { clock: Some(Instant::now()), ..Watch::default() }
+    }
+    pub fn is_on(&self) -> bool {
+        self.clock.is_some()
+    }
+    pub fn into_trace(self) -> Trace {
+        self.trace
+    }
+
+    /// Now, in microseconds.
+    pub(super) fn start(&self) -> f64 {
+        self.clock.map_or(0.0, |c| c.elapsed().as_secs_f64() * 1e6)
+    }
+
+    fn span(&mut self, track: String, name: String, start: f64, details: Vec<(String, String)>) {
+        if self.clock.is_some() {
+            let duration_us = self.start() - start;
+            self.trace.spans.push(Span { name, track, start_us: start, duration_us, details });
+        }
+    }
+
+    pub(super) fn compute(&mut self, rank: usize, label: &str, dispatches: usize, start: f64) {
+        self.span(format!("rank {rank}"), label.into(), start, vec![("dispatches".into(), dispatches.to_string())]);
+    }
+
+    pub(super) fn wait(&mut self, rank: usize, t: &Transfer, start: f64) {
+        // Less than this is the clock's own.
+        if self.start() - start > 2.0 {
+            self.span(format!("rank {rank}"), format!("wait {} {}", exchange_name(t.exchange), t.label), start, vec![]);
+        }
+    }
+
+    pub(super) fn message(&mut self, t: &Transfer, rounds: Option<&Rounds>, from: usize, to: usize, bytes: u64, start: f64) {
+        if from == to || bytes == 0 {
+            return;
+        }
+        *self.traffic.links.entry((from, to)).or_default() += bytes;
+        self.traffic.messages += 1;
+        let name = format!("{} {}", exchange_name(t.exchange), t.label);
+        let mut details = vec![("bytes".to_string(), bytes.to_string())];
+        if let Some(r) = rounds {
+            details.push(("algorithm".into(), r.algorithm.name().into()));
+            // As nccl-tests has it: what each link carried over the time.
+            let seconds = (self.start() - start) / 1e6;
+            details.push(("bus MB/s".into(), format!("{:.2}", bytes as f64 / seconds.max(1e-9) / 1e6)));
+        }
+        self.span(format!("link {from}→{to}"), name, start, details);
+    }
+}
+
+fn exchange_name(e: Exchange) -> &'static str {
+    match e {
+        Exchange::AllReduce => "all-reduce",
+        Exchange::AllGather => "all-gather",
+        Exchange::ReduceScatter => "reduce-scatter",
+        Exchange::AllToAll => "all-to-all",
+        Exchange::Broadcast => "broadcast",
+        Exchange::Permute => "permute",
+        Exchange::Send => "send",
+        Exchange::Receive => "receive",
+    }
+}

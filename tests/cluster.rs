@@ -1,0 +1,166 @@
+//! Sharded plans on virtual devices of one adapter: the answers of one device, and the traffic that was planned.
+
+mod common;
+
+use common::{Found, device, seeded};
+use pollster::block_on;
+use std::sync::Arc;
+use warpweft::base::{Array, Bindings, DType, MeshAxis, Weights};
+use warpweft::device::cluster::{RankPlan, Watch};
+use warpweft::device::{Cluster, Gpu, Nobody, Store};
+use warpweft::graph::Graph;
+use warpweft::plan::shard::{Sharded, shard};
+use warpweft::plan::{Facts, Options, Policy, plan};
+use warpweft::reference::Interpreter;
+use warpweft::reference::sample::Random;
+use warpweft::topology::collective::Algorithm;
+
+/// All ranks on one adapter.
+struct Virtual {
+    sharded: Sharded,
+    cluster: Cluster,
+    // Buffers live as long as their stores.
+    stores: Vec<Store>,
+    policy: Policy,
+}
+
+fn load(gpu: &Arc<Gpu>, graph: &Graph, mesh: &[(MeshAxis, usize)], weights: &dyn Weights, policy: Policy) -> Virtual {
+    let sharded = shard(graph, mesh).unwrap();
+    let options = Options::for_caps(gpu.caps());
+    let largest = graph.largest();
+    let plans: Vec<RankPlan> = (0..sharded.ranks())
+        .map(|rank| RankPlan {
+            rank,
+            plan: plan(&sharded.class(rank).graph, gpu.caps(), &options).unwrap(),
+            largest: sharded.bindings(rank, &largest).unwrap(),
+        })
+        .collect();
+    let mut stores: Vec<Store> = sharded.seats.iter().map(|s| Store::at(gpu.clone(), s.clone())).collect();
+    let cluster = block_on(Cluster::load(sharded.seats.clone(), plans, &mut stores, weights, policy.clone(), &mut |_, _| {})).unwrap();
+    Virtual { sharded, cluster, stores, policy }
+}
+
+impl Virtual {
+    fn step(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], output: &str, watch: &mut Watch) -> Vec<Vec<f32>> {
+        let n = self.sharded.ranks();
+        let parts: Vec<_> = (0..n)
+            .map(|r| Some((self.sharded.bindings(r, bindings).unwrap(), self.sharded.inputs(r, bindings, inputs).unwrap())))
+            .collect();
+        let readers: Vec<usize> = (0..n).collect();
+        let got = block_on(self.cluster.step(&parts, (&readers, &[output]), &mut Nobody, watch)).unwrap();
+        got.iter().map(|o| o[0].to_f32()).collect()
+    }
+
+    /// What the plans of all ranks say that a step sends.
+    fn predicted(&self, bindings: &Bindings) -> Facts {
+        let mut sum = Facts::default();
+        let mut seen = std::collections::HashSet::new();
+        for rank in 0..self.sharded.ranks() {
+            let own = self.sharded.bindings(rank, bindings).unwrap();
+            for t in &self.cluster.plan(rank).transfers {
+                let group = self.sharded.group(rank, t.how.over);
+                // A collective counts once a group; a send once.
+                if t.exchange == warpweft::op::Exchange::Send || seen.insert((t.how.tag, group)) {
+                    let f = t.facts(&own, &self.policy).unwrap();
+                    sum = Facts { rounds: 0, messages: sum.messages + f.messages, bytes: sum.bytes + f.bytes, flops: sum.flops + f.flops };
+                }
+            }
+        }
+        sum
+    }
+}
+
+fn conversation(gpu: &Arc<Gpu>, dtype: DType, mesh: &[(MeshAxis, usize)], sequence_parallel: bool, policy: Policy) {
+    let what = format!("{dtype} {mesh:?} sp={sequence_parallel} {:?}", policy.algorithm);
+    let heads = if dtype.is_quantised() { (4, 2) } else { (6, 3) };
+    let model = seeded::quantised(heads.0, heads.1, 2, 11, dtype);
+    let graph = model.graph(6, 16, sequence_parallel, true);
+    let mut oracle = Interpreter::<f64>::new(&graph, &model.weights).unwrap();
+    let mut ranks = load(gpu, &graph, mesh, &model.weights, policy);
+    let mut r = Random::new(5);
+    let mut total = 0;
+    for n in [5usize, 1, 3] {
+        total += n;
+        let tokens: Vec<u32> = (0..n).map(|_| r.below(model.config.vocab) as u32).collect();
+        let bindings = Bindings::new().with("seq", n as u64).with("total", total as u64);
+        let inputs = [("tokens", Array::u32(&[n], &tokens))];
+        let want = oracle.step_values(&bindings, &inputs).unwrap().remove(0).1;
+        let mut watch = Watch::counting();
+        for (rank, got) in ranks.step(&bindings, &inputs, "logits", &mut watch).iter().enumerate() {
+            assert_eq!(got.len(), want.len());
+            for (g, w) in got.iter().zip(&want) {
+                assert!((*g as f64 - w).abs() < 2e-4 * (1.0 + w.abs()), "{what} total={total} rank {rank}: {g} for {w}\n{}", ranks.sharded.explain());
+            }
+        }
+        let predicted = ranks.predicted(&bindings);
+        let counted = (watch.traffic.messages, watch.traffic.bytes(), watch.traffic.flops);
+        assert_eq!(counted, (predicted.messages, predicted.bytes, predicted.flops), "{what} total={total}: counted and planned");
+    }
+    assert!(ranks.stores.iter().all(|s| s.bytes() > 0));
+}
+
+#[test]
+fn virtual_devices_answer_as_one_does() {
+    use MeshAxis::{Context, Data, Pipeline, Tensor};
+    let Found::Device(gpu) = device(None) else { return };
+    let run = |dtype, mesh: &[(MeshAxis, usize)], sp| conversation(&gpu, dtype, mesh, sp, Policy::default());
+    for dtype in [DType::F32, DType::Q4_1] {
+        for n in [2, 3] {
+            run(dtype, &[(Tensor, n)], false);
+            run(dtype, &[(Context, n)], false);
+            run(dtype, &[(Pipeline, n)], false);
+        }
+    }
+    run(DType::F32, &[(Tensor, 2)], true);
+    run(DType::F32, &[(Pipeline, 2), (Tensor, 3)], false);
+    run(DType::F32, &[(Context, 2), (Tensor, 2)], false);
+    run(DType::F32, &[(Data, 2), (Tensor, 2)], false);
+}
+
+#[test]
+fn every_algorithm_gives_the_same_answer() {
+    let Found::Device(gpu) = device(None) else { return };
+    for algorithm in [Algorithm::Ring, Algorithm::HalvingDoubling, Algorithm::Tree, Algorithm::Direct, Algorithm::Hierarchical] {
+        for sp in [false, true] {
+            let policy = Policy { algorithm: Some(algorithm), ..Policy::default() };
+            conversation(&gpu, DType::F32, &[(MeshAxis::Tensor, 3)], sp, policy);
+        }
+    }
+}
+
+/// Sums, gathers, scatters and exchanges of 11 rows of 5 over 2 to 9 ranks, by every algorithm, against plain loops.
+#[test]
+fn collectives_equal_plain_loops_on_two_to_nine_ranks() {
+    use warpweft::base::{Combine, Cut, Placement};
+    let Found::Device(gpu) = device(None) else { return };
+    let (rows, cols) = (11usize, 5usize);
+    let values = |rank: usize| (0..rows * cols).map(move |i| ((i * 31 + rank * 17) % 23) as f32 - 11.0).collect::<Vec<f32>>();
+    for n in 2..=9 {
+        for algorithm in [Algorithm::Ring, Algorithm::HalvingDoubling, Algorithm::Tree, Algorithm::Direct, Algorithm::Hierarchical] {
+            let g = warpweft::graph::GraphBuilder::new();
+            let over = MeshAxis::Tensor;
+            let x = g.input("x", DType::F32, [rows, cols]).unwrap().place(over, Placement::Partial(Combine::Sum));
+            // The same parts summed whole, scattered by rows, and those exchanged for columns.
+            g.output("sum", (x * 2.0).unwrap().place(over, Placement::Whole)).unwrap();
+            let by_rows = (x * 3.0).unwrap().place(over, Placement::Split(0));
+            let by_columns = by_rows.transpose(&[1, 0]).unwrap();
+            g.output("rows", by_rows).unwrap();
+            g.output("columns", if n <= cols { by_columns.cut(over, Placement::Split(0), Cut::ONES) } else { by_columns }).unwrap();
+            let policy = Policy { algorithm: Some(algorithm), ..Policy::default() };
+            let mut ranks = load(&gpu, &g.finish(), &[(over, n)], &std::collections::HashMap::<String, Array>::new(), policy);
+            let parts: Vec<_> = (0..n)
+                .map(|r| Some((ranks.sharded.bindings(r, &Bindings::new()).unwrap(), vec![("x", Array::f32(&[rows, cols], &values(r)))])))
+                .collect();
+            let readers: Vec<usize> = (0..n).collect();
+            let got = block_on(ranks.cluster.step(&parts, (&readers, &["sum", "rows", "columns"]), &mut Nobody, &mut Watch::counting())).unwrap();
+            let sum: Vec<f32> = (0..rows * cols).map(|i| (0..n).map(|r| values(r)[i]).sum()).collect();
+            for (rank, outputs) in got.iter().enumerate() {
+                let what = format!("{} over {n}, rank {rank}", algorithm.name());
+                assert_eq!(outputs[0].to_f32(), sum.iter().map(|v| v * 2.0).collect::<Vec<_>>(), "{what}: sum");
+                assert_eq!(outputs[1].to_f32(), sum.iter().map(|v| v * 3.0).collect::<Vec<_>>(), "{what}: rows");
+                let turned: Vec<f32> = (0..cols * rows).map(|i| sum[i % rows * cols + i / rows] * 3.0).collect();
+                assert_eq!(outputs[2].to_f32(), turned, "{what}: columns");
+            }
+        }
+    }
+}

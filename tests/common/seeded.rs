@@ -1,0 +1,58 @@
+//! A seeded llama small enough for every test.
+
+use std::collections::HashMap;
+use warpweft::base::{Array, DType, Var, block};
+use warpweft::graph::{Graph, RopeLayout};
+use warpweft::model::StepShape;
+use warpweft::model::llama::{Config, build};
+use warpweft::reference::sample::Random;
+
+pub struct Tiny {
+    pub config: Config,
+    pub weights: HashMap<String, Array>,
+}
+
+/// `heads` of 8 elements over `kv_heads`, 96 inner elements, a vocabulary of 41 without a head of its own.
+pub fn llama(heads: usize, kv_heads: usize, layers: usize, seed: u64) -> Tiny {
+    quantised(heads, kv_heads, layers, seed, DType::F32)
+}
+
+/// With matrices in a quantised type; widths are multiples of 32 then.
+pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype: DType) -> Tiny {
+    let head_width = if dtype.is_quantised() { 32 } else { 8 };
+    let width = if dtype.is_quantised() { 64 } else { 24 };
+    let config = Config {
+        layers, width, heads, kv_heads, head_width, ffn: 192, vocab: 41, context: 64, eps: 1e-5, rope_base: 1e4, rope_scale: 1.0,
+        rope_layout: RopeLayout::Interleaved, window: None,
+    };
+    let mut r = Random::new(seed);
+    let mut weights = HashMap::new();
+    let mut add = |name: String, shape: &[usize], dtype: DType, scale: f64, shift: f64| {
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> = (0..n).map(|_| (r.normal() * scale + shift) as f32).collect();
+        weights.insert(name, Array::new(dtype, shape, block::encode(dtype, &values)).unwrap());
+    };
+    add("token_embd.weight".into(), &[config.vocab, width], dtype, 0.5, 0.0);
+    add("output_norm.weight".into(), &[width], DType::F32, 0.1, 1.0);
+    let (q, kv) = (heads * head_width, kv_heads * head_width);
+    for l in 0..layers {
+        let name = |part: &str| format!("blk.{l}.{part}.weight");
+        add(name("attn_norm"), &[width], DType::F32, 0.1, 1.0);
+        add(name("ffn_norm"), &[width], DType::F32, 0.1, 1.0);
+        for (part, shape) in [
+            ("attn_q", [q, width]), ("attn_k", [kv, width]), ("attn_v", [kv, width]), ("attn_output", [width, q]),
+            ("ffn_gate", [config.ffn, width]), ("ffn_up", [config.ffn, width]), ("ffn_down", [width, config.ffn]),
+        ] {
+            add(name(part), &shape, dtype, 1.0 / (shape[1] as f64).sqrt(), 0.0);
+        }
+    }
+    Tiny { config, weights }
+}
+
+impl Tiny {
+    /// A step of up to `seq` tokens in a context of `context`.
+    pub fn graph(&self, seq: u32, context: usize, sequence_parallel: bool, last_only: bool) -> Graph {
+        let step = StepShape { seq: Var::new("seq", seq).into(), total: Var::new("total", context as u32), context, last_only, sequence_parallel };
+        build(&self.config, &self.weights, "tiny", &step).unwrap()
+    }
+}

@@ -1,0 +1,159 @@
+//! Faults are typed errors that name what failed: nothing hangs, nothing panics.
+
+use super::{Memory, loaded, lookup_and_product, matrix, planned};
+use crate::common::tiny::Tiny;
+use crate::common::{Folder, Found, adapter, device};
+use pollster::block_on;
+use warpweft::base::{Array, Bindings, Caps, DType, DeviceFault, Error, Result, Var};
+use warpweft::device::{Gpu, Program, Store, adapters};
+use warpweft::graph::GraphBuilder;
+use warpweft::kernel::{Kernel, Template};
+use warpweft::model::{Model, ModelSource};
+use warpweft::plan::{Options, plan};
+
+fn fault<T>(result: Result<T>) -> (DeviceFault, String) {
+    match result.err() {
+        Some(Error::Device { fault, what, .. }) => (fault, what),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_destroyed_device_is_a_lost_one() {
+    let Found::Device(gpu) = device(None) else { return };
+    let graph = lookup_and_product(DType::F32, 4, 8).unwrap();
+    let weights = Memory::from([("w".into(), matrix(DType::F32, 4, 8, 1))]);
+    let inputs = [("x", matrix(DType::F32, 2, 8, 2)), ("ids", Array::u32(&[4], &[0, 1, 2, 3]))];
+    let (mut program, mut store) = loaded(&gpu, &graph, &weights).unwrap();
+    let y = program.plan().outputs[0].buffer;
+    block_on(program.step(&Bindings::new(), &inputs, &["y"])).unwrap();
+    gpu.destroy();
+    // Whatever is asked, and however often.
+    for _ in 0..2 {
+        assert_eq!(fault(block_on(program.step(&Bindings::new(), &inputs, &["y"]))).0, DeviceFault::Lost);
+        assert_eq!(fault(block_on(program.profile(&Bindings::new(), &inputs))).0, DeviceFault::Lost);
+        assert_eq!(fault(block_on(program.buffer_bytes(y))).0, DeviceFault::Lost);
+        assert_eq!(fault(gpu.wait()).0, DeviceFault::Lost);
+        let plan = planned(&gpu, &graph).unwrap();
+        assert_eq!(fault(block_on(Program::load(plan, &mut store, &weights, &mut |_, _| {}))).0, DeviceFault::Lost);
+        assert_eq!(fault(loaded(&gpu, &graph, &weights)).0, DeviceFault::Lost);
+    }
+    // Another device of the same adapter is not touched.
+    let Found::Device(other) = device(None) else { return };
+    let (mut program, _store) = loaded(&other, &graph, &weights).unwrap();
+    block_on(program.step(&Bindings::new(), &inputs, &["y"])).unwrap();
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_is_named() {
+    let Found::Device(gpu) = device(None) else { return };
+    let graph = lookup_and_product(DType::F32, 4, 8).unwrap();
+    let weights = Memory::from([("w".into(), matrix(DType::F32, 4, 8, 1))]);
+    let breaks: [(&str, fn(&str) -> String); 3] = [
+        ("not WGSL", |s| s.replacen("fn main", "fnord main", 1)),
+        ("an unknown name", |s| s.replacen("workgroup_id", "workgroup_idea", 1).replacen("global_invocation_id", "global_idea", 1)),
+        ("a workgroup beyond the limit", |s| {
+            let at = s.find("@workgroup_size(").unwrap();
+            let end = at + s[at..].find(')').unwrap();
+            format!("{}@workgroup_size(65536{}", &s[..at], &s[end..])
+        }),
+    ];
+    for (what, change) in breaks {
+        let mut plan = planned(&gpu, &graph).unwrap();
+        let source: &'static str = Box::leak(change(&plan.kernels[0].source().unwrap()).into_boxed_str());
+        let name = plan.kernels[0].name();
+        plan.kernels[0] = Kernel::new(Box::leak(Box::new(Template { name, source })));
+        let mut store = Store::new(gpu.clone());
+        let (fault, said) = fault(block_on(Program::load(plan, &mut store, &weights, &mut |_, _| {})));
+        assert_eq!(fault, DeviceFault::Pipeline, "{what}: {said}");
+        assert!(said.starts_with(&format!("kernel {name} did not compile: ")) && !said.contains('\n'), "{what}: {said}");
+    }
+    // The device is none the worse.
+    loaded(&gpu, &graph, &weights).unwrap();
+}
+
+/// What is too large for a device is refused when it is planned, by name, not at the first token.
+#[test]
+fn sizes_beyond_the_limits_are_refused_by_name() {
+    let small = Caps { binding_bytes: 1 << 20, buffer_bytes: 1 << 20, ..Caps::FLOOR };
+    let big = 300_000;
+    let build = |what: &str| -> Result<warpweft::graph::Graph> {
+        let g = GraphBuilder::new();
+        g.at("middle");
+        let x = g.input("x", DType::F32, [1, 64])?;
+        match what {
+            "an input" => g.output("y", g.input("large", DType::F32, [big])?.sum(&[0])?)?,
+            "an input at its bound" => g.output("y", g.input("large", DType::F32, vec![Var::new("seq", big as u32).into()])?.sum(&[0])?)?,
+            "an output" => g.output("y", x.reshape([64, 1])?.matmul(g.input("z", DType::F32, [1, 5000])?)?)?,
+            "a value between" => {
+                let wide = x.reshape([64, 1])?.matmul(g.input("z", DType::F32, [1, 5000])?)?;
+                g.output("y", wide.softmax()?.sum(&[0, 1])?)?;
+            }
+            "a state" => g.output("y", g.state("cache", DType::F32, [big, 1])?.append(x.slice(1, 0, 1)?, 0)?.sum(&[0, 1])?)?,
+            "literals" => g.output("y", g.data("table", [big], vec![0.0; big])?.sum(&[0])?)?,
+            "a row of a weight" => g.output("y", g.weight("w", DType::F32, [2, big])?.sum(&[1])?)?,
+            _ => g.output("y", x)?,
+        }
+        Ok(g.finish())
+    };
+    let names = ["an input", "an input at its bound", "an output", "a value between", "a state", "literals", "a row of a weight"];
+    let mut said = String::new();
+    for what in names {
+        let e = plan(&build(what).unwrap(), &small, &Options::for_caps(&small)).map(|p| p.to_string()).expect_err(what);
+        said += &format!("{what}\n    {e}\n");
+    }
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn a_model_too_large_for_a_context_names_the_state() {
+    let folder = Folder::new("context");
+    let path = folder.file("tiny.gguf", Tiny { context: 1 << 20, ..Tiny::default() }.gguf().bytes());
+    let model = Model::new(ModelSource::open(path).unwrap()).unwrap();
+    let caps = Caps { binding_bytes: 8 << 20, ..Caps::FLOOR };
+    let (graph, _) = model.typical_step(100_000).unwrap();
+    let e = plan(&graph, &caps, &Options::for_caps(&caps)).unwrap_err().to_string();
+    assert_eq!(e, "state: \"layers.0.k\" f32[100000, 32] takes 12800000 bytes, this device binds at most 8388608: use shorter sequences or a smaller context");
+}
+
+#[test]
+fn an_adapter_that_is_not_there_is_said() {
+    let n = block_on(adapters()).len();
+    let e = block_on(Gpu::open(n)).err().unwrap();
+    assert_eq!(e.to_string(), format!("adapter {n}: is not there: this machine has {n} (`warpweft devices` lists them)"));
+}
+
+/// The device's memory is at its end: a limit on the process's address space does it, in a process of its own.
+#[cfg(unix)]
+#[test]
+fn no_memory_left_is_said_with_the_buffer_that_did_not_fit() {
+    if adapter().is_none() {
+        return;
+    }
+    if std::env::var_os("WARPWEFT_TEST_NO_MEMORY").is_some() {
+        println!("said: {}", exhaust());
+        return;
+    }
+    let test = "faults::no_memory_left_is_said_with_the_buffer_that_did_not_fit";
+    let limited = format!("ulimit -v 8000000; exec '{}' --exact {test} --nocapture", std::env::current_exe().unwrap().display());
+    let out = std::process::Command::new("sh").args(["-c", &limited]).env("WARPWEFT_TEST_NO_MEMORY", "1").output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let said = text.lines().find_map(|l| l.split_once("said: ").map(|s| s.1)).unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&out.stderr)));
+    assert!(said.starts_with("OutOfMemory no memory left for ") && said.contains("bytes of \"state "), "{said}");
+}
+
+/// Loads states of 100 MiB until there is no more memory, then a small plan, which must still work.
+#[cfg(unix)]
+fn exhaust() -> String {
+    let Found::Device(gpu) = device(None) else { return "skipped".into() };
+    let g = GraphBuilder::new();
+    let x = g.input("x", DType::F32, [1, 1024]).unwrap();
+    for i in 0..200 {
+        let state = g.state(&format!("state {i}"), DType::F32, [25 << 10, 1024]).unwrap();
+        g.output(&format!("y{i}"), state.append(x, 0).unwrap().slice(0, 0, 1).unwrap()).unwrap();
+    }
+    let (fault, what) = fault(loaded(&gpu, &g.finish(), &Memory::new()));
+    let graph = lookup_and_product(DType::F32, 4, 8).unwrap();
+    loaded(&gpu, &graph, &Memory::from([("w".into(), matrix(DType::F32, 4, 8, 1))])).unwrap();
+    format!("{fault:?} {what}")
+}

@@ -1,0 +1,192 @@
+//! Tokenizers and chat templates of model files broken in one place each.
+
+use super::{bytes_at, message, within};
+use crate::common::Folder;
+use crate::common::gguf::{GgufFile, Meta};
+use crate::common::tiny::{Tiny, tokenizer_json};
+use pollster::block_on;
+use serde_json::{Value as Json, json};
+use std::path::Path;
+use warpweft::base::Result;
+use warpweft::session::{DeviceChoice, Generator, Options};
+use warpweft::text::Message;
+
+fn tiny() -> Tiny {
+    Tiny { layers: 1, ..Tiny::default() }
+}
+
+/// Opens a model on the fallback, then splits and joins a text.
+fn open(path: &Path) -> Result<Generator> {
+    let model = block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {}))?;
+    let ids = model.raw_prompt("The théory of\n\n  everything, 3.14 <|end|> \u{1f600}")?;
+    model.tokenizer().decode(&ids, false)?;
+    Ok(model)
+}
+
+fn gguf_said(folder: &Folder, what: &str, change: impl FnOnce(&mut GgufFile)) -> String {
+    let mut file = tiny().gguf();
+    change(&mut file);
+    let bytes = file.bytes();
+    let path = folder.file("m.gguf", &bytes);
+    within(what, bytes.len(), || message(folder, open(&path)))
+}
+
+#[test]
+fn lying_vocabularies() {
+    fn set(f: &mut GgufFile, key: &str, value: Meta) {
+        f.set(&format!("tokenizer.ggml.{key}"), value);
+    }
+    fn texts(n: usize) -> Meta {
+        Meta::Texts((0..n).map(|i| format!("t{i}")).collect())
+    }
+    let cases: &[(&str, fn(&mut GgufFile))] = &[
+        ("whole", |_| ()),
+        ("no kind", |f| f.remove("tokenizer.ggml.model")),
+        ("an unknown kind", |f| set(f, "model", Meta::Text("rwkv".into()))),
+        ("a kind that is a number", |f| set(f, "model", Meta::U32(2))),
+        ("an unknown rule", |f| set(f, "pre", Meta::Text("mystery".into()))),
+        ("no tokens", |f| f.remove("tokenizer.ggml.tokens")),
+        ("an empty list of tokens", |f| set(f, "tokens", texts(0))),
+        ("tokens that are numbers", |f| set(f, "tokens", Meta::Ints(vec![1; 128]))),
+        ("tokens that are one text", |f| set(f, "tokens", Meta::Text("abc".into()))),
+        ("more tokens than the embedding has rows", |f| {
+            set(f, "tokens", texts(129));
+            set(f, "token_type", Meta::Ints(vec![1; 129]));
+            set(f, "merges", texts(0));
+        }),
+        ("a token twice", |f| set(f, "tokens", Meta::Texts(vec!["a".into(); 128]))),
+        ("tokens without a letter", |f| {
+            set(f, "tokens", Meta::Texts((0..128).map(|i| format!("t{i}")).collect()));
+            set(f, "merges", texts(0));
+        }),
+        ("fewer types than tokens", |f| set(f, "token_type", Meta::Ints(vec![1; 127]))),
+        ("types that are texts", |f| set(f, "token_type", texts(128))),
+        ("a type of -7", |f| set(f, "token_type", Meta::Ints(vec![-7; 128]))),
+        ("more scores than tokens", |f| set(f, "scores", Meta::Floats(vec![0.0; 129]))),
+        ("merges of one piece", |f| set(f, "merges", Meta::Texts(vec!["he".into()]))),
+        ("merges of pieces that are no tokens", |f| set(f, "merges", Meta::Texts(vec!["zz y".into()]))),
+        ("merges that make no token", |f| set(f, "merges", Meta::Texts(vec!["e h".into()]))),
+        ("merges that are numbers", |f| set(f, "merges", Meta::Ints(vec![1]))),
+        ("a first token out of range", |f| set(f, "bos_token_id", Meta::U32(128))),
+        ("a first token of 2^32 - 1", |f| set(f, "bos_token_id", Meta::U32(u32::MAX))),
+        ("a first token of 2^63", |f| set(f, "bos_token_id", Meta::U64(1 << 63))),
+        ("a first token that is a text", |f| set(f, "bos_token_id", Meta::Text("<s>".into()))),
+        ("a last token out of range", |f| set(f, "eos_token_id", Meta::U32(4_000_000_000))),
+        ("sentence pieces without scores", |f| {
+            set(f, "model", Meta::Text("llama".into()));
+            f.remove("tokenizer.ggml.merges");
+        }),
+        ("sentence pieces whose scores are NaN", |f| {
+            set(f, "model", Meta::Text("llama".into()));
+            set(f, "scores", Meta::Floats(vec![f32::NAN; 128]));
+        }),
+    ];
+    let folder = Folder::new("vocabularies");
+    let said: String = cases.iter().map(|(what, change)| format!("{what}\n    {}\n", gguf_said(&folder, what, change))).collect();
+    insta::assert_snapshot!(said);
+}
+
+/// What is said of a folder whose tokenizer.json was changed.
+fn json_said(folder: &Folder, what: &str, text: &str) -> String {
+    folder.file("tokenizer.json", text);
+    // A pattern may compile to some 10 MB, whatever its length.
+    within(what, bytes_at(folder.path()) + (2 << 20), || message(folder, open(folder.path())))
+}
+
+#[test]
+fn lying_tokenizer_json() {
+    let set = |at: &'static str, value: Json| -> Box<dyn Fn(&mut Json)> { Box::new(move |t| *t.pointer_mut(at).unwrap() = value.clone()) };
+    let step = |ty: &str, key: &str, steps: Vec<Json>| json!({ "type": ty, key: steps });
+    let replace = |to: &str| json!({ "type": "Replace", "pattern": { "String": "e" }, "content": to });
+    let unigram = |vocab: Json, unk: Json| json!({ "type": "Unigram", "vocab": vocab, "unk_id": unk });
+    let marker = |n: usize| {
+        json!({ "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "x", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [], "special_tokens": { "x": { "id": "x", "ids": vec![0; n], "tokens": vec!["x"; n] } } })
+    };
+    let cases: Vec<(&str, Box<dyn Fn(&mut Json)>)> = vec![
+        ("whole", Box::new(|_| ())),
+        ("a list", set("", json!([]))),
+        ("no model", set("/model", Json::Null)),
+        ("a model of an unknown type", set("/model/type", json!("Magic"))),
+        ("no vocabulary", set("/model/vocab", Json::Null)),
+        ("an empty vocabulary", set("/model/vocab", json!({}))),
+        ("an id of 2^32", set("/model/vocab/a", json!(1u64 << 32))),
+        ("an id of 4 million", set("/model/vocab/a", json!(4_000_000))),
+        ("an id of -1", set("/model/vocab/a", json!(-1))),
+        ("an id that is a text", set("/model/vocab/a", json!("7"))),
+        ("an id twice", set("/model/vocab/a", json!(5))),
+        ("a merge of one piece", set("/model/merges", json!(["he"]))),
+        ("a merge of no token", set("/model/merges", json!(["zz y"]))),
+        ("a merge that makes no token", set("/model/merges", json!(["e h"]))),
+        ("merges that are numbers", set("/model/merges", json!([1, 2]))),
+        ("an added token of 2^32 - 1", set("/added_tokens/0/id", json!(u32::MAX))),
+        ("an added token without text", set("/added_tokens/0/content", json!(""))),
+        ("a pattern that is none", set("/pre_tokenizer", json!({ "type": "Split", "pattern": { "Regex": "(" }, "behavior": "Isolated", "invert": false }))),
+        ("a pattern that looks back without end", set("/pre_tokenizer", json!({ "type": "Split", "pattern": { "Regex": "(?:(a*)*\\1)*b" }, "behavior": "Isolated", "invert": false }))),
+        ("a pattern of 2^30 repeats", set("/pre_tokenizer", json!({ "type": "Split", "pattern": { "Regex": "((a{1000}){1000}){1000}" }, "behavior": "Isolated", "invert": false }))),
+        ("an unknown splitter", set("/pre_tokenizer", json!({ "type": "Magic" }))),
+        ("pieces of no length", set("/pre_tokenizer", json!({ "type": "FixedLength", "length": 0 }))),
+        ("a normalizer that doubles 60 times", set("/normalizer", step("Sequence", "normalizers", vec![replace("ee"); 60]))),
+        ("a normalizer of 100,000 steps", set("/normalizer", step("Sequence", "normalizers", vec![json!({ "type": "NFC" }); 100_000]))),
+        ("a decoder that doubles 60 times", set("/decoder", step("Sequence", "decoders", vec![replace("ee"); 60]))),
+        ("a damaged table of letters", set("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "AAAAAQ==" }))),
+        ("a table of letters that lies about its size", set("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "/////wAAAAA=" }))),
+        ("a marker of 5,000 ids", set("/post_processor", marker(5000))),
+        ("markers that no token is", set("/post_processor", json!({ "type": "BertProcessing", "sep": ["[SEP]", 4_000_000_000u32], "cls": ["[CLS]", 1] }))),
+        ("unigrams without their unknown", set("/model", unigram(json!([["a", -1.0]]), json!(7)))),
+        ("no unigrams", set("/model", unigram(json!([]), json!(0)))),
+        ("unigrams without a score", set("/model", unigram(json!([["a"]]), json!(0)))),
+        ("words without their unknown", set("/model", json!({ "type": "WordPiece", "vocab": { "a": 0 }, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100 }))),
+        ("words of any length", set("/model", json!({ "type": "WordPiece", "vocab": { "[UNK]": 0 }, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 1u64 << 40 }))),
+    ];
+    let folder = Folder::new("tokenizers");
+    tiny().folder(folder.path(), false);
+    let mut out = String::new();
+    for (what, change) in cases {
+        let mut json = tokenizer_json(128);
+        change(&mut json);
+        out += &format!("{what}\n    {}\n", json_said(&folder, what, &json.to_string()));
+    }
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let nested = format!("{{\"model\":{},\"normalizer\":{}{}}}", tokenizer_json(128)["model"], "{\"type\":\"Sequence\",\"normalizers\":[".repeat(50), "]}".repeat(50));
+    for (what, text) in [("nothing", ""), ("half of an object", "{\"model\":"), ("lists 100,000 deep", &deep), ("sequences 50 deep", &nested)] {
+        out += &format!("{what}\n    {}\n", json_said(&folder, what, text));
+    }
+    insta::assert_snapshot!(out);
+}
+
+/// What comes of a conversation with this template.
+fn template_said(folder: &Folder, what: &str, source: &str) -> String {
+    let mut file = tiny().gguf();
+    file.set("tokenizer.chat_template", Meta::Text(source.into()));
+    let path = folder.file("m.gguf", file.bytes());
+    let talk = [Message::new("user", "Hi"), Message::new("assistant", "Ho"), Message::new("user", "Hum")];
+    // A template may not take more than the bound on its output, whatever it does.
+    within(what, 8 << 20, || message(folder, open(&path).and_then(|m| m.chat_prompt(&talk))))
+}
+
+#[test]
+fn hostile_templates() {
+    let cases: Vec<(&str, String)> = vec![
+        ("whole", "{% for m in messages %}{{ m.content }}{% endfor %}".into()),
+        ("nothing", "".into()),
+        ("a tag that is not closed", "{% for m in messages %}".into()),
+        ("an unknown filter", "{{ messages | frobnicate }}".into()),
+        ("an unknown function", "{{ frobnicate() }}".into()),
+        ("an unknown method", "{{ messages[0].content.frobnicate() }}".into()),
+        ("its own complaint", "{{ raise_exception('roles must alternate') }}".into()),
+        ("loops without end", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}".into()),
+        ("a list without end", "{% for a in range(10000000000) %}{% endfor %}".into()),
+        ("itself without end", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".into()),
+        ("a file of the machine", "{% include '/etc/passwd' %}".into()),
+        ("an environment", "{{ env('HOME') }}".into()),
+        ("brackets 10,000 deep", format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000))),
+        ("loops 500 deep", format!("{}{}", "{% for a in messages %}".repeat(500), "{% endfor %}".repeat(500))),
+        ("2 MB of text", "x".repeat(2 << 20)),
+        ("a division by zero", "{{ 1 / 0 }}".into()),
+        ("a number beyond all", "{{ 9 ** 9 ** 9 }}".into()),
+    ];
+    let folder = Folder::new("templates");
+    let said: String = cases.iter().map(|(what, source)| format!("{what}\n    {}\n", template_said(&folder, what, source))).collect();
+    insta::assert_snapshot!(said);
+}
