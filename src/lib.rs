@@ -11,6 +11,7 @@ pub mod op;
 pub mod plan;
 pub mod reference;
 pub mod session;
+pub mod simulate;
 pub mod text;
 pub mod topology;
 pub mod trace;

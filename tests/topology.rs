@@ -1,7 +1,7 @@
 //! Meshes, the rounds of collectives, and machine files.
 
 use proptest::prelude::*;
-use warpweft::topology::Mesh;
+use warpweft::topology::{self, Mesh, Precision};
 use warpweft::topology::collective::{ALGORITHMS, Algorithm, Collective, Kind, Round, all_to_all, does, part, sent};
 
 fn refusal<T: std::fmt::Debug>(result: warpweft::base::Result<T>) -> String {
@@ -249,4 +249,192 @@ fn a_collective_that_cannot_be_is_refused() {
     all-gather over nodes needs nodes of one size, here one has 2 ranks and one 1: take ring or direct
     there is no collective algorithm "rings": there are ring, halving-doubling, tree, in-switch, hierarchical, direct
     "#);
+}
+
+#[test]
+fn shipped_machines_say_what_their_devices_see() {
+    let mut told = vec![];
+    for (name, _) in topology::SHIPPED {
+        let one = topology::shipped(name).unwrap();
+        let two = one.with_nodes(one.nodes * 2).unwrap();
+        for level in two.levels() {
+            let w = &level.way;
+            told.push(format!("{name}: {} devices, {}, {}, {}{}", level.devices, w.kind, w.bandwidth, w.latency, if w.reduction { ", sums" } else { "" }));
+        }
+        assert!(one.device_groups().all(|(_, d)| !d.source.is_empty() && d.peak(Precision::Fp16).is_some()), "{name}");
+    }
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    dgx1-v100: 8 devices, NVLink 2, 150 GB/s, 600 ns
+    dgx1-v100: 16 devices, PCIe 3 x16, 6 GB/s, 4.7 µs
+    dgx-v100: 16 devices, NVLink 2, 150 GB/s, 600 ns
+    dgx-v100: 32 devices, PCIe 3 x16, 6 GB/s, 4.7 µs
+    dgx-a100: 8 devices, NVLink 3, 300 GB/s, 600 ns
+    dgx-a100: 16 devices, InfiniBand HDR, 25 GB/s, 4.7 µs
+    dgx-a100-40gb: 8 devices, NVLink 3, 300 GB/s, 600 ns
+    dgx-a100-40gb: 16 devices, InfiniBand HDR, 25 GB/s, 4.7 µs
+    dgx-h100: 8 devices, NVLink 4, 450 GB/s, 600 ns, sums
+    dgx-h100: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    h100-hbm2e: 8 devices, NVLink 4, 450 GB/s, 600 ns, sums
+    h100-hbm2e: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    dgx-h200: 8 devices, NVLink 4, 450 GB/s, 600 ns, sums
+    dgx-h200: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    dgx-b200: 8 devices, NVLink 5, 900 GB/s, 600 ns, sums
+    dgx-b200: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    gb200-nvl72: 72 devices, NVLink 5, 900 GB/s, 600 ns, sums
+    gb200-nvl72: 144 devices, InfiniBand NDR, 50 GB/s, 4.3 µs
+    pcie-8: 8 devices, PCIe 4 x16, 31 GB/s, 2.5 µs
+    pcie-8: 16 devices, Ethernet 100G, 1.56 GB/s, 6.7 µs
+    laptops-2: 4 devices, Ethernet 1G, 125 MB/s, 54 µs
+    "#);
+}
+
+#[test]
+fn direct_wires_count_only_where_they_lead() {
+    let v100 = topology::shipped("dgx1-v100").unwrap();
+    let gigabytes = |devices: &[usize]| v100.within(devices).unwrap().bandwidth.0 / 1e9;
+    assert_eq!([gigabytes(&[0, 1]), gigabytes(&[0, 3]), gigabytes(&[0, 1, 2, 3]), gigabytes(&[0, 1, 2, 3, 4, 5, 6, 7])], [25.0, 50.0, 100.0, 150.0]);
+    // No wire between 0 and 7: over PCIe and the hosts, which do not meet in this machine.
+    assert!(v100.within(&[0, 7]).is_none_or(|w| w.kind.starts_with("PCIe")));
+    let a100 = topology::shipped("dgx-a100").unwrap();
+    assert_eq!(a100.within(&[0, 1]).unwrap().bandwidth.0, 300e9);
+    assert_eq!([1, 8, 9, 16, 1024].map(|n| a100.with_devices(n).unwrap().nodes), [1, 1, 2, 2, 128]);
+}
+
+#[test]
+fn a_machine_is_drawn() {
+    let t = topology::shipped("pcie-8").unwrap();
+    insta::assert_snapshot!(t.to_text(), @r#"
+    pcie-8: 8 A100 PCIe 80GB on two PCIe switches, one 100 Gb/s NIC
+    1 node, 8 devices
+
+    8 gpu a node: NVIDIA A100 PCIe 80GB
+        memory    80 GiB at 1.94 TB/s
+        peak      fp32 19.5 T, tf32 156 T, fp16 312 T, bf16 312 T, int8 624 T operations a second, dense
+        power     45 W idle, limit 300 W
+        source    github stas00/ml-engineering@744d01e18b79 compute/accelerator/README.md and network/README.md
+
+    fabric (switch, all nodes')
+    └─ Ethernet 100G, 12.5 GB/s ─ nic (NIC)
+       └─ PCIe 4 x16, 31 GB/s ─ cpu × 2 (host)
+          ├─ PCIe 4 x16, 31 GB/s ─ pcie × 2 (switch)
+          │  └─ PCIe 4 x16, 31 GB/s ─ gpu × 8 (device)
+          └─ UPI, 31 GB/s ─ among themselves
+
+    among      8 devices    31 GB/s a device and direction,  2.5 µs, over PCIe 4 x16
+    "#);
+    for (name, _) in topology::SHIPPED {
+        let t = topology::shipped(name).unwrap().with_nodes(3).unwrap();
+        let svg = t.to_svg();
+        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"), "{name}");
+        assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
+        assert!(t.groups.iter().all(|g| svg.contains(&g.name)), "{name}: a part is missing");
+    }
+}
+
+const SMALL: &str = r#"name = "small"
+[devices.gpu]
+count = 4
+memory = "16GiB"
+bandwidth = "1TB/s"
+idle = "30W"
+limit = "300W"
+peak = { fp16 = "100TFLOP/s" }
+[switches.hub]
+[switches.top]
+[[links]]
+from = "gpu"
+to = "hub"
+kind = "NVLink"
+bandwidth = "100GB/s"
+latency = "1us"
+[[links]]
+from = "hub"
+to = "top"
+kind = "PCIe"
+bandwidth = "10GB/s"
+latency = "1us"
+"#;
+
+#[test]
+fn a_bad_machine_file_is_refused_with_file_line_and_numbers() {
+    assert!(topology::read("small.toml", SMALL).is_ok());
+    let changes: &[(&str, &str)] = &[
+        ("bandwidth = \"100GB/s\"", "bandwidth = \"0GB/s\""),
+        ("bandwidth = \"100GB/s\"", "bandwidth = \"-3GB/s\""),
+        ("bandwidth = \"100GB/s\"", "bandwidth = \"100GB\""),
+        ("bandwidth = \"100GB/s\"", "bandwidth = \"100furlongs\""),
+        ("bandwidth = \"100GB/s\"", "bandwidth = 100"),
+        ("bandwidth = \"1TB/s\"", "bandwidth = \"0B/s\""),
+        ("memory = \"16GiB\"", "memory = \"16GiB\"\nmemmory = \"1GiB\""),
+        ("memory = \"16GiB\"\n", ""),
+        ("memory = \"16GiB\"", "memory = \"16GiB\"\nmemory = \"1GiB\""),
+        ("[switches.top]", "[switches.hub]"),
+        ("[switches.top]", "[hosts.hub]"),
+        ("from = \"gpu\"\nto = \"hub\"", "from = \"gpu\"\nto = \"hubb\""),
+        ("from = \"gpu\"\nto = \"hub\"", "from = \"gpu0\"\nto = \"hub\""),
+        ("from = \"hub\"\nto = \"top\"", "from = \"hub\"\nto = \"hub\""),
+        ("from = \"hub\"\nto = \"top\"", "from = \"hub\"\nto = \"gpu\""),
+        ("[switches.hub]", "[switches.hub]\ncount = 3"),
+        ("[switches.top]", "[switches.top]\n[switches.mid]\n[[links]]\nfrom = \"mid\"\nto = \"top\"\nkind = \"x\"\nbandwidth = \"1GB/s\"\nlatency = \"1us\"\n[[links]]\nfrom = \"mid\"\nto = \"hub\"\nkind = \"x\"\nbandwidth = \"1GB/s\"\nlatency = \"1us\""),
+        ("idle = \"30W\"", "idle = \"301W\""),
+        ("count = 4", "count = 0"),
+        ("count = 4", "count = 99999"),
+        ("name = \"small\"", "name = \"small\"\nnodes = 0"),
+        ("name = \"small\"", "name = \"small\"\nnodes = 2"),
+        ("[switches.top]", "[switches.top]\nscope = \"rack\""),
+        ("peak = { fp16 = \"100TFLOP/s\" }", "peak = { fp17 = \"100TFLOP/s\" }"),
+        ("peak = { fp16 = \"100TFLOP/s\" }", "peak = {}"),
+        ("name = \"small\"", "name = "),
+    ];
+    let mut told = vec![];
+    for (from, to) in changes {
+        let text = SMALL.replacen(from, to, 1);
+        assert_ne!(text, SMALL, "{from}");
+        told.push(topology::read("small.toml", &text).map_or_else(|e| e.to_string(), |_| format!("{to}: was taken")));
+    }
+    told.push(topology::read("none.toml", "name = \"none\"\n").unwrap_err().to_string());
+    told.push(topology::shipped("dgx-z").unwrap_err().to_string());
+    told.push(topology::shipped("dgx-a100").unwrap().with_nodes(0).unwrap_err().to_string());
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    small.toml:11: link gpu – hub: bandwidth is 0 B/s, must be above zero
+    small.toml:11: link gpu – hub: bandwidth is -3 GB/s, must be above zero
+    small.toml:15: "100GB" is an amount of bytes; expected bytes a second, such as 3.35TB/s (units: B/s, kB/s, MB/s, GB/s, TB/s, MiB/s, GiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s)
+    small.toml:15: "100furlongs" has the unknown unit furlongs; expected bytes a second, such as 3.35TB/s (units: B/s, kB/s, MB/s, GB/s, TB/s, MiB/s, GiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s)
+    small.toml:15: invalid type: integer `100`, expected bytes a second as text with its unit, such as "3.35TB/s"
+    small.toml:2: device gpu: bandwidth is 0 B/s, must be above zero
+    small.toml:5: unknown field `memmory`, expected one of `count`, `title`, `peak`, `memory`, `bandwidth`, `idle`, `limit`, `price`, `constants`, `source`
+    small.toml:2: missing field `memory`
+    small.toml:5: duplicate key
+    small.toml:10: duplicate key
+    small.toml:10: there are two parts named "hub", the other is on line 9
+    small.toml:11: link gpu – hubb: there is no part "hubb": there are gpu, hub, top
+    small.toml:2: gpu1 cannot be reached from gpu0: no link leads there
+    small.toml:17: link hub – hub: is a loop, hub is one part
+    small.toml:17: link hub – gpu is given twice, first on line 11: say lanes instead
+    small.toml:12: link gpu – hub: 4 gpu and 3 hub do not divide
+    small.toml:30: a loop: hub and top are already connected through other switches
+    small.toml:2: device gpu: idle is 301 W, must be from 0 to the limit of 300 W
+    small.toml:2: gpu: count is 0, must be 1 to 256
+    small.toml:2: gpu: count is 99999, must be 1 to 256
+    small.toml:2: nodes is 0, must be 1 to 1000000
+    small.toml:3: gpu0 of node 1 cannot be reached from gpu0 of node 0: no link leads there
+    small.toml:10: top: scope is rack, but the machine has no nodes_per_rack
+    small.toml:8: unknown field `fp17`, expected one of `fp64`, `fp32`, `tf32`, `fp16`, `bf16`, `fp8`, `int8`, `fp4`
+    small.toml:2: device gpu: peak names no rate, such as fp16 = "312TFLOP/s"
+    small.toml:1: string values must be quoted, expected literal string
+    none.toml:1: machine "none" has no devices: it needs a [devices.NAME] section
+    there is no machine "dgx-z": there are dgx1-v100, dgx-v100, dgx-a100, dgx-a100-40gb, dgx-h100, h100-hbm2e, dgx-h200, dgx-b200, gb200-nvl72, pcie-8, laptops-2, browser-tab, or give a .toml file
+    dgx-a100: 0 nodes, must be 1 to 1000000
+    "#);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_reader_panic(cut in 0usize..SMALL.len(), put in "[ -~\\n]{0,12}") {
+        let mut text = SMALL.to_string();
+        text.insert_str(cut, &put);
+        if let Ok(t) = topology::read("small.toml", &text) {
+            prop_assert!(!t.to_svg().contains("NaN") && !t.to_text().is_empty());
+        }
+    }
 }

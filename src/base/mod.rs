@@ -12,6 +12,7 @@ mod layout;
 mod mesh;
 mod placement;
 mod shape;
+pub mod units;
 mod weights;
 
 pub use array::Array;

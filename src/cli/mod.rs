@@ -1,11 +1,14 @@
 //! The command line: thin over [`crate::session`]. Text goes to stdout, everything else to stderr.
 
 mod ask;
+mod cluster;
 mod fetch;
 mod interrupt;
 mod look;
+mod simulate;
 mod spread;
 mod style;
+mod validate;
 mod web;
 
 use crate::base::{Error, Result};
@@ -41,6 +44,15 @@ enum Command {
     Inspect(look::Inspect),
     /// Show the plan of a model's step: dispatches, buffers, FLOPs and bytes
     Plan(look::PlanCommand),
+    /// List machines and draw them
+    Cluster(cluster::Cluster),
+    /// Predict time, memory and energy of a model on a machine that is not here
+    Simulate(simulate::Simulate),
+    /// Hold predictions against published measurements
+    Validate(validate::Validate),
+    /// Fit a device's constants to measurements (assets/devices says which)
+    #[command(hide = true)]
+    Fit(validate::Fit),
     /// Time the kernel variants of an adapter and remember the fastest
     Tune(look::Tune),
     /// Serve the demo page to a browser on this machine
@@ -194,6 +206,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Devices(c) => c.run().await.map(done),
         Command::Inspect(c) => c.run().await.map(done),
         Command::Plan(c) => c.run().await.map(done),
+        Command::Cluster(c) => c.run().map(done),
+        Command::Simulate(c) => c.run().map(done),
+        Command::Validate(c) => c.run().map(done),
+        Command::Fit(c) => c.run().map(done),
         Command::Tune(c) => c.run().await.map(done),
         Command::Web(c) => c.run().map(done),
     }

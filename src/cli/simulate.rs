@@ -1,0 +1,287 @@
+//! `simulate`: what a model would take on a machine.
+
+use super::{cluster, style};
+use crate::base::{Error, Result};
+use crate::simulate::inference::{Mode, Serving, answering};
+use crate::simulate::report::{self, Prices};
+use crate::simulate::search::{ablate, search};
+use crate::simulate::{self, Chip, Layout, Recompute, Schedule, Shape, Step, whatif};
+use crate::topology::{Mesh, Precision, Topology};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub struct Simulate {
+    /// A preset: gpt3-175b, gpt-1t, llama-3-8b, llama-3-70b, llama-3-405b, mixtral-8x7b, deepseek-v3, mt-nlg-530b …
+    model: String,
+    /// A name of `cluster list`, or a .toml file
+    #[arg(long, value_name = "MACHINE")]
+    cluster: String,
+    /// That many nodes instead of the file's
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
+    /// Axes over all devices, such as pp=8,tp=8,dp=16; tensor ranks lie nearest, whatever the order [default: dp alone, or tp when serving]
+    #[arg(long, value_name = "AXES")]
+    mesh: Option<String>,
+    /// Change a figure of the machine first: device.hbm_bandwidth=8TB/s, link.bandwidth=x2 …
+    #[arg(long, value_name = "FIGURE=VALUE")]
+    set: Vec<String>,
+    /// Number format of weights and products [default: bf16 where the device has it]
+    #[arg(long, value_name = "FORMAT")]
+    dtype: Option<Precision>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// Dollars a device-hour
+    #[arg(long, value_name = "USD")]
+    price: Option<f64>,
+    /// Grams of CO2 a kWh
+    #[arg(long, value_name = "G")]
+    carbon: Option<f64>,
+    /// What one per cent more of each figure of the machine does to the time
+    #[arg(long)]
+    sensitivity: bool,
+    #[command(flatten)]
+    training: Training,
+    #[command(flatten)]
+    serving: ServingFlags,
+}
+
+/// How a training step is laid out.
+#[derive(Args)]
+#[command(next_help_heading = "Training")]
+struct Training {
+    /// Tokens a sequence
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    seq: usize,
+    /// Sequences of a micro-batch [default: the fastest of 1, 2, 4, 8 that fits]
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// Sequences a step [default: 1,536, or what divides]
+    #[arg(long, value_name = "N")]
+    global_batch: Option<usize>,
+    /// Chunks of layers a stage (interleaving)
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    chunks: usize,
+    /// What is spread over data-parallel ranks: 1 optimiser, 2 gradients, 3 weights [default: the software of the device's time]
+    #[arg(long, value_name = "0-3")]
+    zero: Option<usize>,
+    /// What is computed again [default: the least that fits]
+    #[arg(long, value_enum)]
+    recompute: Option<RecomputeFlag>,
+    /// Order of passes along the pipeline
+    #[arg(long, value_enum, default_value_t = ScheduleFlag::OneF1b)]
+    schedule: ScheduleFlag,
+    /// Norms and residuals whole on each tensor rank
+    #[arg(long)]
+    no_sequence_parallel: bool,
+    /// Optimiser states on the host
+    #[arg(long)]
+    offload: bool,
+    /// The best layouts of all: a front of time, memory and energy
+    #[arg(long)]
+    search: bool,
+    /// What each trick of the layout is worth
+    #[arg(long)]
+    ablate: bool,
+    /// Write the pipeline as a Chrome/Perfetto trace
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RecomputeFlag {
+    None,
+    Selective,
+    Full,
+}
+
+impl From<RecomputeFlag> for Recompute {
+    fn from(flag: RecomputeFlag) -> Recompute {
+        match flag {
+            RecomputeFlag::None => Recompute::None,
+            RecomputeFlag::Selective => Recompute::Selective,
+            RecomputeFlag::Full => Recompute::Full,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ScheduleFlag {
+    #[value(name = "1f1b")]
+    OneF1b,
+    ZeroBubble,
+}
+
+/// Serving instead of training.
+#[derive(Args)]
+#[command(next_help_heading = "Serving")]
+struct ServingFlags {
+    /// Answer requests instead of training
+    #[arg(long, value_enum, value_name = "MODE")]
+    serve: Option<ModeFlag>,
+    /// Sequences at once a copy [default: what fits]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Tokens of a prompt
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    input: usize,
+    /// Tokens of an answer
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    output: usize,
+    /// Number format of cached keys and values [default: as the weights]
+    #[arg(long, value_name = "FORMAT")]
+    kv_dtype: Option<Precision>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeFlag {
+    Static,
+    Continuous,
+    Prefill,
+    Decode,
+}
+
+impl Simulate {
+    pub fn run(&self) -> Result<()> {
+        let shape = simulate::preset(&self.model)?;
+        let mut topology = cluster::open(&self.cluster)?;
+        if let Some(n) = self.nodes {
+            topology = topology.with_nodes(n)?;
+        }
+        for change in &self.set {
+            whatif::set(&mut topology, change)?;
+        }
+        for (what, v) in [("--price", self.price), ("--carbon", self.carbon)] {
+            if v.is_some_and(|v| !v.is_finite() || v < 0.0) {
+                return Err(Error::usage(format!("{what} must be zero or more")));
+            }
+        }
+        match self.serving.serve {
+            Some(mode) => self.serve(&shape, &topology, mode),
+            None => self.train(&shape, &topology),
+        }
+    }
+
+    fn prices(&self) -> Prices {
+        Prices { device_hour: self.price, carbon: self.carbon }
+    }
+
+    fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) {
+        style::out(&if self.json { format!("{:#}\n", json()) } else { text() });
+    }
+
+    fn layout(&self, shape: &Shape, topology: &Topology) -> Result<Layout> {
+        let t = &self.training;
+        let mesh = match &self.mesh {
+            Some(text) => Mesh::parse(text)?,
+            None => Mesh::parse(&format!("dp={}", topology.devices()))?,
+        };
+        if !t.search {
+            mesh.fit(topology.devices())?;
+        }
+        let chip = Chip::new(topology.slowest())?;
+        let soft = &chip.constants.software;
+        let zero = t.zero.unwrap_or(usize::from(soft.distributed_optimizer));
+        let base = Layout::single(t.seq).with_mesh(&mesh);
+        let unit = if t.search { 1 } else { base.dp * t.micro_batch.unwrap_or(1) * if t.chunks > 1 { base.pp } else { 1 } };
+        let global_batch = t.global_batch.unwrap_or(1536usize.div_ceil(unit) * unit);
+        let layout = Layout {
+            chunks: t.chunks, zero, sequence_parallel: base.tp > 1 && !t.no_sequence_parallel && (soft.sequence_parallel || t.search), micro_batch: t.micro_batch.unwrap_or(1), global_batch,
+            precision: self.precision(&chip), offload: t.offload, stack: simulate::stack(&chip, zero),
+            schedule: match t.schedule {
+                ScheduleFlag::OneF1b => Schedule::OneForwardOneBackward,
+                ScheduleFlag::ZeroBubble => Schedule::ZeroBubble,
+            },
+            ..base
+        };
+        if t.search {
+            return Ok(layout);
+        }
+        self.settle(shape, topology, &chip, layout)
+    }
+
+    /// Fills in what was left open: the fastest that fits of micro-batches and ways to recompute; where none fits, the last.
+    fn settle(&self, shape: &Shape, topology: &Topology, chip: &Chip, layout: Layout) -> Result<Layout> {
+        let ways = self.training.recompute.map_or(vec![Recompute::None, Recompute::Selective, Recompute::Full], |r| vec![r.into()]);
+        let sizes = self.training.micro_batch.map_or(vec![1, 2, 4, 8], |m| vec![m]);
+        let all: Vec<Layout> = ways.iter().flat_map(|r| sizes.iter().map(|m| Layout { micro_batch: *m, recompute: *r, ..layout.clone() })).collect();
+        let fits = |s: &Step| s.memory.iter().all(|m| m.total().0 + chip.constants.runtime.context.0 <= chip.device.memory.0);
+        let priced = all.iter().filter(|l| l.check(shape).is_ok()).filter_map(|l| simulate::step_on(shape, topology, l, chip).ok().map(|s| (l, s)));
+        let best = priced.filter(|p| fits(&p.1)).min_by(|a, b| a.1.seconds.0.total_cmp(&b.1.seconds.0));
+        Ok(best.map_or(Layout { recompute: ways[ways.len() - 1], micro_batch: sizes[0], ..layout.clone() }, |b| b.0.clone()))
+    }
+
+    fn precision(&self, chip: &Chip) -> Precision {
+        let has = |p: Precision| chip.device.peak.iter().any(|q| q.0 == p);
+        self.dtype.unwrap_or(if has(Precision::Bf16) { Precision::Bf16 } else { Precision::Fp16 })
+    }
+
+    fn train(&self, shape: &Shape, topology: &Topology) -> Result<()> {
+        let layout = self.layout(shape, topology)?;
+        let t = &self.training;
+        if t.search {
+            let (found, tried) = search(shape, topology, &layout)?;
+            self.print(|| report::search_text(&found, tried), || report::search_json(&found, tried));
+            return Ok(());
+        }
+        let step = simulate::step(shape, topology, &layout)?;
+        let mut more = String::new();
+        if self.sensitivity {
+            let seconds = |t: &Topology| Ok(simulate::step(shape, t, &layout)?.seconds.0);
+            more += &sensitivity(topology, &seconds)?;
+        }
+        if t.ablate {
+            more += &format!("\nwithout                              step            memory          energy\n");
+            let bytes = |s: &Step| s.memory.iter().map(|m| m.total().0).fold(0.0, f64::max);
+            let percent = |new: f64, old: f64| format!("{:+.1} %", 100.0 * (new / old - 1.0));
+            for w in ablate(shape, topology, &layout)? {
+                let s = &w.step;
+                more += &format!("{:<36} {:<15} {:<15} {}\n", w.what, percent(s.seconds.0, step.seconds.0), percent(bytes(s), bytes(&step)), percent(s.energy.joules.0, step.energy.joules.0));
+            }
+        }
+        if let Some(path) = &t.trace {
+            let trace = simulate::trace(&layout, &step)?;
+            std::fs::write(path, trace.to_json()).map_err(|e| Error::file(path, e.to_string()))?;
+        }
+        self.print(|| report::training_text(shape, topology, &layout, &step, self.prices()) + &more, || report::training_json(shape, topology, &layout, &step));
+        Ok(())
+    }
+
+    fn serve(&self, shape: &Shape, topology: &Topology, mode: ModeFlag) -> Result<()> {
+        let devices = topology.devices();
+        let mesh = match &self.mesh {
+            Some(text) => Mesh::parse(text)?,
+            None => Mesh::parse(&format!("tp={}", topology.devices_per_node().min(devices)))?,
+        };
+        let chip = Chip::new(topology.slowest())?;
+        let precision = self.precision(&chip);
+        let f = &self.serving;
+        let serving = Serving {
+            tp: mesh.size("tp"), pp: mesh.size("pp"), ep: mesh.size("ep"), replicas: mesh.size("dp"), precision,
+            kv_precision: f.kv_dtype.unwrap_or(if precision.bytes() < 2.0 { Precision::Fp8 } else { precision }), batch: f.batch, input: f.input, output: f.output,
+            mode: match mode {
+                ModeFlag::Static => Mode::Static,
+                ModeFlag::Continuous => Mode::Continuous,
+                ModeFlag::Prefill => Mode::Prefill,
+                ModeFlag::Decode => Mode::Decode,
+            },
+            cache_share: 0.95,
+        };
+        let a = answering(shape, topology, &serving)?;
+        let mut more = String::new();
+        if self.sensitivity {
+            more += &sensitivity(topology, &|t| Ok(1.0 / answering(shape, t, &serving)?.tokens_per_second))?;
+        }
+        self.print(|| report::serving_text(shape, topology, &a, self.prices()) + &more, || report::serving_json(shape, topology, &a));
+        Ok(())
+    }
+}
+
+fn sensitivity(topology: &Topology, seconds: &dyn Fn(&Topology) -> Result<f64>) -> Result<String> {
+    let mut out = String::from("\none per cent more of           changes the time by\n");
+    for (figure, per_cent) in whatif::sensitivities(topology, seconds)? {
+        out += &format!("{figure:<30} {per_cent:+.3} %\n");
+    }
+    Ok(out)
+}

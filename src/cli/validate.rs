@@ -1,0 +1,88 @@
+//! `validate` and `fit`: predictions beside measurements, and where constants come from.
+
+use super::{cluster, style};
+use crate::base::{Error, Result};
+use crate::simulate::check::{self, Report, Subject};
+use crate::simulate::table::Table;
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub struct Validate {
+    /// Only this of the tables that come along: training, inference, memory, energy, gemm, collective
+    what: Option<Subject>,
+    /// Score a table of your own instead (CSV)
+    #[arg(long, value_name = "FILE", requires = "kind", conflicts_with = "what")]
+    table: Option<PathBuf>,
+    /// What that table measures
+    #[arg(long = "as", value_name = "KIND", id = "kind")]
+    kind: Option<Subject>,
+    /// Write each row with its prediction
+    #[arg(long, value_name = "FILE")]
+    rows: Option<PathBuf>,
+    /// Rows that constants were fitted on apart from rows that they were not
+    #[arg(long)]
+    split: bool,
+}
+
+fn read(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e.to_string()))?;
+    Table::parse(&path.display().to_string(), &text)
+}
+
+impl Validate {
+    pub fn run(&self) -> Result<()> {
+        let tables: Vec<(Subject, Table)> = match (&self.table, self.kind) {
+            (Some(path), Some(kind)) => vec![(kind, read(path)?)],
+            _ => {
+                let mine = check::SHIPPED.iter().filter(|t| self.what.is_none_or(|w| w == t.0));
+                mine.map(|(s, name, text)| Ok((*s, Table::parse(name, text)?))).collect::<Result<_>>()?
+            }
+        };
+        let mut written = String::new();
+        style::out(&format!("{:<22} {:<14} {:<6} {:>5} {:>8} {:>8} {:>6}   {:>8} {:>8} {:>6}\n", "table", "figure", "rows", "", "MAPE", "bias", "tau", "MAPE", "bias", "tau"));
+        for (subject, table) in tables {
+            let report = check::check(subject, table, &cluster::open)?;
+            style::out(&text(&report, self.split));
+            written += &report.rows_csv()?;
+        }
+        if let Some(path) = &self.rows {
+            std::fs::write(path, written).map_err(|e| Error::file(path, e.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+fn text(report: &Report, split: bool) -> String {
+    let mut out = String::new();
+    for l in report.lines(split) {
+        let base = l.baseline.map_or(String::new(), |b| format!("{:>7.1}% {:>+7.1}% {:>6.2}   one constant, {}", b.mape, b.bias, b.tau, report.subject.constant()));
+        out += &format!("{:<22} {:<14} {:<6} {:>5} {:>7.1}% {:>+7.1}% {:>6.2}   {base}\n", report.table.name, l.what, l.split, l.score.rows, l.score.mape, l.score.bias, l.score.tau);
+    }
+    for o in &report.outcomes {
+        if let Err(e) = &o.predicted {
+            out += &format!("    line {}: not priced, counts as 100 % off: {e}\n", report.table.rows[o.row].line);
+        }
+    }
+    out
+}
+
+#[derive(Args)]
+pub struct Fit {
+    /// Measurements (CSV); rows whose `split` is `score` are left alone
+    #[arg(long, value_name = "FILE")]
+    table: PathBuf,
+    /// gemm, stream or collective
+    #[arg(long = "as", value_name = "KIND")]
+    kind: String,
+    /// Whose constants
+    #[arg(long, value_name = "NAME")]
+    device: String,
+}
+
+impl Fit {
+    pub fn run(&self) -> Result<()> {
+        style::out(&crate::simulate::fit_table(&read(&self.table)?, &self.kind, &self.device)?);
+        Ok(())
+    }
+}

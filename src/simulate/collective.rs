@@ -1,0 +1,160 @@
+//! What a collective takes: closed forms of the algorithms in [`crate::topology::collective`] (a test holds their bytes
+//! equal), priced by latency and by a bandwidth that ramps with size.
+
+use super::constants::{Collectives, Protocol};
+use crate::base::units::{Bytes, Seconds};
+use crate::base::{Error, Result};
+use crate::topology::collective::{Algorithm, Kind};
+use crate::topology::{Topology, Way};
+
+/// Ranks of one group, from near to far: so many of them within each level.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// Branches at each level (their product is the number of ranks) and what a device sees there.
+    pub levels: Vec<(usize, Way)>,
+    /// Whether a level is a network rather than links within a node or rack.
+    pub network: Vec<bool>,
+}
+
+/// A collective's price.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Price {
+    pub seconds: Seconds,
+    pub algorithm: Algorithm,
+    /// Bytes that a rank puts on links within a node (or rack), and on the network.
+    pub near: Bytes,
+    pub far: Bytes,
+}
+
+impl Placed {
+    /// `ranks` devices, each `stride` after the one before, on a machine whose other devices do the same.
+    pub fn new(topology: &Topology, ranks: usize, stride: usize) -> Placed {
+        let mut out = Placed { levels: vec![], network: vec![] };
+        let per_node = topology.devices_per_node();
+        let mut inside = 1;
+        for level in topology.levels() {
+            let reach = (level.devices / stride.max(1)).clamp(1, ranks.max(1));
+            let branches = reach.div_ceil(inside);
+            if branches > 1 {
+                let near = level.devices <= per_node;
+                let members: Vec<usize> = (0..reach).map(|i| i * stride).collect();
+                let way = if near { topology.within(&members) } else { None };
+                out.levels.push((branches, way.unwrap_or(level.way)));
+                out.network.push(!near && !out_of_node_is_near(topology));
+                inside *= branches;
+            }
+        }
+        // A group beyond the machine: the last level takes the rest, so that a price exists for what-ifs.
+        if inside < ranks && let Some(last) = topology.levels().last() {
+            match out.levels.last_mut() {
+                Some(l) if *out.network.last().unwrap_or(&false) => l.0 *= ranks.div_ceil(inside),
+                _ => {
+                    out.levels.push((ranks.div_ceil(inside), last.way.clone()));
+                    out.network.push(true);
+                }
+            }
+        }
+        out
+    }
+
+    /// `ranks` devices spread evenly over so many nodes. Fails where they do not divide or fit.
+    pub fn over(topology: &Topology, ranks: usize, nodes: usize) -> Result<Placed> {
+        let per_node = topology.devices_per_node();
+        if nodes == 0 || ranks == 0 || ranks % nodes != 0 || ranks / nodes > per_node {
+            return Err(Error::usage(format!("{ranks} ranks do not spread over {nodes} nodes of {per_node} devices ({})", topology.name)));
+        }
+        let inside = ranks / nodes;
+        let mut near = Placed::new(topology, inside, 1);
+        if nodes > 1 {
+            let far = Placed::new(topology, nodes, per_node);
+            near.levels.extend(far.levels);
+            near.network.extend(far.network);
+        }
+        Ok(near)
+    }
+
+    pub fn ranks(&self) -> usize {
+        self.levels.iter().map(|l| l.0).product()
+    }
+}
+
+/// Racks whose fabric reaches across nodes (NVL72): the first level beyond a node is no network.
+fn out_of_node_is_near(t: &Topology) -> bool {
+    t.levels().first().is_some_and(|l| l.devices > t.devices_per_node())
+}
+
+/// The price of `kind` over `bytes`: what a rank holds (all-reduce, broadcast, send), all parts together (all-gather,
+/// reduce-scatter), or what a rank sends and keeps in all (all-to-all). The cheapest algorithm unless one is asked for.
+pub fn price(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: Option<Algorithm>) -> Price {
+    let ranks = placed.ranks() as f64;
+    if ranks <= 1.0 || bytes <= 0.0 {
+        return Price { seconds: Seconds(0.0), algorithm: wanted.unwrap_or(Algorithm::Direct), near: Bytes(0.0), far: Bytes(0.0) };
+    }
+    let mut phases = vec![];
+    let (mut near, mut far) = (0.0, 0.0);
+    let mut algorithm = if placed.levels.len() > 1 { Algorithm::Hierarchical } else { wanted.unwrap_or(Algorithm::Ring) };
+    let mut share = bytes;
+    for (at, (branches, way)) in placed.levels.iter().enumerate() {
+        let n = *branches as f64;
+        let network = placed.network[at];
+        let phase = match kind {
+            Kind::AllToAll => {
+                let inside: f64 = placed.levels[..at].iter().map(|l| l.0 as f64).product();
+                Phase { rounds: n - 1.0, wire: bytes * inside * (n - 1.0) / ranks, total: bytes, ranks: n }
+            }
+            // To the one peer over the farthest way.
+            Kind::SendRecv { .. } if at + 1 < placed.levels.len() => continue,
+            Kind::SendRecv { .. } => Phase { rounds: 1.0, wire: bytes, total: bytes, ranks: 1.0 },
+            Kind::AllReduce => Phase { rounds: 2.0 * (n - 1.0), wire: 2.0 * (n - 1.0) / n * share, total: share, ranks: n },
+            Kind::AllGather | Kind::ReduceScatter => Phase { rounds: n - 1.0, wire: (n - 1.0) / n * share, total: share, ranks: n },
+            Kind::Broadcast { .. } => Phase { rounds: n - 1.0, wire: share, total: share, ranks: n },
+        };
+        let (seconds, chosen, wire) = phase.cheapest(c, way, kind, network, wanted);
+        if placed.levels.len() == 1 {
+            algorithm = chosen;
+        }
+        phases.push(seconds);
+        *(if network { &mut far } else { &mut near }) += wire;
+        if !matches!(kind, Kind::AllToAll | Kind::Broadcast { .. }) {
+            share /= n;
+        }
+    }
+    let longest = phases.iter().copied().fold(0.0, f64::max);
+    let seconds = longest + c.serial * (phases.iter().sum::<f64>() - longest);
+    Price { seconds: Seconds(seconds), algorithm, near: Bytes(near), far: Bytes(far) }
+}
+
+/// One level's part of a collective.
+#[derive(Debug, Clone, Copy)]
+struct Phase {
+    rounds: f64,
+    /// Bytes that a rank sends.
+    wire: f64,
+    total: f64,
+    ranks: f64,
+}
+
+impl Phase {
+    fn cheapest(&self, c: &Collectives, way: &Way, kind: Kind, network: bool, wanted: Option<Algorithm>) -> (f64, Algorithm, f64) {
+        let single = matches!(kind, Kind::AllToAll | Kind::SendRecv { .. });
+        let over = |p: &Protocol, rounds: f64, wire: f64| p.seconds(rounds, wire, way.bandwidth.0, self.total, self.ranks) + way.latency.0;
+        let ring_name = if single { Algorithm::Direct } else { Algorithm::Ring };
+        if network {
+            let ring = over(&c.network, self.rounds, self.wire);
+            let tree = over(&c.network, 2.0 * self.ranks.log2().ceil(), self.wire.max(2.0 * self.total));
+            let by_tree = kind == Kind::AllReduce && (wanted == Some(Algorithm::Tree) || (wanted.is_none() && tree < ring));
+            return if by_tree { (tree, Algorithm::Tree, 2.0 * self.total) } else { (ring, ring_name, self.wire) };
+        }
+        let high = if single { &c.peer } else { &c.ring };
+        // PCIe and Ethernet have no low-latency protocol of their own worth telling apart: the same two are tried.
+        let ring = over(high, self.rounds, self.wire).min(over(&c.low_latency, self.rounds, self.wire));
+        let fits = kind == Kind::AllReduce && way.reduction;
+        let switch_wire = (self.ranks + 1.0) / self.ranks * self.total;
+        let switch = over(&c.switch, 1.0, switch_wire);
+        let large = self.ranks >= c.switch_from as f64 && self.total >= c.switch_bytes.0;
+        if fits && (wanted == Some(Algorithm::InSwitch) || (wanted.is_none() && large && switch < ring)) {
+            return (switch, Algorithm::InSwitch, switch_wire);
+        }
+        (ring, ring_name, self.wire)
+    }
+}

@@ -1,0 +1,227 @@
+//! Answering: prefill, decode step by step, static and continuous batches, and how many tokens the cache holds.
+
+use super::chip::Chip;
+use super::energy::{Energy, Spent, energy};
+use super::layer::{Work, head, layer};
+use super::layout::Layout;
+use super::memory::Memory;
+use super::shape::Shape;
+use super::training::{Cost, Priced, Site, price_all};
+use crate::base::units::{Bytes, Seconds};
+use crate::base::{Error, Result};
+use crate::topology::collective::Kind;
+use crate::topology::{Precision, Topology};
+
+/// How requests come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A batch starts together and ends together.
+    Static,
+    /// As many at once as the cache holds, each replaced when it ends.
+    Continuous,
+    /// The prompt alone.
+    Prefill,
+    /// One step at the middle of the answer.
+    Decode,
+}
+
+/// What is served, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Serving {
+    pub tp: usize,
+    pub pp: usize,
+    /// Copies of the model, each on tp · pp devices.
+    pub replicas: usize,
+    pub ep: usize,
+    pub precision: Precision,
+    pub kv_precision: Precision,
+    /// Sequences at once a replica; none for as many as fit (continuous) or one (otherwise).
+    pub batch: Option<usize>,
+    pub input: usize,
+    pub output: usize,
+    pub mode: Mode,
+    /// Share of the memory that is left after weights which the cache may take.
+    pub cache_share: f64,
+}
+
+/// What comes out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answering {
+    /// Answer tokens a second of all replicas (of the prompt, for [`Mode::Prefill`]).
+    pub tokens_per_second: f64,
+    /// To the first token, and between tokens, of one sequence.
+    pub first_token: Seconds,
+    pub between_tokens: Seconds,
+    /// Sequences at once a replica.
+    pub batch: usize,
+    /// Tokens that the cache of a replica holds.
+    pub cache_tokens: f64,
+    pub memory: Memory,
+    /// Where a decode step's time goes (a prompt's, for prefill).
+    pub costs: Vec<Cost>,
+    /// Of one sequence, prompt and answer.
+    pub energy: Energy,
+    /// What one sequence asks of all its devices.
+    pub spent: Spent,
+    pub devices: usize,
+}
+
+/// What one sequence asks of its devices, prompt and answer.
+pub fn spent(shape: &Shape, topology: &Topology, s: &Serving) -> Result<Spent> {
+    Ok(answering(shape, topology, s)?.spent)
+}
+
+struct Server<'a> {
+    shape: &'a Shape,
+    serving: &'a Serving,
+    chip: &'a Chip,
+    site: Site<'a>,
+    layout: Layout,
+}
+
+/// The most sequences at once that engines take.
+const MOST_SEQUENCES: f64 = 2048.0;
+/// Prompt tokens that a continuous batch takes in one step at most.
+const MOST_TOKENS: f64 = 8192.0;
+
+/// Predicts serving. Errors where it cannot be, or does not fit, with what would.
+pub fn answering(shape: &Shape, topology: &Topology, s: &Serving) -> Result<Answering> {
+    let chip = Chip::new(topology.slowest())?;
+    let layout = Layout { tp: s.tp, ep: s.ep.max(1), dp: s.ep.max(1), pp: s.pp, precision: s.precision, global_batch: s.ep.max(1), ..Layout::single(1) };
+    layout.check(shape)?;
+    if s.tp * s.pp * s.replicas > topology.devices() {
+        return Err(Error::usage(format!("tp {} × pp {} × {} copies take {} devices, {} has {}", s.tp, s.pp, s.replicas, s.tp * s.pp * s.replicas, topology.name, topology.devices())));
+    }
+    if s.input == 0 || (s.output == 0 && s.mode != Mode::Prefill) {
+        return Err(Error::usage(format!("input is {} and output {} tokens, must be 1 or more", s.input, s.output)));
+    }
+    let site = Site::new(&chip, topology, &layout);
+    Server { shape, serving: s, chip: &chip, site, layout }.answer()
+}
+
+impl Server<'_> {
+    /// Bytes of weights on a device of the fullest stage.
+    fn weights(&self) -> f64 {
+        let s = self.serving;
+        let layers: f64 = (0..self.shape.layers).map(|i| self.shape.layer_parameters(i)).map(|(a, b)| a + b / s.ep.max(1) as f64).sum();
+        let ends = (self.shape.vocab * self.shape.hidden) as f64 * if self.shape.tied || s.pp > 1 { 1.0 } else { 2.0 };
+        let layers = layers / self.shape.layers as f64 * self.shape.layers.div_ceil(s.pp) as f64;
+        (layers * s.precision.bytes() + ends * 2.0) / s.tp as f64
+    }
+
+    /// Bytes that a token keeps on a device.
+    fn token_bytes(&self) -> f64 {
+        let kv = self.shape.kv_heads() as f64 / self.serving.tp as f64;
+        let copies = if self.shape.latent.is_some() { 1.0 } else { kv.max(1.0) / self.shape.kv_heads() as f64 };
+        self.shape.kv_bytes(self.serving.kv_precision.bytes()) * copies * self.shape.layers.div_ceil(self.serving.pp) as f64
+    }
+
+    /// One pass of a stage: `new` tokens of `sequences`, of which `decoding` ones read `context` cached tokens each, the
+    /// rest being whole prompts of `input` tokens.
+    fn pass(&self, prompts: f64, decoding: f64, context: f64) -> Result<Priced> {
+        let s = self.serving;
+        let tokens = (prompts * s.input as f64 + decoding).max(1.0);
+        let local = Layout { micro_batch: 1, seq: tokens.ceil() as usize, ..self.layout.clone() };
+        let mut out = Priced::default();
+        let kinds = if self.shape.experts > 0 && self.shape.dense_layers > 0 { vec![(0, self.shape.dense_layers), (self.shape.layers - 1, self.shape.layers - self.shape.dense_layers)] } else { vec![(self.shape.layers - 1, self.shape.layers)] };
+        for (index, count) in kinds {
+            let mut work: Vec<Work> = layer(self.shape, &local, index).forward;
+            work.retain(|w| !matches!(w, Work::Attention { .. }));
+            let (heads, d, dv) = (self.shape.heads as f64 / s.tp as f64, self.shape.head() as f64, self.shape.value_head() as f64);
+            let kv = self.shape.kv_bytes(s.kv_precision.bytes()) * if self.shape.latent.is_some() { 1.0 } else { (self.shape.kv_heads() as f64 / s.tp as f64).max(1.0) / self.shape.kv_heads() as f64 };
+            let pairs = |tokens: f64, context: f64| 2.0 * tokens * context * heads * (d + dv);
+            let input = s.input as f64;
+            if prompts > 0.0 {
+                let new = prompts * input;
+                work.push(Work::Attention { name: "attention", head: d, flops: pairs(new, input) / 2.0, bytes: new * (heads * (d + dv) * 2.0 + kv), backward: false, pytorch: false });
+            }
+            if decoding > 0.0 {
+                work.push(Work::Attention { name: "attention over the cache", head: d, flops: pairs(decoding, context), bytes: decoding * context * kv, backward: false, pytorch: false });
+            }
+            out.plus(&price_all(&self.site, &work)?, count as f64 / s.pp as f64);
+        }
+        // Logits of the last position of each sequence only.
+        let last = Layout { micro_batch: (prompts + decoding).ceil().max(1.0) as usize, seq: 1, ..self.layout.clone() };
+        let mut ends: Vec<Work> = head(self.shape, &last).forward;
+        ends.retain(|w| !matches!(w, Work::Collective { .. } | Work::Stream { name: "loss", .. }));
+        out.plus(&price_all(&self.site, &ends)?, 1.0 / s.pp as f64);
+        if s.pp > 1 {
+            let c = &self.chip.constants.collective;
+            let hop = super::collective::price(c, self.site.placed(super::layer::Axis::Pipeline), Kind::SendRecv { from: 0, to: 1 }, tokens * self.shape.hidden as f64 * 2.0, None);
+            out.plus(&Priced { seconds: hop.seconds.0, lines: vec![("hand on", hop.seconds.0)], ..Priced::default() }, 1.0);
+        }
+        Ok(out)
+    }
+
+    /// Seconds that the host adds to a pass of the whole model.
+    fn host(&self) -> f64 {
+        self.chip.constants.runtime.engine.0
+    }
+
+    fn answer(&self) -> Result<Answering> {
+        let (s, runtime) = (self.serving, &self.chip.constants.runtime);
+        let (memory, weights, token) = (self.chip.device.memory.0, self.weights(), self.token_bytes());
+        let working = MOST_TOKENS * (self.shape.hidden as f64 * 8.0 + self.shape.ffn as f64 * 4.0) / s.tp as f64;
+        let room = (memory - runtime.context.0 - weights - working) * s.cache_share;
+        let whole = (s.input + s.output) as f64;
+        let cache_tokens = (room / token).floor();
+        if cache_tokens < whole {
+            let need = weights + runtime.context.0 + working + whole * token / s.cache_share;
+            return Err(Error::usage(format!(
+                "{} in {} does not fit tp {} × pp {}: weights and one sequence of {whole} tokens need {} of {} a device; take more devices or a narrower format",
+                self.shape.name, s.precision.name(), s.tp, s.pp, Bytes(need), self.chip.device.memory
+            )));
+        }
+        let fits = (cache_tokens / whole).floor();
+        let batch = match (s.batch, s.mode) {
+            (Some(b), _) => b as f64,
+            // Sequences are at all stages of their answers: the cache holds more of them than whole ones.
+            (None, Mode::Continuous) => (cache_tokens / (s.input as f64 + 0.5 * s.output as f64)).floor().min(MOST_SEQUENCES),
+            (None, _) => 1.0,
+        };
+        if batch < 1.0 || (s.batch.is_some() && batch > fits * 1.5 && s.mode != Mode::Continuous) {
+            return Err(Error::usage(format!("a batch of {batch} sequences of {whole} tokens does not fit: the cache holds {fits} of them")));
+        }
+        let middle = s.input as f64 + s.output as f64 / 2.0;
+        let p = s.pp as f64;
+        // Over a pipeline the batch runs as parts, one on each stage.
+        let parts = p.min(batch);
+        let step = self.pass(0.0, batch / parts, middle)?;
+        let prompt = self.pass(if s.mode == Mode::Continuous { 1.0 } else { batch / parts }, 0.0, 0.0)?;
+        let stage = |x: &Priced| x.seconds + self.host() / p;
+        let first = prompt.seconds * p + self.host();
+        let mut between = stage(&step) * p;
+        let (rate, spent, span) = match s.mode {
+            Mode::Prefill => {
+                let seconds = stage(&prompt) * (p + parts - 1.0);
+                (batch * s.input as f64 / seconds, prompt.spent * parts, seconds)
+            }
+            Mode::Decode => (batch / between, step.spent * parts, between),
+            Mode::Static => {
+                let span = first + (s.output as f64 - 1.0) * between;
+                (batch * s.output as f64 / span, prompt.spent * parts + step.spent * (parts * (s.output as f64 - 1.0)), span)
+            }
+            Mode::Continuous => {
+                // Each step answers a token of every sequence and takes in the prompts of those that replace the ended.
+                let mixed = self.pass(batch / parts / s.output as f64, batch / parts, middle)?;
+                between = stage(&mixed) * p;
+                (batch / between, mixed.spent * (parts * s.output as f64), between * s.output as f64)
+            }
+        };
+        let costs = if s.mode == Mode::Prefill { &prompt } else { &step };
+        let mut costs: Vec<Cost> = costs.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: s * p }).collect();
+        costs.push(Cost { name: "host".into(), seconds: self.host() });
+        costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        let memory = Memory {
+            weights: Bytes(weights), gradients: Bytes(0.0), optimizer: Bytes(0.0), activations: Bytes(0.0), cache: Bytes((batch * whole).min(cache_tokens) * token),
+            buffers: Bytes(working), slack: Bytes(0.0),
+        };
+        let devices = s.tp * s.pp * s.replicas;
+        let each: Spent = spent * ((s.tp * s.pp) as f64 / batch);
+        let energy = energy(self.chip, each, span / batch, s.tp * s.pp);
+        Ok(Answering {
+            tokens_per_second: rate * s.replicas as f64, first_token: Seconds(first), between_tokens: Seconds(between), batch: batch as usize, cache_tokens, memory, costs, energy,
+            spent: each, devices,
+        })
+    }
+}

@@ -1,0 +1,352 @@
+//! What a layer of a transformer does on one rank, written down from its shape and the layout: kernels and collectives with
+//! their sizes, and what they keep for the backward pass. Everything that prices a step reads these lists only.
+
+use super::layout::{Layout, Recompute};
+use super::shape::Shape;
+use crate::topology::Precision;
+use crate::topology::collective::Kind;
+
+/// Ranks that a collective runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Axis {
+    Tensor,
+    Context,
+    Expert,
+    Data,
+    Pipeline,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// `batch` products m × k by k × n.
+    Gemm { name: &'static str, batch: f64, m: f64, n: f64, k: f64, precision: Precision },
+    /// A kernel that moves bytes; `rows`: it works by rows.
+    Stream { name: &'static str, bytes: f64, rows: bool },
+    /// A fused attention kernel.
+    Attention { name: &'static str, head: f64, flops: f64, bytes: f64, backward: bool, pytorch: bool },
+    /// `hidden`: the share that other work hides.
+    Collective { name: &'static str, kind: Kind, bytes: f64, axis: Axis, hidden: f64 },
+}
+
+/// A layer on one rank, one micro-batch.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Layer {
+    pub forward: Vec<Work>,
+    /// Without the part that recomputes.
+    pub backward: Vec<Work>,
+    /// Run again before the backward pass.
+    pub recompute: Vec<Work>,
+    /// Bytes kept from forward to backward.
+    pub kept: f64,
+    /// Bytes that live only while the layer runs backward (what is recomputed).
+    pub working: f64,
+    /// Parameters of this rank: replicated over data-parallel ranks, and of its experts (replicated over dp / ep).
+    pub parameters: (f64, f64),
+}
+
+struct Writer<'a> {
+    shape: &'a Shape,
+    layout: &'a Layout,
+    /// Tokens, and tokens where norms and residuals are split over tensor ranks.
+    tokens: f64,
+    norm_tokens: f64,
+    t: f64,
+    layer: Layer,
+}
+
+/// Layer `index` of a model on one rank.
+pub fn layer(shape: &Shape, layout: &Layout, index: usize) -> Layer {
+    let (tokens, t) = (layout.tokens(), layout.tp as f64);
+    let norm_tokens = if layout.sequence_parallel { tokens / t } else { tokens };
+    let (shared, experts) = shape.layer_parameters(index);
+    let mut w = Writer { shape, layout, tokens, norm_tokens, t, layer: Layer { parameters: (shared / t, experts / t / layout.ep as f64), ..Layer::default() } };
+    w.attention();
+    if shape.routed(index) { w.experts() } else { w.mlp(shape.dense_width() as f64, tokens, true) }
+    w.finish()
+}
+
+impl Writer<'_> {
+    fn bytes(&self) -> f64 {
+        self.layout.precision.bytes().max(2.0)
+    }
+    /// What a product's operand takes when it is kept: its own width.
+    fn operand(&self) -> f64 {
+        self.layout.precision.bytes()
+    }
+    fn hidden(&self) -> f64 {
+        self.shape.hidden as f64
+    }
+
+    /// A linear layer forward, with its two products backward.
+    fn linear(&mut self, name: &'static str, batch: f64, m: f64, n: f64, k: f64) {
+        let p = self.layout.precision;
+        let gemm = |name, m, n, k| Work::Gemm { name, batch, m, n, k, precision: p };
+        self.layer.forward.push(gemm(name, m, n, k));
+        self.layer.backward.push(gemm(name, m, k, n));
+        self.layer.backward.push(gemm(name, n, k, m));
+        if p.bytes() < 2.0 {
+            // Operands are cast to 8 bits, and transposed copies made for the products backward.
+            self.both("cast", batch * m * k * 4.0, batch * m * n * 4.0, false);
+        }
+    }
+
+    fn both(&mut self, name: &'static str, forward: f64, backward: f64, rows: bool) {
+        self.layer.forward.push(Work::Stream { name, bytes: forward, rows });
+        self.layer.backward.push(Work::Stream { name, bytes: backward, rows });
+    }
+
+    /// Before products that are split by columns: with sequence parallelism the tokens are gathered.
+    fn enter(&mut self, tokens: f64) {
+        let bytes = tokens * self.hidden() * self.bytes();
+        if self.layout.tp > 1 {
+            let c = |name, kind| Work::Collective { name, kind, bytes, axis: Axis::Tensor, hidden: self.layout.stack.overlap_tensor };
+            if self.layout.sequence_parallel {
+                self.layer.forward.push(c("gather tokens", Kind::AllGather));
+                self.layer.backward.push(c("gather tokens", Kind::AllGather));
+                self.layer.backward.push(c("scatter gradients", Kind::ReduceScatter));
+            } else {
+                self.layer.backward.push(c("sum gradients", Kind::AllReduce));
+            }
+        }
+    }
+
+    /// After products that are split by rows.
+    fn leave(&mut self, tokens: f64) {
+        let bytes = tokens * self.hidden() * self.bytes();
+        if self.layout.tp > 1 {
+            let c = |name, kind| Work::Collective { name, kind, bytes, axis: Axis::Tensor, hidden: self.layout.stack.overlap_tensor };
+            if self.layout.sequence_parallel {
+                self.layer.forward.push(c("scatter sums", Kind::ReduceScatter));
+                self.layer.backward.push(c("gather gradients", Kind::AllGather));
+            } else {
+                self.layer.forward.push(c("sum parts", Kind::AllReduce));
+            }
+        }
+    }
+
+    fn norm(&mut self) {
+        let (b, x) = (self.bytes(), self.norm_tokens * self.hidden());
+        self.both("norm", 2.0 * b * x, 3.0 * b * x, true);
+        // The norm's input and what it gives to the products.
+        self.layer.kept += x * (b + self.operand());
+    }
+
+    fn residual(&mut self) {
+        let (b, x) = (self.bytes(), self.norm_tokens * self.hidden());
+        let mask = if self.layout.stack.dropout { x } else { 0.0 };
+        self.both("residual", 3.0 * b * x + mask, 2.0 * b * x + mask, false);
+        self.layer.kept += mask;
+    }
+
+    fn attention(&mut self) {
+        let s = self.shape;
+        let (b, h, t) = (self.bytes(), self.hidden(), self.t);
+        let (heads, d, dv) = (s.heads as f64 / t, s.head() as f64, s.value_head() as f64);
+        // Fewer heads of keys than tensor ranks: each rank keeps one whole.
+        let kv = (s.kv_heads() as f64 / t).max(1.0);
+        self.norm();
+        self.enter(self.tokens);
+        let m = self.tokens;
+        match s.latent {
+            Some(l) => {
+                let (q, c, r) = (l.query as f64, l.kv as f64, l.rope as f64);
+                self.linear("qkv down", 1.0, m, q + c + r, h);
+                self.linear("q up", 1.0, m, heads * d, q);
+                self.linear("kv up", 1.0, m, heads * (l.nope as f64 + dv), c);
+                self.layer.kept += m * (q + c + r) * b;
+            }
+            None => self.linear("qkv", 1.0, m, (heads + 2.0 * kv) * d, h),
+        }
+        let kv_wide = if s.latent.is_some() { heads } else { kv };
+        self.layer.kept += m * (heads * d + kv_wide * (d + dv)) * b;
+        if s.rope {
+            let bytes = 2.0 * b * m * (heads + kv_wide) * d;
+            self.both("rope", bytes, bytes, true);
+        }
+        self.core(heads, kv_wide, d, dv);
+        self.linear("attention out", 1.0, m, h, heads * dv);
+        self.layer.kept += m * heads * dv * self.operand();
+        self.leave(self.tokens);
+        self.residual();
+    }
+
+    /// Scores, softmax and the weighted sum; under context parallelism keys and values travel a ring beside it.
+    fn core(&mut self, heads: f64, kv: f64, d: f64, dv: f64) {
+        let (l, b) = (self.layout, self.bytes());
+        let (m, seq, sequences) = (self.tokens, l.seq as f64, l.micro_batch as f64);
+        if l.cp > 1 {
+            let blocks = l.cp as f64 - 1.0;
+            let bytes = blocks * m * kv * (d + dv) * b;
+            let c = |name, bytes| Work::Collective { name, kind: Kind::SendRecv { from: 0, to: 1 }, bytes, axis: Axis::Context, hidden: 0.9 };
+            self.layer.forward.push(c("pass keys on", bytes));
+            self.layer.backward.push(c("pass keys on", bytes));
+            self.layer.backward.push(c("pass gradients on", bytes));
+        }
+        let traffic = b * m * (heads * (d + dv) + kv * (d + dv));
+        let flops = 2.0 * m * seq * heads * (d + dv);
+        if l.stack.fused_attention {
+            // A causal mask leaves half; backward computes scores again: five products for two.
+            self.layer.forward.push(Work::Attention { name: "attention", head: d.min(128.0), flops: flops / 2.0, bytes: traffic, backward: false, pytorch: l.zero == 3 });
+            self.layer.backward.push(Work::Attention { name: "attention", head: d.min(128.0), flops: flops / 2.0 * 2.5, bytes: 2.0 * traffic, backward: true, pytorch: l.zero == 3 });
+            self.layer.kept += m * heads * 4.0;
+            return;
+        }
+        let (batch, rows, scores) = (sequences * heads, m / sequences, m * seq * heads);
+        let gemm = |name, m, n, k| Work::Gemm { name, batch, m, n, k, precision: Precision::Fp16 };
+        let mut forward = vec![gemm("scores", rows, seq, d), Work::Stream { name: "softmax", bytes: 2.0 * b * scores, rows: true }];
+        let mut backward = vec![gemm("weighted sum", rows, seq, dv), gemm("weighted sum", seq, dv, rows), Work::Stream { name: "softmax", bytes: 3.0 * b * scores, rows: true }];
+        if l.stack.dropout {
+            forward.push(Work::Stream { name: "dropout", bytes: (2.0 * b + 1.0) * scores, rows: false });
+            backward.push(Work::Stream { name: "dropout", bytes: (2.0 * b + 1.0) * scores, rows: false });
+        }
+        forward.push(gemm("weighted sum", rows, dv, seq));
+        backward.extend([gemm("scores", rows, d, seq), gemm("scores", seq, d, rows)]);
+        // Softmax's result, dropout's mask and result.
+        let kept = scores * (b + if l.stack.dropout { 1.0 + b } else { 0.0 });
+        if l.recompute == Recompute::Selective {
+            self.layer.recompute.extend(forward.iter().cloned());
+            self.layer.working += kept;
+        } else {
+            self.layer.kept += kept;
+        }
+        self.layer.forward.extend(forward);
+        self.layer.backward.extend(backward);
+    }
+
+    /// An MLP over so many tokens, `width` wide before it is split.
+    fn mlp(&mut self, width: f64, tokens: f64, whole: bool) {
+        let (b, h, f) = (self.bytes(), self.hidden(), width / self.t);
+        let gates = if self.shape.gated { 2.0 } else { 1.0 };
+        if whole {
+            self.norm();
+            self.enter(tokens);
+        }
+        self.linear("mlp up", 1.0, tokens, gates * f, h);
+        self.activation(1.0, tokens, f, gates);
+        self.linear("mlp down", 1.0, tokens, h, f);
+        self.layer.kept += tokens * f * (gates * b + self.operand());
+        if whole {
+            self.leave(tokens);
+            self.residual();
+        }
+    }
+
+    fn activation(&mut self, batch: f64, tokens: f64, f: f64, gates: f64) {
+        let x = batch * tokens * f * self.bytes();
+        self.both("activation", (gates + 1.0) * x, (2.0 * gates + 1.0) * x, true);
+    }
+
+    /// Routed experts: tokens go to the ranks of their experts and come back. Routing is taken as even.
+    fn experts(&mut self) {
+        let (s, l, b) = (self.shape, self.layout, self.bytes());
+        let (h, e, k) = (self.hidden(), s.experts as f64, s.top_k as f64);
+        let gates = if s.gated { 2.0 } else { 1.0 };
+        self.norm();
+        self.enter(self.tokens);
+        self.layer.forward.push(Work::Gemm { name: "router", batch: 1.0, m: self.tokens, n: e, k: h, precision: Precision::Bf16 });
+        self.layer.backward.push(Work::Gemm { name: "router", batch: 2.0, m: self.tokens, n: e, k: h, precision: Precision::Bf16 });
+        let routed = self.tokens * k;
+        let bytes = routed * h * b;
+        self.both("permute", 4.0 * bytes, 4.0 * bytes, false);
+        if l.ep > 1 {
+            // With tensor ranks each sends its share of the tokens.
+            let c = |name| Work::Collective { name, kind: Kind::AllToAll, bytes: bytes / self.t, axis: Axis::Expert, hidden: 0.0 };
+            for list in [&mut self.layer.forward, &mut self.layer.backward] {
+                list.extend([c("dispatch"), c("combine")]);
+            }
+        }
+        // Few tokens do not meet every expert: as many as so many throws hit.
+        let local = e / l.ep as f64;
+        let met = local * (1.0 - (1.0 - 1.0 / local).powf(routed)).max(1.0 / local);
+        let (local, each) = (met, routed / met);
+        let f = s.ffn as f64 / self.t;
+        self.linear("experts up", local, each, gates * f, h);
+        self.activation(local, each, f, gates);
+        self.linear("experts down", local, each, h, f);
+        self.layer.kept += routed * (h * self.operand() + f * (gates * b + self.operand()));
+        for _ in 0..s.shared_experts {
+            self.mlp(s.ffn as f64, self.tokens, false);
+        }
+        self.leave(self.tokens);
+        self.residual();
+    }
+
+    fn finish(mut self) -> Layer {
+        let input = self.norm_tokens * self.hidden() * self.bytes();
+        match self.layout.recompute {
+            Recompute::Full => {
+                self.layer.recompute = self.layer.forward.clone();
+                (self.layer.working, self.layer.kept) = (self.layer.kept + self.layer.working, input);
+            }
+            Recompute::Selective if self.layout.zero == 3 => self.every_other(input),
+            _ => {}
+        }
+        // Gradients of weights are added to 32-bit sums once a micro-batch (products wrote 16 bits of them already).
+        let (shared, experts) = self.layer.parameters;
+        if self.layout.zero < 3 {
+            self.layer.backward.push(Work::Stream { name: "accumulate gradients", bytes: 6.0 * (shared + experts), rows: false });
+        }
+        self.layer
+    }
+
+    /// PyTorch's selective checkpointing: every other product's result, attention's result and the input are kept. Of fused
+    /// products (query with key and value, gate with up) that is half of each.
+    fn every_other(&mut self, input: f64) {
+        let mut kept = input;
+        let mut again = vec![];
+        for w in &self.layer.forward {
+            match w {
+                Work::Gemm { name, batch, m, n, k, precision } => {
+                    kept += batch * m * n;
+                    again.push(Work::Gemm { name, batch: *batch, m: *m, n: n / 2.0, k: *k, precision: *precision });
+                }
+                Work::Attention { .. } => kept += self.tokens * (self.shape.heads * self.shape.value_head()) as f64 / self.t * 2.0,
+                Work::Stream { .. } => again.push(w.clone()),
+                Work::Collective { .. } => {}
+            }
+        }
+        self.layer.recompute = again;
+        (self.layer.working, self.layer.kept) = (self.layer.kept, kept);
+    }
+}
+
+/// The embedding on the first stage.
+pub fn embedding(shape: &Shape, layout: &Layout) -> Layer {
+    let x = layout.tokens() * shape.hidden as f64 * 2.0;
+    let mut out = Layer { parameters: (shape.embedding_parameters() / layout.tp as f64, 0.0), ..Layer::default() };
+    out.forward.push(Work::Stream { name: "embedding", bytes: 2.0 * x, rows: false });
+    out.backward.push(Work::Stream { name: "embedding", bytes: 4.0 * x, rows: false });
+    if layout.tp > 1 {
+        let kind = if layout.sequence_parallel { Kind::ReduceScatter } else { Kind::AllReduce };
+        out.forward.push(Work::Collective { name: "sum parts", kind, bytes: x, axis: Axis::Tensor, hidden: 0.0 });
+    }
+    out.kept = if layout.stack.dropout { x / 2.0 } else { 0.0 };
+    out
+}
+
+/// The head and the loss on the last stage. Logits are kept in 16 bits, the loss works in 32.
+pub fn head(shape: &Shape, layout: &Layout) -> Layer {
+    let (tokens, h, v) = (layout.tokens(), shape.hidden as f64, shape.vocab as f64 / layout.tp as f64);
+    let owned = shape.vocab as f64 * h / layout.tp as f64;
+    // On a pipeline, a tied head is a copy of the embedding.
+    let parameters = if shape.tied && layout.pp == 1 { 0.0 } else { owned };
+    let mut out = Layer { parameters: (parameters, 0.0), ..Layer::default() };
+    let gemm = |m, n, k| Work::Gemm { name: "head", batch: 1.0, m, n, k, precision: Precision::Bf16 };
+    out.forward.push(Work::Stream { name: "norm", bytes: 4.0 * tokens * h, rows: true });
+    out.forward.push(gemm(tokens, v, h));
+    // Bytes of the loss a logit: PyTorch's widens it (2 + 4), takes the logarithm (4 + 4), and goes back the same way; that
+    // over tensor ranks (Megatron's) also takes maximum, difference, exponential, sum and quotient apart, and goes back in two.
+    let pytorch = layout.zero == 3;
+    out.forward.push(Work::Stream { name: "loss", bytes: tokens * v * if pytorch { 14.0 } else { 38.0 }, rows: pytorch });
+    out.backward.push(Work::Stream { name: "loss", bytes: tokens * v * if pytorch { 22.0 } else { 14.0 }, rows: pytorch });
+    out.backward.extend([gemm(tokens, h, v), gemm(v, h, tokens)]);
+    if layout.tp > 1 {
+        let c = |bytes| Work::Collective { name: "sum loss", kind: Kind::AllReduce, bytes, axis: Axis::Tensor, hidden: 0.0 };
+        out.forward.extend([c(tokens * 4.0), c(tokens * 4.0), c(tokens * 4.0)]);
+        out.backward.push(c(tokens * h * 2.0));
+    }
+    out.kept = tokens * (4.0 * h + v * if pytorch { 6.0 } else { 4.0 });
+    out.working = tokens * v * if pytorch { 8.0 } else { 4.0 };
+    out
+}

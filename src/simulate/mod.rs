@@ -1,0 +1,34 @@
+//! What running would take on hardware that is not here: time, memory, energy, by calibrated models of kernels, links and
+//! schedules. Nothing in here measures; constants come from assets/devices, machines from [`crate::topology`].
+
+pub mod check;
+mod chip;
+pub mod collective;
+pub mod constants;
+pub mod energy;
+pub mod fit;
+mod fits;
+pub mod gemm;
+pub mod inference;
+pub mod layer;
+mod layout;
+mod memory;
+pub mod pipeline;
+pub mod report;
+mod runs;
+pub mod score;
+pub mod search;
+mod shape;
+pub mod table;
+mod timeline;
+mod training;
+pub mod whatif;
+
+pub use chip::Chip;
+pub use fits::fit_table;
+pub use layout::{Layout, Recompute, Schedule, Stack};
+pub use memory::Memory;
+pub use runs::stack;
+pub use shape::{Latent, Shape, preset, presets};
+pub use timeline::trace;
+pub use training::{Cost, Step, step, step_on};

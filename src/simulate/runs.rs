@@ -1,0 +1,265 @@
+//! Rows that describe a training run or a model being served.
+
+use super::check::{Figure, Machines, some};
+use super::chip::Chip;
+use super::constants::Constants;
+use super::inference::{Mode, Serving, answering};
+use super::layout::{Layout, Recompute, Schedule, Stack};
+use super::shape::{Shape, preset};
+use super::table::Row;
+use super::training::{Step, step_on};
+use crate::base::{Error, Result};
+use crate::topology::{Precision, Topology};
+
+/// The model of a row: a preset, or one of its own sizes.
+pub fn shape(row: &Row) -> Result<Shape> {
+    if let Some(name) = row.text("model")
+        && row.text("layers").is_none()
+    {
+        return preset(name);
+    }
+    if row.text("layers").is_none() || row.text("hidden").is_none() {
+        return Err(Error::usage("neither model nor layers and hidden are given"));
+    }
+    let hidden = row.count("hidden", 1)?;
+    let gated = row.flag("gated")?.unwrap_or(false);
+    let experts = row.number("experts")?.filter(|e| *e > 1.0).map_or(Ok(0), |_| row.count("experts", 1))?;
+    let ffn = row.count("ffn", if gated { (hidden * 8 / 3).div_ceil(256) * 256 } else { 4 * hidden })?;
+    let shape = Shape {
+        name: row.text("model").unwrap_or("").into(), source: String::new(), layers: row.count("layers", 1)?, hidden, heads: row.count("heads", (hidden / 128).max(1))?,
+        kv_heads: row.number("kv_heads")?.map_or(Ok(0), |_| row.count("kv_heads", 1))?, head: 0, ffn, vocab: row.count("vocab", 51200)?, gated, rope: gated, positions: 0,
+        biases: !gated, tied: !gated, experts, top_k: if experts > 0 { row.count("top_k", 2)? } else { 0 }, shared_experts: 0, dense_layers: 0, dense_ffn: 0, latent: None,
+    };
+    shape.check()?;
+    Ok(shape)
+}
+
+/// The training software that goes with a device and a layout unless something else is said: that of the device's time;
+/// ZeRO 3 means PyTorch FSDP with fused attention on any device.
+pub fn stack(chip: &Chip, zero: usize) -> Stack {
+    let s = &chip.constants.software;
+    let modern = zero == 3;
+    Stack {
+        fused_attention: s.fused_attention || modern, overlap_gradients: s.overlap_gradients || modern, overlap_tensor: if modern { 0.0 } else { s.overlap_tensor },
+        dropout: s.dropout && !modern,
+    }
+}
+
+/// A training run of a row. An empty micro_batch is the fastest that fits.
+pub struct Run {
+    pub shape: Shape,
+    pub chip: Chip,
+    pub layout: Layout,
+    pub step: Step,
+}
+
+/// Seconds a step that a row measured.
+pub fn seconds(row: &Row, machines: Machines) -> Option<f64> {
+    if let Ok(Some(s)) = row.positive("seconds") {
+        return Some(s);
+    }
+    let rate = row.positive("tokens_per_s_per_gpu").ok()??;
+    let r = run(row, machines).ok()?;
+    Some(r.step.tokens / (rate * r.step.devices as f64))
+}
+
+fn machine(row: &Row, machines: Machines, devices: usize) -> Result<(Topology, Chip)> {
+    let topology = machines(row.need("cluster")?)?.with_devices(devices)?;
+    let chip = Chip::new(topology.slowest())?;
+    Ok((topology, chip))
+}
+
+fn precision(row: &Row, column: &str, chip: &Chip) -> Result<Precision> {
+    let native = if chip.device.peak.iter().any(|p| p.0 == Precision::Bf16) { Precision::Bf16 } else { Precision::Fp16 };
+    row.text(column).map_or(Ok(native), str::parse)
+}
+
+pub fn run(row: &Row, machines: Machines) -> Result<Run> {
+    run_with(row, machines, &|_| {})
+}
+
+/// The same with constants that the caller changes.
+pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) -> Result<Run> {
+    let shape = shape(row)?;
+    let [tp, pp, cp, ep, chunks] = ["tp", "pp", "cp", "ep", "vpp"].map(|c| row.count(c, 1));
+    let (tp, pp, cp, ep, chunks) = (tp?, pp?, cp?, ep?, chunks?);
+    let inner = tp * pp * cp;
+    let devices = row.count("gpus", inner * row.count("dp", 1)?)?;
+    let dp = row.count("dp", (devices / inner).max(1))?;
+    if dp * inner != devices {
+        return Err(Error::usage(format!("dp {dp} × tp {tp} × pp {pp} × cp {cp} = {}, gpus is {devices}", dp * inner)));
+    }
+    let (topology, mut chip) = machine(row, machines, devices)?;
+    change(&mut chip.constants);
+    let soft = &chip.constants.software;
+    let zero = match row.number("fsdp")? {
+        None => usize::from(soft.distributed_optimizer),
+        Some(z) if (0.0..=3.0).contains(&z) && z.fract() == 0.0 => z as usize,
+        Some(z) => return Err(Error::usage(format!("fsdp is {z}, must be 0, 1, 2 or 3"))),
+    };
+    let recompute = match row.text("recompute").map(str::to_ascii_lowercase).as_deref() {
+        None | Some("none" | "no" | "false") => Recompute::None,
+        Some("selective") => Recompute::Selective,
+        Some("full" | "true" | "yes") => Recompute::Full,
+        Some(other) => return Err(Error::usage(format!("recompute is \"{other}\": there are none, selective, full"))),
+    };
+    let base = Layout {
+        dp, tp, pp, cp, ep, chunks, zero, sequence_parallel: tp > 1 && row.flag("sequence_parallel")?.unwrap_or(soft.sequence_parallel), seq: row.count("seq", 2048)?, micro_batch: 1,
+        global_batch: 1, precision: precision(row, "dtype", &chip)?, recompute, offload: row.flag("offload")?.unwrap_or(false), schedule: Schedule::OneForwardOneBackward,
+        stack: stack(&chip, zero),
+    };
+    let given = row.number("micro_batch")?.map(|_| row.count("micro_batch", 1)).transpose()?;
+    let global_batch = row.count("global_batch", dp * given.unwrap_or(1))?;
+    let tried: Vec<usize> = given.map_or(vec![1, 2, 4, 8, 16], |m| vec![m]);
+    let mut best: Option<(Layout, Step)> = None;
+    let mut refusal = None;
+    for micro_batch in tried {
+        let layout = Layout { micro_batch, global_batch, ..base.clone() };
+        if let Err(e) = layout.check(&shape) {
+            refusal.get_or_insert(e);
+            continue;
+        }
+        let step = step_on(&shape, &topology, &layout, &chip)?;
+        let fits = |s: &Step| s.memory.iter().all(|m| m.total().0 + chip.constants.runtime.context.0 <= chip.device.memory.0);
+        let better = |b: &Step| fits(&step) && (step.seconds < b.seconds || !fits(b));
+        if best.as_ref().is_none_or(|b| better(&b.1)) {
+            best = Some((layout, step));
+        }
+    }
+    let (layout, step) = best.ok_or_else(|| refusal.unwrap_or_else(|| Error::usage("no micro-batch works")))?;
+    Ok(Run { shape, chip, layout, step })
+}
+
+const GIB: f64 = 1073741824.0;
+
+pub fn training(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
+    let r = run(row, machines)?;
+    let mut out = vec![];
+    let rate = row.positive("tokens_per_s_per_gpu")?.map(|rate| r.step.tokens / (rate * r.step.devices as f64));
+    let seconds = row.positive("seconds")?.or(rate);
+    if let Some(measured) = seconds {
+        out.push(Figure { what: "seconds", measured, predicted: r.step.seconds.0, work: r.step.model_flops / r.step.devices as f64 });
+    }
+    if let Some(measured) = row.positive("peak_gib")? {
+        let predicted = r.step.memory.iter().map(|m| m.total().0 / GIB).fold(0.0, f64::max);
+        out.push(Figure { what: "peak GiB", measured, predicted, work: r.shape.parameters() / r.step.devices as f64 });
+    }
+    if out.is_empty() {
+        return Err(Error::usage("none of seconds, tokens_per_s_per_gpu and peak_gib is given"));
+    }
+    Ok(out)
+}
+
+pub fn memory(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
+    let r = run(row, machines)?;
+    let measured = some(row.positive("gib"), "gib")?;
+    let part = row.text("part").unwrap_or("total");
+    let of = |m: &super::memory::Memory| match part {
+        "weights" => Ok(m.weights.0),
+        "gradients" => Ok(m.gradients.0),
+        "optimizer" | "optimiser" => Ok(m.optimizer.0),
+        "states" => Ok(m.weights.0 + m.gradients.0 + m.optimizer.0),
+        "activations" => Ok(m.activations.0),
+        "total" => Ok(m.total().0),
+        other => Err(Error::usage(format!("part is \"{other}\": there are weights, gradients, optimizer, states, activations, total"))),
+    };
+    let predicted = r.step.memory.iter().map(of).collect::<Result<Vec<f64>>>()?.into_iter().fold(0.0, f64::max) / GIB;
+    let what = match part {
+        "activations" => "activations GiB",
+        "total" => "total GiB",
+        _ => "states GiB",
+    };
+    Ok(vec![Figure { what, measured, predicted, work: r.shape.parameters() / (r.layout.tp * r.layout.pp) as f64 }])
+}
+
+/// Serving of a row: copies fill its devices.
+fn serving(row: &Row, machines: Machines) -> Result<(Shape, Topology, Serving)> {
+    let shape = shape(row)?;
+    let [tp, pp] = ["tp", "pp"].map(|c| row.count(c, 1));
+    let (tp, pp) = (tp?, pp?);
+    let devices = row.count("gpus", tp * pp)?;
+    if devices % (tp * pp) != 0 {
+        return Err(Error::usage(format!("tp {tp} × pp {pp} does not divide {devices} gpus")));
+    }
+    let (topology, chip) = machine(row, machines, devices)?;
+    let batch = row.number("batch")?.map(|_| row.count("batch", 1)).transpose()?;
+    let mode = match row.text("mode").map(str::to_ascii_lowercase).as_deref() {
+        None if batch.is_none() => Mode::Continuous,
+        None | Some("static") => Mode::Static,
+        Some("continuous") => Mode::Continuous,
+        Some("prefill") => Mode::Prefill,
+        Some("decode") => Mode::Decode,
+        Some(other) => return Err(Error::usage(format!("mode is \"{other}\": there are static, continuous, prefill, decode"))),
+    };
+    let weights = precision(row, "dtype", &chip)?;
+    let kv_precision = if row.text("kv_dtype").is_some() { precision(row, "kv_dtype", &chip)? } else if weights.bytes() < 2.0 { Precision::Fp8 } else { weights };
+    let output = row.number("output")?.filter(|o| *o == 0.0).map_or_else(|| row.count("output", 128), |_| Ok(0))?;
+    let output = if mode == Mode::Prefill { output } else { output.max(1) };
+    let serving = Serving {
+        tp, pp, replicas: devices / (tp * pp), ep: 1, precision: weights, kv_precision, batch, input: row.count("input", 128)?, output, mode, cache_share: 0.95,
+    };
+    Ok((shape, topology, serving))
+}
+
+pub fn inference(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
+    let (shape, topology, serving) = serving(row, machines)?;
+    let a = answering(&shape, &topology, &serving)?;
+    let token = shape.forward_flops((serving.input + serving.output / 2) as f64, false) / a.devices as f64;
+    let mut out = vec![];
+    if let Some(measured) = row.positive("tokens_per_s")? {
+        // The baseline's constant is what tokens a second times operations a token come to: rate = constant / token.
+        out.push(Figure { what: "tokens/s", measured, predicted: a.tokens_per_second, work: 1.0 / token });
+    }
+    if let Some(measured) = row.positive("ttft_s")? {
+        out.push(Figure { what: "first token s", measured, predicted: a.first_token.0, work: token * serving.input as f64 });
+    }
+    if let Some(measured) = row.positive("itl_s")? {
+        out.push(Figure { what: "between tokens s", measured, predicted: a.between_tokens.0, work: token });
+    }
+    if out.is_empty() {
+        return Err(Error::usage("none of tokens_per_s, ttft_s and itl_s is given"));
+    }
+    Ok(out)
+}
+
+/// Watts of a row of decoding with another price of being awake and of a byte.
+pub fn watts_with(row: &Row, machines: Machines, awake: f64, byte: f64) -> Result<f64> {
+    let (shape, topology, s) = serving(row, machines)?;
+    let chip = Chip::new(topology.slowest())?;
+    let spent = super::inference::spent(&shape, &topology, &s)?;
+    let took = s.output as f64 * s.replicas as f64 / some(row.positive("tokens_per_s"), "tokens_per_s")?;
+    Ok(chip.device.idle.0 + awake + (spent.flops * chip.constants.energy.flop.0 + spent.bytes * byte) / took / (s.tp * s.pp) as f64)
+}
+
+/// Joules of a step (training) or of one answer (inference), watts a device. A row that says how long it took is priced
+/// for that long: a slow host costs idle power.
+pub fn energy(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
+    let serves = ["input", "output", "mode", "tokens_per_s", "batch"].iter().any(|c| row.text(c).is_some());
+    let (e, chip, devices, flops, seconds, predicted) = if serves {
+        let (shape, topology, s) = serving(row, machines)?;
+        let a = answering(&shape, &topology, &s)?;
+        let tokens = if s.mode == Mode::Prefill { s.input } else { s.output } as f64;
+        let flops = shape.forward_flops(s.input as f64, false) * (s.input + s.output) as f64;
+        let took = row.positive("tokens_per_s")?.map(|rate| tokens * s.replicas as f64 / rate);
+        (a.energy, Chip::new(topology.slowest())?, s.tp * s.pp, flops, took, tokens * s.replicas as f64 / a.tokens_per_second)
+    } else {
+        let r = run(row, machines)?;
+        let took = row.positive("seconds")?.or(row.positive("tokens_per_s_per_gpu")?.map(|rate| r.step.tokens / (rate * r.step.devices as f64)));
+        (r.step.energy, r.chip, r.step.devices, r.step.model_flops, took, r.step.seconds.0)
+    };
+    let spare = seconds.map_or(0.0, |s| s - predicted);
+    let limit = chip.device.limit.0 * seconds.unwrap_or(predicted) * devices as f64;
+    let joules = (e.joules.0 + spare * (chip.device.idle.0 + chip.constants.energy.awake.0) * devices as f64).min(limit).max(0.0);
+    let watts = joules / seconds.unwrap_or(predicted) / devices as f64;
+    let mut out = vec![];
+    if let Some(measured) = row.positive("joules")? {
+        out.push(Figure { what: "joules", measured, predicted: joules, work: flops });
+    }
+    if let Some(measured) = row.positive("watts")? {
+        out.push(Figure { what: "watts", measured, predicted: watts, work: 1.0 });
+    }
+    if out.is_empty() {
+        return Err(Error::usage("neither joules nor watts is given"));
+    }
+    Ok(out)
+}

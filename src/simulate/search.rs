@@ -1,0 +1,147 @@
+//! Which layout to take: all sensible ones, priced; and what each trick of one is worth.
+
+use super::chip::Chip;
+use super::layout::{Layout, Recompute, Schedule};
+use super::shape::Shape;
+use super::training::{Step, step_on};
+use crate::base::{Error, Result};
+use crate::topology::{Role, Topology};
+use rayon::prelude::*;
+
+/// A layout with its price.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub layout: Layout,
+    pub step: Step,
+}
+
+impl Found {
+    /// The fullest stage.
+    pub fn bytes(&self) -> f64 {
+        self.step.memory.iter().map(|m| m.total().0).fold(0.0, f64::max)
+    }
+}
+
+fn divisors(n: usize) -> Vec<usize> {
+    (1..=n).filter(|d| n % d == 0).collect()
+}
+
+/// Layouts worth trying on all devices of a machine: tensor ranks within the nearest level, pipelines that leave a layer to
+/// each stage, experts over data ranks, micro-batches 1 to 8, every way to recompute, ZeRO 1 (and 3 without a pipeline).
+pub fn candidates(shape: &Shape, topology: &Topology, base: &Layout) -> Vec<Layout> {
+    let devices = topology.devices();
+    let near = topology.levels().first().map_or(1, |l| l.devices).min(16);
+    let mut out = vec![];
+    for tp in divisors(devices).into_iter().filter(|t| *t <= near && t.is_power_of_two() && shape.heads % t == 0) {
+        for pp in divisors(devices / tp).into_iter().filter(|p| *p <= shape.layers && *p <= 128) {
+            let dp = devices / tp / pp;
+            let experts: Vec<usize> = if shape.experts > 0 { divisors(shape.experts).into_iter().filter(|e| dp % e == 0 && *e <= 64).collect() } else { vec![1] };
+            for ep in experts {
+                for micro_batch in [1, 2, 4, 8].into_iter().filter(|m| base.global_batch % (dp * m) == 0) {
+                    out.extend(variants(shape, &Layout { tp, pp, dp, ep, micro_batch, cp: 1, chunks: 1, ..base.clone() }));
+                }
+            }
+        }
+    }
+    out
+}
+
+fn variants(shape: &Shape, l: &Layout) -> Vec<Layout> {
+    let chunks: Vec<usize> = match l.pp {
+        1 => vec![1],
+        p => [1, 2, 4].into_iter().filter(|c| *c == 1 || (p * c <= shape.layers && l.micro_batches() % p == 0 && shape.layers % (p * c) == 0)).collect(),
+    };
+    let zeros: &[usize] = if l.pp == 1 && l.dp > 1 { &[1, 3] } else { &[1] };
+    let mut out = vec![];
+    for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
+        // With fused attention there is nothing cheap to recompute, except as FSDP does it.
+        for (chunks, zero) in chunks.iter().flat_map(|c| zeros.iter().map(move |z| (*c, *z))) {
+            if recompute == Recompute::Selective && l.stack.fused_attention && zero != 3 {
+                continue;
+            }
+            out.push(Layout { chunks, zero, recompute, sequence_parallel: l.tp > 1, ..l.clone() });
+        }
+    }
+    out
+}
+
+/// Prices all candidates and keeps those that fit the memory and that no other beats in time, memory and energy at once,
+/// fastest first. Says how many were tried. Fails where none fits, with the one that comes nearest.
+pub fn search(shape: &Shape, topology: &Topology, base: &Layout) -> Result<(Vec<Found>, usize)> {
+    let chip = Chip::new(topology.slowest())?;
+    let all = candidates(shape, topology, base);
+    let tried = all.len();
+    let room = chip.device.memory.0 - chip.constants.runtime.context.0;
+    let price = |l: &Layout| l.check(shape).and_then(|_| step_on(shape, topology, l, &chip)).ok().map(|step| Found { layout: l.clone(), step });
+    let priced: Vec<Found> = all.par_iter().filter_map(price).collect();
+    let mut fits: Vec<Found> = priced.iter().filter(|f| f.bytes() <= room).cloned().collect();
+    if fits.is_empty() {
+        let near = priced.iter().min_by(|a, b| a.bytes().total_cmp(&b.bytes()));
+        let near = near.map_or("no layout divides this model, batch and machine".into(), |f| {
+            let l = &f.layout;
+            format!("the nearest, pp={},dp={},tp={} with micro-batch {}, takes {} of {}", l.pp, l.dp, l.tp, l.micro_batch, crate::base::units::Bytes(f.bytes()), chip.device.memory)
+        });
+        return Err(Error::usage(format!("none of {tried} layouts of {} fits {} devices: {near}; take more devices", shape.name, topology.devices())));
+    }
+    fits.sort_by(|a, b| a.step.seconds.0.total_cmp(&b.step.seconds.0));
+    let mut best: Vec<Found> = vec![];
+    for f in fits {
+        let beaten = best.iter().any(|b| b.bytes() <= f.bytes() && b.step.energy.joules <= f.step.energy.joules);
+        if !beaten {
+            best.push(f);
+        }
+    }
+    Ok((best, tried))
+}
+
+/// A trick switched off.
+#[derive(Debug, Clone)]
+pub struct Without {
+    pub what: &'static str,
+    pub step: Step,
+}
+
+/// The step without each of what makes it efficient, one at a time; only what the layout uses.
+pub fn ablate(shape: &Shape, topology: &Topology, l: &Layout) -> Result<Vec<Without>> {
+    let chip = Chip::new(topology.slowest())?;
+    let mut out = vec![];
+    let mut add = |what: &'static str, topology: &Topology, layout: Layout| -> Result<()> {
+        if layout.check(shape).is_ok() {
+            out.push(Without { what, step: step_on(shape, topology, &layout, &chip)? });
+        }
+        Ok(())
+    };
+    if l.stack.overlap_gradients || l.stack.overlap_tensor > 0.0 {
+        let stack = super::layout::Stack { overlap_gradients: false, overlap_tensor: 0.0, ..l.stack };
+        add("overlap of collectives", topology, Layout { stack, ..l.clone() })?;
+    }
+    if l.sequence_parallel && l.tp > 1 {
+        add("sequence parallel norms", topology, Layout { sequence_parallel: false, ..l.clone() })?;
+    }
+    if l.stack.fused_attention {
+        add("fused attention", topology, Layout { stack: super::layout::Stack { fused_attention: false, ..l.stack }, ..l.clone() })?;
+    }
+    match l.recompute {
+        Recompute::None => add("keeping activations (recompute all)", topology, Layout { recompute: Recompute::Full, ..l.clone() })?,
+        Recompute::Selective => add("selective recompute (recompute all)", topology, Layout { recompute: Recompute::Full, ..l.clone() })?,
+        Recompute::Full => add("full recompute (keep all)", topology, Layout { recompute: Recompute::None, ..l.clone() })?,
+    }
+    if l.chunks > 1 {
+        add("interleaved stages", topology, Layout { chunks: 1, ..l.clone() })?;
+    }
+    if l.schedule == Schedule::ZeroBubble {
+        add("zero-bubble schedule", topology, Layout { schedule: Schedule::OneForwardOneBackward, ..l.clone() })?;
+    }
+    if l.zero > 0 {
+        add("states spread over data ranks", topology, Layout { zero: 0, ..l.clone() })?;
+    }
+    if topology.groups.iter().any(|g| matches!(g.role, Role::Switch { reduction: true })) {
+        let mut plain = topology.clone();
+        plain.groups.iter_mut().for_each(|g| if let Role::Switch { reduction } = &mut g.role { *reduction = false });
+        add("sums in the switch", &plain, l.clone())?;
+    }
+    if l.precision.bytes() < 2.0 {
+        add("8-bit products (bf16)", topology, Layout { precision: crate::topology::Precision::Bf16, ..l.clone() })?;
+    }
+    Ok(out)
+}

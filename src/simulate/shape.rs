@@ -1,0 +1,225 @@
+//! The shape of a transformer: what sizes its work and its memory.
+
+use crate::base::{Error, Result};
+use serde::Deserialize;
+
+static PRESETS: &str = include_str!("../../assets/presets.toml");
+
+/// Low-rank attention (DeepSeek): ranks of the query and of the cached latent, head sizes without and with rotation, and
+/// of values.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latent {
+    pub query: usize,
+    pub kv: usize,
+    pub nope: usize,
+    pub rope: usize,
+    pub value: usize,
+}
+
+/// A decoder-only transformer.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    pub name: String,
+    #[serde(default)]
+    pub source: String,
+    pub layers: usize,
+    pub hidden: usize,
+    pub heads: usize,
+    /// Heads of keys and values; 0 for as many as `heads`.
+    #[serde(default)]
+    pub kv_heads: usize,
+    /// Elements a head; 0 for hidden / heads.
+    #[serde(default)]
+    pub head: usize,
+    /// Width of the MLP, of one expert where there are experts.
+    pub ffn: usize,
+    pub vocab: usize,
+    #[serde(default)]
+    pub gated: bool,
+    #[serde(default)]
+    pub rope: bool,
+    /// Learnt positions; 0 for none.
+    #[serde(default)]
+    pub positions: usize,
+    #[serde(default)]
+    pub biases: bool,
+    /// The head shares the embedding's weights.
+    #[serde(default)]
+    pub tied: bool,
+    /// Experts of a layer, 0 for a dense model, how many a token takes, and how many take every token.
+    #[serde(default)]
+    pub experts: usize,
+    #[serde(default)]
+    pub top_k: usize,
+    #[serde(default)]
+    pub shared_experts: usize,
+    /// Leading layers without experts, and their width.
+    #[serde(default)]
+    pub dense_layers: usize,
+    #[serde(default)]
+    pub dense_ffn: usize,
+    pub latent: Option<Latent>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    model: Vec<Shape>,
+}
+
+/// Every model that is known by name.
+pub fn presets() -> Vec<Shape> {
+    toml::from_str::<File>(PRESETS).map(|f| f.model).unwrap_or_default()
+}
+
+/// Letters and digits only, without the words that names differ by.
+fn plain(name: &str) -> String {
+    let mut out: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    for (from, to) in [("meta", ""), ("instruct", ""), ("llamav", "llama"), ("llama31", "llama3"), ("llama33", "llama3"), ("llama27", "llama27"), ("megatronturing", "mt"), ("v01", ""), ("hf", "")] {
+        out = out.replace(from, to);
+    }
+    out
+}
+
+/// The preset of this name; spelling is taken lightly (`Llama3.1-8B` is `llama-3-8b`).
+pub fn preset(name: &str) -> Result<Shape> {
+    let all = presets();
+    let wanted = plain(name);
+    const ALSO: [(&str, &str); 14] = [
+        ("gpt3", "gpt3-175b"), ("gpt175b", "gpt3-175b"), ("gpt31t", "gpt-1t"), ("1t", "gpt-1t"), ("530b", "mt-nlg-530b"), ("mtnlg", "mt-nlg-530b"), ("gpt3530b", "mt-nlg-530b"),
+        ("175b", "gpt3-175b"), ("22b", "gpt3-22b"), ("deepseekv3671b", "deepseek-v3"), ("deepseek671b", "deepseek-v3"), ("deepseekr1", "deepseek-v3"), ("llama7b", "llama-2-7b"),
+        ("llama70b", "llama-2-70b"),
+    ];
+    let alias = ALSO.iter().find(|a| a.0 == wanted).map(|a| plain(a.1));
+    let found = all.iter().find(|m| plain(&m.name) == *alias.as_ref().unwrap_or(&wanted));
+    found.cloned().ok_or_else(|| {
+        let near = all.iter().min_by_key(|m| distance(&plain(&m.name), &wanted)).map_or("", |m| &m.name);
+        let known: Vec<&str> = all.iter().map(|m| m.name.as_str()).collect();
+        Error::usage(format!("there is no model preset \"{name}\" (nearest: {near}): there are {}", known.join(", ")))
+    })
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let kept = before + usize::from(x != y);
+            before = row[j + 1];
+            row[j + 1] = kept.min(before + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl Shape {
+    /// Refuses what no transformer has.
+    pub fn check(&self) -> Result<()> {
+        let bad = |what: String| Err(Error::model(if self.name.is_empty() { "of the row" } else { &self.name }, what));
+        for (what, v) in [("layers", self.layers), ("hidden", self.hidden), ("heads", self.heads), ("ffn", self.ffn), ("vocab", self.vocab)] {
+            if v == 0 || v > 1 << 28 {
+                return bad(format!("{what} is {v}, must be 1 to {}", 1 << 28));
+            }
+        }
+        if self.heads % self.kv_heads() != 0 {
+            return bad(format!("{} heads do not divide over {} heads of keys and values", self.heads, self.kv_heads()));
+        }
+        if self.head == 0 && self.latent.is_none() && self.hidden % self.heads != 0 {
+            return bad(format!("hidden {} does not divide into {} heads", self.hidden, self.heads));
+        }
+        if self.experts > 0 && (self.top_k == 0 || self.top_k > self.experts) {
+            return bad(format!("top_k is {}, must be 1 to {} (experts)", self.top_k, self.experts));
+        }
+        Ok(())
+    }
+
+    pub fn kv_heads(&self) -> usize {
+        if self.kv_heads == 0 { self.heads } else { self.kv_heads }
+    }
+
+    /// Elements of a query head, and of a value head.
+    pub fn head(&self) -> usize {
+        match self.latent {
+            Some(l) => l.nope + l.rope,
+            None if self.head > 0 => self.head,
+            None => self.hidden / self.heads,
+        }
+    }
+
+    pub fn value_head(&self) -> usize {
+        self.latent.map_or(self.head(), |l| l.value)
+    }
+
+    /// Whether layer `index` has experts.
+    pub fn routed(&self, index: usize) -> bool {
+        self.experts > 0 && index >= self.dense_layers
+    }
+
+    /// Width of the MLP of a layer without experts.
+    pub fn dense_width(&self) -> usize {
+        if self.dense_ffn > 0 { self.dense_ffn } else { self.ffn }
+    }
+
+    /// Parameters of attention and norms of a layer.
+    pub fn attention_parameters(&self) -> f64 {
+        let (h, heads, kv, d) = (self.hidden as f64, self.heads as f64, self.kv_heads() as f64, self.head() as f64);
+        let products = match self.latent {
+            Some(l) => {
+                let (q, c, r) = (l.query as f64, l.kv as f64, l.rope as f64);
+                h * q + q * heads * d + h * (c + r) + c * heads * (l.nope + l.value) as f64 + heads * l.value as f64 * h
+            }
+            None => h * (heads + 2.0 * kv) * d + heads * d * h,
+        };
+        let biases = if self.biases { (heads + 2.0 * kv) * d + h } else { 0.0 };
+        products + biases + 2.0 * h * if self.biases { 2.0 } else { 1.0 }
+    }
+
+    /// Parameters of one MLP of this width.
+    pub fn mlp_parameters(&self, width: usize) -> f64 {
+        let (h, f) = (self.hidden as f64, width as f64);
+        h * f * if self.gated { 3.0 } else { 2.0 } + if self.biases { f + h } else { 0.0 }
+    }
+
+    /// Parameters of a layer outside of its routed experts, and of these.
+    pub fn layer_parameters(&self, index: usize) -> (f64, f64) {
+        if self.routed(index) {
+            let shared = self.shared_experts as f64 * self.mlp_parameters(self.ffn) + (self.hidden * self.experts) as f64;
+            (self.attention_parameters() + shared, self.experts as f64 * self.mlp_parameters(self.ffn))
+        } else {
+            (self.attention_parameters() + self.mlp_parameters(self.dense_width()), 0.0)
+        }
+    }
+
+    /// Parameters of the embedding with its positions.
+    pub fn embedding_parameters(&self) -> f64 {
+        ((self.vocab + self.positions) * self.hidden) as f64
+    }
+
+    pub fn parameters(&self) -> f64 {
+        let layers: f64 = (0..self.layers).map(|i| self.layer_parameters(i)).map(|(a, b)| a + b).sum();
+        layers + self.embedding_parameters() + if self.tied { 0.0 } else { (self.vocab * self.hidden) as f64 }
+    }
+
+    /// Parameters that a token meets.
+    pub fn active_parameters(&self) -> f64 {
+        let share = if self.experts > 0 { self.top_k as f64 / self.experts as f64 } else { 0.0 };
+        let layers: f64 = (0..self.layers).map(|i| self.layer_parameters(i)).map(|(a, b)| a + b * share).sum();
+        layers + (self.vocab * self.hidden) as f64
+    }
+
+    /// Bytes of keys and values that a token leaves in the cache of one layer.
+    pub fn kv_bytes(&self, bytes: f64) -> f64 {
+        let elements = self.latent.map_or(2 * self.kv_heads() * self.head(), |l| l.kv + l.rope);
+        elements as f64 * bytes
+    }
+
+    /// Operations of the products of one token forward, attention over `context` tokens included (all of them, unless
+    /// `causal`, which halves it).
+    pub fn forward_flops(&self, context: f64, causal: bool) -> f64 {
+        let scores = 2.0 * (self.heads * (self.head() + self.value_head())) as f64 * context * if causal { 0.5 } else { 1.0 };
+        2.0 * self.active_parameters() + self.layers as f64 * scores
+    }
+}

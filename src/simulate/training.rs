@@ -1,0 +1,336 @@
+//! A training step: kernels and collectives of every stage, the pipeline's schedule, gradients, optimiser.
+
+use super::chip::Chip;
+use super::collective::{Placed, price};
+use super::energy::{Energy, Spent};
+use super::layer::{Axis, Layer, Work, embedding, head, layer};
+use super::layout::Layout;
+use super::memory::{Memory, memory};
+use super::pipeline::{Durations, finish};
+use super::shape::Shape;
+use crate::base::units::{BytesPerSecond, Seconds};
+use crate::base::{Error, Result};
+use crate::topology::collective::Kind;
+use crate::topology::{Precision, Topology};
+
+/// One line of where a step's time goes: seconds that one device spends on it, on the busiest stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    pub name: String,
+    pub seconds: f64,
+}
+
+/// What a step takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    pub seconds: Seconds,
+    pub tokens: f64,
+    /// Operations that the model asks for (without recomputing), and that devices do, in all.
+    pub model_flops: f64,
+    pub hardware_flops: f64,
+    /// Of all devices' peak.
+    pub mfu: f64,
+    pub memory: Vec<Memory>,
+    pub costs: Vec<Cost>,
+    pub energy: Energy,
+    /// Seconds of forward and backward of one micro-batch, by stage; the pipeline's whole.
+    pub passes: Durations,
+    pub pipeline: f64,
+    pub devices: usize,
+}
+
+/// The cluster as a layout sees it.
+pub struct Site<'a> {
+    pub chip: &'a Chip,
+    tensor: Placed,
+    context: Placed,
+    expert: Placed,
+    data: Placed,
+    expert_data: Placed,
+    pipeline: Placed,
+    host: BytesPerSecond,
+}
+
+impl<'a> Site<'a> {
+    /// Ranks lie tensor innermost, then context, data (experts within it), pipeline.
+    pub fn new(chip: &'a Chip, topology: &Topology, l: &Layout) -> Site<'a> {
+        let place = |ranks: usize, stride: usize| Placed::new(topology, ranks, stride);
+        let inner = l.tp * l.cp;
+        // Context ranks share weights, too: gradients are summed over both.
+        Site {
+            chip, tensor: place(l.tp, 1), context: place(if l.cp > 1 { 2 } else { 1 }, l.tp), expert: place(l.ep, inner),
+            data: place(l.dp * l.cp, l.tp), expert_data: place(l.dp / l.ep, inner * l.ep), pipeline: place(if l.pp > 1 { 2 } else { 1 }, inner * l.dp),
+            host: topology.host_bandwidth(),
+        }
+    }
+
+    pub fn placed(&self, axis: Axis) -> &Placed {
+        match axis {
+            Axis::Tensor => &self.tensor,
+            Axis::Context => &self.context,
+            Axis::Expert => &self.expert,
+            Axis::Data => &self.data,
+            Axis::Pipeline => &self.pipeline,
+        }
+    }
+}
+
+/// Seconds of a list of work by name, and what it spends.
+#[derive(Debug, Clone, Default)]
+pub struct Priced {
+    pub seconds: f64,
+    pub lines: Vec<(&'static str, f64)>,
+    pub spent: Spent,
+    /// Seconds of products that give gradients of weights.
+    pub weights: f64,
+}
+
+impl Priced {
+    fn add(&mut self, name: &'static str, seconds: f64) {
+        self.seconds += seconds;
+        match self.lines.iter_mut().find(|l| l.0 == name) {
+            Some(line) => line.1 += seconds,
+            None => self.lines.push((name, seconds)),
+        }
+    }
+    pub fn plus(&mut self, other: &Priced, times: f64) {
+        other.lines.iter().for_each(|(name, s)| self.add(name, s * times));
+        self.spent = self.spent + other.spent * times;
+        self.weights += other.weights * times;
+    }
+}
+
+/// Prices work one after the other; a hidden share of a collective costs its tax on compute only.
+pub fn price_all(site: &Site, work: &[Work]) -> Result<Priced> {
+    let mut out = Priced::default();
+    let chip = site.chip;
+    for w in work {
+        match w {
+            Work::Gemm { name, batch, m, n, k, precision } => {
+                out.add(name, chip.gemm(*precision, *batch, *m, *n, *k)?);
+                out.spent.flops += 2.0 * batch * m * n * k * precision.bytes() / 2.0;
+                out.spent.bytes += batch * chip.engine(*precision)?.bytes(*m, *n, *k);
+            }
+            Work::Stream { name, bytes, rows } => {
+                out.add(name, chip.stream(*bytes, *rows));
+                out.spent.bytes += bytes;
+            }
+            Work::Attention { name, head, flops, bytes, backward, pytorch } => {
+                out.add(name, chip.attention(Precision::Bf16, *head, *flops, *bytes, *backward, *pytorch)?);
+                out.spent.flops += flops;
+                out.spent.bytes += bytes;
+            }
+            Work::Collective { name, kind, bytes, axis, hidden } => {
+                let c = &chip.constants.collective;
+                let p = price(c, site.placed(*axis), *kind, *bytes, None);
+                out.add(name, p.seconds.0 * (1.0 - hidden + hidden * c.tax));
+                out.spent.link_bytes += p.near.0 + p.far.0;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Operations of the products of a list, as the hardware does them.
+fn flops(work: &[Work]) -> f64 {
+    let of = |w: &Work| match w {
+        Work::Gemm { batch, m, n, k, .. } => 2.0 * batch * m * n * k,
+        Work::Attention { flops, .. } => *flops,
+        _ => 0.0,
+    };
+    work.iter().map(of).sum()
+}
+
+/// A chunk of layers on a stage.
+#[derive(Default)]
+struct Chunk {
+    forward: Priced,
+    backward: Priced,
+    flops: f64,
+    kept: f64,
+    working: f64,
+    parameters: (f64, f64),
+}
+
+/// Predicts one optimiser step. Errors where the layout cannot be on this model or machine.
+pub fn step(shape: &Shape, topology: &Topology, l: &Layout) -> Result<Step> {
+    l.check(shape)?;
+    let chip = Chip::new(topology.slowest())?;
+    step_on(shape, topology, l, &chip)
+}
+
+/// The same with a calibration of the caller's.
+pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> Result<Step> {
+    if l.devices() > topology.devices() {
+        return Err(Error::usage(format!("the layout takes {} devices, {} has {}", l.devices(), topology.name, topology.devices())));
+    }
+    let site = Site::new(chip, topology, l);
+    let stages = chunks(shape, &site, l)?;
+    let m = l.micro_batches();
+    let per = |f: fn(&Chunk) -> f64| stages.iter().map(|s| s.iter().map(f).collect()).collect::<Vec<Vec<f64>>>();
+    // Sequence parallel and scatter-gather both send each tensor rank's share only.
+    let hop_bytes = l.tokens() * shape.hidden as f64 * 2.0 / l.tp as f64;
+    let hop = price(&chip.constants.collective, &site.pipeline, Kind::SendRecv { from: 0, to: 1 }, hop_bytes, None);
+    let passes = Durations { forward: per(|c| c.forward.seconds), backward: per(|c| c.backward.seconds), weights: per(|c| c.backward.weights), hop: hop.seconds.0 };
+    let ends = finish(l.schedule, &passes, m)?;
+    let pipeline = ends.iter().copied().fold(0.0, f64::max);
+
+    let mut slowest = (0, 0.0, Priced::default());
+    let (mut spent, mut hardware) = (Spent::default(), 0.0);
+    for (s, stage) in stages.iter().enumerate() {
+        let last = update(shape, &site, l, stage);
+        let end = ends[s] + last.seconds;
+        let mut all = Priced::default();
+        for c in stage {
+            all.plus(&c.forward, m as f64);
+            all.plus(&c.backward, m as f64);
+            hardware += c.flops * m as f64 * (l.devices() / l.pp) as f64;
+        }
+        all.plus(&last, 1.0);
+        all.spent.link_bytes += hop_bytes * 2.0 * (m * l.chunks) as f64;
+        spent = spent + all.spent * ((l.devices() / l.pp) as f64);
+        if end > slowest.1 {
+            slowest = (s, end, all);
+        }
+    }
+    let seconds = slowest.1.max(pipeline);
+    let mut costs: Vec<Cost> = slowest.2.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: *s }).collect();
+    let busy: f64 = costs.iter().map(|c| c.seconds).sum();
+    costs.push(Cost { name: "pipeline bubble".into(), seconds: (seconds - busy).max(0.0) });
+    costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let tokens = (l.global_batch * l.seq) as f64;
+    let model_flops = 3.0 * tokens * shape.forward_flops(l.seq as f64, l.stack.fused_attention);
+    let peak = chip.device.peak(l.precision).map_or(f64::NAN, |p| p.0) * l.devices() as f64;
+    let counts = stages.iter().map(|s| super::memory::Held {
+        parameters: s.iter().fold((0.0, 0.0), |sum, c| (sum.0 + c.parameters.0, sum.1 + c.parameters.1)),
+        kept: s.iter().map(|c| c.kept).sum::<f64>() / s.len() as f64,
+        working: s.iter().map(|c| c.working).fold(0.0, f64::max),
+        largest: largest(shape, l),
+    });
+    Ok(Step {
+        seconds: Seconds(seconds), tokens, model_flops, hardware_flops: hardware, mfu: model_flops / (seconds * peak),
+        memory: memory(l, chip, &counts.collect::<Vec<_>>()), costs, energy: super::energy::energy(chip, spent, seconds, l.devices()),
+        passes, pipeline, devices: l.devices(),
+    })
+}
+
+/// Parameters of the largest layer on a rank: what ZeRO 3 gathers at a time.
+fn largest(shape: &Shape, l: &Layout) -> f64 {
+    let (shared, experts) = shape.layer_parameters(shape.layers - 1);
+    (shared + experts / l.ep as f64) / l.tp as f64
+}
+
+fn chunks(shape: &Shape, site: &Site, l: &Layout) -> Result<Vec<Vec<Chunk>>> {
+    // Layers are of two kinds at most: price each once.
+    let price_layer = |index: usize| -> Result<(Layer, Priced, Priced, f64)> { priced(site, l, layer(shape, l, index)) };
+    let dense = if shape.experts == 0 || shape.dense_layers > 0 { Some(price_layer(0)?) } else { None };
+    let routed = if shape.experts > 0 { Some(price_layer(shape.layers - 1)?) } else { None };
+    let ends = [priced(site, l, embedding(shape, l))?, priced(site, l, head(shape, l))?];
+    let mut out = vec![];
+    for (s, stage) in l.layers(shape).iter().enumerate() {
+        let mut row = vec![];
+        for (c, indices) in stage.iter().enumerate() {
+            let mut chunk = Chunk::default();
+            for i in indices {
+                if let Some(kind) = if shape.routed(*i) { &routed } else { &dense } {
+                    chunk.add(kind);
+                }
+            }
+            if s == 0 && c == 0 {
+                chunk.add(&ends[0]);
+            }
+            if s + 1 == l.pp && c + 1 == l.chunks {
+                chunk.add(&ends[1]);
+            }
+            row.push(chunk);
+        }
+        out.push(row);
+    }
+    Ok(out)
+}
+
+impl Chunk {
+    fn add(&mut self, (layer, forward, backward, flops): &(Layer, Priced, Priced, f64)) {
+        self.forward.plus(forward, 1.0);
+        self.backward.plus(backward, 1.0);
+        self.flops += flops;
+        self.kept += layer.kept;
+        self.working = self.working.max(layer.working);
+        self.parameters = (self.parameters.0 + layer.parameters.0, self.parameters.1 + layer.parameters.1);
+    }
+}
+
+/// A layer's passes, with ZeRO 3's gathering of weights and scattering of gradients beside them.
+fn priced(site: &Site, l: &Layout, layer: Layer) -> Result<(Layer, Priced, Priced, f64)> {
+    let mut forward = price_all(site, &layer.forward)?;
+    let mut backward = price_all(site, &layer.backward)?;
+    // Of two products a layer has backward, one gives gradients of weights.
+    backward.weights = backward.seconds / 2.0;
+    let again = price_all(site, &layer.recompute)?;
+    let total: f64 = again.seconds;
+    backward.spent = backward.spent + again.spent;
+    if total > 0.0 {
+        backward.add("recompute", total);
+    }
+    let operations = flops(&layer.forward) + flops(&layer.backward) + flops(&layer.recompute);
+    if l.zero == 3 {
+        let c = &site.chip.constants.collective;
+        let both = |kind, bytes: f64| {
+            let a = price(c, &site.data, kind, layer.parameters.0 * bytes, None);
+            let b = price(c, &site.expert_data, kind, layer.parameters.1 * bytes, None);
+            (a.seconds.0 + b.seconds.0, a.near.0 + a.far.0 + b.near.0 + b.far.0)
+        };
+        let (gather, scatter) = (both(Kind::AllGather, 2.0), both(Kind::ReduceScatter, 4.0));
+        for (pass, seconds, bytes) in [(&mut forward, gather.0, gather.1), (&mut backward, gather.0 + scatter.0, gather.1 + scatter.1)] {
+            let shown = (seconds - pass.seconds).max(0.0) + c.tax * seconds.min(pass.seconds);
+            pass.add("gather weights, scatter gradients", shown);
+            pass.spent.link_bytes += bytes;
+        }
+    }
+    Ok((layer, forward, backward, operations))
+}
+
+/// After the last backward pass: gradients over data-parallel ranks, the optimiser, weights back.
+fn update(shape: &Shape, site: &Site, l: &Layout, stage: &[Chunk]) -> Priced {
+    let mut out = Priced::default();
+    let c = &site.chip.constants.collective;
+    let (shared, experts) = stage.iter().fold((0.0, 0.0), |sum, c| (sum.0 + c.parameters.0, sum.1 + c.parameters.1));
+    // Gradients are 32 bits wide beside bf16 and fp8 weights, 16 beside fp16 (Megatron's default then).
+    let wide = if l.precision == Precision::Fp16 { 2.0 } else { 4.0 };
+    let over = |kind, bytes: f64| {
+        let a = price(c, &site.data, kind, shared * bytes, None);
+        let b = price(c, &site.expert_data, kind, experts * bytes, None);
+        (a.seconds.0 + b.seconds.0, a.near.0 + a.far.0 + b.near.0 + b.far.0)
+    };
+    if l.zero < 3 {
+        let (seconds, bytes) = if l.zero == 0 { over(Kind::AllReduce, wide) } else {
+            let (a, b) = (over(Kind::ReduceScatter, wide), over(Kind::AllGather, 2.0));
+            (a.0 + b.0, a.1 + b.1)
+        };
+        // What overlaps runs beside one micro-batch's passes through this stage, layer by layer: a layer's share stays.
+        let beside: f64 = stage.iter().map(|c| c.backward.seconds + if l.zero > 0 { c.forward.seconds } else { 0.0 }).sum();
+        let shown = if l.stack.overlap_gradients { (seconds - 0.9 * beside).max(seconds * 0.05) + c.tax * seconds.min(beside) } else { seconds };
+        if seconds > 0.0 {
+            out.add("data-parallel gradients", shown);
+            out.spent.link_bytes += bytes;
+        }
+    }
+    // Adam reads gradient, weight and two moments in 32 bits, writes three of them and the 16-bit weight.
+    let (d, e) = (if l.zero > 0 { (l.dp * l.cp) as f64 } else { 1.0 }, if l.zero > 0 { (l.dp / l.ep) as f64 } else { 1.0 });
+    let owned = shared / d + experts / e;
+    let bytes = owned * 30.0;
+    out.spent.bytes += bytes;
+    if l.offload {
+        out.add("optimiser on the host", owned * 4.0 * 2.0 / site.host.0 + bytes / HOST_MEMORY);
+    } else {
+        out.add("optimiser", site.chip.stream(bytes, false));
+    }
+    if shape.tied && l.pp > 1 {
+        let bytes = (shape.vocab * shape.hidden) as f64 * wide / l.tp as f64;
+        out.add("tied embedding", price(c, &site.pipeline, Kind::AllReduce, bytes, None).seconds.0);
+    }
+    out
+}
+
+/// Bytes a second that a host's optimiser reaches, a device's share: eight channels of DDR4-3200 over eight devices.
+const HOST_MEMORY: f64 = 25e9;
