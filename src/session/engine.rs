@@ -149,7 +149,8 @@ impl Engine {
         match &self.inner {
             Inner::Device { programs, .. } => programs[which].is_brisk(bindings).map(Some),
             Inner::Cpu { .. } => Ok(Some(true)),
-            Inner::Mesh(_) => Ok(None),
+            // Processes must all take the same portion, whatever time they measure.
+            Inner::Mesh(mesh) => Ok(mesh.is_shared().then_some(true)),
         }
     }
 
