@@ -28,6 +28,8 @@ pub struct Bound {
     pub write: bool,
     /// Bytes from the buffer's start and in all, where not the whole.
     pub range: Option<(u64, u64)>,
+    /// Elements of a binding in uniform memory; else it lies in storage.
+    pub uniform: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -124,7 +126,7 @@ impl<'a> Code<'a> {
             return b.name.clone();
         }
         let name = format!("x{}", self.bound.len());
-        self.bound.push(Bound { name: name.clone(), buffer, element: storage_type(dtype), write, range: None });
+        self.bound.push(Bound { name: name.clone(), buffer, element: storage_type(dtype), write, range: None, uniform: None });
         name
     }
 

@@ -47,7 +47,7 @@ async fn open_mesh(model: &Model, context: usize, options: &Options, notify: &mu
 /// The first chunk, whose pace is not known yet, may not be long on slow devices.
 fn chunk(gpus: &[Option<Arc<Gpu>>], context: usize) -> usize {
     let software = gpus.iter().any(|g| g.as_ref().is_none_or(|g| g.caps().kind == AdapterKind::Software));
-    if software { 32 } else { 256 }.min(context)
+    if software { 8 } else { 256 }.min(context)
 }
 
 /// The graphs of an engine: any number of tokens up to the chunk, and one. The fallback needs only the first.
