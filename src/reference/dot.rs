@@ -97,40 +97,62 @@ fn q8_0_inner(row: &[u8], x: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
+// Plain loops: a closure handed to an iterator's method would be compiled without the features of its caller.
+
 #[inline(always)]
 fn decode_inner(dtype: DType, blocks: &[u8], out: &mut [f32]) {
-    let pairs = blocks.chunks_exact(dtype.block_bytes()).zip(out.as_chunks_mut::<BLOCK>().0);
+    let (size, out) = (dtype.block_bytes(), out.as_chunks_mut::<BLOCK>().0);
     match dtype {
-        DType::Q4_0 => pairs.for_each(|(b, y)| low_and_high(&b[2..18], half(b, 0), -8.0 * half(b, 0), y)),
-        DType::Q4_1 => pairs.for_each(|(b, y)| low_and_high(&b[4..20], half(b, 0), half(b, 2), y)),
-        _ => pairs.for_each(|(b, y)| {
-            let d = half(b, 0);
-            y.iter_mut().zip(&b[2..34]).for_each(|(y, q)| *y = d * (*q as i8) as f32);
-        }),
+        DType::Q4_0 => {
+            for (b, y) in blocks.chunks_exact(size).zip(out) {
+                low_and_high(&b[2..18], half(b, 0), -8.0 * half(b, 0), y);
+            }
+        }
+        DType::Q4_1 => {
+            for (b, y) in blocks.chunks_exact(size).zip(out) {
+                low_and_high(&b[4..20], half(b, 0), half(b, 2), y);
+            }
+        }
+        _ => {
+            for (b, y) in blocks.chunks_exact(size).zip(out) {
+                let (d, b) = (half(b, 0), &b[2..2 + BLOCK]);
+                for i in 0..BLOCK {
+                    y[i] = d * (b[i] as i8) as f32;
+                }
+            }
+        }
     }
 }
 
 /// A block of nibbles: the low ones first.
 #[inline(always)]
 fn low_and_high(q: &[u8], d: f32, m: f32, y: &mut [f32; BLOCK]) {
-    let (low, high) = y.split_at_mut(16);
-    low.iter_mut().zip(q).for_each(|(y, q)| *y = (q & 15) as f32 * d + m);
-    high.iter_mut().zip(q).for_each(|(y, q)| *y = (q >> 4) as f32 * d + m);
+    for i in 0..BLOCK / 2 {
+        y[i] = (q[i] & 15) as f32 * d + m;
+        y[BLOCK / 2 + i] = (q[i] >> 4) as f32 * d + m;
+    }
 }
 
 #[inline(always)]
 fn plain_inner(x: &[f32], y: &[f32]) -> f32 {
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<8>(), y.as_chunks::<8>());
-    let mut sums = [0.0f32; 8];
+    let (mut sums, mut sum) = ([0.0f32; 8], 0.0);
     for (x, y) in x.iter().zip(y) {
-        (0..8).for_each(|i| sums[i] += x[i] * y[i]);
+        for i in 0..8 {
+            sums[i] += x[i] * y[i];
+        }
     }
-    sums.iter().sum::<f32>() + x_rest.iter().zip(y_rest).map(|(a, b)| a * b).sum::<f32>()
+    for (a, b) in x_rest.iter().zip(y_rest) {
+        sum += a * b;
+    }
+    sums.iter().sum::<f32>() + sum
 }
 
 #[inline(always)]
 fn add_scaled_inner(a: f32, x: &[f32], y: &mut [f32]) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += a * x;
+    }
 }
 
 /// By squares, so that both sides stay in the first-level cache.
