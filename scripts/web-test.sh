@@ -24,8 +24,10 @@ npm_tools playwright-core webgpu
 scripts/wasm.sh
 
 say "the server, and what the browser is compared with"
-cargo build --release --bin warpweft
-cargo test --release --test translate --test web
+# The features that test.sh has built with: nothing is built twice.
+read -ra features <<< "${WARPWEFT_FEATURES:-}"
+cargo build --release --bin warpweft "${features[@]}"
+cargo test --release "${features[@]}" --test translate --test web
 target/release/warpweft pull smollm2-135m
 
 say "testing in $("$CHROMIUM" --version 2>/dev/null || echo Chromium)"

@@ -175,8 +175,9 @@ async function answer({ id, op, ask }) {
     } catch (thrown) {
         const error = asError(thrown);
         const { code, message } = panicked && error.code === "internal" ? { code: "internal", message: `a bug in the engine: ${panicked}` } : error;
-        // After a trap nothing of this instance can be trusted.
-        post(id, { error: { code, message }, broken: thrown instanceof WebAssembly.RuntimeError });
+        // After a trap, or a stack that overflowed, nothing of this instance can be trusted.
+        const broken = thrown instanceof WebAssembly.RuntimeError || thrown instanceof RangeError || (thrown instanceof Error && thrown.name === "InternalError");
+        post(id, { error: { code, message }, broken });
     }
     running = 0;
 }

@@ -86,7 +86,7 @@ test("files that are none, cut short, missing or closed to this origin are refus
     const { page, context } = await open(chromium, server.url);
     const asks = {
         noise: `${models.url}noise.gguf`, cut: `${models.url}first.gguf?cut`, missing: `${models.url}nothing.gguf`, closed: `${models.url}first.gguf?closed`,
-        page: server.url, folder: `${models.url}nowhere/`,
+        page: `${server.url}page.css`, folder: `${models.url}nowhere/`,
     };
     const said = await page.evaluate(async (/** @type {Record<string, string>} */ asks) => {
         const { open, kept, WarpweftError } = /** @type {any} */ (globalThis).warpweft;

@@ -20,16 +20,16 @@ after(async () => {
 
 const { first } = expected.models;
 const FORMS = [
-    { name: "light", viewport: { width: 1000, height: 800 }, colorScheme: "light" },
-    { name: "dark", viewport: { width: 1000, height: 800 }, colorScheme: "dark" },
-    { name: "phone", viewport: { width: 360, height: 740 }, colorScheme: "light", deviceScaleFactor: 2, hasTouch: true, isMobile: true },
+    { name: "light", size: { width: 1000, height: 800 }, colorScheme: "light" },
+    { name: "dark", size: { width: 1000, height: 800 }, colorScheme: "dark" },
+    { name: "phone", size: { width: 360, height: 740 }, colorScheme: "light" },
 ];
 
-/** A fresh page, whatever it complains of kept. @param {object} how */
-async function fresh(how = {}) {
-    const context = await chromium.newContext(how);
+/** A fresh page, whatever it complains of kept. */
+async function fresh() {
+    const context = await chromium.newContext({ viewport: FORMS[0].size });
     const page = await context.newPage();
-    page.setDefaultTimeout(180_000);
+    page.setDefaultTimeout(60_000);
     /** @type {string[]} */
     const complaints = [];
     page.on("pageerror", (/** @type {Error} */ e) => complaints.push(String(e)));
@@ -87,51 +87,54 @@ async function named(page) {
     assert.deepEqual(nameless, []);
 }
 
-for (const form of FORMS) {
-    test(`every tab in its ${form.name} form`, async () => {
-        const { page, context, complaints } = await fresh(form);
-        await page.waitForFunction(() => /** @type {any} */ (document.querySelector("#model"))?.options.length > 0);
-        await load(page, "webgpu", "first.gguf");
-        await page.fill("#most", "24");
-        await page.fill("#text", expected.prompt);
-        await page.press("#text", "Enter");
-        await page.waitForSelector("#talk article.assistant[aria-busy='false']");
-        const text = await page.textContent("#talk article.assistant .words");
-        assert.ok(text.length > 0);
-        assert.match(await page.textContent("#speed"), /tokens\/s/);
-        assert.match(await page.textContent("#adapter"), /WebGPU/);
-        assert.match(await page.textContent("#memory"), /GPU.*WebAssembly/);
-        await check("chat", page, form.name);
+test("every tab does its work, in the light, in the dark and on a phone", async () => {
+    const { page, context, complaints } = await fresh();
+    await page.waitForFunction(() => /** @type {any} */ (document.querySelector("#model"))?.options.length > 0);
+    await load(page, "webgpu", "first.gguf");
+    await page.fill("#most", "24");
+    await page.fill("#text", expected.prompt);
+    await page.press("#text", "Enter");
+    await page.waitForSelector("#talk article.assistant[aria-busy='false']");
+    assert.equal(await page.textContent("#talk article.assistant .words"), first.chat);
+    assert.match(await page.textContent("#speed"), /tokens\/s/);
+    assert.match(await page.textContent("#adapter"), /WebGPU/);
+    assert.match(await page.textContent("#memory"), /GPU.*WebAssembly/);
+    await looks("chat", page);
 
-        await page.click("#tab-bench");
-        await page.click("#run");
-        await page.waitForFunction(() => document.querySelector("#bench-state")?.textContent === "Done", null, { timeout: 300_000 });
-        assert.ok((await page.locator("#table tbody tr").count()) >= 9, "four probes, four operations, the open model");
-        await check("bench", page, form.name);
+    await page.click("#tab-bench");
+    await page.click("#run");
+    await page.waitForFunction(() => document.querySelector("#bench-state")?.textContent === "Done", null, { timeout: 300_000 });
+    assert.equal(await page.locator("#table tbody tr").count(), 9, "four probes, four operations, the open model");
+    await looks("bench", page);
 
-        await page.click("#tab-mesh");
-        await page.fill("#mesh-prompt", expected.prompt);
-        await page.fill("#mesh-most", String(first.ids.length));
-        await page.click("#mesh-run");
-        await page.waitForFunction(() => document.querySelector("#mesh-state")?.textContent?.startsWith("Done"), null, { timeout: 300_000 });
-        assert.equal(await page.textContent("#mesh-text"), first.text, "the mesh says what one device says");
-        const lanes = await page.locator("#mesh-lanes .lane").allTextContents();
-        for (const track of ["rank 0", "rank 1", "link 0→1", "link 1→0"]) assert.ok(lanes.includes(track), `${track} is drawn: ${lanes}`);
-        const spans = await page.evaluate(() => [...document.querySelectorAll("#mesh-lanes .span")].reduce((n, p) => n + (p.getAttribute("d")?.match(/M/g)?.length ?? 0), 0));
-        assert.ok(spans > 50, `${spans} spans are drawn`);
-        assert.equal(await page.locator("#mesh-table tbody tr").count(), 4);
-        await check("mesh", page, form.name);
-        assert.deepEqual(complaints, []);
-        await context.close();
-    });
-}
+    await page.click("#tab-mesh");
+    await page.fill("#mesh-prompt", expected.prompt);
+    await page.fill("#mesh-most", String(first.ids.length));
+    await page.click("#mesh-run");
+    await page.waitForFunction(() => document.querySelector("#mesh-state")?.textContent?.startsWith("Done"), null, { timeout: 300_000 });
+    assert.equal(await page.textContent("#mesh-text"), first.text, "the mesh says what one device says");
+    const lanes = await page.locator("#mesh-lanes .lane").allTextContents();
+    for (const track of ["rank 0", "rank 1", "link 0→1", "link 1→0"]) assert.ok(lanes.includes(track), `${track} is drawn: ${lanes}`);
+    const spans = await page.evaluate(() => [...document.querySelectorAll("#mesh-lanes .span")].reduce((n, p) => n + (p.getAttribute("d")?.match(/M/g)?.length ?? 0), 0));
+    assert.ok(spans > 50, `${spans} spans are drawn`);
+    assert.equal(await page.locator("#mesh-table tbody tr").count(), 4);
+    await looks("mesh", page);
+    assert.deepEqual(complaints, []);
+    await context.close();
+});
 
-/** @param {string} tab @param {any} page @param {string} form */
-async function check(tab, page, form) {
-    await page.screenshot({ path: path.join(shots, `${tab}-${form}.png`), fullPage: true });
-    await fits(page, `${tab} (${form})`);
-    await legible(page, `${tab} (${form})`);
+/** A picture in every form, which must fit and be legible. @param {string} tab @param {any} page */
+async function looks(tab, page) {
     await named(page);
+    for (const { name, size, colorScheme } of FORMS) {
+        await page.emulateMedia({ colorScheme });
+        await page.setViewportSize(size);
+        await page.screenshot({ path: path.join(shots, `${tab}-${name}.png`), fullPage: true });
+        await fits(page, `${tab} (${name})`);
+        await legible(page, `${tab} (${name})`);
+    }
+    await page.emulateMedia({ colorScheme: "light" });
+    await page.setViewportSize(FORMS[0].size);
 }
 
 test("the keyboard alone reaches and does everything", async () => {
