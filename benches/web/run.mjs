@@ -38,6 +38,7 @@ async function fresh(f) {
     const page = await (await chromium.newContext()).newPage();
     page.setDefaultTimeout(0);
     page.on("pageerror", (/** @type {Error} */ e) => console.error(`page: ${e.message}`));
+    page.on("console", (/** @type {any} */ m) => m.type() !== "info" && process.env.VERBOSE && console.error(`page: ${m.text()}`));
     await page.goto(url);
     try {
         return await f(page);

@@ -139,7 +139,7 @@ export function mesh(talk) {
         let model;
         try {
             const onProgress = (/** @type {any} */ p) => say(p.stage === "compile" ? `Compiling: rank ${p.loaded + 1} of ${p.total}` : `Reading: ${bytes(p.loaded)}`);
-            model = await open(from.source, { device: "webgpu", mesh: $("mesh-axes").value, context: 256, onProgress, signal: running.signal });
+            model = await open(from.source, { device: "webgpu", mesh: $("mesh-axes").value, onProgress, signal: running.signal });
             const ranks = model.info().rankBytes;
             $("mesh-ranks").textContent = ranks.map((n, i) => `rank ${i}: ${bytes(n)}`).join(", ");
             await run(model, running.signal);

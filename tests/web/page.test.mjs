@@ -103,7 +103,7 @@ test("every tab does its work, in the light, in the dark and on a phone", async 
 
     await page.click("#tab-bench");
     await page.click("#run");
-    await page.waitForFunction(() => document.querySelector("#bench-state")?.textContent === "Done", null, { timeout: 300_000 });
+    await page.waitForFunction(() => document.querySelector("#bench-state")?.textContent === "Done", null, { timeout: 90_000 });
     assert.equal(await page.locator("#table tbody tr").count(), 9, "four probes, four operations, the open model");
     await looks("bench", page);
 
@@ -111,7 +111,8 @@ test("every tab does its work, in the light, in the dark and on a phone", async 
     await page.fill("#mesh-prompt", expected.prompt);
     await page.fill("#mesh-most", String(first.ids.length));
     await page.click("#mesh-run");
-    await page.waitForFunction(() => document.querySelector("#mesh-state")?.textContent?.startsWith("Done"), null, { timeout: 300_000 });
+    await page.waitForFunction(() => document.querySelector("#mesh-state")?.textContent?.startsWith("Done") || document.querySelector("#mesh-problem")?.textContent, null, { timeout: 90_000 });
+    assert.equal(await page.textContent("#mesh-problem"), "");
     assert.equal(await page.textContent("#mesh-text"), first.text, "the mesh says what one device says");
     const lanes = await page.locator("#mesh-lanes .lane").allTextContents();
     for (const track of ["rank 0", "rank 1", "link 0→1", "link 1→0"]) assert.ok(lanes.includes(track), `${track} is drawn: ${lanes}`);
