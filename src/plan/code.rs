@@ -70,7 +70,12 @@ pub fn storage_type(dtype: DType) -> &'static str {
 }
 
 fn number(x: f32) -> String {
-    if x.is_finite() { format!("f32({x:e})") } else { format!("bitcast<f32>({:#x}u)", x.to_bits()) }
+    match x.is_finite() {
+        // The shortest digits of the largest number name one that is larger by a little, which Tint refuses.
+        true if x.abs() == f32::MAX => format!("f32({:e})", x as f64),
+        true => format!("f32({x:e})"),
+        false => format!("bitcast<f32>({:#x}u)", x.to_bits()),
+    }
 }
 
 impl<'a> Code<'a> {
