@@ -30,6 +30,10 @@ impl GraphBuilder {
     pub fn layer(&self, layer: u32) {
         self.graph.borrow_mut().set_layer(layer);
     }
+    /// The layer that following nodes belong to.
+    pub fn current_layer(&self) -> u32 {
+        self.graph.borrow().current_layer()
+    }
     /// A value given at each step.
     pub fn input(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
         self.source(Source::Input, Type::new(dtype, shape), name)

@@ -3,10 +3,12 @@
 mod builder;
 mod expand;
 mod grad;
+mod optimiser;
 mod text;
 
 pub use crate::op::{Attention, RopeLayout};
 pub use builder::{GraphBuilder, Tensor};
+pub use optimiser::{Optimiser, Parameters, Zero};
 
 use crate::base::{Bindings, Cut, DType, Error, MeshAxis, Part, Placement, Result, Shape, Type};
 use crate::op::{APPEND, ASSIGN, Attrs, Body, Build, OpDef, Value};
@@ -122,6 +124,10 @@ impl Graph {
     /// Names the layer that following nodes belong to; the first is 0.
     pub fn set_layer(&mut self, layer: u32) {
         self.layer = layer;
+    }
+    /// The layer that following nodes belong to.
+    pub fn current_layer(&self) -> u32 {
+        self.layer
     }
     /// States how a value should lie along a mesh axis.
     pub fn hint(&mut self, value: Value, over: MeshAxis, placement: Placement, cut: Cut) {
