@@ -272,9 +272,13 @@ impl<'a> Code<'a> {
         self.fusion.stored[v.0 as usize] && self.root != Some(v)
     }
 
-    /// Whether the text loads from this buffer.
-    pub fn was_read(&self, buffer: BufferId) -> bool {
-        self.reads.iter().any(|(v, _)| self.places[v] == buffer)
+    /// How many values the text loads so far.
+    pub fn reads(&self) -> usize {
+        self.reads.len()
+    }
+    /// Whether the text loads from this buffer, values before the first `from` passed over.
+    pub fn read_since(&self, from: usize, buffer: BufferId) -> bool {
+        self.reads[from..].iter().any(|(v, _)| self.places[v] == buffer)
     }
 
     /// Bytes that the text reads, each view counted once.

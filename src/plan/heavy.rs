@@ -35,6 +35,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
         Body::Primitive(Primitive::Matmul) => emit_matmul(l, anchor, root, attrs, args),
         Body::Primitive(Primitive::Reduce(kind)) => emit_reduce(l, anchor, root, *kind, attrs, args),
         Body::Primitive(Primitive::Gather) => emit_gather(l, root, args),
+        Body::Primitive(Primitive::ScatterAdd) => emit_scatter_add(l, root, args),
         Body::Composite { fused: Fused::Attention, .. } => emit_attention(l, root, attrs, args),
         Body::Composite { fused, .. } => emit_rows(l, root, *fused, attrs, args),
         _ => Err(Error::op(def.name, &graph.node(anchor).name, "has no kernel")),
@@ -194,6 +195,20 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
         launch(l, v, v, Launch { kernel, bound: bounds, params, grid: [ceil(count, 64), ceil(1, 1), ceil(1, 1)], bytes });
         row0 += rows.bound();
     }
+    Ok(())
+}
+
+fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
+    let (x, ids) = (operand(l, args[0])?, operand(l, args[1])?);
+    let shape = l.graph.node(v).ty.shape.clone();
+    let (n, width) = (ids.shape.count(), Expr::product(&shape[1..]));
+    let bounds = vec![bound("ids", ids.buffer, "u32", false), bound("x", x.buffer, "f32", false), bound("y", l.buffers(v)[0], "f32", true)];
+    let params = vec![
+        u("n", n.clone()), u("rows", shape[0]), u("width", width), u("ids0", ids.layout.offset.clone()), u("x0", x.layout.offset.clone()),
+    ];
+    let bytes = (x.shape.count() + n + shape.count()) * 4;
+    let grid = [ceil(shape.count(), 64), ceil(1, 1), ceil(1, 1)];
+    launch(l, v, v, Launch { kernel: Kernel::new(&crate::kernel::SCATTER_ADD), bound: bounds, params, grid, bytes });
     Ok(())
 }
 

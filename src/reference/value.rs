@@ -117,6 +117,19 @@ impl<T: Real> Tensor<T> {
             }
         }
     }
+    /// The same elements, row-major and nothing beside them.
+    pub fn owned(&self) -> Self {
+        let all = match &self.data {
+            Data::Floats(x) => x.len(),
+            Data::Ints(x) => x.len(),
+            Data::Blocks(..) => 0,
+        };
+        match &self.data {
+            _ if self.is_contiguous() && self.offset == 0 && all == self.count() => Tensor { strides: strides(&self.shape), ..self.clone() },
+            Data::Ints(x) => Tensor::ints(self.offsets().map(|i| x[i]).collect(), &self.shape),
+            _ => Tensor::floats(self.slice().into_owned(), &self.shape),
+        }
+    }
     pub fn count(&self) -> usize {
         self.shape.iter().product()
     }
