@@ -1,6 +1,6 @@
 //! What a step does, counted: by what runs it and by what predicts it, in the same terms.
 
-use super::Dispatch;
+use super::{Dispatch, Param, Plan, Role};
 use crate::base::{Bindings, Result};
 use crate::op::Exchange;
 use std::collections::BTreeMap;
@@ -110,5 +110,41 @@ pub fn name(e: Exchange) -> &'static str {
         Exchange::Permute => "permute",
         Exchange::Send => "send",
         Exchange::Receive => "receive",
+    }
+}
+
+impl Plan {
+    /// What kind of kernel a dispatch is: its template, the tile that a workgroup makes, the format of its right operand.
+    /// Dispatches of one form differ by their sizes only, and by what is computed on the way out.
+    pub fn form(&self, d: &Dispatch) -> String {
+        let mut out = self.kernels[d.kernel].name().to_string();
+        let right = d.args.iter().find(|a| a.name == "b").map(|a| &self.buffer(a.buffer).role);
+        match right {
+            Some(Role::Weight { dtype, .. }) => out += &format!(" {dtype}"),
+            Some(_) => out += " f32",
+            None => {}
+        }
+        match out.split(' ').next() {
+            Some("matmul_rows" | "matmul" | "matvec") => out += &format!(" {}×{}", d.grid[1].by, d.grid[0].by),
+            // What only computes, and what rearranges: rotations, concatenations, caches.
+            Some("map") if d.ops.contains(&"concat") || d.ops.contains(&"append") => out += " rearranged",
+            _ => {}
+        }
+        out
+    }
+}
+
+impl Dispatch {
+    /// What its time follows: operations of products and attention, bytes of all else.
+    pub fn size(&self, work: &Work) -> u64 {
+        if self.ops.contains(&"matmul") || self.ops.contains(&"attention") { work.flops } else { work.bytes }
+    }
+
+    /// A u32 parameter under a step's bindings.
+    pub fn number(&self, name: &str, bindings: &Bindings) -> Result<Option<u64>> {
+        match self.params.iter().find(|p| p.0 == name) {
+            Some((_, Param::U(e))) => e.eval(bindings).map(|v| Some(v.max(0) as u64)),
+            _ => Ok(None),
+        }
     }
 }

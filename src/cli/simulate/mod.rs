@@ -1,6 +1,7 @@
 //! `simulate`: what a model would take on a machine.
 
 mod compare;
+mod here;
 mod model;
 mod plan;
 
@@ -60,6 +61,8 @@ pub struct Simulate {
     /// Write a page with timeline, roofline and memory
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    #[command(flatten)]
+    here: here::Here,
     #[command(flatten)]
     plans: plan::Plans,
     #[command(flatten)]
@@ -161,8 +164,11 @@ enum ModeFlag {
 }
 
 impl Simulate {
-    pub fn run(&self) -> Result<()> {
-        let name = self.cluster.as_deref().ok_or_else(|| Error::usage("--cluster is missing: name a machine of `cluster list`, or a .toml file"))?;
+    pub async fn run(&self) -> Result<()> {
+        if self.here.here {
+            return self.predict_here().await;
+        }
+        let name = self.cluster.as_deref().ok_or_else(|| Error::usage("--cluster is missing: name a machine of `cluster list` or a .toml file, or take --here"))?;
         let mut topology = cluster::open(name)?;
         if let Some(n) = self.nodes {
             topology = topology.with_nodes(n)?;

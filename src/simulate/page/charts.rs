@@ -1,7 +1,7 @@
 //! The page's pictures: SVG whose colours are the page's variables.
 
 use super::{Held, Point, Roof, plain};
-use crate::base::units::{Bytes, Seconds};
+use crate::base::units::{Bytes, BytesPerSecond, Seconds};
 use crate::trace::{Span, Trace};
 use std::fmt::Write;
 
@@ -72,8 +72,9 @@ pub fn timeline(trace: &Trace) -> String {
     let mut out = legend(&met.iter().map(|k| (KINDS[*k], colour(*k))).collect::<Vec<_>>()) + &open(height, "timeline");
     for i in 0..=5 {
         let us = end * i as f64 / 5.0;
+        let label = if i == 0 { "0".to_string() } else { Seconds(us * 1e-6).to_string() };
         let anchor = if i == 5 { "end" } else { "middle" };
-        let _ = writeln!(out, "<line class=\"grid\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"20\" y2=\"{height:.0}\"/><text class=\"faint\" x=\"{0:.1}\" y=\"13\" text-anchor=\"{anchor}\">{1}</text>", x(us), Seconds(us * 1e-6));
+        let _ = writeln!(out, "<line class=\"grid\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"20\" y2=\"{height:.0}\"/><text class=\"faint\" x=\"{0:.1}\" y=\"13\" text-anchor=\"{anchor}\">{label}</text>", x(us));
     }
     for (r, track) in shown.iter().enumerate() {
         let y = 26.0 + row * r as f64;
@@ -126,7 +127,7 @@ pub fn roofline(roof: &Roof, points: &[Point]) -> String {
     let xs = |p: &&Point| p.flops / p.bytes;
     let ys = |p: &&Point| p.flops / p.seconds;
     let (x0, x1) = (points.iter().map(xs).fold(ridge / 100.0, f64::min) / 2.0, points.iter().map(xs).fold(ridge * 10.0, f64::max) * 2.0);
-    let (y0, y1) = (points.iter().map(ys).fold(roof.flops / 1e3, f64::min) / 2.0, roof.flops * 3.0);
+    let (y0, y1) = (points.iter().map(ys).fold(roof.flops / 30.0, f64::min) / 2.0, roof.flops * 3.0);
     let scale = |v: f64, a: f64, b: f64| (v / a).log10() / (b / a).log10();
     let x = |v: f64| left + scale(v, x0, x1) * (WIDE - left - right);
     let y = |v: f64| height - bottom - scale(v, y0, y1) * (height - top - bottom);
@@ -140,7 +141,7 @@ pub fn roofline(roof: &Roof, points: &[Point]) -> String {
     let start = x0.max(y0 / roof.bandwidth);
     let _ = writeln!(out, "<path class=\"axis\" stroke-width=\"2\" d=\"M{:.1} {:.1} L{:.1} {:.1} L{:.1} {:.1}\"/>", x(start), y(start * roof.bandwidth), x(ridge), y(roof.flops), x(x1), y(roof.flops));
     let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{} in {}</text>", WIDE - right - 4.0, y(roof.flops) - 8.0, rate(roof.flops), plain(&roof.format));
-    let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}/s</text>", x(ridge / 4.0) - 10.0, y(roof.flops / 4.0) - 6.0, Bytes(roof.bandwidth));
+    let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", x(ridge / 4.0) - 10.0, y(roof.flops / 4.0) - 6.0, BytesPerSecond(roof.bandwidth));
     let _ = writeln!(out, "<text class=\"faint\" x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">operations a byte</text>", (left + WIDE) / 2.0, height - 8.0);
     let time = |p: &Point| p.seconds * p.times;
     let all = points.iter().map(|p| time(p)).sum::<f64>().max(1e-30);
@@ -153,8 +154,9 @@ pub fn roofline(roof: &Roof, points: &[Point]) -> String {
         let _ = writeln!(out, "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"{r:.1}\" fill=\"var(--c0)\" fill-opacity=\"0.55\" stroke=\"var(--card)\" stroke-width=\"1.5\"><title>{title}</title></circle>");
         // The longest are named, where there is room.
         if taken.len() < 6 && taken.iter().all(|t| (t.1 - py).abs() > 14.0 || (t.0 - px).abs() > 170.0) {
-            let (tx, anchor) = if px > WIDE - 220.0 { (px - r - 5.0, "end") } else { (px + r + 5.0, "start") };
-            let _ = writeln!(out, "<text class=\"ink\" x=\"{tx:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>", py + 4.0, plain(&p.name));
+            let crowded = px > WIDE - 220.0;
+            let (tx, ty, anchor) = if crowded { (px, py + r + 14.0, "end") } else { (px + r + 5.0, py + 4.0, "start") };
+            let _ = writeln!(out, "<text class=\"ink\" x=\"{tx:.1}\" y=\"{ty:.1}\" text-anchor=\"{anchor}\">{}</text>", plain(&p.name));
             taken.push((px, py));
         }
     }
@@ -168,7 +170,10 @@ pub fn roofline(roof: &Roof, points: &[Point]) -> String {
 /// A stacked bar a device, and the line that it must stay left of.
 pub fn memory(held: &[Held], capacity: f64) -> String {
     let total = |h: &Held| h.1.iter().map(|l| l.1).sum::<f64>();
-    let most = held.iter().map(total).fold(capacity, f64::max).max(1.0);
+    let fullest = held.iter().map(total).fold(0.0, f64::max);
+    // Where a device is nearly empty, its size would hide what is there.
+    let line = capacity > 0.0 && capacity < 20.0 * fullest;
+    let most = fullest.max(if line { capacity } else { 0.0 }).max(1.0);
     let shown = &held[..held.len().min(ROWS)];
     let mut names: Vec<&str> = vec![];
     held.iter().flat_map(|h| &h.1).filter(|l| l.1 > 0.0).for_each(|l| if !names.contains(&l.0.as_str()) { names.push(&l.0) });
@@ -186,13 +191,17 @@ pub fn memory(held: &[Held], capacity: f64) -> String {
             let _ = writeln!(out, "<rect x=\"{from:.1}\" y=\"{:.0}\" width=\"{wide:.1}\" height=\"16\" rx=\"2\" fill=\"{}\"><title>{}\n{}</title></rect>", y + 4.0, slot(i), plain(name), Bytes(*bytes));
             at += bytes;
         }
-        let _ = writeln!(out, "<text class=\"ink\" x=\"{:.1}\" y=\"{:.0}\">{}</text>", x(at) + 6.0, y + 16.0, Bytes(at));
+        let tip = if line { x(at.max(capacity)) } else { x(at) };
+        let _ = writeln!(out, "<text class=\"ink\" x=\"{:.1}\" y=\"{:.0}\">{}</text>", tip + 8.0, y + 16.0, Bytes(at));
     }
-    if capacity > 0.0 {
+    if line {
         let at = x(capacity);
         let _ = writeln!(out, "<line class=\"axis\" stroke-width=\"2\" stroke-dasharray=\"4 3\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"{:.0}\"/><text class=\"faint\" x=\"{at:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{} a device</text>", height - 22.0, height - 8.0, Bytes(capacity));
     }
     out += "</svg>\n";
+    if capacity > 0.0 && !line {
+        let _ = writeln!(out, "<p>A device has {}.</p>", Bytes(capacity));
+    }
     if held.len() > ROWS {
         let _ = writeln!(out, "<p>Not drawn: {} more.</p>", held.len() - ROWS);
     }

@@ -87,11 +87,7 @@ fn product(d: &Dispatch, bindings: &Bindings) -> Result<Option<[f64; 4]>> {
     if !d.ops.contains(&"matmul") {
         return Ok(None);
     }
-    let find = |name: &str| d.params.iter().find(|p| p.0 == name);
-    let number = |name: &str| match find(name) {
-        Some((_, crate::plan::Param::U(e))) => e.eval(bindings).map(|v| v.max(0) as f64),
-        _ => Ok(0.0),
-    };
+    let number = |name: &str| d.number(name, bindings).map(|v| v.unwrap_or(0) as f64);
     let (m, n, k) = (number("m")?, number("n")?, number("k")?);
     let batch = d.grid[2].n.eval(bindings)?.max(1) as f64;
     Ok((m * n * k > 0.0).then_some([batch, m, n, k]))

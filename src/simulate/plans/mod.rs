@@ -1,11 +1,13 @@
 //! A plan's step in virtual time: the dispatches and messages that devices would run, one after the other, each at its
 //! price. What is counted here is what a run counts ([`Traffic`]); a test holds the two equal.
 
+mod adapter;
 mod machine;
 mod page;
 mod report;
 mod trace;
 
+pub use adapter::Adapter;
 pub use machine::Machine;
 pub use page::page;
 pub use report::{costs, json, text};
