@@ -26,10 +26,14 @@ pub fn algorithm(text: &str) -> Result<Algorithm> {
     text.parse()
 }
 
-/// A decoder's step of one token over a mesh: what `plan --mesh` shows.
-pub fn sharded(model: &Model, context: usize, layout: &Layout) -> Result<Sharded> {
+/// A step of up to `tokens` tokens over a mesh: a decoder's, or an encoder's of one text.
+pub fn sharded(model: &Model, context: usize, tokens: usize, layout: &Layout) -> Result<Sharded> {
+    let seq = Var::new("seq", tokens as u32);
+    if model.check_generates().is_err() {
+        return shard(&model.embed_graph(Var::new("batch", 1), seq)?, &layout.axes()?);
+    }
     let total = Var::new("total", context as u32);
-    let step = StepShape { seq: Var::new("seq", 1).into(), total, context, last_only: true, sequence_parallel: layout.sequence_parallel };
+    let step = StepShape { seq: seq.into(), total, context, last_only: true, sequence_parallel: layout.sequence_parallel };
     shard(&model.step_graph(&step)?, &layout.axes()?)
 }
 
@@ -165,7 +169,7 @@ impl MeshEngine {
     pub async fn step(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
         let mut watch = if self.timed { Watch::timing() } else { Watch::counting() };
         let out = self.watched(which, replica, bindings, inputs, outputs, &mut watch).await?;
-        self.count(std::mem::take(&mut watch.traffic));
+        self.traffic.add(std::mem::take(&mut watch.traffic));
         self.last = self.timed.then(|| watch.into_trace());
         Ok(out)
     }
@@ -220,14 +224,6 @@ impl MeshEngine {
                 outputs.iter().map(|name| output_of(&made, name)).collect()
             }
         }
-    }
-
-    fn count(&mut self, more: Traffic) {
-        for (link, bytes) in more.links {
-            *self.traffic.links.entry(link).or_default() += bytes;
-        }
-        self.traffic.messages += more.messages;
-        self.traffic.flops += more.flops;
     }
 
     /// Whether other processes have ranks, too.
