@@ -24,6 +24,8 @@ const ROUNDS: usize = 7;
 struct Case {
     name: &'static str,
     program: Program,
+    /// Holds the weights.
+    _store: Store,
     flops: f64,
     bytes: f64,
     times: Vec<f64>,
@@ -36,9 +38,10 @@ async fn case(gpu: &Arc<Gpu>, tuning: &Tuning, name: &'static str, graph: Graph,
     let none = Bindings::new();
     let sum = |f: fn(&warpweft::plan::Dispatch) -> &warpweft::base::Expr| plan.dispatches.iter().map(|d| f(d).eval(&none).unwrap_or(0) as f64).sum();
     let (flops, bytes) = (sum(|d| &d.flops), sum(|d| &d.bytes));
-    let mut program = Program::load(plan, &mut Store::new(gpu.clone()), &weights, &mut |_, _| {}).await?;
+    let mut store = Store::new(gpu.clone());
+    let mut program = Program::load(plan, &mut store, &weights, &mut |_, _| {}).await?;
     program.step(&none, inputs, &[]).await?;
-    Ok(Case { name, program, flops, bytes, times: vec![] })
+    Ok(Case { name, program, _store: store, flops, bytes, times: vec![] })
 }
 
 impl Case {
@@ -139,7 +142,8 @@ async fn recording(gpu: &Arc<Gpu>, tuning: &Tuning, model: &Model) -> Result<()>
     options.tuning = tuning.clone();
     let plan = plan(&model.step_graph(&step)?, gpu.caps(), &options)?;
     let dispatches = plan.dispatches.len();
-    let program = Program::load(plan, &mut Store::new(gpu.clone()), &model.source, &mut |_, _| {}).await?;
+    let mut store = Store::new(gpu.clone());
+    let program = Program::load(plan, &mut store, &model.source, &mut |_, _| {}).await?;
     let bindings = Bindings::new().with("total", 64);
     let mut times = vec![];
     for _ in 0..40 {

@@ -1,14 +1,14 @@
 // matmul_rows: a register tile an invocation, no workgroup memory and no barriers: for adapters that run shaders on
 // a CPU, where a barrier costs more than it saves and registers are what is fast.
 // The left operand's rows are contiguous and whole vectors; the right one is rows of weights in any format, or
-// contiguous columns of f32.
+// contiguous columns of f32. A dispatch makes rows m0 … m of the result; its left operand begins with row m0.
 
 const WG: u32 = 32u;
 const TM: u32 = 1u;
 const TN: u32 = 1u;
 
 //{ interface
-struct Params { m: u32, n: u32, k: u32, a0: u32, a_row: u32, b0: u32, b_row: u32, b_col: u32, y0: u32, y_row: u32, n0: u32, four: u32 }
+struct Params { m: u32, n: u32, k: u32, a0: u32, a_row: u32, b0: u32, b_row: u32, b_col: u32, y0: u32, y_row: u32, m0: u32, n0: u32, four: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
@@ -27,7 +27,7 @@ fn batch_a(z: u32) -> u32 { return 0u; }
 fn batch_b(z: u32) -> u32 { return 0u; }
 fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
 fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {
-    let row = (za + min(m0, p.m - 1u) * p.a_row) / 4u;
+    let row = (za + (min(m0, p.m - 1u) - p.m0) * p.a_row) / 4u;
     let w = (zb + min(n0, p.n - 1u) * p.b_row) / 4u;
     var sum = 0.0;
     for (var k = 0u; k < p.k / 4u; k++) { sum += dot(b[w + k], a[row + k]); }
@@ -39,5 +39,5 @@ fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let n = (group.x * WG + lane) * TN;
     if (n >= p.n) { return; }
-    tile(group.y * TM, n, p.a0 + batch_a(group.z), p.b0 + batch_b(group.z), group.z);
+    tile(p.m0 + group.y * TM, n, p.a0 + batch_a(group.z), p.b0 + batch_b(group.z), group.z);
 }

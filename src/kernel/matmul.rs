@@ -136,7 +136,7 @@ pub fn tile(right: Right, v: Variant) -> String {
     t += "fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {\n";
     // Rows beyond the edge repeat the last one: their results are dropped.
     for r in 0..v.tm {
-        let _ = writeln!(t, "    let a{r} = (za + min(m0 + {r}u, p.m - 1u) * p.a_row) / 4u;");
+        let _ = writeln!(t, "    let a{r} = (za + (min(m0 + {r}u, p.m - 1u) - p.m0) * p.a_row) / 4u;");
     }
     if right.rows { rows_tile(&mut t, right.dtype, v) } else { columns_tile(&mut t, v) }
     t + "}\n"

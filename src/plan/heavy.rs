@@ -4,7 +4,7 @@ use super::code::{Bound, Code, Coord, scalar_type};
 use super::fuse::resolve;
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Dispatch, Param};
-use crate::base::{DType, DeviceFault, Error, Expr, Layout, Result, Shape, block::Planes};
+use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape, block::Planes};
 use crate::graph::{Graph, Source};
 use crate::kernel::matmul::{Form, Right, VARIANTS, Variant};
 use crate::kernel::{Kernel, Template, attention, matmul, row};
@@ -326,7 +326,9 @@ fn emit_matmul(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &
             (Form::Tiled, _) => "f32",
             _ => "vec4<f32>",
         };
-        code.bound.push(left(l, &a, form, a_element));
+        let strips = strips(l, &a, form, a_element, (&m, &k, &lead));
+        let variant = if strips.len() > 1 && !right.dtype.is_quantised() { tall(&strips[0]) } else { variant };
+        code.bound.push(strips[0].left.clone());
         code.bound.extend(right_bounds(l, b.dtype, buffer, form));
         code.bound.push(bound("y", y, "f32", true));
         let epilogue = if anchor == root {
@@ -339,7 +341,7 @@ fn emit_matmul(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &
             body += &batch(&mut code, "batch_a", &a, &lead);
             body += &batch(&mut code, "batch_b", &b, &lead);
         }
-        let fixed = ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "n0", "four"];
+        let fixed = ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four"];
         let (kernel, grid) = match form {
             Form::Tiled => {
                 body += &matmul::load_b(right);
@@ -362,34 +364,73 @@ fn emit_matmul(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &
             }
         };
         let kernel = kernel.hole("interface", interface(&code.bound, &code.params, &fixed)).hole("body", body);
-        let mut params = vec![
-            u("m", m), u("n", n.clone()), u("k", k), u("a0", a.layout.offset.clone()), u("a_row", a.layout.strides[am].clone()),
-            u("a_col", a.layout.strides[ak].clone()), u("b0", if split { Expr::new(0) } else { b.layout.offset.clone() }),
-            u("b_row", b.layout.strides[bn].clone()), u("b_col", b.layout.strides[bk].clone()), u("y0", 0), u("y_row", out[rank - 1]),
-            u("n0", n0), u("four", 4),
-        ];
-        params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
-        let bytes = read_bytes(&a) + Expr::new(if split { l.plan.buffer(buffer).bytes as i64 } else { 0 })
+        let mut bytes = read_bytes(&a) + Expr::new(if split { l.plan.buffer(buffer).bytes as i64 } else { 0 })
             + if split { Expr::new(0) } else { read_bytes(&b) } + Expr::product(&out[..rank - 1]) * n.clone() * 4 + code.read_bytes();
-        launch(l, anchor, root, Launch { kernel, bound: code.bound, params, grid, bytes });
+        for (i, strip) in strips.into_iter().enumerate() {
+            let (first, end) = strip.rows;
+            let mut params = vec![
+                u("m", end.clone()), u("n", n.clone()), u("k", k), u("a0", a.layout.offset.clone()), u("a_row", a.layout.strides[am].clone()),
+                u("a_col", a.layout.strides[ak].clone()), u("b0", if split { Expr::new(0) } else { b.layout.offset.clone() }),
+                u("b_row", b.layout.strides[bn].clone()), u("b_col", b.layout.strides[bk].clone()), u("y0", 0), u("y_row", out[rank - 1]),
+                u("m0", first.clone()), u("n0", n0), u("four", 4),
+            ];
+            params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
+            let mut bound = code.bound.clone();
+            bound[0] = strip.left;
+            let mut grid = grid.clone();
+            if form == Form::Rows {
+                grid[1].n = end + first * -1;
+            }
+            launch(l, anchor, root, Launch { kernel: kernel.clone(), bound, params, grid, bytes });
+            // The work of the whole op is counted once.
+            if n0 > 0 || i > 0 {
+                l.uncount();
+            }
+            bytes = Expr::new(0);
+        }
         n0 += n.bound() as i64;
     }
     Ok(())
 }
 
-/// The left operand's binding. Where shaders run on a CPU, the row form reads it from uniform memory if it fits there: all
-/// lanes of a vector read one address, and a load from storage is done lane by lane.
-fn left(l: &mut Lower, a: &Operand, form: Form, element: &'static str) -> Bound {
-    let mut b = bound("a", a.buffer, element, false);
+/// Rows of the left operand that one dispatch takes, and how it binds them.
+struct Strip {
+    rows: (Expr, Expr),
+    left: Bound,
+}
+
+/// The left operand, whole or in strips. Where shaders run on a CPU, the row form reads it from uniform memory: all lanes of a
+/// vector read one address, which is one load there, while loads from storage are done lane by lane. What does not fit
+/// into a uniform binding is cut by rows, if their number is known.
+fn strips(l: &mut Lower, a: &Operand, form: Form, element: &'static str, (m, k, lead): (&Dim, &Dim, &Shape)) -> Vec<Strip> {
+    let mut left = bound("a", a.buffer, element, false);
     let buffer = &mut l.plan.buffers[a.buffer.0 as usize];
-    let size = matmul::UNIFORM_BYTES.iter().copied().find(|n| buffer.bytes <= *n);
-    let (Some(size), Form::Rows, true) = (size, form, l.options.tuning.serial) else { return b };
-    if matches!(buffer.role, super::Role::Scratch | super::Role::Input(_) | super::Role::Output(_)) {
-        // Few sizes, so that shapes share kernels.
-        buffer.bytes = size;
-        b.uniform = Some((size / 16) as u32);
+    let grows = matches!(buffer.role, super::Role::Scratch | super::Role::Input(_) | super::Role::Output(_));
+    let whole = |left| vec![Strip { rows: (Expr::new(0), Expr::from(*m)), left }];
+    if form != Form::Rows || !l.options.tuning.serial || !grows {
+        return whole(left);
     }
-    b
+    // Few sizes, so that shapes share kernels.
+    if let Some(size) = matmul::UNIFORM_BYTES.iter().copied().find(|n| buffer.bytes <= *n) {
+        buffer.bytes = size;
+        left.uniform = Some((size / 16) as u32);
+        return whole(left);
+    }
+    let plain = a.layout == Layout::contiguous(&a.shape) && lead.count().is(1);
+    let (Some(m), Some(k), true) = (m.known(), k.known(), plain) else { return whole(left) };
+    // Bindings start at multiples of 256 bytes: sixteen rows of whole vectors do.
+    let rows = (matmul::UNIFORM_BYTES[1] as i64 / (k * 4).max(1) / 16 * 16).min(m);
+    if rows < 16 {
+        return vec![Strip { rows: (Expr::new(0), Expr::new(m)), left }];
+    }
+    let bytes = (rows * k * 4) as u64;
+    buffer.bytes = buffer.bytes.max(bytes * (m as u64).div_ceil(rows as u64));
+    left.uniform = Some((bytes / 16) as u32);
+    let strip = |i: i64| Strip {
+        rows: (Expr::new(i * rows), Expr::new(((i + 1) * rows).min(m))),
+        left: Bound { range: Some((i as u64 * bytes, bytes)), ..left.clone() },
+    };
+    (0..(m + rows - 1) / rows).map(strip).collect()
 }
 
 fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> String {
@@ -426,6 +467,12 @@ impl Fits {
         let vector = left && k_known % 32 == 0 && contiguous_rows && lead.count().is(1);
         Fits { rows: left && rows_right && (right.rows || by(&Expr::from(b.shape[bn]), 4)), vector }
     }
+}
+
+/// The variant for strips of many rows: what a lane loads is worth the more, the more rows use it.
+fn tall(strip: &Strip) -> Variant {
+    let rows = strip.rows.1.known().unwrap_or(0);
+    Variant { form: Form::Rows, tm: if rows >= 32 { 32 } else { 16 }, tn: 8 }
 }
 
 /// The tuned variant of this class of matmul, else a guess.

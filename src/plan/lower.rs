@@ -398,6 +398,13 @@ impl<'a> Lower<'a> {
         self.plan.dispatches.push(dispatch);
     }
 
+    /// Takes back the FLOPs of the last dispatch: another one counts them.
+    pub fn uncount(&mut self) {
+        if let Some(last) = self.plan.dispatches.last_mut() {
+            last.flops = Expr::new(0);
+        }
+    }
+
     /// Gives every output a buffer of its own; values that are not computed here, or are named twice, are copied.
     fn outputs(&mut self) -> Result<()> {
         let graph = self.graph;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use web_time::Instant;
 
 /// Raised whenever kernels or their variants change, so that old timings are not trusted.
-const GENERATION: u32 = 2;
+const GENERATION: u32 = 3;
 
 fn file(gpu: &Gpu, cache: &Path) -> PathBuf {
     let plain = |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect::<String>();
