@@ -1,17 +1,17 @@
-// The longer job (scripts/web-test.sh --long): SmolLM2 from the server's catalogue, with the tokens of tests/figures.
+// SmolLM2 in the page, from the server's catalogue, with the tokens of tests/figures.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, test } from "node:test";
-import { browser, open, root, serve } from "./lib.mjs";
+import { browser, instrumented, open, root, serve } from "./lib.mjs";
 
 const { cases } = JSON.parse(readFileSync(path.join(root, "tests/figures/smollm2.json"), "utf8"));
 
 /** @type {any} */ let chromium;
 /** @type {{ url: string, stop: () => void }} */ let server;
 before(async () => {
-    server = await serve(path.join(root, "target/web/package"));
+    server = await serve(await instrumented());
     chromium = await browser();
 });
 after(async () => {
@@ -31,18 +31,24 @@ for (const device of ["cpu", "webgpu"]) {
             const got = await page.evaluate(
                 async (/** @type {any} */ { url, device, prompt, most }) => {
                     const { open } = /** @type {any} */ (globalThis).warpweft;
+                    const submissions = /** @type {number[]} */ ([]);
+                    new BroadcastChannel("instruments").onmessage = (e) => e.data.submission && submissions.push(e.data.submission);
                     const start = performance.now();
                     const model = await open(url, { device, context: 256 });
                     const opened = (performance.now() - start) / 1000;
                     const ids = [];
                     const answer = model.generate(prompt, { maxTokens: most });
                     for await (const token of answer) ids.push(token.id);
-                    return { ids, opened, figures: await answer.figures, info: model.info(), left: await model.close() };
+                    return { ids, opened, figures: await answer.figures, info: model.info(), left: await model.close(), submissions };
                 },
                 { url: new URL(entry.url, server.url).href, device, prompt: wanted.prompt, most },
             );
             const { opened, figures, info } = got;
             console.log(`# ${wanted.name} on ${device}: opened in ${opened.toFixed(1)} s, first token ${figures.firstTokenSeconds.toFixed(2)} s, prompt ${figures.promptPerSecond.toFixed(1)} tokens/s, answer ${figures.tokensPerSecond.toFixed(2)} tokens/s; ${(info.wasmBytes / 2 ** 20).toFixed(0)} MiB WebAssembly, ${(info.gpuBytes / 2 ** 20).toFixed(0)} MiB GPU`);
+            if (device === "webgpu") {
+                const longest = Math.max(...got.submissions);
+                console.log(`# ${got.submissions.length} submissions, the longest of ${longest.toFixed(0)} ms`);
+            }
             assert.equal(info.device, device);
             assert.equal(got.left, 0);
             const differs = got.ids.findIndex((/** @type {number} */ id, /** @type {number} */ at) => id !== wanted.output_ids[at]);
