@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Tests the browser package and its page in a headless Chromium on a software WebGPU adapter, and every kernel with Tint.
 # It installs what is missing, once: the wasm toolchain (see wasm.sh), Chromium, playwright-core and Dawn from npm.
-# Names of tests/web/*.test.mjs (tint tensors models faults page smollm) choose some of them.
+# Names of tests/web/*.test.mjs (tint tensors models faults page catalogue) choose some of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/web.sh
 
 chosen=()
-for name in "${@:-tint tensors models faults page smollm}"; do
+for name in "${@:-tint tensors models faults page catalogue}"; do
     # shellcheck disable=SC2086
     for one in $name; do
         [ -f "tests/web/$one.test.mjs" ] || need "there is no tests/web/$one.test.mjs"
@@ -28,5 +28,5 @@ target/release/warpweft pull smollm2-135m
 
 say "testing in $("$CHROMIUM" --version 2>/dev/null || echo Chromium)"
 export WARPWEFT_TOOLS="$TOOLS"
-node --test --test-timeout=900000 --test-concurrency=1 --test-reporter=spec "${chosen[@]}"
+node tests/web/run.mjs "${chosen[@]}"
 say "pictures of every tab are in target/web/shots"
