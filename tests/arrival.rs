@@ -149,6 +149,35 @@ fn smollm2_answers_the_same_however_it_came() {
 }
 
 #[test]
+fn a_model_folder_answers_the_same_in_small_pieces_and_of_unknown_size() {
+    let folder = common::Folder::new("pieces");
+    common::tiny::Tiny { layers: 3, ..Default::default() }.folder(folder.path(), false);
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    let bytes = read("model.safetensors");
+    assert!(bytes.len() > 100_000, "its head is read before its end is here");
+    let options = session::Options { device: DeviceChoice::Cpu, ..Default::default() };
+    let mut whole = block_on(Generator::open(folder.path(), &options, &mut |_| {})).unwrap();
+    let arrive = |bytes: &[u8], size: Option<u64>| {
+        let side = ["config.json", "tokenizer.json", "tokenizer_config.json"].map(|n| (n.to_string(), read(n)));
+        let mut loading = Loading::new("model.safetensors", size, HashMap::from(side), options.clone());
+        block_on(async {
+            for piece in bytes.chunks(10_007) {
+                loading.push(piece, &mut |_| {}).await?;
+            }
+            loading.finish(&mut |_| {}).await
+        })
+    };
+    for size in [Some(bytes.len() as u64), None] {
+        let Opened::Generator(mut fed) = arrive(&bytes, size).unwrap() else { panic!("a llama generates") };
+        assert_eq!(answer(&mut fed), answer(&mut whole));
+    }
+    let wrong = arrive(&bytes, Some(bytes.len() as u64 + 40)).err().expect("a size that is wrong is refused").to_string();
+    assert!(wrong.contains("follow its header"), "{wrong}");
+    let cut = arrive(&bytes[..bytes.len() - 40], None).err().expect("a file that ends early is refused").to_string();
+    assert!(cut.contains("download it again"), "{cut}");
+}
+
+#[test]
 fn a_download_that_ends_early_is_told_where() {
     let Some(path) = model("smollm2-135m") else { return };
     for (cut, says) in [(1000, "head"), (20_000_000, "inside of tensor")] {

@@ -48,7 +48,11 @@ wasm_bindgen() {
 
 # npm packages, pinned here, into one folder of tools.
 npm_tools() {
-    command -v npm >/dev/null || need "npm is missing: install Node.js 20 or later"
+    if ! { command -v node && command -v npm; } >/dev/null; then
+        say "installing Node.js and npm"
+        packages nodejs npm
+    fi
+    [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 18 ] || need "Node.js is older than 18: install a newer one"
     local missing=() name
     for name in "$@"; do [ -d "$TOOLS/npm/node_modules/$name" ] || missing+=("$(pinned "$name")"); done
     if [ ${#missing[@]} -gt 0 ]; then

@@ -10,6 +10,9 @@ use std::collections::HashSet;
 /// The longest header that is read: the crate's own bound.
 const MAX_HEADER: u64 = 100 << 20;
 
+/// The size of a file that nobody told: no file is that long, and sums of offsets stay far from overflow.
+pub const UNKNOWN: u64 = 1 << 48;
+
 /// The tensors of one file, offsets from the file's start.
 ///
 /// # Errors
@@ -19,7 +22,7 @@ pub fn parse(bytes: &[u8], path: &str) -> Result<Vec<TensorInfo>> {
     parse_head(bytes, bytes.len() as u64, path)?.ok_or_else(cut)
 }
 
-/// The same from the first bytes of a file of `size`; `None` where the header goes on behind them.
+/// The same from the first bytes of a file of `file` bytes, or of [`UNKNOWN`]; `None` where the header goes on behind them.
 pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<TensorInfo>>> {
     let wrong = |what: String| Error::file(path, what);
     let Some(size) = bytes.get(..8) else { return Ok(None) };
@@ -34,8 +37,17 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
     if let Some(name) = duplicate(text) {
         return Err(wrong(format!("names \"{name}\" twice")));
     }
-    let (_, parsed) = SafeTensors::read_metadata(bytes).map_err(|e| wrong(explain(&e, text, bytes.len() as u64 - 8 - header)))?;
     let start = 8 + header;
+    let data = file - start;
+    let parsed = match SafeTensors::read_metadata(bytes) {
+        Ok((_, parsed)) => parsed,
+        // The crate wants all of the file: where this is its first bytes, its size is compared here.
+        Err(e @ SafeTensorError::MetadataIncompleteBuffer) => match serde_json::from_slice::<Metadata>(text) {
+            Ok(head) if (bytes.len() as u64) < file && (head.data_len() as u64 == data || file == UNKNOWN) => head,
+            _ => return Err(wrong(explain(&e, text, data))),
+        },
+        Err(e) => return Err(wrong(explain(&e, text, data))),
+    };
     let mut out = vec![];
     for (name, info) in parsed.tensors() {
         let ty = match info.dtype {

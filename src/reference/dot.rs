@@ -51,7 +51,36 @@ fn half(b: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
 }
 
-/// Σ q·x and Σ x over a block of nibbles, in eight lanes.
+/// Σ (q·d + m)·x over a block of nibbles, added to eight lanes.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[inline(always)]
+fn nibbles(q: &[u8], x: &[f32], sums: &mut [f32; 8], d: f32, m: f32) {
+    use core::arch::wasm32::*;
+    let [a, b] = q.as_chunks::<8>().0 else { return };
+    let bytes = u64x2(u64::from_le_bytes(*a), u64::from_le_bytes(*b));
+    let zero = f32x4_splat(0.0);
+    let (mut products, mut plain) = ([zero; 2], [zero; 2]);
+    let parts = [v128_and(bytes, u8x16_splat(15)), u8x16_shr(bytes, 4)];
+    for (part, x) in parts.into_iter().zip(x.as_chunks::<16>().0) {
+        for (eight, x) in [u16x8_extend_low_u8x16(part), u16x8_extend_high_u8x16(part)].into_iter().zip(x.as_chunks::<8>().0) {
+            for (i, four) in [u32x4_extend_low_u16x8(eight), u32x4_extend_high_u16x8(eight)].into_iter().enumerate() {
+                let x = f32x4(x[i * 4], x[i * 4 + 1], x[i * 4 + 2], x[i * 4 + 3]);
+                products[i] = f32x4_add(products[i], f32x4_mul(f32x4_convert_u32x4(four), x));
+                plain[i] = f32x4_add(plain[i], x);
+            }
+        }
+    }
+    for i in 0..2 {
+        let more = f32x4_add(f32x4_mul(products[i], f32x4_splat(d)), f32x4_mul(plain[i], f32x4_splat(m)));
+        sums[i * 4] += f32x4_extract_lane::<0>(more);
+        sums[i * 4 + 1] += f32x4_extract_lane::<1>(more);
+        sums[i * 4 + 2] += f32x4_extract_lane::<2>(more);
+        sums[i * 4 + 3] += f32x4_extract_lane::<3>(more);
+    }
+}
+
+/// Σ (q·d + m)·x over a block of nibbles, added to eight lanes.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 #[inline(always)]
 fn nibbles(q: &[u8], x: &[f32], sums: &mut [f32; 8], d: f32, m: f32) {
     let (lo, hi) = x.split_at(16);

@@ -1,5 +1,6 @@
 // Put in front of the package by the tests, never shipped. In the Worker it lets an adapter offer no more than WebGPU's floor
-// (`?floor`), hides WebGPU (`?nogpu`), and does what a message on the channel "instruments" says: destroys the devices.
+// (`?floor`), hides WebGPU (`?nogpu`), does what a message on the channel "instruments" says (destroys the devices), and tells
+// there how long each submission kept its device.
 (() => {
     const here = globalThis;
     if (!(here.WorkerGlobalScope && here instanceof here.WorkerGlobalScope)) return;
@@ -27,6 +28,18 @@
         const given = Object.fromEntries(Object.keys(FLOOR).map((key) => [key, device.limits[key]]));
         channel.postMessage({ device: { limits: given, features: [...device.features] } });
         return device;
+    };
+    const submit = here.GPUQueue.prototype.submit;
+    let before = 0;
+    here.GPUQueue.prototype.submit = function (commands) {
+        const start = performance.now();
+        submit.call(this, commands);
+        // One begins when the one before it has ended.
+        this.onSubmittedWorkDone().then(() => {
+            const now = performance.now();
+            channel.postMessage({ submission: now - Math.max(start, before) });
+            before = now;
+        });
     };
     channel.onmessage = (e) => {
         if (e.data === "destroy") devices.splice(0).forEach((d) => d.destroy());

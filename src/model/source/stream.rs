@@ -21,8 +21,7 @@ impl ModelSource {
         if head.len() < 8 && !whole {
             return Ok(None);
         }
-        // No file is that long, and sums of offsets stay far from overflow.
-        let size = size.unwrap_or(1 << 48);
+        let size = size.unwrap_or(safetensors::UNKNOWN);
         let (gguf, tensors) = if head.starts_with(b"GGUF") {
             let Some(gguf) = Gguf::parse_head(head, size, name)? else { return wait(name, head) };
             (Some(gguf.clone()), gguf.tensors)
