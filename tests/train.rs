@@ -184,6 +184,38 @@ fn a_step_on_a_mesh_gives_the_losses_of_one_machine() {
     }
 }
 
+#[test]
+fn states_are_assigned_set_and_read_by_name() {
+    use warpweft::session::{DeviceChoice, Engine};
+    let g = GraphBuilder::new();
+    let (s, x) = (g.state("s", DType::F32, [2]).unwrap(), g.input("x", DType::F32, [2]).unwrap());
+    g.at("count");
+    let old = (s * 1.0).unwrap();
+    g.output("new", s.assign((s + x).unwrap()).unwrap()).unwrap();
+    g.output("old", old).unwrap();
+    assert_eq!(s.exp().unwrap_err().to_string(), "exp \"count\": state \"s\" was written before: read the result of that instead");
+    assert_eq!(x.assign(x).unwrap_err().to_string(), "assign \"count\": \"x\" is input, it must be a state");
+    let graph = g.finish();
+    let mut devices = vec![DeviceChoice::Cpu];
+    if let Found::Device(gpu) = device(None) {
+        devices.push(DeviceChoice::Open(gpu));
+    }
+    for choice in devices {
+        let mut engine = block_on(Engine::open(&choice, &graph, &none())).unwrap();
+        let state = |e: &Engine| block_on(e.state("s")).unwrap().to_f32();
+        assert_eq!(state(&engine), [0.0, 0.0]);
+        engine.set_state("s", &Array::f32(&[2], &[5.0, 7.0])).unwrap();
+        for step in 1..4 {
+            let out = block_on(engine.run(&Bindings::new(), &[("x", Array::f32(&[2], &[1.0, -1.0]))], &["old", "new"])).unwrap();
+            let at = |n: f32| [5.0 + n, 7.0 - n];
+            assert_eq!((out[0].to_f32(), out[1].to_f32(), state(&engine)), (at(step as f32 - 1.0).to_vec(), at(step as f32).to_vec(), at(step as f32).to_vec()));
+        }
+        let wrong = engine.set_state("s", &Array::f32(&[3], &[0.0; 3])).unwrap_err();
+        assert_eq!(wrong.to_string(), "state \"s\" is f32[2], it cannot hold f32[3]");
+        assert_eq!(block_on(engine.state("t")).unwrap_err().to_string(), "there is no state \"t\", there are: s");
+    }
+}
+
 /// A parameter that two stages use is one: the stage that has it sends it to the other, which sends its gradient back.
 #[test]
 fn a_parameter_of_two_stages_stays_one() {
