@@ -64,12 +64,12 @@ fn main() -> Result<()> {
     for step in 1..=STEPS {
         let [tokens, targets] = samples(&text, &sizes, &mut random);
         // A short warm-up, as is usual.
-        let rate = 4e-3 * (step as f32 / 20.0).min(1.0);
+        let rate = 3e-3 * (step as f32 / 20.0).min(1.0);
         let number = |x: f32| Array::f32(&[], &[x]);
         let inputs = [("tokens", tokens), ("targets", targets), ("rate", number(rate)), ("step", number(step as f32))];
         let loss = pollster::block_on(engine.run(&Bindings::new(), &inputs, &["loss"]))?[0].to_f32()[0] as f64;
         mean = if mean.is_nan() { loss } else { 0.9 * mean + 0.1 * loss };
-        let done = mean < 0.6 * limit;
+        let done = mean < 0.7 * limit;
         if step == 1 || step % 25 == 0 || done {
             println!("step {step:3}  loss {loss:.3}  mean {mean:.3}  {:.1} s", begin.elapsed().as_secs_f64());
         }

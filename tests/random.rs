@@ -14,7 +14,8 @@ use warpweft::reference::sample::Random;
 const GRAPHS: u64 = 1000;
 const SEQ: Var = Var::new("seq", 5);
 
-/// A graph of a dozen ops over small tensors, one dim of them a variable.
+/// A graph of a dozen ops over small tensors, one dim of them a variable. Half way a state that some of them have read is
+/// assigned what one of them has made; what was read before stays as it was.
 fn random_graph(seed: u64) -> Result<Graph> {
     let r = &mut Random::new(seed);
     let g = GraphBuilder::new();
@@ -22,8 +23,18 @@ fn random_graph(seed: u64) -> Result<Graph> {
     let a = g.input("a", DType::F32, vec![SEQ.into(), 4.into()])?;
     let b = g.input("b", DType::F32, [3, 4])?;
     let c = g.input("c", DType::F32, [4])?;
-    let mut pool = vec![a, b, c, state.append(a.tanh()?, 1)?.slice(0, 0, SEQ)?];
-    for _ in 0..4 + r.below(12) {
+    let q = g.state("q", DType::F32, [3, 4])?;
+    let turned = q.transpose(&[1, 0])?;
+    let mut pool = vec![a, b, c, state.append(a.tanh()?, 1)?.slice(0, 0, SEQ)?, q, turned, (q * 0.5)?];
+    let steps = 4 + r.below(12);
+    for i in 0..steps {
+        if i == steps / 2 {
+            let fits: Vec<Tensor> = pool.iter().filter(|x| x.ty() == q.ty()).copied().collect();
+            let new = (fits[r.below(fits.len())].tanh()? + (b * 0.25)?)?;
+            let new = if r.below(3) == 0 { new.maximum(turned.transpose(&[1, 0])?)? } else { new };
+            pool.retain(|x| x.value() != q.value());
+            pool.push(q.assign(new)?);
+        }
         let x = pool[r.below(pool.len())];
         let y = pool[r.below(pool.len())];
         // Ops that do not fit these shapes are passed over.
@@ -92,6 +103,8 @@ fn fused_equals_unfused_equals_the_reference() {
         let seq = 1 + (seed % 5) as usize;
         let (bindings, inputs) = (Bindings::new().with("seq", seq as u64), inputs(seed, seq));
         let mut oracle = Interpreter::<f64>::new(&graph, &std::collections::HashMap::new()).unwrap();
+        // The second step reads what the first has written.
+        oracle.step_values(&bindings, &inputs).unwrap();
         let want = oracle.step_values(&bindings, &inputs).unwrap();
         for fuse in [true, false] {
             let mut options = Options::for_caps(gpu.caps());
@@ -101,6 +114,7 @@ fn fused_equals_unfused_equals_the_reference() {
             let mut store = Store::new(gpu.clone());
             let loaded = block_on(Program::load(planned, &mut store, &std::collections::HashMap::new(), &mut |_, _| {}));
             let mut program = loaded.unwrap_or_else(|e| panic!("seed {seed} fuse={fuse}: {e}\n{graph}"));
+            block_on(program.step(&bindings, &inputs, &[])).unwrap();
             program.poison();
             let got = block_on(program.step(&bindings, &inputs, &["y", "x"])).unwrap();
             for (array, (name, want)) in got.iter().zip(&want) {

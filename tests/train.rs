@@ -184,6 +184,77 @@ fn a_step_on_a_mesh_gives_the_losses_of_one_machine() {
     }
 }
 
+#[test]
+fn states_are_assigned_set_and_read_by_name() {
+    use warpweft::session::{DeviceChoice, Engine};
+    let g = GraphBuilder::new();
+    let (s, x) = (g.state("s", DType::F32, [2]).unwrap(), g.input("x", DType::F32, [2]).unwrap());
+    g.at("count");
+    let old = (s * 1.0).unwrap();
+    g.output("new", s.assign((s + x).unwrap()).unwrap()).unwrap();
+    g.output("old", old).unwrap();
+    assert_eq!(s.exp().unwrap_err().to_string(), "exp \"count\": state \"s\" was written before: read the result of that instead");
+    assert_eq!(x.assign(x).unwrap_err().to_string(), "assign \"count\": \"x\" is input, it must be a state");
+    let graph = g.finish();
+    let mut devices = vec![DeviceChoice::Cpu];
+    if let Found::Device(gpu) = device(None) {
+        devices.push(DeviceChoice::Open(gpu));
+    }
+    for choice in devices {
+        let mut engine = block_on(Engine::open(&choice, &graph, &none())).unwrap();
+        let state = |e: &Engine| block_on(e.state("s")).unwrap().to_f32();
+        assert_eq!(state(&engine), [0.0, 0.0]);
+        engine.set_state("s", &Array::f32(&[2], &[5.0, 7.0])).unwrap();
+        for step in 1..4 {
+            let out = block_on(engine.run(&Bindings::new(), &[("x", Array::f32(&[2], &[1.0, -1.0]))], &["old", "new"])).unwrap();
+            let at = |n: f32| [5.0 + n, 7.0 - n];
+            assert_eq!((out[0].to_f32(), out[1].to_f32(), state(&engine)), (at(step as f32 - 1.0).to_vec(), at(step as f32).to_vec(), at(step as f32).to_vec()));
+        }
+        let wrong = engine.set_state("s", &Array::f32(&[3], &[0.0; 3])).unwrap_err();
+        assert_eq!(wrong.to_string(), "state \"s\" is f32[2], it cannot hold f32[3]");
+        assert_eq!(block_on(engine.state("t")).unwrap_err().to_string(), "there is no state \"t\", there are: s");
+    }
+}
+
+/// A parameter that two stages use is one: the stage that has it sends it to the other, which sends its gradient back.
+#[test]
+fn a_parameter_of_two_stages_stays_one() {
+    let g = GraphBuilder::new();
+    let p = Parameters::new(&g, Zero::Off);
+    let scalar = |name: &str| g.input(name, DType::F32, Shape::default()).unwrap();
+    let (rate, step) = (scalar("rate"), scalar("step"));
+    let table = p.add("table", [6, 4], &[]).unwrap();
+    let ids = g.input("ids", DType::U32, [5]).unwrap();
+    let x = table.gather(ids).unwrap().matmul(p.add("mix", [4, 4], &[]).unwrap()).unwrap();
+    g.layer(1);
+    let y = x.tanh().unwrap().matmul_t(table).unwrap().log_softmax().unwrap();
+    let loss = (y * y).unwrap().mean(&[0, 1]).unwrap();
+    g.output("loss", loss).unwrap();
+    p.update(loss, SGD, rate, step).unwrap();
+    let graph = g.finish();
+    let mut r = Random::new(4);
+    let mut filled = |shape: [usize; 2]| Array::f32(&shape, &(0..shape[0] * shape[1]).map(|_| r.normal() as f32).collect::<Vec<_>>());
+    let states = [("table", filled([6, 4])), ("mix", filled([4, 4]))];
+    let inputs = [("ids", Array::u32(&[5], &[3, 0, 5, 3, 1])), ("rate", number(0.02)), ("step", number(1.0))];
+    let mut oracle = Interpreter::<f64>::new(&graph, &none()).unwrap();
+    states.iter().for_each(|(n, a)| oracle.set_state(n, a));
+    let sharded = shard(&graph, &[(MeshAxis::Pipeline, 2)]).unwrap();
+    let graphs: Vec<&Graph> = (0..2).map(|r| &sharded.class(r).graph).collect();
+    let mut ranks = Ranks::<f64>::new(&graphs, &sharded.seats, &none()).unwrap();
+    (0..2).for_each(|r| sharded.states(r, &states).unwrap().iter().for_each(|(n, a)| ranks.set_state(r, n, a)));
+    let mut losses = vec![];
+    for _ in 0..4 {
+        let want = oracle.step_values(&Bindings::new(), &inputs).unwrap()[0].1[0];
+        let part = |r: usize| Some((sharded.bindings(r, &Bindings::new()).unwrap(), sharded.inputs(r, &Bindings::new(), &inputs).unwrap()));
+        let got = ranks.step_values(&[part(0), part(1)]).unwrap();
+        got.iter().for_each(|o| assert!((o[0].1[0] - want).abs() < 1e-12, "{} for {want}", o[0].1[0]));
+        losses.push(want);
+    }
+    assert!(losses.is_sorted_by(|a, b| a > b), "the loss does not fall: {losses:?}");
+    // Two parameters and their moments, all on the first stage.
+    assert_eq!((held(&sharded, 0), held(&sharded, 1)), (2 * (24 + 16), 0));
+}
+
 /// What ZeRO is for: what each rank holds, and by which collectives gradients and parameters travel.
 #[test]
 fn each_stage_of_zero_holds_less() {

@@ -297,20 +297,32 @@ pub fn extreme(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
 
 // ---- products ---------------------------------------------------------------------------------------------------
 
-/// With Y = A·B: dA = dY·Bᵀ and dB = Aᵀ·dY, transposed where the operand is, summed over broadcast batches.
+/// With Y = A·B: dA = dY·Bᵀ and dB = Aᵀ·dY, transposed where the operand is, summed over broadcast batches. Left operands
+/// are transposed as views, so that a planner may lay them out anew; right ones are rows or columns as they come.
 pub fn matmul(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
     let Attrs::Matmul { ta, tb } = *p.attrs else { return rule::wrong_attrs("matmul", p.attrs) };
     let (x, y) = (p.args[0], p.args[1]);
     let left = to(b, p, 0, |b| {
         let y = plain(b, y)?;
-        let (args, ta, tb) = if ta { ([y, p.up], tb, true) } else { ([p.up, y], false, !tb) };
-        b.apply(&MATMUL, Attrs::Matmul { ta, tb }, &args)
+        let (args, tb) = if ta { ([turned(b, y, tb)?, p.up], true) } else { ([p.up, y], !tb) };
+        b.apply(&MATMUL, Attrs::Matmul { ta: false, tb }, &args)
     })?;
     let right = to(b, p, 1, |b| {
-        let (args, ta, tb) = if tb { ([p.up, x], true, ta) } else { ([x, p.up], !ta, false) };
-        b.apply(&MATMUL, Attrs::Matmul { ta, tb }, &args)
+        let (args, tb) = if tb { ([turned(b, p.up, true)?, x], ta) } else { ([turned(b, x, !ta)?, p.up], false) };
+        b.apply(&MATMUL, Attrs::Matmul { ta: false, tb }, &args)
     })?;
     Ok(vec![left, right])
+}
+
+/// The last two axes swapped, where asked for.
+fn turned(b: &mut dyn Build, x: Value, yes: bool) -> Result<Value> {
+    if !yes {
+        return Ok(x);
+    }
+    let rank = b.rank(x);
+    let mut perm: Vec<usize> = (0..rank).collect();
+    perm.swap(rank - 2, rank - 1);
+    b.transpose(x, &perm)
 }
 
 /// Quantised rows decoded: kernels read blocks along their rows only.

@@ -35,9 +35,11 @@ struct Pass<'a> {
     /// Nodes in an inline expression.
     size: Vec<usize>,
     fuse: bool,
+    /// Whether kernels are planned for adapters that run shaders on a CPU.
+    serial: bool,
 }
 
-pub fn fuse(graph: &Graph, fuse: bool) -> Result<Fusion> {
+pub fn fuse(graph: &Graph, fuse: bool, serial: bool) -> Result<Fusion> {
     let n = graph.nodes.len();
     let mut pass = Pass {
         graph,
@@ -46,6 +48,7 @@ pub fn fuse(graph: &Graph, fuse: bool) -> Result<Fusion> {
         loads: vec![BTreeSet::new(); n],
         size: vec![0; n],
         fuse,
+        serial,
     };
     for v in graph.values() {
         pass.visit(v)?;
@@ -306,7 +309,7 @@ impl Pass<'_> {
         for (i, a) in args.iter().enumerate() {
             let base = self.base(*a);
             self.store(base);
-            let fits = resolve(self.graph, *a, &self.out.stored).is_some_and(|(_, layout)| heavy::reads(self.graph, v, i, &layout));
+            let fits = resolve(self.graph, *a, &self.out.stored).is_some_and(|(_, layout)| heavy::reads(self.graph, v, i, &layout, self.serial));
             if !fits {
                 self.store(*a);
             }

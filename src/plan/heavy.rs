@@ -10,13 +10,17 @@ use crate::kernel::matmul::{Form, Right, VARIANTS, Variant};
 use crate::kernel::{Kernel, Template, attention, matmul, row};
 use crate::op::{Attrs, Body, Fused, Primitive, Reduce, Value};
 
-/// Whether the kernel of `v` can read operand `index` under `layout`.
-pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout) -> bool {
+/// Whether the kernel of `v` can read operand `index` under `layout`, and should.
+pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout, serial: bool) -> bool {
     let node = graph.node(v);
     let arg = graph.node(node.args()[index]);
     let rank = arg.ty.shape.rank();
     match node.kind() {
-        // Any strides, but packed halves need contiguous rows to be found.
+        // Any strides. Without barriers, rows of the left operand that lie apart cost more than laying them together.
+        "matmul" if serial && index == 0 && arg.is_view() && arg.ty.dtype == DType::F32 => {
+            let rows = layout.strides[rank - 1].is(1) && !matches!(&node.source, Source::Op { attrs: Attrs::Matmul { ta: true, .. }, .. });
+            rows || arg.ty.shape[rank - 1].is(1) || arg.ty.shape[rank - 2].is(1)
+        }
         "matmul" => true,
         "attention" if index == 3 => true,
         "attention" => arg.ty.dtype == DType::F32 && (layout.strides[rank - 1].is(1) || arg.ty.shape[rank - 1].is(1)),

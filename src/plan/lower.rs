@@ -27,7 +27,7 @@ pub fn plan(graph: &Graph, caps: &Caps, options: &Options) -> Result<Plan> {
         graph = &joined;
     }
     let graph = graph.expand(&keep)?;
-    let fusion = fuse::fuse(&graph, options.fuse)?;
+    let fusion = fuse::fuse(&graph, options.fuse, options.tuning.serial)?;
     let mut places = Places { map: HashMap::new(), chunks: HashMap::new(), buffers: vec![] };
     for v in graph.values().filter(|v| fusion.stored[v.0 as usize]) {
         places.add(&graph, v, caps)?;

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// Elements from which splitting over threads pays.
-const MANY: usize = 1 << 14;
+pub const MANY: usize = 1 << 14;
 
 /// A composite that the interpreter keeps whole.
 pub fn run<T: Real>(call: &Call<T>, fused: Fused) -> Result<Tensor<T>> {

@@ -5,6 +5,7 @@ use super::{matmul, native};
 use crate::base::{Bindings, DType, Error, Result};
 use crate::op::{Attrs, Body, OpDef, Primitive, Reduce};
 use half::f16;
+use rayon::prelude::*;
 
 /// An op about to be computed.
 pub struct Call<'a, T> {
@@ -56,8 +57,11 @@ impl<T: Real> Call<'_, T> {
         if let Some(fast) = native::scalar(self) {
             return fast;
         }
-        let views: Vec<Tensor<T>> = self.operands.iter().map(|o| o.broadcast(&self.shape)).collect();
         let ints = self.dtype.is_int() && self.def.name == "div";
+        if let Some(out) = self.plain_scalar(cpu, ints) {
+            return self.result(out);
+        }
+        let views: Vec<Tensor<T>> = self.operands.iter().map(|o| o.broadcast(&self.shape)).collect();
         let mut walks: Vec<_> = views.iter().map(Tensor::offsets).collect();
         let mut args = vec![0.0; views.len()];
         let n = self.shape.iter().product();
@@ -70,6 +74,23 @@ impl<T: Real> Call<'_, T> {
             out.push(if ints && args[1] == 0.0 { args[0] } else { cpu(&args) });
         }
         self.result(out)
+    }
+
+    /// Operands that lie as the result does, or are one element: nothing has to be looked for.
+    fn plain_scalar(&self, cpu: fn(&[f64]) -> f64, ints: bool) -> Option<Vec<f64>> {
+        let alike = |o: &Tensor<T>| o.shape == self.shape && o.is_contiguous();
+        if self.operands.len() > 3 || !self.operands.iter().all(|o| alike(o) || o.count() == 1) {
+            return None;
+        }
+        let of: Vec<(&Tensor<T>, usize)> = self.operands.iter().map(|o| (*o, alike(o) as usize)).collect();
+        let one = |i: usize| {
+            let mut args = [0.0; 3];
+            args.iter_mut().zip(&of).for_each(|(a, (o, step))| *a = o.at(o.offset + i * step));
+            // WGSL: an integer divided by zero stays.
+            if ints && args[1] == 0.0 { args[0] } else { cpu(&args[..of.len()]) }
+        };
+        let n: usize = self.shape.iter().product();
+        Some(if n < native::MANY { (0..n).map(one).collect() } else { (0..n).into_par_iter().map(one).collect() })
     }
 
     fn view(&self) -> Result<Tensor<T>> {
