@@ -69,8 +69,30 @@ fn a_row_that_cannot_be_priced_is_told_and_counts() {
     "#);
     let csv = report.rows_csv().unwrap();
     assert_eq!(csv.lines().count(), 8);
-    insta::assert_snapshot!(refusal(check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,secs\n").unwrap(), &topology::shipped)), @r#"t.csv: column "secs" is unknown: a table of gemm has device, dtype, m, n, k, seconds"#);
+    insta::assert_snapshot!(refusal(check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,secs\na100,1,1,1,1\n").unwrap(), &topology::shipped)), @"t.csv: has none of the columns that gemm measures (seconds): it may have device, dtype, m, n, k, seconds");
+    insta::assert_snapshot!(refusal(Table::parse("t.csv", "device,m,n,k,seconds\n")), @"t.csv: has no rows: a line of column names, then a line a measurement");
+    // A column that means nothing is told, and no reason to refuse a table.
+    let noted = check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,seconds,remark\na100,512,512,512,1e-5,hot\n").unwrap(), &topology::shipped).unwrap();
+    assert_eq!((noted.ignored, noted.outcomes[0].predicted.is_ok()), (vec!["remark".to_string()], true));
     insta::assert_snapshot!(refusal(Table::parse("t.csv", "a,b\n1,2,3\n")), @"t.csv:2: CSV error: record 1 (line: 2, byte: 4): found record with 3 fields, but the previous record has 2 fields");
+}
+
+/// Rows that no machine and no model could be, each a reason rather than a hang or a number.
+#[test]
+fn odd_sizes_are_refused_at_once() {
+    let text = "layers,hidden,heads,ffn,vocab,cluster,gpus,tp,pp,seq,global_batch,seconds\n268435456,4096,32,,,dgx-a100,8,,,2048,8,1\n32,4096,32,,,dgx-a100,1e14,1e7,1e7,2048,8,1\n\
+                65536,64,1,64,64,dgx-a100,65536,1,65536,16,65536,1\n32,4096,32,,,dgx-a100,8,,,1e14,8,1\n32,4096,32,,,dgx-a100,8,,,2048,1e14,1\n32,1e300,32,,,dgx-a100,8,,,2048,8,1\n";
+    let report = check(Subject::Training, Table::parse("t.csv", text).unwrap(), &topology::shipped).unwrap();
+    let told: Vec<String> = report.outcomes.iter().map(|o| o.predicted.as_ref().map_or_else(|e| e.to_string(), |p| p.to_string())).collect();
+    assert_eq!(report.lines(false)[0].missed, 6, "{told:?}");
+    let huge = check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,seconds\na100,1e300,1e300,1e300,1\n").unwrap(), &topology::shipped).unwrap();
+    assert!(huge.outcomes[0].predicted.is_err());
+    for (kind, row, figure) in [(Subject::Collective, "cluster,kind,bytes,seconds\ndgx-a100,gossip,64,1\n", "s, < 1 MiB"), (Subject::Inference, "model,cluster,ttft_s\nnone,dgx-a100,1\n", "first token s")] {
+        let report = check(kind, Table::parse("t.csv", row).unwrap(), &topology::shipped).unwrap();
+        assert_eq!(report.lines(false)[0].what, figure, "a miss counts where it would have been scored");
+    }
+    assert_eq!(check::lenient("DGX A100 80GB").unwrap().name, "dgx-a100");
+    assert_eq!(check::lenient("H200 SXM").unwrap().name, "dgx-h200");
 }
 
 /// What a rank puts on links, by the price and by the rounds that a run would send.
@@ -218,7 +240,7 @@ fn fewer_devices_and_smaller_micro_batches_are_slower() {
 fn serving_obeys_its_bounds() {
     let shape = preset("llama-3-70b").unwrap();
     let h100 = machine("dgx-h100", 1);
-    let base = Serving { tp: 8, pp: 1, replicas: 1, ep: 1, precision: Precision::Bf16, kv_precision: Precision::Bf16, batch: Some(1), input: 512, output: 256, mode: Mode::Decode, cache_share: 0.95 };
+    let base = Serving { tp: 8, pp: 1, replicas: 1, ep: 1, precision: Precision::Bf16, kv_precision: Precision::Bf16, batch: Some(1), input: 512, output: 256, mode: Mode::Decode, cache_share: 0.95, load: None };
     let of = |s: &Serving| answering(&shape, &h100, s).unwrap();
     // A step reads all weights once: 2 bytes each over eight times 3.35 TB/s.
     let bound = shape.parameters() * 2.0 / (8.0 * 3.35e12);

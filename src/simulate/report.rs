@@ -120,8 +120,14 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
     let _ = writeln!(out, "first token           {}", a.first_token);
     let _ = writeln!(out, "between tokens        {}", a.between_tokens);
     let _ = writeln!(out, "sequences at once     {} a copy; its cache holds {:.0} tokens", a.batch, a.cache_tokens);
+    if a.busy < 1.0 {
+        let _ = writeln!(out, "load                  {:.1} % of what it could answer", 100.0 * a.busy);
+    }
     let e = &a.energy;
     let _ = writeln!(out, "energy                {} a sequence ({} to {}), {} a device; devices only", e.joules, e.low, e.high, e.watts);
+    if let Some(grams) = prices.carbon {
+        let _ = writeln!(out, "carbon                {:.3} g CO2 a sequence, at {grams:.0} g/kWh", e.joules.0 / 3.6e6 * grams);
+    }
     if let Some(price) = prices.device_hour.or(t.slowest().price.map(|p| p.0)) {
         let _ = writeln!(out, "cost                  {:.3} USD a million tokens, at {price:.2} USD a device-hour", price * a.devices as f64 / 3600.0 / a.tokens_per_second * 1e6);
     }
@@ -136,7 +142,7 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
 pub fn serving_json(shape: &Shape, t: &Topology, a: &Answering) -> Value {
     json!({
         "model": shape.name, "parameters": shape.parameters(), "cluster": t.name, "devices": a.devices, "tokens_per_second": a.tokens_per_second,
-        "first_token_seconds": a.first_token.0, "between_tokens_seconds": a.between_tokens.0, "batch": a.batch, "cache_tokens": a.cache_tokens,
+        "first_token_seconds": a.first_token.0, "between_tokens_seconds": a.between_tokens.0, "batch": a.batch, "busy": a.busy, "cache_tokens": a.cache_tokens,
         "energy_joules_per_sequence": a.energy.joules.0, "watts_per_device": a.energy.watts.0, "memory": memory_json(&a.memory), "costs": costs_json(&a.costs),
     })
 }

@@ -94,6 +94,19 @@ pub fn search(shape: &Shape, topology: &Topology, base: &Layout) -> Result<(Vec<
     Ok((best, tried))
 }
 
+/// The layout that fits on the fewest nodes, from those of the machine on, and how many nodes; none within 64 times as many.
+pub fn nearest(shape: &Shape, topology: &Topology, base: &Layout) -> Option<(usize, Layout)> {
+    let mut nodes = topology.nodes;
+    while nodes <= topology.nodes.saturating_mul(64) {
+        let machine = topology.with_nodes(nodes).ok()?;
+        if let Ok((found, _)) = search(shape, &machine, base) {
+            return found.into_iter().next().map(|f| (nodes, f.layout));
+        }
+        nodes *= 2;
+    }
+    None
+}
+
 /// A trick switched off.
 #[derive(Debug, Clone)]
 pub struct Without {
