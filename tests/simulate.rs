@@ -125,6 +125,53 @@ fn prices_count_the_bytes_that_rounds_send() {
     assert!((p.near.0 - 2.0 * (g - 1.0) / g * s).abs() < 1e-3 && (p.far.0 - 2.0 * (k - 1.0) / k * s / g).abs() < 1e-3, "{p:?}");
 }
 
+/// A plan's rounds, one by one, come to what the closed form of the whole collective says.
+#[test]
+fn rounds_of_plans_cost_what_collectives_do() {
+    use warpweft::plan::{Exchange, Rounds};
+    use warpweft::simulate::plans::{Machine, Rates};
+    let c = |name: &str| Chip::named(name).unwrap().constants.collective;
+    for (name, device, nodes) in [("dgx-h100", "h100", 1), ("dgx-a100", "a100", 4)] {
+        let topology = machine(name, nodes);
+        for n in [2usize, 4, 8] {
+            let m = Machine::new(&topology, topology.devices(), Precision::Bf16).unwrap();
+            // Within a node, and one rank a node.
+            let groups: Vec<Vec<usize>> = [(0..n).collect::<Vec<_>>(), (0..n).map(|i| i * 8).collect()].into_iter().filter(|g| g[n - 1] < topology.devices()).collect();
+            for group in groups {
+                for (kind, exchange) in [(Kind::AllReduce, Exchange::AllReduce), (Kind::AllGather, Exchange::AllGather), (Kind::ReduceScatter, Exchange::ReduceScatter)] {
+                    for elements in [840, 840_000, 84_000_000] {
+                        let all = Collective::even(kind, Algorithm::Ring, n, elements);
+                        let rounds = Rounds { algorithm: Algorithm::Ring, rounds: all.rounds().unwrap(), parts: all.parts, elements };
+                        let seconds: f64 = m.rounds(exchange, &group, &rounds).unwrap().iter().sum();
+                        let want = price(&c(device), &Placed::new(&topology, n, group[1] - group[0]), kind, elements as f64 * 4.0, Some(Algorithm::Ring)).seconds.0;
+                        assert!((seconds / want - 1.0).abs() < 1e-9, "{name} {group:?} {kind:?} {elements}: {seconds} for {want}");
+                    }
+                }
+            }
+        }
+    }
+    let told = [
+        refusal(Machine::new(&machine("dgx-h100", 1), 24, Precision::Fp32).map(|_| ())),
+        refusal(Machine::new(&shipped("pcie-8").unwrap(), 2, Precision::Fp32).unwrap().rounds(Exchange::AllReduce, &[0, 1], &Rounds { algorithm: Algorithm::InSwitch, rounds: vec![vec![]], parts: vec![], elements: 8 })),
+    ];
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    24 ranks take 24 devices, dgx-h100 has 8: --nodes 3 would do
+    pcie-8: no switch between these ranks can add: choose another algorithm
+    "#);
+}
+
+/// 126 layers over 16 stages as Llama 3 405B was trained: one less on the first and on the last.
+#[test]
+fn ends_of_a_pipeline_have_the_fewest_layers() {
+    let shape = preset("llama-3-405b").unwrap();
+    let of = |pp: usize| Layout { pp, ..Layout::single(8192) }.layers(&shape).iter().map(|s| s[0].len()).collect::<Vec<_>>();
+    assert_eq!(of(16), [vec![7], vec![8; 14], vec![7]].concat());
+    for pp in 1..40 {
+        let all = of(pp);
+        assert!(all.iter().sum::<usize>() == 126 && all[pp - 1] == *all.iter().min().unwrap() && all.iter().max().unwrap() - all[pp - 1] <= 1, "{pp}: {all:?}");
+    }
+}
+
 #[test]
 fn presets_have_the_parameters_of_their_names() {
     let billions = [

@@ -98,7 +98,7 @@ impl Layout {
         let parts = self.pp * self.chunks;
         let (each, more) = (shape.layers / parts, shape.layers % parts);
         // From the last: 0, from the first: 1, from the last but one: 2 …
-        let rank = |i: usize| if 2 * i >= parts { 2 * (parts - 1 - i) } else { 2 * i + 1 };
+        let rank = |i: usize| if i >= parts / 2 { 2 * (parts - 1 - i) } else { 2 * i + 1 };
         let part = |i: usize| each + usize::from(rank(i) >= parts - more);
         let mut first = 0;
         let mut out = vec![vec![vec![]; self.chunks]; self.pp];

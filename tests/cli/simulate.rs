@@ -138,7 +138,7 @@ fn tables_of_a_user_are_scored_row_by_row() {
     assert!(said.out.contains("line 3: not priced, counts as 100 % off: there is no model preset \"none\"") && said.out.contains("ignored: remark"), "{}", said.out);
     let written = std::fs::read_to_string(rows).unwrap();
     assert_eq!(written.lines().count(), 3);
-    for (args, what) in [(vec!["--table", "/nowhere.csv", "--as", "gemm"], "cannot be read"), (vec!["--table", "/dev/zero", "--as", "gemm"], "is no table"), (vec!["--table", &table, "--as", "collective"], "none of the columns")] {
+    for (args, what) in [(vec!["--table", "/nowhere.csv", "--as", "gemm"], "cannot be read"), (vec!["--table", "/dev/zero", "--as", "gemm"], "is no table"), (vec!["--table", &table, "--as", "memory"], "none of the columns")] {
         let said = warpweft(&[&["validate"], &args[..]].concat());
         assert!(said.code == Some(1) && said.err.contains(what) && said.err.lines().count() == 1, "{what}: {}", said.err);
     }
