@@ -1,7 +1,7 @@
 //! Predictions as text and as JSON.
 
 use super::inference::Answering;
-use super::layout::Layout;
+use super::layout::{Layout, Schedule};
 use super::memory::Memory;
 use super::search::Found;
 use super::shape::Shape;
@@ -51,6 +51,9 @@ pub fn layout_text(l: &Layout) -> String {
     if l.chunks > 1 {
         let _ = write!(out, ", {} chunks a stage", l.chunks);
     }
+    if l.schedule == Schedule::ZeroBubble {
+        out += ", zero-bubble";
+    }
     let _ = write!(out, ", ZeRO {}, recompute {:?}", l.zero, l.recompute);
     if l.sequence_parallel { out + ", sequence parallel" } else { out }
 }
@@ -98,7 +101,7 @@ fn memory_json(m: &Memory) -> Value {
 fn layout_json(l: &Layout) -> Value {
     json!({
         "dp": l.dp, "tp": l.tp, "pp": l.pp, "cp": l.cp, "ep": l.ep, "chunks": l.chunks, "zero": l.zero, "sequence_parallel": l.sequence_parallel, "seq": l.seq,
-        "micro_batch": l.micro_batch, "global_batch": l.global_batch, "dtype": l.precision.name(), "recompute": format!("{:?}", l.recompute).to_lowercase(),
+        "schedule": if l.schedule == Schedule::ZeroBubble { "zero-bubble" } else { "1f1b" }, "micro_batch": l.micro_batch, "global_batch": l.global_batch, "dtype": l.precision.name(), "recompute": format!("{:?}", l.recompute).to_lowercase(),
         "fused_attention": l.stack.fused_attention, "overlap_gradients": l.stack.overlap_gradients, "overlap_tensor": l.stack.overlap_tensor,
     })
 }

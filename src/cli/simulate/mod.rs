@@ -283,7 +283,13 @@ impl Simulate {
             let at = if nodes > topology.nodes { format!("--nodes {nodes} ") } else { String::new() };
             let ep = if l.ep > 1 { format!(",ep={}", l.ep) } else { String::new() };
             let recompute = format!("{:?}", l.recompute).to_lowercase();
-            format!("{at}--mesh pp={},dp={}{ep},tp={} --micro-batch {} --recompute {recompute} --zero {} does", l.pp, l.dp / l.ep, l.tp, l.micro_batch, l.zero)
+            let order = match (l.chunks, l.schedule) {
+                (1, Schedule::ZeroBubble) => " --schedule zero-bubble".to_string(),
+                (1, _) => String::new(),
+                (chunks, _) => format!(" --chunks {chunks}"),
+            };
+            let cp = if l.cp > 1 { format!(",cp={}", l.cp) } else { String::new() };
+            format!("{at}--mesh pp={},dp={}{ep}{cp},tp={} --micro-batch {} --recompute {recompute} --zero {}{order} does", l.pp, l.dp / l.ep, l.tp, l.micro_batch, l.zero)
         };
         let near = nearest(shape, topology, layout).map_or("no layout of up to 64 times as many nodes does".into(), |(nodes, l)| all(&l, nodes));
         let (need, held) = (Bytes(need), Bytes(held));
