@@ -7,6 +7,8 @@ mod interrupt;
 mod look;
 #[path = "cli/refusals.rs"]
 mod refusals;
+#[path = "cli/simulate.rs"]
+mod simulate;
 
 use common::tiny::Tiny;
 use common::{Folder, model, needed_adapter};

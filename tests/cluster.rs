@@ -14,6 +14,7 @@ use warpweft::plan::{Facts, Options, Policy, plan};
 use warpweft::reference::Interpreter;
 use warpweft::reference::sample::Random;
 use warpweft::simulate::plans::{self, Machine};
+use warpweft::simulate::whatif;
 use warpweft::topology::{Precision, shipped};
 use warpweft::topology::collective::Algorithm;
 
@@ -72,10 +73,12 @@ impl Virtual {
     }
 
     /// The same step in virtual time.
-    fn simulated(&self, bindings: &Bindings) -> plans::Outcome {
+    fn simulated(&self, bindings: &Bindings, change: Option<&str>) -> plans::Outcome {
         let rank = |r: usize| plans::Rank { seat: self.sharded.seats[r].clone(), plan: self.cluster.plan(r), bindings: self.sharded.bindings(r, bindings).unwrap() };
         let ranks: Vec<plans::Rank> = (0..self.sharded.ranks()).map(rank).collect();
-        let machine = Machine::new(&shipped("dgx-h100").unwrap().with_nodes(2).unwrap(), ranks.len(), Precision::Fp32).unwrap();
+        let mut topology = shipped("dgx-h100").unwrap().with_nodes(2).unwrap();
+        change.iter().for_each(|c| whatif::set(&mut topology, c).unwrap());
+        let machine = Machine::new(&topology, ranks.len(), Precision::Fp32).unwrap();
         plans::run(&ranks, &self.policy, &machine).unwrap()
     }
 
@@ -85,11 +88,15 @@ impl Virtual {
         let planned = self.planned(bindings);
         let counted = &watch.traffic;
         assert_eq!((counted.messages, counted.bytes(), counted.flops), (planned.messages, planned.bytes, planned.flops), "{what}: counted and planned");
-        let predicted = self.simulated(bindings);
+        let predicted = self.simulated(bindings, None);
         assert_eq!(*counted, predicted.traffic, "{what}: counted and predicted");
         assert!(counted.work.values().all(|w| w.flops > 0 && w.dispatches > 0), "{what}");
         let latest = predicted.ran.iter().map(|r| r.end).chain(predicted.messages.iter().map(|m| m.end)).fold(0.0, f64::max);
         assert!(predicted.seconds > 0.0 && latest <= predicted.seconds + 1e-12, "{what}: {latest} of {}", predicted.seconds);
+        for worse in ["link.bandwidth=x0.01", "device.hbm_bandwidth=x0.01", "device.peak=x0.0001"] {
+            let slower = self.simulated(bindings, Some(worse));
+            assert!(slower.traffic == predicted.traffic && slower.seconds >= predicted.seconds, "{what}, {worse}: {} < {}", slower.seconds, predicted.seconds);
+        }
     }
 }
 

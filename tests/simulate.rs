@@ -69,8 +69,30 @@ fn a_row_that_cannot_be_priced_is_told_and_counts() {
     "#);
     let csv = report.rows_csv().unwrap();
     assert_eq!(csv.lines().count(), 8);
-    insta::assert_snapshot!(refusal(check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,secs\n").unwrap(), &topology::shipped)), @r#"t.csv: column "secs" is unknown: a table of gemm has device, dtype, m, n, k, seconds"#);
+    insta::assert_snapshot!(refusal(check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,secs\na100,1,1,1,1\n").unwrap(), &topology::shipped)), @"t.csv: has none of the columns that gemm measures (seconds): it may have device, dtype, m, n, k, seconds");
+    insta::assert_snapshot!(refusal(Table::parse("t.csv", "device,m,n,k,seconds\n")), @"t.csv: has no rows: a line of column names, then a line a measurement");
+    // A column that means nothing is told, and no reason to refuse a table.
+    let noted = check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,seconds,remark\na100,512,512,512,1e-5,hot\n").unwrap(), &topology::shipped).unwrap();
+    assert_eq!((noted.ignored, noted.outcomes[0].predicted.is_ok()), (vec!["remark".to_string()], true));
     insta::assert_snapshot!(refusal(Table::parse("t.csv", "a,b\n1,2,3\n")), @"t.csv:2: CSV error: record 1 (line: 2, byte: 4): found record with 3 fields, but the previous record has 2 fields");
+}
+
+/// Rows that no machine and no model could be, each a reason rather than a hang or a number.
+#[test]
+fn odd_sizes_are_refused_at_once() {
+    let text = "layers,hidden,heads,ffn,vocab,cluster,gpus,tp,pp,seq,global_batch,seconds\n268435456,4096,32,,,dgx-a100,8,,,2048,8,1\n32,4096,32,,,dgx-a100,1e14,1e7,1e7,2048,8,1\n\
+                65536,64,1,64,64,dgx-a100,65536,1,65536,16,65536,1\n32,4096,32,,,dgx-a100,8,,,1e14,8,1\n32,4096,32,,,dgx-a100,8,,,2048,1e14,1\n32,1e300,32,,,dgx-a100,8,,,2048,8,1\n";
+    let report = check(Subject::Training, Table::parse("t.csv", text).unwrap(), &topology::shipped).unwrap();
+    let told: Vec<String> = report.outcomes.iter().map(|o| o.predicted.as_ref().map_or_else(|e| e.to_string(), |p| p.to_string())).collect();
+    assert_eq!(report.lines(false)[0].missed, 6, "{told:?}");
+    let huge = check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,seconds\na100,1e300,1e300,1e300,1\n").unwrap(), &topology::shipped).unwrap();
+    assert!(huge.outcomes[0].predicted.is_err());
+    for (kind, row, figure) in [(Subject::Collective, "cluster,kind,bytes,seconds\ndgx-a100,gossip,64,1\n", "s, < 1 MiB"), (Subject::Inference, "model,cluster,ttft_s\nnone,dgx-a100,1\n", "first token s")] {
+        let report = check(kind, Table::parse("t.csv", row).unwrap(), &topology::shipped).unwrap();
+        assert_eq!(report.lines(false)[0].what, figure, "a miss counts where it would have been scored");
+    }
+    assert_eq!(check::lenient("DGX A100 80GB").unwrap().name, "dgx-a100");
+    assert_eq!(check::lenient("H200 SXM").unwrap().name, "dgx-h200");
 }
 
 /// What a rank puts on links, by the price and by the rounds that a run would send.
@@ -101,6 +123,53 @@ fn prices_count_the_bytes_that_rounds_send() {
     let c = &Chip::named("a100").unwrap().constants.collective;
     let p = price(c, &Placed::new(&machine("dgx-a100", 4), 32, 1), Kind::AllReduce, s, Some(Algorithm::Ring));
     assert!((p.near.0 - 2.0 * (g - 1.0) / g * s).abs() < 1e-3 && (p.far.0 - 2.0 * (k - 1.0) / k * s / g).abs() < 1e-3, "{p:?}");
+}
+
+/// A plan's rounds, one by one, come to what the closed form of the whole collective says.
+#[test]
+fn rounds_of_plans_cost_what_collectives_do() {
+    use warpweft::plan::{Exchange, Rounds};
+    use warpweft::simulate::plans::{Machine, Rates};
+    let c = |name: &str| Chip::named(name).unwrap().constants.collective;
+    for (name, device, nodes) in [("dgx-h100", "h100", 1), ("dgx-a100", "a100", 4)] {
+        let topology = machine(name, nodes);
+        for n in [2usize, 4, 8] {
+            let m = Machine::new(&topology, topology.devices(), Precision::Bf16).unwrap();
+            // Within a node, and one rank a node.
+            let groups: Vec<Vec<usize>> = [(0..n).collect::<Vec<_>>(), (0..n).map(|i| i * 8).collect()].into_iter().filter(|g| g[n - 1] < topology.devices()).collect();
+            for group in groups {
+                for (kind, exchange) in [(Kind::AllReduce, Exchange::AllReduce), (Kind::AllGather, Exchange::AllGather), (Kind::ReduceScatter, Exchange::ReduceScatter)] {
+                    for elements in [840, 840_000, 84_000_000] {
+                        let all = Collective::even(kind, Algorithm::Ring, n, elements);
+                        let rounds = Rounds { algorithm: Algorithm::Ring, rounds: all.rounds().unwrap(), parts: all.parts, elements };
+                        let seconds: f64 = m.rounds(exchange, &group, &rounds).unwrap().iter().sum();
+                        let want = price(&c(device), &Placed::new(&topology, n, group[1] - group[0]), kind, elements as f64 * 4.0, Some(Algorithm::Ring)).seconds.0;
+                        assert!((seconds / want - 1.0).abs() < 1e-9, "{name} {group:?} {kind:?} {elements}: {seconds} for {want}");
+                    }
+                }
+            }
+        }
+    }
+    let told = [
+        refusal(Machine::new(&machine("dgx-h100", 1), 24, Precision::Fp32).map(|_| ())),
+        refusal(Machine::new(&shipped("pcie-8").unwrap(), 2, Precision::Fp32).unwrap().rounds(Exchange::AllReduce, &[0, 1], &Rounds { algorithm: Algorithm::InSwitch, rounds: vec![vec![]], parts: vec![], elements: 8 })),
+    ];
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    24 ranks take 24 devices, dgx-h100 has 8: --nodes 3 would do
+    pcie-8: no switch between these ranks can add: choose another algorithm
+    "#);
+}
+
+/// 126 layers over 16 stages as Llama 3 405B was trained: one less on the first and on the last.
+#[test]
+fn ends_of_a_pipeline_have_the_fewest_layers() {
+    let shape = preset("llama-3-405b").unwrap();
+    let of = |pp: usize| Layout { pp, ..Layout::single(8192) }.layers(&shape).iter().map(|s| s[0].len()).collect::<Vec<_>>();
+    assert_eq!(of(16), [vec![7], vec![8; 14], vec![7]].concat());
+    for pp in 1..40 {
+        let all = of(pp);
+        assert!(all.iter().sum::<usize>() == 126 && all[pp - 1] == *all.iter().min().unwrap() && all.iter().max().unwrap() - all[pp - 1] <= 1, "{pp}: {all:?}");
+    }
 }
 
 #[test]
@@ -218,7 +287,7 @@ fn fewer_devices_and_smaller_micro_batches_are_slower() {
 fn serving_obeys_its_bounds() {
     let shape = preset("llama-3-70b").unwrap();
     let h100 = machine("dgx-h100", 1);
-    let base = Serving { tp: 8, pp: 1, replicas: 1, ep: 1, precision: Precision::Bf16, kv_precision: Precision::Bf16, batch: Some(1), input: 512, output: 256, mode: Mode::Decode, cache_share: 0.95 };
+    let base = Serving { tp: 8, pp: 1, replicas: 1, ep: 1, precision: Precision::Bf16, kv_precision: Precision::Bf16, batch: Some(1), input: 512, output: 256, mode: Mode::Decode, cache_share: 0.95, load: None };
     let of = |s: &Serving| answering(&shape, &h100, s).unwrap();
     // A step reads all weights once: 2 bytes each over eight times 3.35 TB/s.
     let bound = shape.parameters() * 2.0 / (8.0 * 3.35e12);
@@ -316,7 +385,7 @@ fn the_search_finds_nothing_worse_than_what_it_tried() {
     let paper = Layout { dp: 4, global_batch: 512, ..base };
     assert!(found[0].step.seconds.0 <= seconds(&shape, &machine, &paper));
     let small = shipped("laptops-2").unwrap();
-    insta::assert_snapshot!(refusal(search(&shape, &small, &Layout { global_batch: 2, ..Layout::single(2048) })), @"none of 17 layouts of gpt3-175b fits 2 devices: the nearest, pp=1,dp=2,tp=1 with micro-batch 1, takes 1.29 TiB of 12 GiB; take more devices");
+    insta::assert_snapshot!(refusal(search(&shape, &small, &Layout { global_batch: 2, ..Layout::single(2048) })), @"none of 21 layouts of gpt3-175b fits 2 devices: the nearest, pp=1,dp=2,tp=1 with micro-batch 1, takes 1.29 TiB of 12 GiB; take more devices");
 }
 
 #[test]

@@ -25,8 +25,21 @@ pub struct Validate {
     split: bool,
 }
 
+/// The largest table.
+const MOST: u64 = 64 << 20;
+
+/// A machine by name or file, or by what a table calls it.
+fn machine(name: &str) -> Result<crate::topology::Topology> {
+    cluster::open(name).or_else(|e| crate::simulate::check::lenient(name).map_err(|_| e))
+}
+
 fn read(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e.to_string()))?;
+    let fail = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
+    let meta = std::fs::metadata(path).map_err(fail)?;
+    if !meta.is_file() || meta.len() > MOST {
+        return Err(Error::file(path, format!("is no table: a regular file of up to {} is read", style::bytes(MOST))));
+    }
+    let text = std::fs::read_to_string(path).map_err(fail)?;
     Table::parse(&path.display().to_string(), &text)
 }
 
@@ -42,7 +55,7 @@ impl Validate {
         let mut written = String::new();
         style::out(&format!("{:<22} {:<14} {:<6} {:>5} {:>8} {:>8} {:>6}   {:>8} {:>8} {:>6}\n", "table", "figure", "rows", "", "MAPE", "bias", "tau", "MAPE", "bias", "tau"));
         for (subject, table) in tables {
-            let report = check::check(subject, table, &cluster::open)?;
+            let report = check::check(subject, table, &machine)?;
             style::out(&text(&report, self.split));
             written += &report.rows_csv()?;
         }
@@ -58,6 +71,9 @@ fn text(report: &Report, split: bool) -> String {
     for l in report.lines(split) {
         let base = l.baseline.map_or(String::new(), |b| format!("{:>7.1}% {:>+7.1}% {:>6.2}   one constant, {}", b.mape, b.bias, b.tau, report.subject.constant()));
         out += &format!("{:<22} {:<14} {:<6} {:>5} {:>7.1}% {:>+7.1}% {:>6.2}   {base}\n", report.table.name, l.what, l.split, l.score.rows, l.score.mape, l.score.bias, l.score.tau);
+    }
+    if !report.ignored.is_empty() {
+        out += &format!("    columns that mean nothing here and are ignored: {}\n", report.ignored.join(", "));
     }
     for o in &report.outcomes {
         if let Err(e) = &o.predicted {

@@ -4,7 +4,8 @@
 use crate::base::{Array, Bindings, DType, Error, Result};
 use crate::device::{Gpu, Program, Store};
 use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
-use crate::plan::{self, Dispatch, Options, Plan, Role};
+use crate::kernel::matmul::{Right, VARIANTS};
+use crate::plan::{self, Dispatch, Options, Plan, Role, Tuning};
 use std::collections::HashMap;
 use std::sync::Arc;
 use web_time::Instant;
@@ -69,9 +70,8 @@ impl Probes {
 
     /// The dispatches of `form` in a graph's plan, as often as takes a while.
     async fn add(&mut self, graph: &Graph, form: &str, options: &Options) -> Result<()> {
-        let mut plan = plan::plan(graph, self.gpu.caps(), options)?;
+        let Some(mut plan) = self.plan_of(graph, form, options)? else { return Ok(()) };
         let mine: Vec<Dispatch> = plan.dispatches.iter().filter(|d| plan.form(d) == form).cloned().collect();
-        // A tuning may take another form for these sizes: then there is no probe, and the plain rates stand in.
         let Some(first) = mine.first() else { return Ok(()) };
         let size = first.size(&first.work(&Bindings::new())?) as f64;
         plan.dispatches = mine.clone();
@@ -82,6 +82,29 @@ impl Probes {
         let program = self.load(plan, graph).await?;
         self.probes.push(Probe { form: form.into(), size, repeat, program, times: vec![] });
         Ok(())
+    }
+
+    /// A plan of the graph that has this form. Where the tuning takes another one for these sizes (a model's layouts may not
+    /// allow it), variants are asked for until one is of it; with none the plain rates stand in.
+    fn plan_of(&self, graph: &Graph, form: &str, options: &Options) -> Result<Option<Plan>> {
+        let has = |plan: &Plan| plan.dispatches.iter().any(|d| plan.form(d) == form);
+        let plan = plan::plan(graph, self.gpu.caps(), options)?;
+        if has(&plan) || !form.starts_with("mat") {
+            return Ok(has(&plan).then_some(plan));
+        }
+        for variant in 0..VARIANTS.len() {
+            let mut asked = options.clone();
+            for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
+                for tall in [false, true] {
+                    asked.tuning.chosen.insert(Tuning::matmul_class(Right { dtype, rows: true }, tall), variant);
+                }
+            }
+            let plan = plan::plan(graph, self.gpu.caps(), &asked)?;
+            if has(&plan) {
+                return Ok(Some(plan));
+            }
+        }
+        Ok(None)
     }
 
     /// Loads zeros; numbers do not change what a kernel takes.

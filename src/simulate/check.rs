@@ -51,6 +51,27 @@ impl Subject {
             Subject::Collective => &["cluster", "kind", "ranks", "nodes", "bytes", "algorithm", "seconds", "busbw_gbps"],
         }
     }
+    /// What rows may measure: the column, and the figure that it is scored as.
+    pub fn targets(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Subject::Training => &[("seconds", "seconds"), ("tokens_per_s_per_gpu", "seconds"), ("peak_gib", "peak GiB")],
+            Subject::Memory => &[("gib", "total GiB")],
+            Subject::Inference => &[("tokens_per_s", "tokens/s"), ("ttft_s", "first token s"), ("itl_s", "between tokens s")],
+            Subject::Energy => &[("joules", "joules"), ("watts", "watts")],
+            Subject::Gemm => &[("seconds", "seconds")],
+            Subject::Collective => &[("seconds", "s, >= 1 MiB"), ("busbw_gbps", "s, >= 1 MiB")],
+        }
+    }
+    /// The figure that a row which cannot be priced is a miss of.
+    fn missed(self, row: &Row) -> &'static str {
+        let small = row.number("bytes").ok().flatten().is_some_and(|b| b < 1048576.0);
+        match (self, row.text("part")) {
+            (Subject::Collective, _) if small => "s, < 1 MiB",
+            (Subject::Memory, Some("activations")) => "activations GiB",
+            (Subject::Memory, Some(part)) if part != "total" => "states GiB",
+            _ => self.targets().iter().find(|t| row.text(t.0).is_some()).unwrap_or(&self.targets()[0]).1,
+        }
+    }
     /// The one constant of the baseline.
     pub fn constant(self) -> &'static str {
         match self {
@@ -102,16 +123,20 @@ pub struct Report {
     pub subject: Subject,
     pub table: Table,
     pub outcomes: Vec<Outcome>,
+    /// Columns that mean nothing here.
+    pub ignored: Vec<String>,
 }
 
 /// Finds machines by name or file.
 pub type Machines<'a> = &'a dyn Fn(&str) -> Result<Topology>;
 
-/// Predicts every row. A row that cannot be priced stays, with the reason. Errors only where columns are unknown.
+/// Predicts every row. A row that cannot be priced stays, with the reason. Errors only where no column measures anything.
 pub fn check(subject: Subject, table: Table, machines: Machines) -> Result<Report> {
     let known = |c: &String| subject.columns().contains(&c.as_str()) || ["split", "source"].contains(&c.as_str());
-    if let Some(odd) = table.columns.iter().find(|c| !known(c)) {
-        return Err(Error::file(&table.name, format!("column \"{odd}\" is unknown: a table of {} has {}", subject.name(), subject.columns().join(", "))));
+    let ignored: Vec<String> = table.columns.iter().filter(|c| !known(c)).cloned().collect();
+    let targets: Vec<&str> = subject.targets().iter().map(|t| t.0).collect();
+    if !targets.iter().any(|t| table.columns.iter().any(|c| c == t)) {
+        return Err(Error::file(&table.name, format!("has none of the columns that {} measures ({}): it may have {}", subject.name(), targets.join(", "), subject.columns().join(", "))));
     }
     let mut outcomes = vec![];
     for (i, row) in table.rows.iter().enumerate() {
@@ -123,13 +148,17 @@ pub fn check(subject: Subject, table: Table, machines: Machines) -> Result<Repor
             Subject::Gemm => gemm(row),
             Subject::Collective => collective(row, machines),
         };
-        let keep = |f: Figure| Outcome { row: i, what: f.what, measured: f.measured, predicted: Ok(f.predicted), work: f.work };
+        let keep = |f: Figure| {
+            let sane = f.predicted.is_finite() && f.predicted >= 0.0;
+            let predicted = if sane { Ok(f.predicted) } else { Err(Error::usage("its sizes are beyond what can be priced")) };
+            Outcome { row: i, what: f.what, measured: f.measured, predicted, work: f.work }
+        };
         match found {
             Ok(figures) => outcomes.extend(figures.into_iter().map(keep)),
-            Err(e) => outcomes.push(Outcome { row: i, what: "seconds", measured: f64::NAN, predicted: Err(e), work: f64::NAN }),
+            Err(e) => outcomes.push(Outcome { row: i, what: subject.missed(row), measured: f64::NAN, predicted: Err(e), work: f64::NAN }),
         }
     }
-    Ok(Report { subject, table, outcomes })
+    Ok(Report { subject, table, outcomes, ignored })
 }
 
 /// A prediction and what it is to be held against.
@@ -155,8 +184,11 @@ pub fn some(cell: Result<Option<f64>>, name: &str) -> Result<f64> {
 }
 
 fn collective(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
-    let nodes = row.count("nodes", 1)?;
-    let machine = machines(row.need("cluster")?)?.with_nodes(nodes)?;
+    let machine = machines(row.need("cluster")?)?;
+    // So many nodes as the ranks need, unless it says.
+    let asked = row.count("ranks", 1)?;
+    let nodes = row.count("nodes", asked.div_ceil(machine.devices_per_node()))?;
+    let machine = machine.with_nodes(nodes)?;
     let ranks = row.count("ranks", machine.devices())?;
     let placed = Placed::over(&machine, ranks, nodes)?;
     let kind = kind(row.need("kind")?)?;
@@ -178,6 +210,18 @@ fn collective(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     // Small messages are latency, which tables disagree on by a factor: they are scored apart.
     let what = if bytes < 1048576.0 { "s, < 1 MiB" } else { "s, >= 1 MiB" };
     Ok(vec![Figure { what, measured, predicted, work: bytes * factor }])
+}
+
+/// A machine by the name that a table gives it: one that comes along, or what people call its devices (`DGX A100 80GB`).
+pub fn lenient(name: &str) -> Result<Topology> {
+    let plain: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    const ALSO: [(&str, &str); 11] = [
+        ("gb200", "gb200-nvl72"), ("gb300", "gb200-nvl72"), ("b200", "dgx-b200"), ("b300", "dgx-b200"), ("h200", "dgx-h200"), ("h100", "dgx-h100"), ("a10040gb", "dgx-a100-40gb"),
+        ("a100", "dgx-a100"), ("selene", "dgx-a100"), ("dgx2", "dgx-v100"), ("v100", "dgx-v100"),
+    ];
+    let exact = topology::SHIPPED.iter().find(|s| s.0.chars().filter(char::is_ascii_alphanumeric).eq(plain.chars())).map(|s| s.0);
+    let found = exact.or_else(|| ALSO.iter().find(|a| plain.contains(a.0)).map(|a| a.1));
+    topology::shipped(found.unwrap_or(name))
 }
 
 /// The machine of a row, among those that come along.
@@ -203,12 +247,14 @@ pub fn kind(text: &str) -> Result<Kind> {
 pub fn algorithm(text: Option<&str>) -> Result<Option<Algorithm>> {
     let plain = text.unwrap_or("").to_ascii_lowercase();
     let has = |what: &[&str]| what.iter().any(|w| plain.contains(w));
-    Ok(match (has(&["nvls", "switch", "sharp"]), has(&["ring"])) {
+    // Protocols and plug-ins leave the algorithm open.
+    let open = ["default", "auto", "any", "nccl", "rccl", "simple", "ll128", "ll", "pat", "none", "-"];
+    Ok(match (has(&["nvls", "switch", "sharp", "collnet"]), has(&["ring"])) {
         (true, false) => Some(Algorithm::InSwitch),
         (false, true) => Some(Algorithm::Ring),
         (true, true) => None,
         _ if has(&["tree"]) => Some(Algorithm::Tree),
-        _ if plain.is_empty() || has(&["default", "auto", "any"]) => None,
+        _ if plain.is_empty() || open.contains(&plain.as_str()) => None,
         _ => Some(plain.parse()?),
     })
 }

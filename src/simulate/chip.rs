@@ -20,8 +20,8 @@ impl Chip {
     /// A device by what people call it: `A100`, `h100`, `NVIDIA H200 SXM 141GB`, or a machine's name.
     pub fn named(text: &str) -> Result<Chip> {
         let plain: String = text.to_ascii_lowercase().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-        const KNOWN: [(&str, &str); 8] = [
-            ("gb200", "gb200-nvl72"), ("b200", "dgx-b200"), ("gh200", "dgx-h200"), ("h200", "dgx-h200"), ("h100", "dgx-h100"), ("a100pcie", "pcie-8"), ("a100", "dgx-a100"),
+        const KNOWN: [(&str, &str); 12] = [
+            ("gb200", "gb200-nvl72"), ("gb300", "gb200-nvl72"), ("b300", "dgx-b200"), ("h800", "dgx-h100"), ("a800", "dgx-a100"), ("b200", "dgx-b200"), ("gh200", "dgx-h200"), ("h200", "dgx-h200"), ("h100", "dgx-h100"), ("a100pcie", "pcie-8"), ("a100", "dgx-a100"),
             ("v100", "dgx-v100"),
         ];
         let direct = topology::SHIPPED.iter().find(|s| s.0 == text).map(|s| s.0);

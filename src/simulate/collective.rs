@@ -31,6 +31,8 @@ impl Placed {
     pub fn new(topology: &Topology, ranks: usize, stride: usize) -> Placed {
         let mut out = Placed { levels: vec![], network: vec![] };
         let per_node = topology.devices_per_node();
+        // Racks may have a fabric of their own that reaches across nodes (NVL72): that is no network.
+        let nearest = topology.levels().first().map_or(per_node, |l| l.devices.max(per_node));
         let mut inside = 1;
         for level in topology.levels() {
             let reach = (level.devices / stride.max(1)).clamp(1, ranks.max(1));
@@ -40,7 +42,7 @@ impl Placed {
                 let members: Vec<usize> = (0..reach).map(|i| i * stride).collect();
                 let way = if near { topology.within(&members) } else { None };
                 out.levels.push((branches, way.unwrap_or(level.way)));
-                out.network.push(!near && !out_of_node_is_near(topology));
+                out.network.push(level.devices > nearest);
                 inside *= branches;
             }
         }
@@ -76,11 +78,6 @@ impl Placed {
     pub fn ranks(&self) -> usize {
         self.levels.iter().map(|l| l.0).product()
     }
-}
-
-/// Racks whose fabric reaches across nodes (NVL72): the first level beyond a node is no network.
-fn out_of_node_is_near(t: &Topology) -> bool {
-    t.levels().first().is_some_and(|l| l.devices > t.devices_per_node())
 }
 
 /// The price of `kind` over `bytes`: what a rank holds (all-reduce, broadcast, send), all parts together (all-gather,

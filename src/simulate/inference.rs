@@ -43,6 +43,8 @@ pub struct Serving {
     pub mode: Mode,
     /// Share of the memory that is left after weights which the cache may take.
     pub cache_share: f64,
+    /// Requests a second of all replicas, for [`Mode::Continuous`]; none for as many as there can be.
+    pub load: Option<f64>,
 }
 
 /// What comes out.
@@ -55,6 +57,8 @@ pub struct Answering {
     pub between_tokens: Seconds,
     /// Sequences at once a replica.
     pub batch: usize,
+    /// Of the tokens a second that it could answer at most, the share that the load asks for.
+    pub busy: f64,
     /// Tokens that the cache of a replica holds.
     pub cache_tokens: f64,
     pub memory: Memory,
@@ -94,6 +98,9 @@ pub fn answering(shape: &Shape, topology: &Topology, s: &Serving) -> Result<Answ
     layout.check(shape)?;
     if s.tp * s.pp * s.replicas > topology.devices() {
         return Err(Error::usage(format!("tp {} × pp {} × {} copies take {} devices, {} has {}", s.tp, s.pp, s.replicas, s.tp * s.pp * s.replicas, topology.name, topology.devices())));
+    }
+    if s.input > 1 << 28 || s.output > 1 << 28 || s.batch.is_some_and(|b| b > 1 << 28) {
+        return Err(Error::usage(format!("input {} and output {} tokens and the batch must be no more than {}", s.input, s.output, 1 << 28)));
     }
     if s.input == 0 || (s.output == 0 && s.mode != Mode::Prefill) {
         return Err(Error::usage(format!("input is {} and output {} tokens, must be 1 or more", s.input, s.output)));
@@ -190,6 +197,42 @@ impl Server<'_> {
         self.chip.constants.runtime.engine.0
     }
 
+    /// Tokens in the cache of a sequence that is half done.
+    fn middle(&self) -> f64 {
+        self.serving.input as f64 + self.serving.output as f64 / 2.0
+    }
+
+    /// A step of a continuous batch, and its seconds: it answers a token of every sequence and takes in the prompts of those
+    /// that replace the ended.
+    fn mixed(&self, batch: f64) -> Result<(Priced, f64)> {
+        let (s, p) = (self.serving, self.serving.pp as f64);
+        let parts = p.min(batch).max(1.0);
+        let mixed = self.pass(batch / parts / s.output as f64, batch / parts, self.middle())?;
+        let seconds = (mixed.seconds + self.host() / p) * p;
+        Ok((mixed, seconds))
+    }
+
+    /// Sequences at once under a load of requests a second, by Little's law: they are as many as come while one is answered.
+    /// And the share of the most that `most` sequences at once could answer.
+    fn under(&self, load: f64, most: f64) -> Result<(f64, f64)> {
+        let output = self.serving.output as f64;
+        if !load.is_finite() || load <= 0.0 {
+            return Err(Error::usage(format!("a load of {load} requests a second must be above zero")));
+        }
+        let rate = |batch: f64| Ok::<f64, Error>(batch / self.mixed(batch)?.1 / output);
+        let best = rate(most)?;
+        if load > best {
+            let all = best * self.serving.replicas as f64;
+            return Err(Error::usage(format!("a load of {} requests a second is more than this can answer: up to {all:.2}; take more copies or devices", load * self.serving.replicas as f64)));
+        }
+        let (mut low, mut high) = (0.0, most);
+        for _ in 0..40 {
+            let middle = (low + high) / 2.0;
+            if rate(middle)? < load { low = middle } else { high = middle }
+        }
+        Ok((high, load / best))
+    }
+
     fn answer(&self) -> Result<Answering> {
         let (s, runtime) = (self.serving, &self.chip.constants.runtime);
         let (memory, weights, token) = (self.chip.device.memory.0, self.weights(), self.token_bytes());
@@ -214,14 +257,21 @@ impl Server<'_> {
         if batch < 1.0 || (s.batch.is_some() && batch > fits * 1.5 && s.mode != Mode::Continuous) {
             return Err(Error::usage(format!("a batch of {batch} sequences of {whole} tokens does not fit: the cache holds {fits} of them")));
         }
-        let middle = s.input as f64 + s.output as f64 / 2.0;
+        let middle = self.middle();
         let p = s.pp as f64;
+        let (batch, busy) = match (s.load, s.mode) {
+            (Some(load), Mode::Continuous) => self.under(load / s.replicas as f64, batch)?,
+            (Some(_), _) => return Err(Error::usage("a load of requests is for continuous batches: take that mode")),
+            _ => (batch, 1.0),
+        };
         // Over a pipeline the batch runs as parts, one on each stage.
         let parts = p.min(batch);
         let step = self.pass(0.0, batch / parts, middle)?;
         let prompt = self.pass(if s.mode == Mode::Continuous { 1.0 } else { batch / parts }, 0.0, 0.0)?;
         let stage = |x: &Priced| x.seconds + self.host() / p;
-        let first = prompt.seconds * p + self.host();
+        // A request waits for the step that runs when it comes: half of one, on average.
+        let waits = if s.load.is_some() { self.mixed(batch)?.1 / 2.0 } else { 0.0 };
+        let first = waits + prompt.seconds * p + self.host();
         let mut between = stage(&step) * p;
         let (rate, spent, span) = match s.mode {
             Mode::Prefill => {
@@ -234,9 +284,8 @@ impl Server<'_> {
                 (batch * s.output as f64 / span, prompt.spent * parts + step.spent * (parts * (s.output as f64 - 1.0)), span)
             }
             Mode::Continuous => {
-                // Each step answers a token of every sequence and takes in the prompts of those that replace the ended.
-                let mixed = self.pass(batch / parts / s.output as f64, batch / parts, middle)?;
-                between = stage(&mixed) * p;
+                let (mixed, seconds) = self.mixed(batch)?;
+                between = seconds;
                 (batch / between, mixed.spent * (parts * s.output as f64), between * s.output as f64)
             }
         };
@@ -256,7 +305,7 @@ impl Server<'_> {
         let each: Spent = spent * ((s.tp * s.pp) as f64 / batch);
         let energy = energy(self.chip, each, span / batch, s.tp * s.pp);
         Ok(Answering {
-            tokens_per_second: rate * s.replicas as f64, first_token: Seconds(first), between_tokens: Seconds(between), batch: batch as usize, cache_tokens, memory, costs, energy,
+            busy, tokens_per_second: rate * s.replicas as f64, first_token: Seconds(first), between_tokens: Seconds(between), batch: batch as usize, cache_tokens, memory, costs, energy,
             spent: each, points: self.points(&works)?, devices,
         })
     }

@@ -92,10 +92,14 @@ impl Layout {
         (self.micro_batch * self.seq) as f64 / self.cp as f64
     }
 
-    /// Layers of each chunk on each stage: `[stage][chunk]`, as even as they come, later ones first where they do not divide.
+    /// Layers of each chunk on each stage: `[stage][chunk]`. Where they do not divide, the parts nearest to the ends have one
+    /// less (the last first): embedding and head are there, too.
     pub fn layers(&self, shape: &Shape) -> Vec<Vec<Vec<usize>>> {
         let parts = self.pp * self.chunks;
-        let part = |i: usize| crate::topology::collective::part(shape.layers, parts, parts - 1 - i).len();
+        let (each, more) = (shape.layers / parts, shape.layers % parts);
+        // From the last: 0, from the first: 1, from the last but one: 2 …
+        let rank = |i: usize| if i >= parts / 2 { 2 * (parts - 1 - i) } else { 2 * i + 1 };
+        let part = |i: usize| each + usize::from(rank(i) >= parts - more);
         let mut first = 0;
         let mut out = vec![vec![vec![]; self.chunks]; self.pp];
         for i in 0..parts {
@@ -112,6 +116,10 @@ impl Layout {
         let sizes = [("dp", self.dp), ("tp", self.tp), ("pp", self.pp), ("cp", self.cp), ("ep", self.ep), ("vpp", self.chunks), ("seq", self.seq), ("micro_batch", self.micro_batch)];
         if let Some((what, _)) = sizes.iter().find(|s| s.1 == 0) {
             return bad(format!("{what} is 0, must be 1 or more"));
+        }
+        let limits = [("seq", self.seq, 1 << 28), ("micro_batch", self.micro_batch, 1 << 24), ("global_batch", self.global_batch, 1 << 32), ("pp × vpp", self.pp.saturating_mul(self.chunks), 512)];
+        if let Some((what, size, most)) = limits.iter().find(|l| l.1 > l.2) {
+            return bad(format!("{what} is {size}: no more than {most} is priced"));
         }
         if self.global_batch < self.dp * self.micro_batch || self.global_batch % (self.dp * self.micro_batch) != 0 {
             let near = (self.global_batch / (self.dp * self.micro_batch)).max(1) * self.dp * self.micro_batch;

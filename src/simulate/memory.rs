@@ -4,7 +4,6 @@ use super::chip::Chip;
 use super::layout::Layout;
 use super::pipeline::{in_flight, order};
 use crate::base::units::Bytes;
-use crate::topology::Precision;
 
 /// Memory of a device of one stage. Lines add up.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,7 +57,7 @@ pub fn memory(l: &Layout, chip: &Chip, stages: &[Held]) -> Vec<Memory> {
             h.parameters.0 / a + h.parameters.1 / b
         };
         let narrow = if l.precision.bytes() < 2.0 { 2.0 } else { 0.0 };
-        let wide = if l.precision == Precision::Fp32 { 4.0 } else { 2.0 };
+        let wide = if l.precision.bytes() >= 4.0 { 4.0 } else { 2.0 };
         // ZeRO 3 keeps its shard of weights in 32 bits only; 16-bit copies are gathered layer by layer.
         let weights = if l.zero == 3 { 0.0 } else { spread(3) * (wide + narrow) };
         let gradients = spread(2) * 4.0;

@@ -1,7 +1,7 @@
 //! Predictions as text and as JSON.
 
 use super::inference::Answering;
-use super::layout::Layout;
+use super::layout::{Layout, Schedule};
 use super::memory::Memory;
 use super::search::Found;
 use super::shape::Shape;
@@ -51,6 +51,9 @@ pub fn layout_text(l: &Layout) -> String {
     if l.chunks > 1 {
         let _ = write!(out, ", {} chunks a stage", l.chunks);
     }
+    if l.schedule == Schedule::ZeroBubble {
+        out += ", zero-bubble";
+    }
     let _ = write!(out, ", ZeRO {}, recompute {:?}", l.zero, l.recompute);
     if l.sequence_parallel { out + ", sequence parallel" } else { out }
 }
@@ -98,7 +101,7 @@ fn memory_json(m: &Memory) -> Value {
 fn layout_json(l: &Layout) -> Value {
     json!({
         "dp": l.dp, "tp": l.tp, "pp": l.pp, "cp": l.cp, "ep": l.ep, "chunks": l.chunks, "zero": l.zero, "sequence_parallel": l.sequence_parallel, "seq": l.seq,
-        "micro_batch": l.micro_batch, "global_batch": l.global_batch, "dtype": l.precision.name(), "recompute": format!("{:?}", l.recompute).to_lowercase(),
+        "schedule": if l.schedule == Schedule::ZeroBubble { "zero-bubble" } else { "1f1b" }, "micro_batch": l.micro_batch, "global_batch": l.global_batch, "dtype": l.precision.name(), "recompute": format!("{:?}", l.recompute).to_lowercase(),
         "fused_attention": l.stack.fused_attention, "overlap_gradients": l.stack.overlap_gradients, "overlap_tensor": l.stack.overlap_tensor,
     })
 }
@@ -120,8 +123,14 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
     let _ = writeln!(out, "first token           {}", a.first_token);
     let _ = writeln!(out, "between tokens        {}", a.between_tokens);
     let _ = writeln!(out, "sequences at once     {} a copy; its cache holds {:.0} tokens", a.batch, a.cache_tokens);
+    if a.busy < 1.0 {
+        let _ = writeln!(out, "load                  {:.1} % of what it could answer", 100.0 * a.busy);
+    }
     let e = &a.energy;
     let _ = writeln!(out, "energy                {} a sequence ({} to {}), {} a device; devices only", e.joules, e.low, e.high, e.watts);
+    if let Some(grams) = prices.carbon {
+        let _ = writeln!(out, "carbon                {:.3} g CO2 a sequence, at {grams:.0} g/kWh", e.joules.0 / 3.6e6 * grams);
+    }
     if let Some(price) = prices.device_hour.or(t.slowest().price.map(|p| p.0)) {
         let _ = writeln!(out, "cost                  {:.3} USD a million tokens, at {price:.2} USD a device-hour", price * a.devices as f64 / 3600.0 / a.tokens_per_second * 1e6);
     }
@@ -136,7 +145,7 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
 pub fn serving_json(shape: &Shape, t: &Topology, a: &Answering) -> Value {
     json!({
         "model": shape.name, "parameters": shape.parameters(), "cluster": t.name, "devices": a.devices, "tokens_per_second": a.tokens_per_second,
-        "first_token_seconds": a.first_token.0, "between_tokens_seconds": a.between_tokens.0, "batch": a.batch, "cache_tokens": a.cache_tokens,
+        "first_token_seconds": a.first_token.0, "between_tokens_seconds": a.between_tokens.0, "batch": a.batch, "busy": a.busy, "cache_tokens": a.cache_tokens,
         "energy_joules_per_sequence": a.energy.joules.0, "watts_per_device": a.energy.watts.0, "memory": memory_json(&a.memory), "costs": costs_json(&a.costs),
     })
 }

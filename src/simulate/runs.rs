@@ -83,11 +83,13 @@ pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) 
     let shape = shape(row)?;
     let [tp, pp, cp, ep, chunks] = ["tp", "pp", "cp", "ep", "vpp"].map(|c| row.count(c, 1));
     let (tp, pp, cp, ep, chunks) = (tp?, pp?, cp?, ep?, chunks?);
-    let inner = tp * pp * cp;
-    let devices = row.count("gpus", inner * row.count("dp", 1)?)?;
+    let product = |sizes: &[usize]| sizes.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).filter(|n| *n <= 1 << 24);
+    let too_many = || Error::usage(format!("tp {tp} × pp {pp} × cp {cp} are more devices than any machine has"));
+    let inner = product(&[tp, pp, cp]).ok_or_else(too_many)?;
+    let devices = row.count("gpus", product(&[inner, row.count("dp", 1)?]).ok_or_else(too_many)?)?;
     let dp = row.count("dp", (devices / inner).max(1))?;
-    if dp * inner != devices {
-        return Err(Error::usage(format!("dp {dp} × tp {tp} × pp {pp} × cp {cp} = {}, gpus is {devices}", dp * inner)));
+    if product(&[dp, inner]) != Some(devices) {
+        return Err(Error::usage(format!("dp {dp} × tp {tp} × pp {pp} × cp {cp} = {}, gpus is {devices}", dp as f64 * inner as f64)));
     }
     let (topology, mut chip) = machine(row, machines, devices)?;
     change(&mut chip.constants);
@@ -177,7 +179,8 @@ fn serving(row: &Row, machines: Machines) -> Result<(Shape, Topology, Serving)> 
     let shape = shape(row)?;
     let [tp, pp] = ["tp", "pp"].map(|c| row.count(c, 1));
     let (tp, pp) = (tp?, pp?);
-    let devices = row.count("gpus", tp * pp)?;
+    let together = tp.checked_mul(pp).filter(|n| *n <= 1 << 24).ok_or_else(|| Error::usage(format!("tp {tp} × pp {pp} are more devices than any machine has")))?;
+    let devices = row.count("gpus", together)?;
     if devices % (tp * pp) != 0 {
         return Err(Error::usage(format!("tp {tp} × pp {pp} does not divide {devices} gpus")));
     }
@@ -196,7 +199,7 @@ fn serving(row: &Row, machines: Machines) -> Result<(Shape, Topology, Serving)> 
     let output = row.number("output")?.filter(|o| *o == 0.0).map_or_else(|| row.count("output", 128), |_| Ok(0))?;
     let output = if mode == Mode::Prefill { output } else { output.max(1) };
     let serving = Serving {
-        tp, pp, replicas: devices / (tp * pp), ep: 1, precision: weights, kv_precision, batch, input: row.count("input", 128)?, output, mode, cache_share: 0.95,
+        tp, pp, replicas: devices / (tp * pp), ep: 1, precision: weights, kv_precision, batch, input: row.count("input", 128)?, output, mode, cache_share: 0.95, load: None,
     };
     Ok((shape, topology, serving))
 }

@@ -5,7 +5,7 @@ use super::layout::{Layout, Recompute, Schedule};
 use super::shape::Shape;
 use super::training::{Step, step_on};
 use crate::base::{Error, Result};
-use crate::topology::{Role, Topology};
+use crate::topology::{Precision, Role, Topology};
 use rayon::prelude::*;
 
 /// A layout with its price.
@@ -26,19 +26,27 @@ fn divisors(n: usize) -> Vec<usize> {
     (1..=n).filter(|d| n % d == 0).collect()
 }
 
+/// Tokens of a sequence from which on it is worth cutting over context-parallel ranks.
+const LONG: usize = 32768;
+
 /// Layouts worth trying on all devices of a machine: tensor ranks within the nearest level, pipelines that leave a layer to
-/// each stage, experts over data ranks, micro-batches 1 to 8, every way to recompute, ZeRO 1 (and 3 without a pipeline).
+/// each stage, experts over data ranks, micro-batches 1 to 8, every way to recompute and to order a pipeline, ZeRO 1 (and 3
+/// without a pipeline), long sequences over context ranks.
 pub fn candidates(shape: &Shape, topology: &Topology, base: &Layout) -> Vec<Layout> {
     let devices = topology.devices();
     let near = topology.levels().first().map_or(1, |l| l.devices).min(16);
+    // Long sequences may be cut, too.
+    let contexts: &[usize] = if base.seq >= LONG { &[1, 2, 4, 8, 16] } else { &[1] };
     let mut out = vec![];
     for tp in divisors(devices).into_iter().filter(|t| *t <= near && t.is_power_of_two() && shape.heads % t == 0) {
         for pp in divisors(devices / tp).into_iter().filter(|p| *p <= shape.layers && *p <= 128) {
             let dp = devices / tp / pp;
             let experts: Vec<usize> = if shape.experts > 0 { divisors(shape.experts).into_iter().filter(|e| dp % e == 0 && *e <= 64).collect() } else { vec![1] };
             for ep in experts {
-                for micro_batch in [1, 2, 4, 8].into_iter().filter(|m| base.global_batch % (dp * m) == 0) {
-                    out.extend(variants(shape, &Layout { tp, pp, dp, ep, micro_batch, cp: 1, chunks: 1, ..base.clone() }));
+                for micro_batch in [1, 2, 4, 8].into_iter().filter(|m| contexts.len() > 1 || base.global_batch % (dp * m) == 0) {
+                    for cp in contexts.iter().copied().filter(|c| dp % c == 0 && base.global_batch % (dp / c * micro_batch) == 0 && dp / c % ep == 0) {
+                        out.extend(variants(shape, &Layout { tp, pp, dp: dp / cp, ep, micro_batch, cp, chunks: 1, ..base.clone() }));
+                    }
                 }
             }
         }
@@ -59,7 +67,9 @@ fn variants(shape: &Shape, l: &Layout) -> Vec<Layout> {
             if recompute == Recompute::Selective && l.stack.fused_attention && zero != 3 {
                 continue;
             }
-            out.push(Layout { chunks, zero, recompute, sequence_parallel: l.tp > 1, ..l.clone() });
+            for schedule in [Schedule::OneForwardOneBackward, Schedule::ZeroBubble].into_iter().take(if l.pp > 1 && chunks == 1 { 2 } else { 1 }) {
+                out.push(Layout { chunks, zero, recompute, schedule, sequence_parallel: l.tp > 1, ..l.clone() });
+            }
         }
     }
     out
@@ -92,6 +102,19 @@ pub fn search(shape: &Shape, topology: &Topology, base: &Layout) -> Result<(Vec<
         }
     }
     Ok((best, tried))
+}
+
+/// The layout that fits on the fewest nodes, from those of the machine on, and how many nodes; none within 64 times as many.
+pub fn nearest(shape: &Shape, topology: &Topology, base: &Layout) -> Option<(usize, Layout)> {
+    let mut nodes = topology.nodes;
+    while nodes <= topology.nodes.saturating_mul(64) {
+        let machine = topology.with_nodes(nodes).ok()?;
+        if let Ok((found, _)) = search(shape, &machine, base) {
+            return found.into_iter().next().map(|f| (nodes, f.layout));
+        }
+        nodes *= 2;
+    }
+    None
 }
 
 /// A trick switched off.
@@ -140,8 +163,11 @@ pub fn ablate(shape: &Shape, topology: &Topology, l: &Layout) -> Result<Vec<With
         plain.groups.iter_mut().for_each(|g| if let Role::Switch { reduction } = &mut g.role { *reduction = false });
         add("sums in the switch", &plain, l.clone())?;
     }
+    if l.precision.bytes() == 2.0 && chip.device.peak.iter().any(|p| p.0 == Precision::Tf32) {
+        add("16-bit products (tf32)", topology, Layout { precision: Precision::Tf32, ..l.clone() })?;
+    }
     if l.precision.bytes() < 2.0 {
-        add("8-bit products (bf16)", topology, Layout { precision: crate::topology::Precision::Bf16, ..l.clone() })?;
+        add("8-bit products (bf16)", topology, Layout { precision: Precision::Bf16, ..l.clone() })?;
     }
     Ok(out)
 }

@@ -124,6 +124,9 @@ impl Shape {
                 return bad(format!("{what} is {v}, must be 1 to {}", 1 << 28));
             }
         }
+        if self.layers > 1 << 16 || self.experts > 1 << 16 {
+            return bad(format!("{} layers and {} experts: no more than 65536 of either are priced", self.layers, self.experts));
+        }
         if self.heads % self.kv_heads() != 0 {
             return bad(format!("{} heads do not divide over {} heads of keys and values", self.heads, self.kv_heads()));
         }

@@ -43,6 +43,9 @@ impl Table {
             let cells = columns.iter().cloned().zip(record.iter().map(str::to_string)).filter(|c| !c.1.is_empty()).collect();
             rows.push(Row { line: record.position().map_or(0, |p| p.line()), cells });
         }
+        if rows.is_empty() {
+            return Err(Error::file(name, "has no rows: a line of column names, then a line a measurement"));
+        }
         Ok(Table { name: name.into(), columns, rows })
     }
 }

@@ -6,12 +6,13 @@ mod model;
 mod plan;
 
 use super::{cluster, style};
+use crate::base::units::Bytes;
 use crate::base::{Error, Result};
 use crate::simulate::compare::Comparison;
 use crate::simulate::inference::{Mode, Serving, answering};
 use crate::simulate::page;
 use crate::simulate::report::{self, Prices};
-use crate::simulate::search::{ablate, search};
+use crate::simulate::search::{ablate, nearest, search};
 use crate::simulate::{self, Chip, Layout, Recompute, Schedule, Shape, Step, whatif};
 use crate::topology::{Mesh, Precision, Topology};
 use crate::trace::Trace;
@@ -102,6 +103,9 @@ struct Training {
     /// Optimiser states on the host
     #[arg(long)]
     offload: bool,
+    /// Price a layout that does not fit the memory all the same
+    #[arg(long)]
+    anyway: bool,
     /// The best layouts of all: a front of time, memory and energy
     #[arg(long)]
     search: bool,
@@ -144,6 +148,9 @@ struct ServingFlags {
     /// Sequences at once a copy [default: what fits]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
+    /// Requests a second of all copies, for continuous batches [default: as many as can be answered]
+    #[arg(long, value_name = "R", requires = "serve")]
+    load: Option<f64>,
     /// Tokens of a prompt
     #[arg(long, default_value_t = 1024, value_name = "N")]
     input: usize,
@@ -230,7 +237,8 @@ impl Simulate {
             None => Mesh::parse(&format!("dp={}", topology.devices()))?,
         };
         if !t.search {
-            mesh.fit(topology.devices())?;
+            mesh.fit(topology.devices()).map_err(|e| nearer(&mesh, topology, e))?;
+            whole_heads(shape, mesh.size("tp"))?;
         }
         let chip = Chip::new(topology.slowest())?;
         let soft = &chip.constants.software;
@@ -264,6 +272,30 @@ impl Simulate {
         Ok(best.map_or(Layout { recompute: ways[ways.len() - 1], micro_batch: sizes[0], ..layout.clone() }, |b| b.0.clone()))
     }
 
+    /// A layout that cannot be, with the nearest that can.
+    fn check_memory(&self, shape: &Shape, topology: &Topology, layout: &Layout, step: &Step) -> Result<()> {
+        let held = topology.slowest().memory.0;
+        let (stage, need) = step.memory.iter().map(|m| m.total().0).enumerate().fold((0, 0.0), |most, s| if s.1 > most.1 { s } else { most });
+        if need <= held {
+            return Ok(());
+        }
+        let all = |l: &Layout, nodes: usize| {
+            let at = if nodes > topology.nodes { format!("--nodes {nodes} ") } else { String::new() };
+            let ep = if l.ep > 1 { format!(",ep={}", l.ep) } else { String::new() };
+            let recompute = format!("{:?}", l.recompute).to_lowercase();
+            let order = match (l.chunks, l.schedule) {
+                (1, Schedule::ZeroBubble) => " --schedule zero-bubble".to_string(),
+                (1, _) => String::new(),
+                (chunks, _) => format!(" --chunks {chunks}"),
+            };
+            let cp = if l.cp > 1 { format!(",cp={}", l.cp) } else { String::new() };
+            format!("{at}--mesh pp={},dp={}{ep}{cp},tp={} --micro-batch {} --recompute {recompute} --zero {}{order} does", l.pp, l.dp / l.ep, l.tp, l.micro_batch, l.zero)
+        };
+        let near = nearest(shape, topology, layout).map_or("no layout of up to 64 times as many nodes does".into(), |(nodes, l)| all(&l, nodes));
+        let (need, held) = (Bytes(need), Bytes(held));
+        Err(Error::usage(format!("{} does not fit: stage {stage} of {} takes {need} of {held} a device; {near}; --anyway prices it all the same", shape.name, layout.pp)))
+    }
+
     fn precision(&self, chip: &Chip) -> Precision {
         let has = |p: Precision| chip.device.peak.iter().any(|q| q.0 == p);
         self.dtype.unwrap_or(if has(Precision::Bf16) { Precision::Bf16 } else { Precision::Fp16 })
@@ -278,6 +310,9 @@ impl Simulate {
             return Ok(());
         }
         let step = simulate::step(shape, topology, &layout)?;
+        if !t.anyway {
+            self.check_memory(shape, topology, &layout, &step)?;
+        }
         let mut more = String::new();
         if self.sensitivity {
             let seconds = |t: &Topology| Ok(simulate::step(shape, t, &layout)?.seconds.0);
@@ -317,7 +352,7 @@ impl Simulate {
                 ModeFlag::Prefill => Mode::Prefill,
                 ModeFlag::Decode => Mode::Decode,
             },
-            cache_share: 0.95,
+            cache_share: 0.95, load: f.load,
         };
         let a = answering(shape, topology, &serving)?;
         let mut more = String::new();
@@ -330,6 +365,30 @@ impl Simulate {
         self.print(compared, || report::serving_text(shape, topology, &a, self.prices()) + &more, || report::serving_json(shape, topology, &a));
         Ok(())
     }
+}
+
+/// A mesh that is not of the machine's size, with one that is.
+fn nearer(mesh: &Mesh, topology: &Topology, e: Error) -> Error {
+    let (ranks, devices, per_node) = (mesh.ranks(), topology.devices(), topology.devices_per_node());
+    if ranks < devices && devices % ranks == 0 {
+        let axes = mesh.axes().iter().filter(|a| a.0 != "dp").map(|(a, n)| format!(",{a}={n}")).collect::<String>();
+        return Error::usage(format!("{e}; --mesh dp={}{axes} fills them", mesh.size("dp") * devices / ranks));
+    }
+    if ranks % per_node == 0 {
+        return Error::usage(format!("{e}; --nodes {} has as many", ranks / per_node));
+    }
+    let ways = (1..=ranks).rev().find(|n| devices % n == 0).unwrap_or(1);
+    Error::usage(format!("{e}; the nearest size that divides them is {ways}"))
+}
+
+/// Tensor ranks that would share heads.
+fn whole_heads(shape: &Shape, tp: usize) -> Result<()> {
+    if shape.heads % tp == 0 {
+        return Ok(());
+    }
+    let near = |mut all: Box<dyn Iterator<Item = usize>>| all.find(|t| shape.heads % t == 0).unwrap_or(1);
+    let (below, above) = (near(Box::new((1..tp.min(shape.heads)).rev())), near(Box::new(tp.min(shape.heads)..=shape.heads)));
+    Err(Error::usage(format!("tp={tp} does not divide the {} heads of {}: tp={below} or tp={above} would", shape.heads, shape.name)))
 }
 
 fn sensitivity(topology: &Topology, seconds: &dyn Fn(&Topology) -> Result<f64>) -> Result<String> {

@@ -52,7 +52,7 @@ fn spent(o: &Outcome) -> Spent {
 
 /// Numbers carry their units. `chip` prices energy; none where the devices' power is not known.
 pub fn text(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> String {
-    let mut out = format!("{} on {}{}\n", told.model, if told.mesh.is_empty() { String::new() } else { format!("{} of ", told.mesh) }, told.on);
+    let mut out = format!("{}{} on {}\n", told.model, if told.mesh.is_empty() { String::new() } else { format!(" over {}", told.mesh) }, told.on);
     let _ = writeln!(out, "the plan of a step of {} tokens, {} in the cache after it\n", told.tokens, told.total);
     let _ = writeln!(out, "step                  {}", Seconds(o.seconds));
     let _ = writeln!(out, "tokens                {:.1} a second", told.tokens / o.seconds);
