@@ -5,7 +5,7 @@ mod common;
 use common::{Found, device, seeded};
 use pollster::block_on;
 use std::sync::Arc;
-use warpweft::base::{Array, Bindings, DType, MeshAxis, Weights};
+use warpweft::base::{Array, Bindings, DType, MeshAxis, Var, Weights};
 use warpweft::device::cluster::{RankPlan, Watch};
 use warpweft::device::{Cluster, Gpu, Nobody, Store};
 use warpweft::graph::Graph;
@@ -13,6 +13,8 @@ use warpweft::plan::shard::{Sharded, shard};
 use warpweft::plan::{Facts, Options, Policy, plan};
 use warpweft::reference::Interpreter;
 use warpweft::reference::sample::Random;
+use warpweft::simulate::plans::{self, Machine};
+use warpweft::topology::{Precision, shipped};
 use warpweft::topology::collective::Algorithm;
 
 /// All ranks on one adapter.
@@ -52,7 +54,7 @@ impl Virtual {
     }
 
     /// What the plans of all ranks say that a step sends.
-    fn predicted(&self, bindings: &Bindings) -> Facts {
+    fn planned(&self, bindings: &Bindings) -> Facts {
         let mut sum = Facts::default();
         let mut seen = std::collections::HashSet::new();
         for rank in 0..self.sharded.ranks() {
@@ -67,6 +69,27 @@ impl Virtual {
             }
         }
         sum
+    }
+
+    /// The same step in virtual time.
+    fn simulated(&self, bindings: &Bindings) -> plans::Outcome {
+        let rank = |r: usize| plans::Rank { seat: self.sharded.seats[r].clone(), plan: self.cluster.plan(r), bindings: self.sharded.bindings(r, bindings).unwrap() };
+        let ranks: Vec<plans::Rank> = (0..self.sharded.ranks()).map(rank).collect();
+        let machine = Machine::new(&shipped("dgx-h100").unwrap().with_nodes(2).unwrap(), ranks.len(), Precision::Fp32).unwrap();
+        plans::run(&ranks, &self.policy, &machine).unwrap()
+    }
+
+    /// What a run counted is what was planned and what is predicted: FLOPs, bytes and dispatches of every rank, bytes of
+    /// every link, messages and bytes of every kind of collective.
+    fn check_counts(&self, bindings: &Bindings, watch: &Watch, what: &str) {
+        let planned = self.planned(bindings);
+        let counted = &watch.traffic;
+        assert_eq!((counted.messages, counted.bytes(), counted.flops), (planned.messages, planned.bytes, planned.flops), "{what}: counted and planned");
+        let predicted = self.simulated(bindings);
+        assert_eq!(*counted, predicted.traffic, "{what}: counted and predicted");
+        assert!(counted.work.values().all(|w| w.flops > 0 && w.dispatches > 0), "{what}");
+        let latest = predicted.ran.iter().map(|r| r.end).chain(predicted.messages.iter().map(|m| m.end)).fold(0.0, f64::max);
+        assert!(predicted.seconds > 0.0 && latest <= predicted.seconds + 1e-12, "{what}: {latest} of {}", predicted.seconds);
     }
 }
 
@@ -92,9 +115,7 @@ fn conversation(gpu: &Arc<Gpu>, dtype: DType, mesh: &[(MeshAxis, usize)], sequen
                 assert!((*g as f64 - w).abs() < 2e-4 * (1.0 + w.abs()), "{what} total={total} rank {rank}: {g} for {w}\n{}", ranks.sharded.explain());
             }
         }
-        let predicted = ranks.predicted(&bindings);
-        let counted = (watch.traffic.messages, watch.traffic.bytes(), watch.traffic.flops);
-        assert_eq!(counted, (predicted.messages, predicted.bytes, predicted.flops), "{what} total={total}: counted and planned");
+        ranks.check_counts(&bindings, &watch, &format!("{what} total={total}"));
     }
     assert!(ranks.stores.iter().all(|s| s.bytes() > 0));
 }
@@ -115,6 +136,39 @@ fn virtual_devices_answer_as_one_does() {
     run(DType::F32, &[(Pipeline, 2), (Tensor, 3)], false);
     run(DType::F32, &[(Context, 2), (Tensor, 2)], false);
     run(DType::F32, &[(Data, 2), (Tensor, 2)], false);
+}
+
+#[test]
+fn an_encoder_over_virtual_devices_answers_as_one_does_and_costs_what_is_predicted() {
+    use MeshAxis::{Data, Pipeline, Tensor};
+    let Found::Device(gpu) = device(None) else { return };
+    let (config, weights) = seeded::bert(4, 2, 3);
+    let graph = warpweft::model::bert::build(&config, &weights, "tiny", Var::new("batch", 3), Var::new("seq", 9)).unwrap();
+    let mut oracle = Interpreter::<f64>::new(&graph, &weights).unwrap();
+    let mut flops = vec![];
+    let meshes: [&[(MeshAxis, usize)]; 6] = [&[], &[(Tensor, 2)], &[(Tensor, 3)], &[(Pipeline, 2)], &[(Pipeline, 2), (Tensor, 2)], &[(Data, 2), (Tensor, 2)]];
+    for mesh in meshes {
+        let mut ranks = load(&gpu, &graph, mesh, &weights, Policy::default());
+        for (batch, seq) in [(2usize, 7usize), (3, 1)] {
+            let mut r = Random::new(batch as u64);
+            let tokens: Vec<u32> = (0..batch * seq).map(|_| r.below(config.vocab) as u32).collect();
+            let mask: Vec<u32> = (0..batch * seq).map(|i| u32::from(i % seq < seq.max(2) - 1)).collect();
+            let inputs = [("tokens", Array::u32(&[batch, seq], &tokens)), ("mask", Array { dtype: DType::Bool, ..Array::u32(&[batch, seq], &mask) })];
+            let bindings = Bindings::new().with("batch", batch as u64).with("seq", seq as u64);
+            let want = oracle.step_values(&bindings, &inputs).unwrap().remove(0).1;
+            let mut watch = Watch::counting();
+            for (rank, got) in ranks.step(&bindings, &inputs, "embeddings", &mut watch).iter().enumerate() {
+                let worst = got.iter().zip(&want).map(|(g, w)| (*g as f64 - w).abs()).fold(0.0, f64::max);
+                assert!(got.len() == want.len() && worst < 1e-4, "{mesh:?} rank {rank}: {worst}\n{}", ranks.sharded.explain());
+            }
+            ranks.check_counts(&bindings, &watch, &format!("{mesh:?} {batch}×{seq}"));
+            assert_eq!(watch.traffic.messages > 0, !mesh.is_empty(), "{mesh:?}");
+            flops.push(watch.traffic.work.values().map(|w| w.flops).sum::<u64>());
+        }
+    }
+    // Stages share out the work of one device, replicas do it again. (Per mesh two steps.)
+    assert_eq!((flops[6], flops[7]), (flops[0], flops[1]));
+    assert_eq!((flops[10], flops[11]), (2 * flops[2], 2 * flops[3]));
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn a_step_does_the_operations_of_the_closed_form() {
 /// element of the layer's input (arXiv:2205.05198).
 #[test]
 fn activations_are_those_of_the_closed_forms() {
-    let (shape, machine, base) = megatron(1, 8, 1);
+    let (shape, _, base) = megatron(1, 8, 1);
     let of = |recompute, sequence_parallel| {
         let stack = warpweft::simulate::Stack { fused_attention: false, dropout: true, ..base.stack };
         let l = Layout { recompute, sequence_parallel, stack, ..base.clone() };

@@ -207,7 +207,9 @@ impl PlanCommand {
 
     /// The plan of each kind of rank, and what travels between them.
     fn sharded(&self, model: &Model, context: usize, layout: &Layout, (caps, options): (&Caps, &Options), bindings: &Bindings) -> Result<()> {
-        let sharded = session::sharded(model, context, layout)?;
+        // The step that `typical` binds.
+        let tokens = if model.check_generates().is_ok() { 1 } else { context.min(256) };
+        let sharded = session::sharded(model, context, tokens, layout)?;
         if self.explain {
             style::out(&sharded.explain());
             return Ok(());

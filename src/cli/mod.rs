@@ -47,7 +47,7 @@ enum Command {
     /// List machines and draw them
     Cluster(cluster::Cluster),
     /// Predict time, memory and energy of a model on a machine that is not here
-    Simulate(simulate::Simulate),
+    Simulate(Box<simulate::Simulate>),
     /// Hold predictions against published measurements
     Validate(validate::Validate),
     /// Fit a device's constants to measurements (assets/devices says which)
@@ -207,7 +207,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Inspect(c) => c.run().await.map(done),
         Command::Plan(c) => c.run().await.map(done),
         Command::Cluster(c) => c.run().map(done),
-        Command::Simulate(c) => c.run().map(done),
+        Command::Simulate(c) => c.run().await.map(done),
         Command::Validate(c) => c.run().map(done),
         Command::Fit(c) => c.run().map(done),
         Command::Tune(c) => c.run().await.map(done),

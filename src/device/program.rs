@@ -241,14 +241,15 @@ impl Program {
     }
 
     fn record(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings) -> Result<()> {
-        self.record_range(encoder, bindings, 0..self.launches.len())
+        self.record_range(encoder, bindings, 0..self.launches.len()).map(|_| ())
     }
 
-    /// Records some of the dispatches, in one pass.
-    pub(super) fn record_range(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings, range: Range<usize>) -> Result<()> {
+    /// Records some of the dispatches, in one pass; how many it was, without those whose grid is empty.
+    pub(super) fn record_range(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings, range: Range<usize>) -> Result<usize> {
         if range.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
+        let mut recorded = 0;
         let mut pass = encoder.begin_compute_pass(&Default::default());
         let mut bound = std::ptr::null();
         for (launch, dispatch) in self.launches[range.clone()].iter().zip(&self.plan.dispatches[range]) {
@@ -262,8 +263,9 @@ impl Program {
             }
             pass.set_bind_group(0, &launch.group, &[]);
             pass.dispatch_workgroups(x, y, z);
+            recorded += 1;
         }
-        Ok(())
+        Ok(recorded)
     }
 
     /// Like [`Program::step`] without reading, a pass and two timestamps around every dispatch.

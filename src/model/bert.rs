@@ -2,7 +2,8 @@
 //! each block, erf-GELU; the mean over real tokens, normalised to length one.
 
 use super::family::Lookup;
-use crate::base::{DType, Dim, Error, Result, Var, Weights};
+use crate::base::Placement::{self, Split};
+use crate::base::{Cut, DType, Dim, Error, MeshAxis, Result, Var, Weights};
 use crate::graph::{Attention, Graph, GraphBuilder, Tensor};
 
 /// The sizes and constants of a model.
@@ -52,6 +53,16 @@ pub fn build(config: &Config, weights: &dyn Weights, model: &str, batch: Var, se
     Ok(builder.finish())
 }
 
+/// How much of the MLP stays together on a tensor rank.
+const BLOCKS: Cut = Cut::Even { unit: 32 };
+
+/// Over tensor ranks a product's weight lies by its outputs (then its bias does) or by its inputs.
+#[derive(Clone, Copy)]
+enum Side {
+    Outputs(Cut),
+    Inputs(Cut),
+}
+
 struct Encoder<'a, 'g> {
     c: &'a Config,
     weights: &'a dyn Weights,
@@ -75,10 +86,12 @@ impl<'g> Encoder<'_, 'g> {
         let x = ((words + positions)? + kinds)?;
         let mut x = self.norm(x, "embeddings.LayerNorm")?;
         for layer in 0..c.layers {
+            g.layer(layer as u32 + 1);
             let at = format!("encoder.layer.{layer}");
             x = self.attention(&at, x, mask)?;
             x = self.network(&at, x)?;
         }
+        g.layer(c.layers as u32 + 1);
         g.at("pooling");
         let real = mask.cast(DType::F32)?.reshape(vec![self.batch, self.seq, 1.into()])?;
         let sum = (x * real)?.sum(&[1])?;
@@ -90,8 +103,9 @@ impl<'g> Encoder<'_, 'g> {
     fn attention(&self, at: &str, x: Tensor<'g>, mask: Tensor<'g>) -> Result<Tensor<'g>> {
         let c = self.c;
         let head = c.width / c.heads;
+        let heads = Cut::Even { unit: head as u32 };
         let split = |name: &str| {
-            let y = self.linear(&format!("{at}.attention.self.{name}"), x, c.width, c.width)?;
+            let y = self.linear(&format!("{at}.attention.self.{name}"), x, [c.width, c.width], Side::Outputs(heads))?;
             y.reshape(vec![self.batch, self.seq, c.heads.into(), head.into()])
         };
         let (q, k, v) = (split("query")?, split("key")?, split("value")?);
@@ -99,21 +113,31 @@ impl<'g> Encoder<'_, 'g> {
         let mask = mask.reshape(vec![self.batch, 1.into(), 1.into(), self.seq])?;
         let how = Attention { scale: 1.0 / (head as f32).sqrt(), causal: None, window: None };
         let y = q.attention(k, v, Some(mask), how)?.reshape(vec![self.batch, self.seq, c.width.into()])?;
-        let y = self.linear(&format!("{at}.attention.output.dense"), y, c.width, c.width)?;
-        self.norm((y + x)?, &format!("{at}.attention.output.LayerNorm"))
+        let y = self.linear(&format!("{at}.attention.output.dense"), y, [c.width, c.width], Side::Inputs(heads))?;
+        self.norm(self.whole((y + x)?), &format!("{at}.attention.output.LayerNorm"))
     }
 
     fn network(&self, at: &str, x: Tensor<'g>) -> Result<Tensor<'g>> {
-        let h = self.linear(&format!("{at}.intermediate.dense"), x, self.c.ffn, self.c.width)?.gelu()?;
-        let y = self.linear(&format!("{at}.output.dense"), h, self.c.width, self.c.ffn)?;
-        self.norm((y + x)?, &format!("{at}.output.LayerNorm"))
+        let h = self.linear(&format!("{at}.intermediate.dense"), x, [self.c.ffn, self.c.width], Side::Outputs(BLOCKS))?.gelu()?;
+        let y = self.linear(&format!("{at}.output.dense"), h, [self.c.width, self.c.ffn], Side::Inputs(BLOCKS))?;
+        self.norm(self.whole((y + x)?), &format!("{at}.output.LayerNorm"))
     }
 
     /// `x · wᵀ + b`.
-    fn linear(&self, name: &str, x: Tensor<'g>, to: usize, from: usize) -> Result<Tensor<'g>> {
+    fn linear(&self, name: &str, x: Tensor<'g>, [to, from]: [usize; 2], side: Side) -> Result<Tensor<'g>> {
         self.g.at(name);
         let w = self.weight(&format!("{name}.weight"), &[to, from])?;
-        x.matmul_t(w)? + self.weight(&format!("{name}.bias"), &[to])?
+        let b = self.weight(&format!("{name}.bias"), &[to])?;
+        match side {
+            Side::Outputs(cut) => x.matmul_t(w.cut(MeshAxis::Tensor, Split(0), cut))? + b.cut(MeshAxis::Tensor, Split(0), cut),
+            // The bias is added once, to the sum.
+            Side::Inputs(cut) => self.whole(x.matmul_t(w.cut(MeshAxis::Tensor, Split(1), cut))?) + b,
+        }
+    }
+
+    /// The stream between blocks lies whole on every tensor rank.
+    fn whole(&self, x: Tensor<'g>) -> Tensor<'g> {
+        x.place(MeshAxis::Tensor, Placement::Whole)
     }
 
     fn norm(&self, x: Tensor<'g>, name: &str) -> Result<Tensor<'g>> {

@@ -63,7 +63,7 @@ pub fn operand(l: &Lower, v: Value) -> Result<Operand> {
 }
 
 fn bound(name: &str, buffer: BufferId, element: &'static str, write: bool) -> Bound {
-    Bound { name: name.into(), buffer, element, write, range: None }
+    Bound { name: name.into(), buffer, element, write, range: None, uniform: None }
 }
 
 fn u(name: &str, e: impl Into<Expr>) -> (String, Param) {
@@ -226,7 +226,7 @@ fn right_bounds(l: &Lower, dtype: DType, buffer: BufferId, form: Form) -> Vec<Bo
         let blocks = blocks_of(dtype, total, rows.len());
         let planes = Planes::new(dtype, blocks);
         b.range = Some((0, planes.quant_bytes.max(16)));
-        out.push(Bound { name: "s".into(), buffer, element: words, write: false, range: Some((planes.scale_offset, planes.scale_bytes)) });
+        out.push(Bound { name: "s".into(), buffer, element: words, write: false, range: Some((planes.scale_offset, planes.scale_bytes)), uniform: None });
     }
     out.insert(0, b);
     out
@@ -330,7 +330,7 @@ fn emit_matmul(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &
             (Form::Tiled, _) => "f32",
             _ => "vec4<f32>",
         };
-        code.bound.push(bound("a", a.buffer, a_element, false));
+        code.bound.push(left(l, &a, form, a_element));
         code.bound.extend(right_bounds(l, b.dtype, buffer, form));
         code.bound.push(bound("y", y, "f32", true));
         let epilogue = if anchor == root {
@@ -379,6 +379,21 @@ fn emit_matmul(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &
         n0 += n.bound() as i64;
     }
     Ok(())
+}
+
+/// The left operand's binding. Where shaders run on a CPU, the row form reads it from uniform memory if it fits there: all
+/// lanes of a vector read one address, and a load from storage is done lane by lane.
+fn left(l: &mut Lower, a: &Operand, form: Form, element: &'static str) -> Bound {
+    let mut b = bound("a", a.buffer, element, false);
+    let buffer = &mut l.plan.buffers[a.buffer.0 as usize];
+    let size = matmul::UNIFORM_BYTES.iter().copied().find(|n| buffer.bytes <= *n);
+    let (Some(size), Form::Rows, true) = (size, form, l.options.tuning.serial) else { return b };
+    if matches!(buffer.role, super::Role::Scratch | super::Role::Input(_) | super::Role::Output(_)) {
+        // Few sizes, so that shapes share kernels.
+        buffer.bytes = size;
+        b.uniform = Some((size / 16) as u32);
+    }
+    b
 }
 
 fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> String {

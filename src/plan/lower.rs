@@ -465,7 +465,11 @@ pub fn interface(bound: &[Bound], params: &[(String, Expr)], fixed: &[&str]) -> 
     }
     for (i, b) in bound.iter().enumerate() {
         let access = if b.write { "read_write" } else { "read" };
-        out += &format!("@group(0) @binding({}) var<storage, {access}> {}: array<{}>;\n", i + 1, b.name, b.element);
+        let (space, elements) = match b.uniform {
+            Some(n) => ("uniform".to_string(), format!(", {n}")),
+            None => (format!("storage, {access}"), String::new()),
+        };
+        out += &format!("@group(0) @binding({}) var<{space}> {}: array<{}{elements}>;\n", i + 1, b.name, b.element);
     }
     out
 }

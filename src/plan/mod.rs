@@ -5,6 +5,7 @@
 //! single ops), `memory` gives values that never live together the same buffer. `text` prints the result.
 
 mod code;
+pub mod count;
 mod fuse;
 mod heavy;
 mod join;
@@ -16,6 +17,7 @@ mod transfer;
 mod tuning;
 
 pub use crate::op::Exchange;
+pub use count::{Traffic, Volume, Work};
 pub use lower::plan;
 pub use transfer::{Facts, Policy, Rounds};
 pub use tuning::Tuning;

@@ -127,11 +127,12 @@ impl Engine {
         Ok(times[times.len() / 2])
     }
 
-    /// The device, where it is one; `None` is the CPU or a mesh.
+    /// The device, of a mesh that of its first rank here; `None` is the CPU.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.inner {
             Inner::Device { store, .. } => Some(store.gpu()),
-            Inner::Cpu { .. } | Inner::Mesh(_) => None,
+            Inner::Cpu { .. } => None,
+            Inner::Mesh(mesh) => mesh.gpu(),
         }
     }
 

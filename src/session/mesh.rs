@@ -26,10 +26,14 @@ pub fn algorithm(text: &str) -> Result<Algorithm> {
     text.parse()
 }
 
-/// A decoder's step of one token over a mesh: what `plan --mesh` shows.
-pub fn sharded(model: &Model, context: usize, layout: &Layout) -> Result<Sharded> {
+/// A step of up to `tokens` tokens over a mesh: a decoder's, or an encoder's of one text.
+pub fn sharded(model: &Model, context: usize, tokens: usize, layout: &Layout) -> Result<Sharded> {
+    let seq = Var::new("seq", tokens as u32);
+    if model.check_generates().is_err() {
+        return shard(&model.embed_graph(Var::new("batch", 1), seq)?, &layout.axes()?);
+    }
     let total = Var::new("total", context as u32);
-    let step = StepShape { seq: Var::new("seq", 1).into(), total, context, last_only: true, sequence_parallel: layout.sequence_parallel };
+    let step = StepShape { seq: seq.into(), total, context, last_only: true, sequence_parallel: layout.sequence_parallel };
     shard(&model.step_graph(&step)?, &layout.axes()?)
 }
 
@@ -76,6 +80,9 @@ pub(super) struct MeshEngine {
     runner: Runner,
     /// What all steps sent.
     traffic: Traffic,
+    /// Whether steps take times, and those of the last one.
+    timed: bool,
+    last: Option<Trace>,
     adapter: String,
 }
 
@@ -143,7 +150,7 @@ impl MeshEngine {
             }
             let graphs: Vec<&Graph> = local.iter().map(|r| &sharded[0].class(*r).graph).collect();
             let ranks = Ranks::new(&graphs, &sharded[0].seats, weights)?;
-            return Ok(MeshEngine { sharded, runner: Runner::Cpu(Box::new(ranks)), traffic: Traffic::default(), adapter });
+            return Ok(MeshEngine { sharded, runner: Runner::Cpu(Box::new(ranks)), traffic: Traffic::default(), timed: false, last: None, adapter });
         }
         let gpus: Vec<Arc<Gpu>> = gpus.into_iter().flatten().collect();
         let mut stores: Vec<Store> = local.iter().zip(&gpus).map(|(r, g)| Store::at(g.clone(), sharded[0].seats[*r].clone())).collect();
@@ -154,15 +161,28 @@ impl MeshEngine {
             clusters.push(Cluster::load(s.seats.clone(), plans, &mut stores, weights, policy(layout), &mut progress).await?);
         }
         let transport = transport.unwrap_or_else(|| Box::new(Nobody));
-        Ok(MeshEngine { sharded, runner: Runner::Devices { clusters, stores, local, transport }, traffic: Traffic::default(), adapter })
+        let runner = Runner::Devices { clusters, stores, local, transport };
+        Ok(MeshEngine { sharded, runner, traffic: Traffic::default(), timed: false, last: None, adapter })
     }
 
     /// Runs a step of graph `which` on the ranks of one replica and reads outputs of its first rank here.
     pub async fn step(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
-        let mut watch = Watch::counting();
+        let mut watch = if self.timed { Watch::timing() } else { Watch::counting() };
         let out = self.watched(which, replica, bindings, inputs, outputs, &mut watch).await?;
-        self.count(watch.traffic);
+        self.traffic.add(std::mem::take(&mut watch.traffic));
+        self.last = self.timed.then(|| watch.into_trace());
         Ok(out)
+    }
+
+    /// From now on every step takes the times of all that ranks and links do, which makes each wait for it.
+    pub fn time_steps(&mut self) -> Result<()> {
+        self.can_trace()?;
+        self.timed = true;
+        Ok(())
+    }
+    /// What the last step did and when, once.
+    pub fn take_last(&mut self) -> Option<Trace> {
+        self.last.take()
     }
 
     pub fn can_trace(&self) -> Result<()> {
@@ -206,14 +226,6 @@ impl MeshEngine {
         }
     }
 
-    fn count(&mut self, more: Traffic) {
-        for (link, bytes) in more.links {
-            *self.traffic.links.entry(link).or_default() += bytes;
-        }
-        self.traffic.messages += more.messages;
-        self.traffic.flops += more.flops;
-    }
-
     /// Whether other processes have ranks, too.
     pub fn is_shared(&self) -> bool {
         self.rank_bytes().len() < self.sharded[0].ranks()
@@ -246,6 +258,13 @@ impl MeshEngine {
     }
     pub fn adapter(&self) -> String {
         self.adapter.clone()
+    }
+    /// The device of the first rank here; `None` is the CPU.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.runner {
+            Runner::Devices { stores, .. } => stores.first().map(Store::gpu),
+            Runner::Cpu(_) => None,
+        }
     }
     /// Bytes of each rank of this process.
     pub fn rank_bytes(&self) -> Vec<(usize, u64)> {

@@ -10,7 +10,9 @@ mod generation;
 mod loading;
 mod mesh;
 mod open;
+mod probes;
 mod processes;
+mod trial;
 mod tune;
 mod words;
 
@@ -23,6 +25,8 @@ pub use mesh::{Layout, algorithm, mesh, policy, sharded};
 pub use generation::Generation;
 pub use loading::{Loading, Opened};
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
+pub use probes::Rate;
+pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
 
 use std::future::Future;

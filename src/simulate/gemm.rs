@@ -36,12 +36,16 @@ impl Engine<'_> {
 
     /// Seconds of `batch` products m × k by k × n in one kernel. Zero where there is nothing to do.
     pub fn seconds(&self, batch: f64, m: f64, n: f64, k: f64) -> f64 {
+        self.seconds_moving(batch, m, n, k, batch * self.bytes(m, n, k))
+    }
+
+    /// The same with so many bytes of traffic, as where operands are stored in another format than they are computed in.
+    pub fn seconds_moving(&self, batch: f64, m: f64, n: f64, k: f64, traffic: f64) -> f64 {
         if batch * m * n * k <= 0.0 {
             return 0.0;
         }
         let c = self.constants;
         let memory = c.memory * self.bandwidth;
-        let traffic = batch * self.bytes(m, n, k);
         let moving = (traffic + c.memory_half.0) / memory;
         let mut best = f64::INFINITY;
         for (tm, tn) in TILES {

@@ -5,6 +5,7 @@ use super::energy::{Energy, Spent, energy};
 use super::layer::{Work, head, layer};
 use super::layout::Layout;
 use super::memory::Memory;
+use super::page::Point;
 use super::shape::Shape;
 use super::training::{Cost, Priced, Site, price_all};
 use crate::base::units::{Bytes, Seconds};
@@ -63,6 +64,8 @@ pub struct Answering {
     pub energy: Energy,
     /// What one sequence asks of all its devices.
     pub spent: Spent,
+    /// Products and attention of that pass.
+    pub points: Vec<Point>,
     pub devices: usize,
 }
 
@@ -116,39 +119,68 @@ impl Server<'_> {
         self.shape.kv_bytes(self.serving.kv_precision.bytes()) * copies * self.shape.layers.div_ceil(self.serving.pp) as f64
     }
 
-    /// One pass of a stage: `new` tokens of `sequences`, of which `decoding` ones read `context` cached tokens each, the
-    /// rest being whole prompts of `input` tokens.
-    fn pass(&self, prompts: f64, decoding: f64, context: f64) -> Result<Priced> {
+    /// What one pass of a stage does, and how often: `prompts` whole prompts of `input` tokens, and one token each of
+    /// `decoding` sequences, which read `context` cached tokens.
+    fn works(&self, prompts: f64, decoding: f64, context: f64) -> Vec<(Vec<Work>, f64)> {
         let s = self.serving;
         let tokens = (prompts * s.input as f64 + decoding).max(1.0);
         let local = Layout { micro_batch: 1, seq: tokens.ceil() as usize, ..self.layout.clone() };
-        let mut out = Priced::default();
-        let kinds = if self.shape.experts > 0 && self.shape.dense_layers > 0 { vec![(0, self.shape.dense_layers), (self.shape.layers - 1, self.shape.layers - self.shape.dense_layers)] } else { vec![(self.shape.layers - 1, self.shape.layers)] };
+        let mut out = vec![];
+        let (layers, dense) = (self.shape.layers, self.shape.dense_layers);
+        let kinds = if self.shape.experts > 0 && dense > 0 { vec![(0, dense), (layers - 1, layers - dense)] } else { vec![(layers - 1, layers)] };
         for (index, count) in kinds {
             let mut work: Vec<Work> = layer(self.shape, &local, index).forward;
             work.retain(|w| !matches!(w, Work::Attention { .. }));
             let (heads, d, dv) = (self.shape.heads as f64 / s.tp as f64, self.shape.head() as f64, self.shape.value_head() as f64);
-            let kv = self.shape.kv_bytes(s.kv_precision.bytes()) * if self.shape.latent.is_some() { 1.0 } else { (self.shape.kv_heads() as f64 / s.tp as f64).max(1.0) / self.shape.kv_heads() as f64 };
+            let share = if self.shape.latent.is_some() { 1.0 } else { (self.shape.kv_heads() as f64 / s.tp as f64).max(1.0) / self.shape.kv_heads() as f64 };
+            let kv = self.shape.kv_bytes(s.kv_precision.bytes()) * share;
             let pairs = |tokens: f64, context: f64| 2.0 * tokens * context * heads * (d + dv);
             let input = s.input as f64;
             if prompts > 0.0 {
                 let new = prompts * input;
-                work.push(Work::Attention { name: "attention", head: d, flops: pairs(new, input) / 2.0, bytes: new * (heads * (d + dv) * 2.0 + kv), backward: false, pytorch: false });
+                let bytes = new * (heads * (d + dv) * 2.0 + kv);
+                work.push(Work::Attention { name: "attention", head: d, flops: pairs(new, input) / 2.0, bytes, backward: false, pytorch: false });
             }
             if decoding > 0.0 {
-                work.push(Work::Attention { name: "attention over the cache", head: d, flops: pairs(decoding, context), bytes: decoding * context * kv, backward: false, pytorch: false });
+                let bytes = decoding * context * kv;
+                work.push(Work::Attention { name: "attention over the cache", head: d, flops: pairs(decoding, context), bytes, backward: false, pytorch: false });
             }
-            out.plus(&price_all(&self.site, &work)?, count as f64 / s.pp as f64);
+            out.push((work, count as f64 / s.pp as f64));
         }
         // Logits of the last position of each sequence only.
         let last = Layout { micro_batch: (prompts + decoding).ceil().max(1.0) as usize, seq: 1, ..self.layout.clone() };
         let mut ends: Vec<Work> = head(self.shape, &last).forward;
         ends.retain(|w| !matches!(w, Work::Collective { .. } | Work::Stream { name: "loss", .. }));
-        out.plus(&price_all(&self.site, &ends)?, 1.0 / s.pp as f64);
+        out.push((ends, 1.0 / s.pp as f64));
+        out
+    }
+
+    /// One pass of a stage, priced.
+    fn pass(&self, prompts: f64, decoding: f64, context: f64) -> Result<Priced> {
+        let s = self.serving;
+        let mut out = Priced::default();
+        for (work, times) in self.works(prompts, decoding, context) {
+            out.plus(&price_all(&self.site, &work)?, times);
+        }
         if s.pp > 1 {
+            let tokens = (prompts * s.input as f64 + decoding).max(1.0);
             let c = &self.chip.constants.collective;
             let hop = super::collective::price(c, self.site.placed(super::layer::Axis::Pipeline), Kind::SendRecv { from: 0, to: 1 }, tokens * self.shape.hidden as f64 * 2.0, None);
             out.plus(&Priced { seconds: hop.seconds.0, lines: vec![("hand on", hop.seconds.0)], ..Priced::default() }, 1.0);
+        }
+        Ok(out)
+    }
+
+    /// Each product and attention kernel of a pass.
+    fn points(&self, works: &[(Vec<Work>, f64)]) -> Result<Vec<Point>> {
+        let mut out: Vec<Point> = vec![];
+        for (w, times) in works.iter().flat_map(|(work, times)| work.iter().map(move |w| (w, *times))) {
+            if let Some(p) = super::page::point(&self.site, w, times)? {
+                match out.iter_mut().find(|o| (&o.name, o.flops, o.bytes) == (&p.name, p.flops, p.bytes)) {
+                    Some(o) => o.times += p.times,
+                    None => out.push(p),
+                }
+            }
         }
         Ok(out)
     }
@@ -208,7 +240,11 @@ impl Server<'_> {
                 (batch / between, mixed.spent * (parts * s.output as f64), between * s.output as f64)
             }
         };
-        let costs = if s.mode == Mode::Prefill { &prompt } else { &step };
+        let (costs, works) = if s.mode == Mode::Prefill {
+            (&prompt, self.works(batch / parts, 0.0, 0.0))
+        } else {
+            (&step, self.works(0.0, batch / parts, middle))
+        };
         let mut costs: Vec<Cost> = costs.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: s * p }).collect();
         costs.push(Cost { name: "host".into(), seconds: self.host() });
         costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
@@ -221,7 +257,7 @@ impl Server<'_> {
         let energy = energy(self.chip, each, span / batch, s.tp * s.pp);
         Ok(Answering {
             tokens_per_second: rate * s.replicas as f64, first_token: Seconds(first), between_tokens: Seconds(between), batch: batch as usize, cache_tokens, memory, costs, energy,
-            spent: each, devices,
+            spent: each, points: self.points(&works)?, devices,
         })
     }
 }

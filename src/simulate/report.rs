@@ -42,7 +42,7 @@ fn memory_text(out: &mut String, m: &Memory, device: Bytes) {
     let _ = writeln!(out, "    {:<34} {:>9}  of {device}: {verdict}", "total", m.total());
 }
 
-fn layout_text(l: &Layout) -> String {
+pub fn layout_text(l: &Layout) -> String {
     let mut out = format!("pp={},dp={},cp={},tp={}", l.pp, l.dp, l.cp, l.tp);
     if l.ep > 1 {
         let _ = write!(out, " (ep={} within dp)", l.ep);

@@ -2,6 +2,7 @@
 
 use super::layout::Layout;
 use super::pipeline::{Pass, run};
+use super::inference::Answering;
 use super::training::Step;
 use crate::base::Result;
 use crate::trace::{Span, Trace};
@@ -25,4 +26,15 @@ pub fn trace(l: &Layout, step: &Step) -> Result<Trace> {
         spans.push(Span { name: "update".into(), track: format!("stage {stage}"), start_us: end, duration_us: seconds * 1e6, details });
     }
     Ok(Trace { spans })
+}
+
+/// One pass of serving: its work one after the other.
+pub fn serving_trace(a: &Answering) -> Trace {
+    let mut at = 0.0;
+    let mut span = |c: &super::training::Cost| {
+        let start_us = at;
+        at += c.seconds * 1e6;
+        Span { name: c.name.clone(), track: "a pass".into(), start_us, duration_us: c.seconds * 1e6, details: vec![] }
+    };
+    Trace { spans: a.costs.iter().map(&mut span).collect() }
 }

@@ -1,5 +1,6 @@
 //! Spans of time on tracks: as Chrome and Perfetto read them, and as a picture.
 
+mod read;
 mod svg;
 
 use serde_json::json;

@@ -56,3 +56,33 @@ impl Tiny {
         build(&self.config, &self.weights, "tiny", &step).unwrap()
     }
 }
+
+/// A seeded encoder of `heads` heads of 8 elements: its sizes and weights.
+pub fn bert(heads: usize, layers: usize, seed: u64) -> (warpweft::model::bert::Config, HashMap<String, Array>) {
+    let c = warpweft::model::bert::Config { layers, width: heads * 8, heads, ffn: 160, vocab: 41, context: 32, eps: 1e-6 };
+    let mut r = Random::new(seed);
+    let mut weights = HashMap::new();
+    let mut add = |name: &str, shape: &[usize], scale: f64, shift: f64| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| (r.normal() * scale + shift) as f32).collect();
+        weights.insert(name.to_string(), Array::f32(shape, &values));
+    };
+    let (w, f) = (c.width, c.ffn);
+    for (name, rows) in [("word", c.vocab), ("position", c.context), ("token_type", 2)] {
+        add(&format!("embeddings.{name}_embeddings.weight"), &[rows, w], 0.5, 0.0);
+    }
+    let mut norms = vec!["embeddings.LayerNorm".to_string()];
+    for l in 0..layers {
+        let at = |part: &str| format!("encoder.layer.{l}.{part}");
+        norms.extend([at("attention.output.LayerNorm"), at("output.LayerNorm")]);
+        let square = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"].map(|p| (p, w, w));
+        for (part, to, from) in square.into_iter().chain([("intermediate.dense", f, w), ("output.dense", w, f)]) {
+            add(&at(&format!("{part}.weight")), &[to, from], 1.0 / (from as f64).sqrt(), 0.0);
+            add(&at(&format!("{part}.bias")), &[to], 0.1, 0.0);
+        }
+    }
+    for name in norms {
+        add(&format!("{name}.weight"), &[w], 0.1, 1.0);
+        add(&format!("{name}.bias"), &[w], 0.1, 0.0);
+    }
+    (c, weights)
+}

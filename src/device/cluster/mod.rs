@@ -8,12 +8,13 @@ mod member;
 mod watch;
 
 pub use member::kernels;
-pub use watch::{Traffic, Watch};
+pub use crate::plan::Traffic;
+pub use watch::Watch;
 
 use super::{Gpu, Post, Store, Transport};
 use crate::base::{Array, Bindings, Error, MeshAxis, Result, Seat, Weights};
 use crate::plan::Exchange;
-use crate::plan::{Plan, Policy, Rounds, Transfer};
+use crate::plan::{Plan, Policy, Rounds, Transfer, Work};
 use crate::topology::collective::Algorithm;
 use member::{Landing, Member, all_rounds, landings};
 use std::collections::HashMap;
@@ -204,7 +205,10 @@ impl Cluster {
         let member = &self.members[m];
         let gpu = member.gpu().clone();
         let span = watch.start();
-        member.program.record_range(step.encoders.of(&gpu), &bindings, from..to)?;
+        let dispatches = member.program.record_range(step.encoders.of(&gpu), &bindings, from..to)?;
+        let mut work = Work::default();
+        plan.dispatches[from..to].iter().try_for_each(|d| d.work(&bindings).map(|w| work.add(w)))?;
+        watch.traffic.ran(member.rank, Work { dispatches, ..work });
         if watch.is_on() && from < to {
             step.encoders.flush(&gpu);
             gpu.done().await?;
@@ -286,6 +290,7 @@ impl Cluster {
             }
         }
         self.settle(step, watch, &[gpu]).await?;
+        watch.traffic.begins(t.exchange);
         watch.message(t, None, self.members[m].rank, to, bytes, span);
         Ok(())
     }
@@ -320,6 +325,7 @@ impl Cluster {
             watch.wait(self.members[o].rank, t, step.since[o]);
         }
         self.prepare(step, group, &rounds)?;
+        watch.traffic.begins(t.exchange);
         for (n, round) in rounds.rounds.iter().enumerate() {
             let span = watch.start();
             let mut incoming = vec![];

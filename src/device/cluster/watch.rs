@@ -1,26 +1,9 @@
 //! What a step's ranks and links did, and when.
 
-use crate::plan::Exchange;
-use crate::plan::{Rounds, Transfer};
+use crate::plan::count::name as exchange_name;
+use crate::plan::{Rounds, Traffic, Transfer};
 use crate::trace::{Span, Trace};
-use std::collections::BTreeMap;
 use web_time::Instant;
-
-/// Counts of what travelled.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Bytes by sender and receiver.
-    pub links: BTreeMap<(usize, usize), u64>,
-    pub messages: usize,
-    /// Additions and comparisons of collectives.
-    pub flops: u64,
-}
-
-impl Traffic {
-    pub fn bytes(&self) -> u64 {
-        self.links.values().sum()
-    }
-}
 
 /// Counts always; takes times where asked, which makes every rank wait after each thing it does.
 #[derive(Debug, Default)]
@@ -70,11 +53,9 @@ impl Watch {
     }
 
     pub(super) fn message(&mut self, t: &Transfer, rounds: Option<&Rounds>, from: usize, to: usize, bytes: u64, start: f64) {
-        if from == to || bytes == 0 {
+        if !self.traffic.sent(t.exchange, (from, to), bytes) {
             return;
         }
-        *self.traffic.links.entry((from, to)).or_default() += bytes;
-        self.traffic.messages += 1;
         let name = format!("{} {}", exchange_name(t.exchange), t.label);
         let mut details = vec![("bytes".to_string(), bytes.to_string())];
         if let Some(r) = rounds {
@@ -84,18 +65,5 @@ impl Watch {
             details.push(("bus MB/s".into(), format!("{:.2}", bytes as f64 / seconds.max(1e-9) / 1e6)));
         }
         self.span(format!("link {from}→{to}"), name, start, details);
-    }
-}
-
-fn exchange_name(e: Exchange) -> &'static str {
-    match e {
-        Exchange::AllReduce => "all-reduce",
-        Exchange::AllGather => "all-gather",
-        Exchange::ReduceScatter => "reduce-scatter",
-        Exchange::AllToAll => "all-to-all",
-        Exchange::Broadcast => "broadcast",
-        Exchange::Permute => "permute",
-        Exchange::Send => "send",
-        Exchange::Receive => "receive",
     }
 }

@@ -1,28 +1,39 @@
 //! `simulate`: what a model would take on a machine.
 
+mod compare;
+mod here;
+mod model;
+mod plan;
+
 use super::{cluster, style};
 use crate::base::{Error, Result};
+use crate::simulate::compare::Comparison;
 use crate::simulate::inference::{Mode, Serving, answering};
+use crate::simulate::page;
 use crate::simulate::report::{self, Prices};
 use crate::simulate::search::{ablate, search};
 use crate::simulate::{self, Chip, Layout, Recompute, Schedule, Shape, Step, whatif};
 use crate::topology::{Mesh, Precision, Topology};
+use crate::trace::Trace;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Simulate {
-    /// A preset: gpt3-175b, gpt-1t, llama-3-8b, llama-3-70b, llama-3-405b, mixtral-8x7b, deepseek-v3, mt-nlg-530b …
+    /// A preset (gpt3-175b, gpt-1t, llama-3-8b, llama-3-70b, llama-3-405b, mixtral-8x7b, deepseek-v3, mt-nlg-530b …), a config.json or its folder, a .gguf file, or a name of the catalogue; no weights needed
     model: String,
     /// A name of `cluster list`, or a .toml file
     #[arg(long, value_name = "MACHINE")]
-    cluster: String,
+    cluster: Option<String>,
     /// That many nodes instead of the file's
     #[arg(long, value_name = "N")]
     nodes: Option<usize>,
     /// Axes over all devices, such as pp=8,tp=8,dp=16; tensor ranks lie nearest, whatever the order [default: dp alone, or tp when serving]
     #[arg(long, value_name = "AXES")]
     mesh: Option<String>,
+    /// Norms are shared between tensor ranks by tokens (plans; training does where its software did)
+    #[arg(long)]
+    sequence_parallel: bool,
     /// Change a figure of the machine first: device.hbm_bandwidth=8TB/s, link.bandwidth=x2 …
     #[arg(long, value_name = "FIGURE=VALUE")]
     set: Vec<String>,
@@ -41,6 +52,19 @@ pub struct Simulate {
     /// What one per cent more of each figure of the machine does to the time
     #[arg(long)]
     sensitivity: bool,
+    /// Write what runs when as a Chrome/Perfetto trace
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Lay a measured trace (of `run --profile`) beside the predicted one, op by op
+    #[arg(long, value_name = "TRACE")]
+    compare: Option<PathBuf>,
+    /// Write a page with timeline, roofline and memory
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    #[command(flatten)]
+    here: here::Here,
+    #[command(flatten)]
+    plans: plan::Plans,
     #[command(flatten)]
     training: Training,
     #[command(flatten)]
@@ -84,9 +108,6 @@ struct Training {
     /// What each trick of the layout is worth
     #[arg(long)]
     ablate: bool,
-    /// Write the pipeline as a Chrome/Perfetto trace
-    #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -143,9 +164,12 @@ enum ModeFlag {
 }
 
 impl Simulate {
-    pub fn run(&self) -> Result<()> {
-        let shape = simulate::preset(&self.model)?;
-        let mut topology = cluster::open(&self.cluster)?;
+    pub async fn run(&self) -> Result<()> {
+        if self.here.here {
+            return self.predict_here().await;
+        }
+        let name = self.cluster.as_deref().ok_or_else(|| Error::usage("--cluster is missing: name a machine of `cluster list` or a .toml file, or take --here"))?;
+        let mut topology = cluster::open(name)?;
         if let Some(n) = self.nodes {
             topology = topology.with_nodes(n)?;
         }
@@ -157,6 +181,10 @@ impl Simulate {
                 return Err(Error::usage(format!("{what} must be zero or more")));
             }
         }
+        if self.plans.plan {
+            return self.price_plan(&topology);
+        }
+        let shape = self.shape()?;
         match self.serving.serve {
             Some(mode) => self.serve(&shape, &topology, mode),
             None => self.train(&shape, &topology),
@@ -167,8 +195,32 @@ impl Simulate {
         Prices { device_hour: self.price, carbon: self.carbon }
     }
 
-    fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) {
-        style::out(&if self.json { format!("{:#}\n", json()) } else { text() });
+    fn print(&self, compared: Option<Comparison>, text: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) {
+        let beside = || compared.as_ref().map_or(String::new(), Comparison::text);
+        if !self.json {
+            style::out(&(text() + &beside()));
+            return;
+        }
+        let mut out = json();
+        if let (Some(c), Some(object)) = (&compared, out.as_object_mut()) {
+            object.insert("compared".into(), c.json());
+        }
+        style::out(&format!("{out:#}\n"));
+    }
+
+    /// What --trace, --html and --compare ask for.
+    fn pictures(&self, trace: &dyn Fn() -> Result<Trace>, page: &dyn Fn() -> Result<String>) -> Result<Option<Comparison>> {
+        let write = |path: &PathBuf, text: String| std::fs::write(path, text).map_err(|e| Error::file(path, format!("cannot be written: {e}")));
+        if let Some(path) = &self.trace {
+            let trace = trace()?;
+            write(path, trace.to_json())?;
+            style::note(&format!("wrote {} spans to {}", trace.spans.len(), path.display()));
+        }
+        if let Some(path) = &self.html {
+            write(path, page()?)?;
+            style::note(&format!("wrote {}", path.display()));
+        }
+        self.compare.as_ref().map(|path| compare::against(&trace()?, path)).transpose()
     }
 
     fn layout(&self, shape: &Shape, topology: &Topology) -> Result<Layout> {
@@ -222,7 +274,7 @@ impl Simulate {
         let t = &self.training;
         if t.search {
             let (found, tried) = search(shape, topology, &layout)?;
-            self.print(|| report::search_text(&found, tried), || report::search_json(&found, tried));
+            self.print(None, || report::search_text(&found, tried), || report::search_json(&found, tried));
             return Ok(());
         }
         let step = simulate::step(shape, topology, &layout)?;
@@ -240,11 +292,10 @@ impl Simulate {
                 more += &format!("{:<36} {:<15} {:<15} {}\n", w.what, percent(s.seconds.0, step.seconds.0), percent(bytes(s), bytes(&step)), percent(s.energy.joules.0, step.energy.joules.0));
             }
         }
-        if let Some(path) = &t.trace {
-            let trace = simulate::trace(&layout, &step)?;
-            std::fs::write(path, trace.to_json()).map_err(|e| Error::file(path, e.to_string()))?;
-        }
-        self.print(|| report::training_text(shape, topology, &layout, &step, self.prices()) + &more, || report::training_json(shape, topology, &layout, &step));
+        let trace = || simulate::trace(&layout, &step);
+        let page = || Ok(page::training(shape, topology, &layout, &step, &trace()?)?.html());
+        let compared = self.pictures(&trace, &page)?;
+        self.print(compared, || report::training_text(shape, topology, &layout, &step, self.prices()) + &more, || report::training_json(shape, topology, &layout, &step));
         Ok(())
     }
 
@@ -273,7 +324,10 @@ impl Simulate {
         if self.sensitivity {
             more += &sensitivity(topology, &|t| Ok(1.0 / answering(shape, t, &serving)?.tokens_per_second))?;
         }
-        self.print(|| report::serving_text(shape, topology, &a, self.prices()) + &more, || report::serving_json(shape, topology, &a));
+        let trace = simulate::serving_trace(&a);
+        let page = || Ok(page::serving(shape, topology, precision, &a, &trace)?.html());
+        let compared = self.pictures(&|| Ok(trace.clone()), &page)?;
+        self.print(compared, || report::serving_text(shape, topology, &a, self.prices()) + &more, || report::serving_json(shape, topology, &a));
         Ok(())
     }
 }
