@@ -1,7 +1,7 @@
 //! The op table: each op declared once, with its shape rule, cost, meaning, WGSL, docs, sample and error cases.
 //!
 //! F16 and the quantised types are how values are stored. Every op reads f16 where it reads f32; arithmetic
-//! gives f32; ops that only move elements (views, concat, pad, append) keep the type.
+//! gives f32; ops that only move elements (views, concat, pad, append, assign) keep the type.
 
 mod adjoint;
 mod attention;
