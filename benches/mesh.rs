@@ -1,6 +1,9 @@
 //! What a mesh costs: planning for many ranks, and running over virtual devices that share one adapter.
 //! `cargo bench --bench mesh` (a model is fetched first: `warpweft pull smollm2-135m`; `-- --device N` picks the adapter).
 
+mod common;
+
+use common::{cache, device, fetched, median};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,10 +11,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use warpweft::base::{Caps, DType, Error, MeshAxis, Result, Type, Var, Weights};
 use warpweft::graph::RopeLayout;
-use warpweft::model::{StepShape, catalogue, llama, source::Fetcher};
+use warpweft::model::{StepShape, llama};
 use warpweft::plan::shard::shard;
 use warpweft::plan::{Options as PlanOptions, plan};
-use warpweft::session::{DeviceChoice, Generator, Layout, Options, Request, mesh};
+use warpweft::session::{Generator, Layout, Options, Request, mesh};
 use warpweft::text::Sampling;
 
 /// Tensors by their sizes alone.
@@ -49,11 +52,6 @@ fn large() -> (llama::Config, Sizes) {
     (c, Sizes(all))
 }
 
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
-}
-
 fn planning() -> Result<()> {
     use MeshAxis::{Data, Pipeline, Tensor};
     let (config, sizes) = large();
@@ -78,24 +76,14 @@ fn planning() -> Result<()> {
     Ok(())
 }
 
-fn device() -> DeviceChoice {
-    let args: Vec<String> = std::env::args().collect();
-    let given = args.iter().position(|a| a == "--device").and_then(|i| args.get(i + 1));
-    given.and_then(|d| d.parse().ok()).unwrap_or(DeviceChoice::Index(0))
-}
-
 /// Prefill and decode of SmolLM2 over virtual devices, interleaved.
 fn running() -> Result<()> {
-    use etcetera::BaseStrategy;
-    let cache = std::env::var_os("WARPWEFT_CACHE").map(std::path::PathBuf::from).or_else(|| etcetera::choose_base_strategy().ok().map(|b| b.cache_dir().join("warpweft")));
-    let fetcher = Fetcher::new(cache.unwrap_or_default());
-    let entry = catalogue::find("smollm2-135m")?;
-    let path = fetcher.fetch(&entry, &mut |_| {}, &AtomicBool::new(false))?;
+    let path = fetched("smollm2-135m")?;
     let meshes = ["", "tp=1", "tp=2", "tp=4", "pp=2", "cp=2"];
     let mut models = vec![];
     for axes in meshes {
         let layout = Layout { mesh: mesh(axes)?, ..Layout::default() };
-        let options = Options { device: device(), context: Some(256), cache: Some(fetcher.cache.clone()), layout, ..Options::default() };
+        let options = Options { device: device(), context: Some(256), cache: Some(cache()), layout, ..Options::default() };
         models.push(pollster::block_on(Generator::open(&path, &options, &mut |_| {}))?);
     }
     println!("SmolLM2-135M over virtual devices on {} (they share its cores)", models[0].adapter());

@@ -58,3 +58,10 @@ target/release/warpweft pull minilm
 say "testing: a skipped device or model test is a failure"
 export WARPWEFT_REQUIRE_DEVICE=1 WARPWEFT_REQUIRE_MODELS=1
 cargo test --release "${features[@]}"
+
+# The browser: a headless Chromium on its software WebGPU adapter. WARPWEFT_WEB=0 leaves it out.
+if [ "${WARPWEFT_WEB:-1}" = 0 ]; then
+    say "WARPWEFT_WEB=0: the browser is not tested"
+else
+    WARPWEFT_FEATURES="${features[*]}" scripts/web-test.sh
+fi

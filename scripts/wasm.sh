@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the browser package: scripts/wasm.sh [FOLDER], target/web/package where none is given.
 # It fetches what is missing, once, into the user's cache folder: the wasm target (rustup, else Debian's web compiler),
-# wasm-bindgen of the version in Cargo.lock, esbuild and TypeScript from npm. WARPWEFT_FAST=1 leaves wasm-opt out.
+# wasm-bindgen of the version in Cargo.lock, esbuild and TypeScript from npm.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out="${1:-target/web/package}"
@@ -34,11 +34,6 @@ work=target/web/work
 rm -rf "$work" target/web/types && mkdir -p "$work"
 "$bindgen" target/wasm/$target/release/warpweft.wasm "$work"
 cp src/web/*.js src/web/tsconfig.json "$work/"
-if [ -z "${WARPWEFT_FAST:-}" ] && command -v wasm-opt >/dev/null; then
-    say "wasm-opt"
-    wasm-opt -O2 --enable-simd --enable-bulk-memory --enable-mutable-globals --enable-sign-ext --enable-nontrapping-float-to-int \
-        --enable-reference-types --enable-multivalue "$work/engine_bg.wasm" -o "$work/engine.opt.wasm" && mv "$work/engine.opt.wasm" "$work/engine_bg.wasm"
-fi
 
 say "bundling"
 "$TOOLS/npm/node_modules/.bin/tsc" -p "$work/tsconfig.json"

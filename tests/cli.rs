@@ -295,7 +295,7 @@ fn every_example_runs() {
     let programs = all.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "rs"));
     let mut names: Vec<String> = programs.map(|p| p.file_stem().unwrap().to_string_lossy().into_owned()).collect();
     names.sort();
-    assert_eq!(names, ["embed", "generate", "layer_norm", "matmul", "softmax", "transformer"]);
+    assert_eq!(names, ["embed", "generate", "layer_norm", "matmul", "softmax", "train", "transformer"]);
     for name in names {
         let path = match name.as_str() {
             "generate" => Some(model("smollm2-135m")),
@@ -313,6 +313,7 @@ fn every_example_runs() {
             "layer_norm" => "[-1.3416, -0.4472, 0.4472, 1.3416",
             "matmul" => "[4.0, 5.0, 10.0, 11.0]",
             "softmax" => "2 rows: [0.09003",
+            "train" => "well below the bigram model's",
             _ => "from the f64 reference",
         };
         assert!(text.contains(expected), "{name}: {text}");

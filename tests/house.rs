@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use warpweft::op::{self, Body};
+use warpweft::op::{self, Body, Grad};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -100,9 +100,14 @@ fn ops_page() -> String {
             (0.0, 0.0) => "exact".to_string(),
             (abs, rel) => format!("within {abs:e} + {rel:e} · |value| of the f64 reference"),
         };
+        let gradient = match &def.grad {
+            Grad::None(why) => format!("no gradient: {why}"),
+            Grad::Rule(_) => "gradient: by a rule of its own".into(),
+            Grad::Definition => "gradient: that of its definition".into(),
+        };
         let refused = (def.errors)().iter().map(|e| format!("- refused: {}\n", e.message)).collect::<String>();
         let doc = def.doc.split_whitespace().collect::<Vec<_>>().join(" ");
-        out += &format!("\n## {}\n\n{doc}\n\n- {kind}\n- {bound}\n{refused}", def.name);
+        out += &format!("\n## {}\n\n{doc}\n\n- {kind}\n- {gradient}\n- {bound}\n{refused}", def.name);
     }
     out
 }

@@ -1,49 +1,30 @@
 //! Every kernel that plans fill goes through naga to SPIR-V, MSL and HLSL: that is how Metal and DX12 are held without
-//! the hardware. And all of it stays within what every device binds.
+//! the hardware. And all of it stays within what every device binds. Tint, which Chrome runs, reads the same texts in
+//! scripts/web-test.sh, from the folder that this test writes.
 
+mod common;
+
+use common::kernels::all;
 use naga::back::{hlsl, msl, spv};
-use std::collections::HashSet;
-use warpweft::base::{AdapterKind, Caps};
-use warpweft::kernel::{Kernel, matmul::VARIANTS};
-use warpweft::op;
-use warpweft::plan::{Options, Tuning, plan};
-use warpweft::reference::sample::case_graph;
+use std::path::Path;
+use warpweft::kernel::Kernel;
 
-/// Kernels of all cases of all ops, in both forms, with every matmul variant.
-fn kernels() -> HashSet<Kernel> {
-    let mut out = HashSet::new();
-    for kind in [AdapterKind::Discrete, AdapterKind::Software] {
-        for fuse in [true, false] {
-            let caps = Caps { kind, ..Caps::FLOOR };
-            let mut options = Options::for_caps(&caps);
-            options.fuse = fuse;
-            for def in op::computing() {
-                for case in (def.cases)() {
-                    let graph = case_graph(def, &case, 1).unwrap().graph;
-                    out.extend(plan(&graph, &caps, &options).unwrap().kernels);
-                    if def.name == "matmul" && fuse {
-                        let dtype = case.operands[1].0.dtype;
-                        for tall in [true, false] {
-                            for rows in [true, false] {
-                                let class = Tuning::matmul_class(warpweft::kernel::matmul::Right { dtype, rows }, tall);
-                                for index in 0..VARIANTS.len() {
-                                    options.tuning.chosen.insert(class.clone(), index);
-                                    out.extend(plan(&graph, &caps, &options).unwrap().kernels);
-                                }
-                            }
-                        }
-                        options.tuning.chosen.clear();
-                    }
-                }
-            }
-        }
+/// The WGSL texts, one a file, for a reader in another language.
+fn write(all: &[&Kernel]) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wgsl");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    for (i, kernel) in all.iter().enumerate() {
+        std::fs::write(folder.join(format!("{}-{i}.wgsl", kernel.name())), kernel.source().unwrap()).unwrap();
     }
-    out
 }
 
 #[test]
 fn every_filled_kernel_translates() {
-    let all = kernels();
+    let kernels = all();
+    let mut all: Vec<&Kernel> = kernels.iter().collect();
+    all.sort_by_cached_key(|k| k.source().unwrap());
+    write(&all);
     assert!(all.len() > 100, "only {} kernels were found", all.len());
     for kernel in &all {
         let name = kernel.name();

@@ -14,6 +14,8 @@ export function chat() {
     let loading;
     /** @type {AbortController | undefined} */
     let answering;
+    /** What was opened last, for other tabs to open in their own way. @type {{ source: any, name: string } | undefined} */
+    let last;
 
     // ---- opening
 
@@ -102,6 +104,7 @@ export function chat() {
         try {
             const heard = (/** @type {any} */ p) => (clearInterval(watch), progress(p));
             model = await open(source, { device: $("device").value, onProgress: heard, onNotice: notice, signal: loading.signal });
+            last = { source, name };
             opened(model);
         } catch (e) {
             problem(e);
@@ -277,5 +280,5 @@ export function chat() {
 
     list();
     showKept();
-    return { model: () => model };
+    return { model: () => model, source: () => last };
 }

@@ -1,7 +1,8 @@
-// Tabs, and what both of them share.
+// Tabs, and what they share.
 
 import { chat } from "./chat.js";
 import { bench } from "./bench.js";
+import { mesh } from "./mesh.js";
 
 /** @param {string} id */
 export const $ = (id) => /** @type {any} */ (document.getElementById(id));
@@ -56,3 +57,4 @@ tabs();
 state();
 const talk = chat();
 bench(talk);
+mesh(talk);

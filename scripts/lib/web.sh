@@ -64,6 +64,9 @@ pinned() {
         typescript) echo typescript@7 ;;
         playwright-core) echo playwright-core@1 ;;
         webgpu) echo webgpu@0.6 ;;
+        onnxruntime-web) echo onnxruntime-web@1.30 ;;
+        @tensorflow/*) echo "$1@4.22" ;;
+        @wllama/wllama) echo @wllama/wllama@3.13 ;;
         *) echo "$1" ;;
     esac
 }

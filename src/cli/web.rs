@@ -38,6 +38,7 @@ const PAGE: &[(&str, &str, &str)] = &[
     ("/page.js", "text/javascript", include_str!("../../examples/web/page.js")),
     ("/chat.js", "text/javascript", include_str!("../../examples/web/chat.js")),
     ("/bench.js", "text/javascript", include_str!("../../examples/web/bench.js")),
+    ("/mesh.js", "text/javascript", include_str!("../../examples/web/mesh.js")),
 ];
 
 /// What every answer says: isolation gives the page threads and shared memory; nothing but its own scripts runs in it.

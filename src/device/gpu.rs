@@ -119,6 +119,10 @@ impl Gpu {
 
     async fn request(adapter: wgpu::Adapter, within: Option<&Caps>) -> Result<Gpu> {
         let mut report = report(&adapter);
+        if report.name.is_empty() {
+            // Browsers need not tell.
+            report.name = "WebGPU adapter".into();
+        }
         let (mut limits, mut features) = (adapter.limits(), wgpu::Features::empty());
         if let Some(caps) = within {
             limits = wgpu::Limits::default();

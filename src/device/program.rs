@@ -334,7 +334,20 @@ impl Program {
         bytes
     }
 
-    /// Sets a state's contents.
+    /// Sets the contents of a state; false where the plan has none of that name.
+    pub fn set_state(&self, name: &str, contents: &Array) -> Result<bool> {
+        match self.state_buffer(name) {
+            Some(id) => self.write_buffer(id, &contents.bytes).map(|_| true),
+            None => Ok(false),
+        }
+    }
+    /// Where a state lies, if the plan has one of that name.
+    pub fn state_buffer(&self, name: &str) -> Option<crate::plan::BufferId> {
+        let is = |b: &crate::plan::Buffer| matches!(&b.role, crate::plan::Role::State(n) if n == name);
+        self.plan.buffers.iter().position(is).map(|i| crate::plan::BufferId(i as u32))
+    }
+
+    /// Writes a planned buffer from its start on.
     pub fn write_buffer(&self, id: crate::plan::BufferId, bytes: &[u8]) -> Result<()> {
         let mut padded = bytes.to_vec();
         padded.resize(bytes.len().next_multiple_of(4), 0);

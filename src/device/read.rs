@@ -71,7 +71,7 @@ impl Gpu {
         self.poll()?;
         let result = promise.await;
         self.check()?;
-        let failed = |e: String| Error::device(DeviceFault::Lost, &self.report.name, format!("a result could not be read: {e}"));
+        let failed = |e: String| Error::device(DeviceFault::Lost, &self.report.name, format!("the device was lost: a result could not be read: {e}"));
         result.map_err(|e| failed(e.to_string()))?;
         let range = buffer.get_mapped_range(0..bytes.next_multiple_of(4)).map_err(|e| failed(format!("{e:?}")))?;
         let out = range[..bytes as usize].to_vec();

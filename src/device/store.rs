@@ -60,7 +60,8 @@ impl Store {
     /// The buffer of a planned one; what a weight holds is uploaded by [`Store::fill`] or [`Store::feed`].
     /// `taken` are the scratch buffers that this program already uses.
     pub(super) async fn get(&mut self, buffer: &plan::Buffer, weights: &dyn Weights, taken: &mut Vec<usize>) -> Result<Buffer> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        let usage =
+            wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
         let key = match &buffer.role {
             Role::Weight { parts, dtype, rows, .. } => Key::Weight(parts.clone(), *dtype, rows.clone()),
             Role::Data(data) => Key::Data(data.as_ptr() as usize),

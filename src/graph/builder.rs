@@ -30,6 +30,10 @@ impl GraphBuilder {
     pub fn layer(&self, layer: u32) {
         self.graph.borrow_mut().set_layer(layer);
     }
+    /// The layer that following nodes belong to.
+    pub fn current_layer(&self) -> u32 {
+        self.graph.borrow().current_layer()
+    }
     /// A value given at each step.
     pub fn input(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
         self.source(Source::Input, Type::new(dtype, shape), name)
@@ -38,7 +42,7 @@ impl GraphBuilder {
     pub fn weight(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
         self.source(Source::Weight { parts: vec![Part::whole(name)] }, Type::new(dtype, shape), name)
     }
-    /// A value that outlives the step: zeros at first, written by [`Tensor::append`].
+    /// A value that outlives the step: zeros at first, written by [`Tensor::append`] and [`Tensor::assign`].
     pub fn state(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
         self.source(Source::State, Type::new(dtype, shape), name)
     }
@@ -68,6 +72,16 @@ impl GraphBuilder {
     pub fn output(&self, name: &str, x: Tensor<'_>) -> Result<()> {
         let value = x.value_in(self)?;
         self.graph.borrow_mut().output(name, value)
+    }
+    /// The gradient of `loss` (one f32 element) in each of `wrt`: f32, of their shapes.
+    ///
+    /// # Errors
+    /// Those of [`Graph::gradients`]; tensors of another graph.
+    pub fn gradients(&self, loss: Tensor<'_>, wrt: &[Tensor<'_>]) -> Result<Vec<Tensor<'_>>> {
+        let loss = loss.value_in(self)?;
+        let wrt = wrt.iter().map(|x| x.value_in(self)).collect::<Result<Vec<_>>>()?;
+        let made = self.graph.borrow_mut().gradients(loss, &wrt)?;
+        Ok(made.into_iter().map(|v| self.wrap(v)).collect())
     }
     pub fn finish(self) -> Graph {
         self.graph.into_inner()
@@ -130,7 +144,7 @@ impl<'g> Tensor<'g> {
         self
     }
 
-    unary!(neg NEG, abs ABS, exp EXP, log LOG, sqrt SQRT, rsqrt RSQRT, tanh TANH, sin SIN, cos COS, sigmoid SIGMOID, silu SILU,
+    unary!(neg NEG, abs ABS, exp EXP, log LOG, sqrt SQRT, rsqrt RSQRT, tanh TANH, sin SIN, cos COS, erf ERF, sigmoid SIGMOID, silu SILU,
         gelu GELU, gelu_tanh GELU_TANH, relu RELU, softmax SOFTMAX, log_softmax LOG_SOFTMAX);
     binary!(add ADD, sub SUB, mul MUL, div DIV, maximum MAXIMUM, minimum MINIMUM, eq EQ, ne NE, lt LT, le LE, gt GT, ge GE,
         gather GATHER);
@@ -171,6 +185,10 @@ impl<'g> Tensor<'g> {
     /// This state with rows from `at` on replaced by `rows`, in place.
     pub fn append(self, rows: Tensor<'_>, at: impl Into<Dim>) -> Result<Self> {
         self.with(&op::APPEND, Attrs::Append { at: at.into() }, &[rows])
+    }
+    /// This state with `value` for its contents from now on; earlier ops have read the old ones.
+    pub fn assign(self, value: Tensor<'_>) -> Result<Self> {
+        self.with(&op::ASSIGN, Attrs::None, &[value])
     }
     pub fn reshape(self, shape: impl Into<Shape>) -> Result<Self> {
         self.with(&op::RESHAPE, Attrs::Shape(shape.into()), &[])

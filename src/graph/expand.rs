@@ -31,10 +31,11 @@ impl Graph {
         Ok(out)
     }
 
-    /// Which nodes an output or a state's write depends on; sources that are named stay.
+    /// Which nodes an output or a state's write depends on; sources that are named stay, and collectives, for which other
+    /// ranks wait.
     fn live(&self) -> Vec<bool> {
         let mut live: Vec<bool> =
-            self.nodes.iter().map(|n| matches!(n.source, Source::Input | Source::State) || matches!(n.kind(), "append" | "send")).collect();
+            self.nodes.iter().map(|n| matches!(n.source, Source::Input | Source::State) || n.writes() || n.def().is_some_and(|d| matches!(d.body, Body::Collective(_)))).collect();
         self.outputs.iter().for_each(|(_, v)| live[v.0 as usize] = true);
         for i in (0..self.nodes.len()).rev() {
             if live[i] {

@@ -2,13 +2,16 @@
 
 mod builder;
 mod expand;
+mod grad;
+mod optimiser;
 mod text;
 
 pub use crate::op::{Attention, RopeLayout};
 pub use builder::{GraphBuilder, Tensor};
+pub use optimiser::{Optimiser, Parameters, Zero};
 
 use crate::base::{Bindings, Cut, DType, Error, MeshAxis, Part, Placement, Result, Shape, Type};
-use crate::op::{Attrs, Body, Build, OpDef, Value};
+use crate::op::{APPEND, ASSIGN, Attrs, Body, Build, OpDef, Value};
 use std::sync::Arc;
 
 /// Where a node's value comes from.
@@ -18,7 +21,7 @@ pub enum Source {
     Input,
     /// Read once from the model file: the named tensors, or pieces of them, one after another along axis 0.
     Weight { parts: Vec<Part> },
-    /// Outlives the step; zeros at first; written by `append`.
+    /// Outlives the step; zeros at first; written by `append` and `assign`.
     State,
     /// One f32 number.
     Const(f32),
@@ -61,6 +64,10 @@ impl Node {
     }
     pub fn is_view(&self) -> bool {
         self.def().is_some_and(|d| matches!(d.body, Body::View))
+    }
+    /// Whether it writes a state.
+    pub fn writes(&self) -> bool {
+        self.def().is_some_and(|d| d.is(&APPEND) || d.is(&ASSIGN))
     }
     /// The op's name, or the kind of source.
     pub fn kind(&self) -> &'static str {
@@ -118,6 +125,10 @@ impl Graph {
     pub fn set_layer(&mut self, layer: u32) {
         self.layer = layer;
     }
+    /// The layer that following nodes belong to.
+    pub fn current_layer(&self) -> u32 {
+        self.layer
+    }
     /// States how a value should lie along a mesh axis.
     pub fn hint(&mut self, value: Value, over: MeshAxis, placement: Placement, cut: Cut) {
         self.hints.push(Hint { value, over, placement, cut });
@@ -156,9 +167,10 @@ impl Build for Graph {
         let types: Vec<Type> = args.iter().map(|a| self.node(*a).ty.clone()).collect();
         let name = if self.place.is_empty() { format!("%{}", self.nodes.len()) } else { self.place.clone() };
         let ty = (def.rule)(&attrs, &types).map_err(|e| e.at_node(&name))?;
-        if matches!(attrs, Attrs::Append { .. }) {
+        if def.is(&APPEND) {
             self.check_append(args[0], &name)?;
         }
+        self.check_written(def, args, &name)?;
         Ok(self.push(Source::Op { def, attrs, args: args.to_vec() }, ty, name))
     }
     fn ty(&self, v: Value) -> Type {
@@ -174,6 +186,21 @@ impl Build for Graph {
 }
 
 impl Graph {
+    /// A state is assigned by whoever has it, and not read afterwards.
+    fn check_written(&self, def: &OpDef, args: &[Value], name: &str) -> Result<()> {
+        if let (true, Some(state)) = (def.is(&ASSIGN), args.first().map(|a| self.node(*a))) {
+            if state.source != Source::State {
+                return Err(Error::op("assign", name, format!("\"{}\" is {}, it must be a state", state.name, state.kind())));
+            }
+        }
+        for a in args.iter().filter(|a| self.node(**a).source == Source::State) {
+            if self.nodes.iter().any(|n| n.writes() && n.args()[0] == *a) {
+                return Err(Error::op(def.name, name, format!("state \"{}\" was written before: read the result of that instead", self.node(*a).name)));
+            }
+        }
+        Ok(())
+    }
+
     /// `append` writes in place, so it may follow only a state that nothing has read or written before.
     fn check_append(&self, state: Value, name: &str) -> Result<()> {
         let node = self.node(state);

@@ -42,7 +42,12 @@ pub const VARIANTS: &[Variant] = &[
     Variant { form: Form::Rows, tm: 8, tn: 8 },
     Variant { form: Form::Rows, tm: 4, tn: 8 },
     Variant { form: Form::Vector, tm: 1, tn: 1 },
+    Variant { form: Form::Rows, tm: 4, tn: 1 },
+    Variant { form: Form::Rows, tm: 8, tn: 1 },
 ];
+
+/// Sizes of uniform bindings for the left operand; the last is what every device binds.
+pub const UNIFORM_BYTES: [u64; 2] = [16 << 10, 64 << 10];
 
 /// How the right operand lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,8 +65,8 @@ impl Right {
             (DType::F32, _) => ("vec4<f32>", None),
             (DType::F16, Form::Tiled) => ("u32", None),
             (DType::F16, _) => ("vec2<u32>", None),
-            (_, Form::Vector) => ("vec4<u32>", Some("u32")),
-            (_, _) => ("u32", Some("u32")),
+            (_, Form::Tiled) => ("u32", Some("u32")),
+            (_, _) => ("vec4<u32>", Some("u32")),
         }
     }
 }
@@ -156,13 +161,12 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
         DType::Q4_0 | DType::Q4_1 => {
             *t += "    for (var kb = 0u; kb < p.k / 32u; kb++) {\n";
             for c in 0..v.tn {
-                let _ = writeln!(t, "        let at{c} = w{c} * (p.k / 32u) + kb;\n        let d{c} = scale(at{c});");
+                let _ = writeln!(t, "        let at{c} = w{c} * (p.k / 32u) + kb;\n        let d{c} = scale(at{c});\n        let q{c} = b[at{c}];");
             }
             *t += "        for (var j = 0u; j < p.four; j++) {\n            let lo = kb * 8u + j;\n            let hi = lo + 4u;\n";
             for c in 0..v.tn {
-                let _ = writeln!(t, "            let q{c} = b[at{c} * 4u + j];");
-                let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xU8(q{c} & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
-                let _ = writeln!(t, "            let v{c} = vec4<f32>(unpack4xU8((q{c} >> 4u) & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
+                let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xU8(q{c}[j] & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
+                let _ = writeln!(t, "            let v{c} = vec4<f32>(unpack4xU8((q{c}[j] >> 4u) & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
             }
             accumulate(t, "            ", "u", "l");
             accumulate(t, "            ", "v", "h");
@@ -173,12 +177,18 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
             for c in 0..v.tn {
                 let _ = writeln!(t, "        let at{c} = w{c} * (p.k / 32u) + kb;\n        let d{c} = scale(at{c}).x;");
             }
-            *t += "        for (var j = 0u; j < 2u * p.four; j++) {\n            let lo = kb * 8u + j;\n";
-            for c in 0..v.tn {
-                let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xI8(b[at{c} * 8u + j])) * d{c};");
+            for half in 0..2 {
+                for c in 0..v.tn {
+                    let _ = writeln!(t, "        let q{half}{c} = b[at{c} * 2u + {half}u];");
+                }
+                let _ = writeln!(t, "        for (var j = 0u; j < p.four; j++) {{\n            let lo = kb * 8u + {}u + j;", half * 4);
+                for c in 0..v.tn {
+                    let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xI8(q{half}{c}[j])) * d{c};");
+                }
+                accumulate(t, "            ", "u", "l");
+                *t += "        }\n";
             }
-            accumulate(t, "            ", "u", "l");
-            *t += "        }\n    }\n";
+            *t += "    }\n";
         }
         _ => {
             *t += "    for (var lo = 0u; lo < p.k / 4u; lo++) {\n";

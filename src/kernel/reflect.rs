@@ -70,8 +70,10 @@ impl Kernel {
             if uses[handle].is_empty() {
                 continue;
             }
+            // The parameter block is a struct; an array in uniform memory is an operand like those in storage.
+            let block = matches!(module.types[global.ty].inner, TypeInner::Struct { .. });
             let access = match global.space {
-                AddressSpace::Uniform => Access::Uniform,
+                AddressSpace::Uniform if block => Access::Uniform,
                 AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Access::ReadWrite,
                 _ => Access::Read,
             };

@@ -14,6 +14,7 @@ ops! {
         shard: shard::none,
         cost: |a, t, o| rule::one_per_element(a, t, o) * 3,
         body: Body::Composite { define: rope, fused: Fused::Parts },
+        grad: Grad::Definition,
         within: Within { abs: 2e-6, rel: 1e-6 },
         cases: || {
             let mut cases = vec![];
@@ -42,6 +43,7 @@ ops! {
             q.count() * Expr::from(k[1]) * 4
         },
         body: Body::Composite { define: attention, fused: Fused::Attention },
+        grad: Grad::Definition,
         within: Within { abs: 2e-5, rel: 2e-5 },
         cases: attention_cases,
         errors: attention_errors,
@@ -59,6 +61,7 @@ ops! {
         shard: shard::attention,
         cost: |a, t, o| (ATTENTION.cost)(a, t, o),
         body: Body::Composite { define: attention_part, fused: Fused::Parts },
+        grad: Grad::Definition,
         within: Within { abs: 2e-5, rel: 2e-5 },
         cases: attention_cases,
         errors: || attention_errors().into_iter().filter(|e| e.types.len() == 3).collect(),

@@ -25,6 +25,8 @@ pub enum Attrs {
     Attention(Attention),
     /// Where in axis 0 of the state the new rows go.
     Append { at: Dim },
+    /// Rows of the result.
+    Rows(Dim),
     Collective(Box<Collective>),
     /// `start + index along axis`, of this shape.
     Iota { shape: Shape, axis: usize, start: Dim, dtype: DType },
@@ -73,6 +75,7 @@ impl fmt::Display for Attrs {
                 a.window.map_or(Ok(()), |w| write!(f, " window={w}"))
             }
             Attrs::Append { at } => write!(f, "at={at}"),
+            Attrs::Rows(n) => write!(f, "rows={n}"),
             Attrs::Collective(c) => write!(f, "{c}"),
             Attrs::Iota { shape, axis, start, dtype } => write!(f, "{dtype}{shape} axis={axis} start={start}"),
         }

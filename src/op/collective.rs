@@ -59,7 +59,7 @@ impl fmt::Display for Collective {
 }
 
 macro_rules! collective {
-    ($name:literal, $doc:literal, $exchange:expr, $operands:expr) => {
+    ($name:literal, $doc:literal, $exchange:expr, $grad:expr, $operands:expr) => {
         OpDef {
             name: $name,
             doc: $doc,
@@ -67,6 +67,7 @@ macro_rules! collective {
             shard: shard::none,
             cost: rule::free,
             body: Body::Collective($exchange),
+            grad: Grad::Rule($grad),
             within: Within { abs: 1e-6, rel: 1e-6 },
             cases: || cases($operands),
             errors: || errors($operands),
@@ -75,14 +76,14 @@ macro_rules! collective {
 }
 
 ops! {
-    ALL_REDUCE = collective!("all_reduce", "The values of all ranks of a mesh axis combined (sum, max or min), on every rank.", Exchange::AllReduce, 1);
-    ALL_GATHER = collective!("all_gather", "The rows of all ranks one after another, on every rank. Pieces may differ in size.", Exchange::AllGather, 1);
-    REDUCE_SCATTER = collective!("reduce_scatter", "The values of all ranks combined, each rank keeping its own rows.", Exchange::ReduceScatter, 1);
-    ALL_TO_ALL = collective!("all_to_all", "Piece j of rank i's rows becomes piece i of rank j's.", Exchange::AllToAll, 1);
-    BROADCAST_FROM = collective!("broadcast_from", "One rank's value on every rank of a mesh axis. Ranks other than the root have no operand.", Exchange::Broadcast, 1);
-    PERMUTE = collective!("permute", "The value of the rank `peer` places before, around the end: a step of a ring.", Exchange::Permute, 1);
-    SEND = collective!("send", "Gives a value to the stage `peer`. The result is the operand, for nobody to use.", Exchange::Send, 1);
-    RECEIVE = collective!("receive", "The value that the stage `peer` sends under the same tag.", Exchange::Receive, 0);
+    ALL_REDUCE = collective!("all_reduce", "The values of all ranks of a mesh axis combined (sum, max or min), on every rank.", Exchange::AllReduce, adjoint::all_reduce, 1);
+    ALL_GATHER = collective!("all_gather", "The rows of all ranks one after another, on every rank. Pieces may differ in size.", Exchange::AllGather, adjoint::all_gather, 1);
+    REDUCE_SCATTER = collective!("reduce_scatter", "The values of all ranks combined, each rank keeping its own rows.", Exchange::ReduceScatter, adjoint::reduce_scatter, 1);
+    ALL_TO_ALL = collective!("all_to_all", "Piece j of rank i's rows becomes piece i of rank j's.", Exchange::AllToAll, adjoint::all_to_all, 1);
+    BROADCAST_FROM = collective!("broadcast_from", "One rank's value on every rank of a mesh axis. Ranks other than the root have no operand.", Exchange::Broadcast, adjoint::broadcast_from, 1);
+    PERMUTE = collective!("permute", "The value of the rank `peer` places before, around the end: a step of a ring.", Exchange::Permute, adjoint::permute, 1);
+    SEND = collective!("send", "Gives a value to the stage `peer`. The result is the operand, for nobody to use.", Exchange::Send, adjoint::send, 1);
+    RECEIVE = collective!("receive", "The value that the stage `peer` sends under the same tag.", Exchange::Receive, adjoint::receive, 0);
 }
 
 fn collective_rule(op: &str, exchange: Exchange, attrs: &Attrs, types: &[Type]) -> Result<Type> {

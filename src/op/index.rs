@@ -1,4 +1,4 @@
-//! Ops that move elements by index: gather, concat, pad, append, cast, iota.
+//! Ops that move elements by index: gather, scatter_add, concat, pad, append, assign, cast, iota.
 
 use super::case::{f32s, normal, of};
 use super::*;
@@ -13,6 +13,7 @@ ops! {
         shard: shard::gather,
         cost: rule::free,
         body: Body::Primitive(Primitive::Gather),
+        grad: Grad::Rule(grad::gather),
         within: Within::rel(1e-6),
         cases: || {
             let ids = |n| (of(DType::U32, [n]), Fill::Below(7));
@@ -33,6 +34,33 @@ ops! {
             ErrorCase::new(vec![f32s([]), of(DType::U32, [2])], Attrs::None, "the table is a scalar, it must have rows"),
         ],
     };
+    SCATTER_ADD = OpDef {
+        name: "scatter_add",
+        doc: "Rows added to where their ids say: y[r, …] = Σ x[i…, …] over all i with ids[i…] = r, zeros where no id is r. x is f32, ids are u32 \
+              or i32, an id outside of the `rows` of the result is passed over. Summed in the order of i: the same every time.",
+        rule: scatter_add_rule,
+        shard: shard::scatter_add,
+        cost: |_, t, _| t[0].shape.count(),
+        body: Body::Primitive(Primitive::ScatterAdd),
+        grad: Grad::Rule(grad::scatter_add),
+        within: Within { abs: 1e-5, rel: 1e-5 },
+        cases: || {
+            let case = |x: (Type, Fill), ids: Type, rows: i64| Case::new(vec![x, (ids, Fill::Below(7))], Attrs::Rows(rows.into()));
+            vec![
+                case(normal([3, 17]), of(DType::U32, [3]), 7),
+                case(normal([129, 5]), of(DType::U32, [129]), 4),
+                case(normal([17]), of(DType::I32, [17]), 7),
+                case(normal([2, 4, 2, 3]), of(DType::U32, [2, 4]), 9),
+                case(normal([0, 3]), of(DType::U32, [0]), 7),
+                case(normal([5, 3]), of(DType::U32, [5]), 0),
+            ]
+        },
+        errors: || vec![
+            ErrorCase::new(vec![f32s([3, 4]), f32s([3])], Attrs::Rows(2.into()), "ids are f32, they must be u32 or i32"),
+            ErrorCase::new(vec![f32s([3, 4]), of(DType::U32, [2])], Attrs::Rows(2.into()), "x is [3, 4], it must begin as the ids [2]"),
+            ErrorCase::new(vec![of(DType::F16, [2, 4]), of(DType::U32, [2])], Attrs::Rows(2.into()), "x is f16, it must be f32"),
+        ],
+    };
     CONCAT = OpDef {
         name: "concat",
         doc: "Operands one after another along one axis; all other axes and the type are the same.",
@@ -40,6 +68,7 @@ ops! {
         shard: shard::concat,
         cost: rule::free,
         body: Body::Primitive(Primitive::Concat),
+        grad: Grad::Rule(grad::concat),
         within: Within::EXACT,
         cases: || vec![
             Case::new(vec![normal([3, 4]), normal([3, 17])], Attrs::Axis(1)),
@@ -62,6 +91,7 @@ ops! {
         shard: shard::pad,
         cost: rule::free,
         body: Body::Primitive(Primitive::Pad),
+        grad: Grad::Rule(grad::pad),
         within: Within::EXACT,
         cases: || {
             let pad = |axis, before, after, value| Attrs::Pad { axis, before, after, value };
@@ -84,6 +114,7 @@ ops! {
         shard: shard::append,
         cost: rule::free,
         body: Body::Primitive(Primitive::Append),
+        grad: Grad::Rule(grad::append),
         within: Within::EXACT,
         cases: || vec![
             Case::new(vec![normal([9, 4]), normal([2, 4])], Attrs::Append { at: 3.into() }),
@@ -97,6 +128,26 @@ ops! {
             ErrorCase::new(vec![f32s([9]), of(DType::I32, [2])], Attrs::Append { at: 0.into() }, "rows are i32, the state is f32"),
         ],
     };
+    ASSIGN = OpDef {
+        name: "assign",
+        doc: "A state replaced by x, of its type, at the end of all that read it before. The result is the state after the step's write.",
+        rule: assign_rule,
+        shard: shard::assign,
+        cost: rule::free,
+        body: Body::Primitive(Primitive::Assign),
+        grad: Grad::Rule(grad::assign),
+        within: Within::EXACT,
+        cases: || vec![
+            Case::new(vec![normal([9, 4]), normal([9, 4])], Attrs::None),
+            Case::new(vec![normal([]), normal([])], Attrs::None),
+            Case::new(vec![(of(DType::F16, [3, 6]), Fill::Normal), (of(DType::F16, [3, 6]), Fill::Normal)], Attrs::None),
+            Case::new(vec![normal([0, 3]), normal([0, 3])], Attrs::None),
+        ],
+        errors: || vec![
+            ErrorCase::new(vec![f32s([9, 4]), f32s([4, 9])], Attrs::None, "x is f32[4, 9], the state is f32[9, 4]"),
+            ErrorCase::new(vec![f32s([9]), of(DType::I32, [9])], Attrs::None, "x is i32[9], the state is f32[9]"),
+        ],
+    };
     CAST = OpDef {
         name: "cast",
         doc: "x as another plain type. Floats become integers by dropping the fraction; truth becomes 0 or 1; f16 is rounded to nearest.",
@@ -104,6 +155,7 @@ ops! {
         shard: shard::pointwise,
         cost: rule::free,
         body: Body::Primitive(Primitive::Cast),
+        grad: Grad::Rule(grad::cast),
         within: Within { abs: 1e-7, rel: 1e-3 },
         cases: || {
             let cast = |from, fill, to| Case::new(vec![(of(from, [3, 17]), fill)], Attrs::Cast(to));
@@ -130,6 +182,7 @@ ops! {
         shard: shard::none,
         cost: rule::free,
         body: Body::Primitive(Primitive::Iota),
+        grad: Grad::None("it has no operands"),
         within: Within::EXACT,
         cases: || {
             let iota = |axis, start: i64, dtype| Attrs::Iota { shape: [3, 17].into(), axis, start: start.into(), dtype };
@@ -163,6 +216,35 @@ fn gather_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
     }
     let dims = ids.shape.iter().chain(&table.shape[1..]).copied().collect::<Vec<_>>();
     Ok(Type::f32(dims))
+}
+
+fn scatter_add_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("scatter_add", types, 2)?;
+    let Attrs::Rows(rows) = *attrs else { return rule::wrong_attrs("scatter_add", attrs) };
+    let (x, ids) = (&types[0], &types[1]);
+    if !ids.dtype.is_int() {
+        return rule::err("scatter_add", format!("ids are {}, they must be u32 or i32", ids.dtype));
+    }
+    if x.dtype != DType::F32 {
+        return rule::err("scatter_add", format!("x is {}, it must be f32", x.dtype));
+    }
+    if x.shape.rank() < ids.shape.rank() || x.shape[..ids.shape.rank()] != ids.shape[..] {
+        return rule::err("scatter_add", format!("x is {}, it must begin as the ids {}", x.shape, ids.shape));
+    }
+    let dims = std::iter::once(rows).chain(x.shape[ids.shape.rank()..].iter().copied()).collect::<Vec<_>>();
+    Ok(Type::f32(dims))
+}
+
+fn assign_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("assign", types, 2)?;
+    let (state, x) = (&types[0], &types[1]);
+    if state != x {
+        return rule::err("assign", format!("x is {x}, the state is {state}"));
+    }
+    if state.shape.known().is_none() {
+        return rule::err("assign", format!("the state is {state}: its size may not vary between steps"));
+    }
+    Ok(state.clone())
 }
 
 fn concat_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {

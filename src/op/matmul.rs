@@ -1,7 +1,7 @@
 //! Matrix multiplication.
 
 use super::case::{f32s, normal, of};
-use super::{Attrs, Body, Case, ErrorCase, Fill, OpDef, Primitive, Within, ops, rule, shard};
+use super::{Attrs, Body, Case, ErrorCase, Fill, Grad, OpDef, Primitive, Within, grad, ops, rule, shard};
 use crate::base::{DType, Dim, Expr, Result, Shape, Type};
 
 ops! {
@@ -16,6 +16,7 @@ ops! {
             Err(_) => Expr::new(0),
         },
         body: Body::Primitive(Primitive::Matmul),
+        grad: Grad::Rule(grad::matmul),
         within: Within { abs: 2e-4, rel: 2e-5 },
         cases,
         errors,

@@ -3,11 +3,13 @@
 //! F16 and the quantised types are how values are stored. Every op reads f16 where it reads f32; arithmetic
 //! gives f32; ops that only move elements (views, concat, pad, append) keep the type.
 
+mod adjoint;
 mod attention;
 mod attrs;
 pub mod build;
 mod case;
 pub mod collective;
+mod grad;
 mod index;
 mod matmul;
 mod norm;
@@ -22,7 +24,8 @@ pub use attrs::{Attention, Attrs, RopeLayout};
 pub use build::{Build, Value};
 pub use case::{Case, ErrorCase, Fill};
 pub use collective::{ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, BROADCAST_FROM, Collective, Exchange, OtherAxis, PERMUTE, RECEIVE, REDUCE_SCATTER, SEND};
-pub use index::{APPEND, CAST, CONCAT, GATHER, IOTA, PAD};
+pub use grad::{Grad, Pull};
+pub use index::{APPEND, ASSIGN, CAST, CONCAT, GATHER, IOTA, PAD, SCATTER_ADD};
 pub use matmul::MATMUL;
 pub use norm::{LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX};
 pub use reduce::{ARGMAX, MAX, MEAN, MIN, SUM};
@@ -44,6 +47,8 @@ pub struct OpDef {
     /// Floating-point operations for operands and a result of these types.
     pub cost: fn(&Attrs, &[Type], &Type) -> Expr,
     pub body: Body,
+    /// What carries a gradient back through it.
+    pub grad: Grad,
     /// How far a device may be from the f64 reference.
     pub within: Within,
     pub cases: fn() -> Vec<Case>,
@@ -77,9 +82,11 @@ pub enum Primitive {
     Matmul,
     Reduce(Reduce),
     Gather,
+    ScatterAdd,
     Concat,
     Pad,
     Append,
+    Assign,
     Cast,
     Iota,
 }

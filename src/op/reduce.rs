@@ -5,7 +5,7 @@ use super::*;
 use crate::base::{Combine, DType, Dim};
 
 macro_rules! reduce {
-    ($name:literal, $doc:literal, $kind:expr, $combine:expr, $within:expr) => {
+    ($name:literal, $doc:literal, $kind:expr, $combine:expr, $grad:expr, $within:expr) => {
         OpDef {
             name: $name,
             doc: $doc,
@@ -13,6 +13,7 @@ macro_rules! reduce {
             shard: |a, t, o| shard::reduce(a, t, o, $combine),
             cost: rule::one_per_operand_element,
             body: Body::Primitive(Primitive::Reduce($kind)),
+            grad: $grad,
             within: $within,
             cases: || cases($kind == Reduce::Argmax),
             errors,
@@ -21,11 +22,11 @@ macro_rules! reduce {
 }
 
 ops! {
-    SUM = reduce!("sum", "Σ x over the given axes; 0 over none.", Reduce::Sum, Some(Combine::Sum), Within { abs: 1e-4, rel: 1e-5 });
-    MEAN = reduce!("mean", "Σ x / count over the given axes.", Reduce::Mean, Some(Combine::Sum), Within { abs: 1e-5, rel: 1e-5 });
-    MAX = reduce!("max", "The largest x over the given axes.", Reduce::Max, Some(Combine::Max), Within::EXACT);
-    MIN = reduce!("min", "The smallest x over the given axes.", Reduce::Min, Some(Combine::Min), Within::EXACT);
-    ARGMAX = reduce!("argmax", "The index (u32) of the largest x over one axis, the first of equals.", Reduce::Argmax, None, Within::EXACT);
+    SUM = reduce!("sum", "Σ x over the given axes; 0 over none.", Reduce::Sum, Some(Combine::Sum), Grad::Rule(grad::sum), Within { abs: 1e-4, rel: 1e-5 });
+    MEAN = reduce!("mean", "Σ x / count over the given axes.", Reduce::Mean, Some(Combine::Sum), Grad::Rule(grad::mean), Within { abs: 1e-5, rel: 1e-5 });
+    MAX = reduce!("max", "The largest x over the given axes.", Reduce::Max, Some(Combine::Max), Grad::Rule(grad::extreme), Within::EXACT);
+    MIN = reduce!("min", "The smallest x over the given axes.", Reduce::Min, Some(Combine::Min), Grad::Rule(grad::extreme), Within::EXACT);
+    ARGMAX = reduce!("argmax", "The index (u32) of the largest x over one axis, the first of equals.", Reduce::Argmax, None, Grad::None("an index has no slope"), Within::EXACT);
 }
 
 fn reduce_rule(op: &str, attrs: &Attrs, types: &[Type]) -> Result<Type> {

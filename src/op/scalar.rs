@@ -1,14 +1,14 @@
 //! Elementwise ops: arithmetic, comparison, choice and the usual functions.
 
 use super::case::{f32s, normal, of};
-use super::{Attrs, Body, Case, ErrorCase, Fill, OpDef, Scalar, Within, ops, rule, shard};
+use super::{Attrs, Body, Case, ErrorCase, Fill, Grad, OpDef, Scalar, Within, grad, ops, rule, shard};
 use crate::base::{DType, Result, Type};
 
 macro_rules! unary {
-    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $within:expr, $fill:expr) => {
-        unary!($name, $doc, $wgsl, $cpu, $within, $fill, shard::pointwise)
+    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $grad:expr, $within:expr, $fill:expr) => {
+        unary!($name, $doc, $wgsl, $cpu, $grad, $within, $fill, shard::pointwise)
     };
-    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $within:expr, $fill:expr, $shard:expr) => {
+    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $grad:expr, $within:expr, $fill:expr, $shard:expr) => {
         OpDef {
             name: $name,
             doc: $doc,
@@ -16,6 +16,7 @@ macro_rules! unary {
             shard: $shard,
             cost: rule::one_per_element,
             body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(a[0]) }),
+            grad: Grad::Rule($grad),
             within: $within,
             cases: || unary_cases($fill),
             errors: || {
@@ -28,7 +29,7 @@ macro_rules! unary {
     };
 }
 macro_rules! arithmetic {
-    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $within:expr, $fill:expr, $shard:expr) => {
+    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr, $grad:expr, $within:expr, $fill:expr, $shard:expr) => {
         OpDef {
             name: $name,
             doc: $doc,
@@ -36,6 +37,7 @@ macro_rules! arithmetic {
             shard: $shard,
             cost: rule::one_per_element,
             body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(a[0], a[1]) }),
+            grad: Grad::Rule($grad),
             within: $within,
             cases: || binary_cases($fill),
             errors: binary_errors,
@@ -51,6 +53,7 @@ macro_rules! compare {
             shard: shard::pointwise,
             cost: rule::one_per_element,
             body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(&a[0], &a[1]) as u8 as f64 }),
+            grad: Grad::None("truth has no slope"),
             within: Within::EXACT,
             cases: || binary_cases(Fill::Ties),
             errors: binary_errors,
@@ -59,12 +62,12 @@ macro_rules! compare {
 }
 
 ops! {
-    ADD = arithmetic!("add", "x + y, element by element; operands broadcast.", "x + y", |x, y| x + y, Within::rel(1e-6), Fill::Normal, shard::linear);
-    SUB = arithmetic!("sub", "x − y, element by element; operands broadcast.", "x - y", |x, y| x - y, Within::abs(1e-6), Fill::Normal, shard::linear);
-    MUL = arithmetic!("mul", "x · y, element by element; operands broadcast.", "x * y", |x, y| x * y, Within::rel(1e-6), Fill::Normal, shard::product);
-    DIV = arithmetic!("div", "x / y, element by element; operands broadcast. Integers round toward zero.", "x / y", |x, y| x / y, Within::rel(1e-6), Fill::Positive, shard::quotient);
-    MAXIMUM = arithmetic!("maximum", "The larger of x and y, element by element; operands broadcast.", "max(x, y)", f64::max, Within::EXACT, Fill::Ties, shard::pointwise);
-    MINIMUM = arithmetic!("minimum", "The smaller of x and y, element by element; operands broadcast.", "min(x, y)", f64::min, Within::EXACT, Fill::Ties, shard::pointwise);
+    ADD = arithmetic!("add", "x + y, element by element; operands broadcast.", "x + y", |x, y| x + y, grad::add, Within::rel(1e-6), Fill::Normal, shard::linear);
+    SUB = arithmetic!("sub", "x − y, element by element; operands broadcast.", "x - y", |x, y| x - y, grad::sub, Within::abs(1e-6), Fill::Normal, shard::linear);
+    MUL = arithmetic!("mul", "x · y, element by element; operands broadcast.", "x * y", |x, y| x * y, grad::mul, Within::rel(1e-6), Fill::Normal, shard::product);
+    DIV = arithmetic!("div", "x / y, element by element; operands broadcast. Integers round toward zero.", "x / y", |x, y| x / y, grad::div, Within::rel(1e-6), Fill::Positive, shard::quotient);
+    MAXIMUM = arithmetic!("maximum", "The larger of x and y, element by element; operands broadcast.", "max(x, y)", f64::max, grad::maximum, Within::EXACT, Fill::Ties, shard::pointwise);
+    MINIMUM = arithmetic!("minimum", "The smaller of x and y, element by element; operands broadcast.", "min(x, y)", f64::min, grad::minimum, Within::EXACT, Fill::Ties, shard::pointwise);
     EQ = compare!("eq", "x = y as bool, element by element; operands broadcast.", "select(0u, 1u, x == y)", f64::eq);
     NE = compare!("ne", "x ≠ y as bool, element by element; operands broadcast.", "select(0u, 1u, x != y)", f64::ne);
     LT = compare!("lt", "x < y as bool, element by element; operands broadcast.", "select(0u, 1u, x < y)", f64::lt);
@@ -78,6 +81,7 @@ ops! {
         shard: shard::pointwise,
         cost: rule::free,
         body: Body::Scalar(Scalar { wgsl: "select(z, y, x != 0u)", cpu: |a| if a[0] != 0.0 { a[1] } else { a[2] } }),
+        grad: Grad::Rule(grad::select),
         within: Within::EXACT,
         cases: || vec![
             Case::new(vec![(of(DType::Bool, [3, 17]), Fill::Truth), normal([3, 17]), normal([3, 17])], Attrs::None),
@@ -91,23 +95,23 @@ ops! {
             ErrorCase::new(vec![of(DType::Bool, [2]), f32s([3]), f32s([3])], Attrs::None, "shapes [2] and [3] do not broadcast"),
         ],
     };
-    NEG = unary!("neg", "−x, element by element.", "-x", |x: f64| -x, Within::EXACT, Fill::Wide, shard::linear);
-    ABS = unary!("abs", "|x|, element by element.", "abs(x)", f64::abs, Within::EXACT, Fill::Wide);
-    EXP = unary!("exp", "eˣ, element by element.", "exp(x)", f64::exp, Within::rel(1e-5), Fill::Normal);
-    LOG = unary!("log", "The natural logarithm, element by element; −∞ at 0.", "log(x)", f64::ln, Within { abs: 1e-6, rel: 1e-5 }, Fill::Positive);
-    SQRT = unary!("sqrt", "√x, element by element.", "sqrt(x)", f64::sqrt, Within::rel(2e-6), Fill::Positive);
-    RSQRT = unary!("rsqrt", "1/√x, element by element.", "inverseSqrt(x)", |x: f64| 1.0 / x.sqrt(), Within::rel(2e-6), Fill::Positive);
+    NEG = unary!("neg", "−x, element by element.", "-x", |x: f64| -x, grad::neg, Within::EXACT, Fill::Wide, shard::linear);
+    ABS = unary!("abs", "|x|, element by element.", "abs(x)", f64::abs, grad::abs, Within::EXACT, Fill::Wide);
+    EXP = unary!("exp", "eˣ, element by element.", "exp(x)", f64::exp, grad::exp, Within::rel(1e-5), Fill::Normal);
+    LOG = unary!("log", "The natural logarithm, element by element; −∞ at 0.", "log(x)", f64::ln, grad::log, Within { abs: 1e-6, rel: 1e-5 }, Fill::Positive);
+    SQRT = unary!("sqrt", "√x, element by element.", "sqrt(x)", f64::sqrt, grad::sqrt, Within::rel(2e-6), Fill::Positive);
+    RSQRT = unary!("rsqrt", "1/√x, element by element.", "inverseSqrt(x)", |x: f64| 1.0 / x.sqrt(), grad::rsqrt, Within::rel(2e-6), Fill::Positive);
     // Beyond ±15 tanh is ±1 in f32, and some drivers overflow in exp there.
-    TANH = unary!("tanh", "The hyperbolic tangent, element by element.", "tanh(clamp(x, -15.0, 15.0))", f64::tanh, Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
+    TANH = unary!("tanh", "The hyperbolic tangent, element by element.", "tanh(clamp(x, -15.0, 15.0))", f64::tanh, grad::tanh, Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
     // WGSL promises sin and cos within 2⁻¹¹, and only for |x| ≤ π: the argument is brought there first.
-    SIN = unary!("sin", "sin x, element by element, x in radians. Within 2⁻¹¹ as WGSL promises.", "sin(x - 6.2831853 * round(x * 0.15915494))", f64::sin, Within::abs(5e-4), Fill::Normal);
-    COS = unary!("cos", "cos x, element by element, x in radians. Within 2⁻¹¹ as WGSL promises.", "cos(x - 6.2831853 * round(x * 0.15915494))", f64::cos, Within::abs(5e-4), Fill::Normal);
-    SIGMOID = unary!("sigmoid", "1 / (1 + e⁻ˣ), element by element.", "1.0 / (1.0 + exp(-clamp(x, -80.0, 80.0)))", |x: f64| 1.0 / (1.0 + (-x).exp()), Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
-    SILU = unary!("silu", "x · sigmoid(x), element by element.", "x / (1.0 + exp(-clamp(x, -80.0, 80.0)))", |x: f64| x / (1.0 + (-x).exp()), Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
-    // erf by Abramowitz and Stegun 7.1.26, |error| ≤ 1.5e-7.
-    GELU = unary!("gelu", "x · Φ(x) = x/2 · (1 + erf(x/√2)), element by element (Hendrycks and Gimpel, 2016).", "gelu_erf(x)", |x: f64| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)), Within { abs: 2e-6, rel: 1e-5 }, Fill::Wide);
-    GELU_TANH = unary!("gelu_tanh", "x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), element by element.", "0.5 * x * (1.0 + tanh(clamp(0.7978845608 * (x + 0.044715 * x * x * x), -15.0, 15.0)))", |x: f64| 0.5 * x * (1.0 + (0.7978845608028654 * (x + 0.044715 * x * x * x)).tanh()), Within { abs: 2e-6, rel: 1e-5 }, Fill::Normal);
-    RELU = unary!("relu", "max(x, 0), element by element.", "max(x, 0.0)", |x: f64| x.max(0.0), Within::EXACT, Fill::Wide);
+    SIN = unary!("sin", "sin x, element by element, x in radians. Within 2⁻¹¹ as WGSL promises.", "sin(x - 6.2831853 * round(x * 0.15915494))", f64::sin, grad::sin, Within::abs(5e-4), Fill::Normal);
+    COS = unary!("cos", "cos x, element by element, x in radians. Within 2⁻¹¹ as WGSL promises.", "cos(x - 6.2831853 * round(x * 0.15915494))", f64::cos, grad::cos, Within::abs(5e-4), Fill::Normal);
+    SIGMOID = unary!("sigmoid", "1 / (1 + e⁻ˣ), element by element.", "1.0 / (1.0 + exp(-clamp(x, -80.0, 80.0)))", |x: f64| 1.0 / (1.0 + (-x).exp()), grad::sigmoid, Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
+    SILU = unary!("silu", "x · sigmoid(x), element by element.", "x / (1.0 + exp(-clamp(x, -80.0, 80.0)))", |x: f64| x / (1.0 + (-x).exp()), grad::silu, Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
+    GELU = unary!("gelu", "x · Φ(x) = x/2 · (1 + erf(x/√2)), element by element (Hendrycks and Gimpel, 2016).", "0.5 * x * (1.0 + erf_series(x * 0.70710678))", |x: f64| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)), grad::gelu, Within { abs: 2e-6, rel: 1e-5 }, Fill::Wide);
+    ERF = unary!("erf", "The error function 2/√π · ∫₀ˣ e^(−t²) dt, element by element. Within 1.5e-7 (Abramowitz and Stegun 7.1.26).", "erf_series(x)", libm::erf, grad::erf, Within { abs: 5e-7, rel: 1e-6 }, Fill::Wide);
+    GELU_TANH = unary!("gelu_tanh", "x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), element by element.", "0.5 * x * (1.0 + tanh(clamp(0.7978845608 * (x + 0.044715 * x * x * x), -15.0, 15.0)))", |x: f64| 0.5 * x * (1.0 + (0.7978845608028654 * (x + 0.044715 * x * x * x)).tanh()), grad::gelu_tanh, Within { abs: 2e-6, rel: 1e-5 }, Fill::Normal);
+    RELU = unary!("relu", "max(x, 0), element by element.", "max(x, 0.0)", |x: f64| x.max(0.0), grad::relu, Within::EXACT, Fill::Wide);
 }
 
 fn real_unary(op: &str, types: &[Type]) -> Result<Type> {

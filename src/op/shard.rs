@@ -123,6 +123,20 @@ pub fn gather(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
     all
 }
 
+/// Rows and ids split alike leave parts; columns split as they are; parts of rows are parts of the sums.
+pub fn scatter_add(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
+    let ids = types[1].shape.rank();
+    let mut all = vec![strategy(vec![SUM, Whole], SUM)];
+    all.extend((0..ids).filter(|a| !types[1].shape[*a].is(1)).map(|a| strategy(vec![Split(a), Split(a)], SUM)));
+    all.extend((ids..types[0].shape.rank()).map(|a| strategy(vec![Split(a), Whole], Split(a - ids + 1))));
+    all
+}
+
+/// Any axis, state and value alike: the state stays where it is (`plan::shard`).
+pub fn assign(_: &Attrs, types: &[Type], out: &Type) -> Vec<Strategy> {
+    all_but(types, out, usize::MAX)
+}
+
 /// All operands along one axis, but the given one.
 fn all_but(types: &[Type], out: &Type, but: usize) -> Vec<Strategy> {
     let same = |axis| strategy(vec![Split(axis); types.len()], Split(axis));

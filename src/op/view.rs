@@ -12,6 +12,7 @@ ops! {
         shard: shard::reshape,
         cost: rule::free,
         body: Body::View,
+        grad: Grad::Rule(grad::reshape),
         within: Within::EXACT,
         cases: || vec![
             view(f32s([3, 4]), Attrs::Shape([12].into())),
@@ -29,6 +30,7 @@ ops! {
         shard: shard::transpose,
         cost: rule::free,
         body: Body::View,
+        grad: Grad::Rule(grad::transpose),
         within: Within::EXACT,
         cases: || vec![
             view(f32s([3, 17]), Attrs::Perm(vec![1, 0])),
@@ -50,6 +52,7 @@ ops! {
         shard: shard::broadcast,
         cost: rule::free,
         body: Body::View,
+        grad: Grad::Rule(grad::broadcast),
         within: Within::EXACT,
         cases: || vec![
             view(f32s([17]), Attrs::Shape([3, 17].into())),
@@ -66,6 +69,7 @@ ops! {
         shard: shard::slice,
         cost: rule::free,
         body: Body::View,
+        grad: Grad::Rule(grad::slice),
         within: Within::EXACT,
         cases: || vec![
             view(f32s([17]), slice(0, 3, 9)),

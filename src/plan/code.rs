@@ -28,6 +28,8 @@ pub struct Bound {
     pub write: bool,
     /// Bytes from the buffer's start and in all, where not the whole.
     pub range: Option<(u64, u64)>,
+    /// Elements of a binding in uniform memory; else it lies in storage.
+    pub uniform: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -68,7 +70,12 @@ pub fn storage_type(dtype: DType) -> &'static str {
 }
 
 fn number(x: f32) -> String {
-    if x.is_finite() { format!("f32({x:e})") } else { format!("bitcast<f32>({:#x}u)", x.to_bits()) }
+    match x.is_finite() {
+        // The shortest digits of the largest number name one that is larger by a little, which Tint refuses.
+        true if x.abs() == f32::MAX => format!("f32({:e})", x as f64),
+        true => format!("f32({x:e})"),
+        false => format!("bitcast<f32>({:#x}u)", x.to_bits()),
+    }
 }
 
 impl<'a> Code<'a> {
@@ -124,7 +131,7 @@ impl<'a> Code<'a> {
             return b.name.clone();
         }
         let name = format!("x{}", self.bound.len());
-        self.bound.push(Bound { name: name.clone(), buffer, element: storage_type(dtype), write, range: None });
+        self.bound.push(Bound { name: name.clone(), buffer, element: storage_type(dtype), write, range: None, uniform: None });
         name
     }
 
@@ -265,9 +272,13 @@ impl<'a> Code<'a> {
         self.fusion.stored[v.0 as usize] && self.root != Some(v)
     }
 
-    /// Whether the text loads from this buffer.
-    pub fn was_read(&self, buffer: BufferId) -> bool {
-        self.reads.iter().any(|(v, _)| self.places[v] == buffer)
+    /// How many values the text loads so far.
+    pub fn reads(&self) -> usize {
+        self.reads.len()
+    }
+    /// Whether the text loads from this buffer, values before the first `from` passed over.
+    pub fn read_since(&self, from: usize, buffer: BufferId) -> bool {
+        self.reads[from..].iter().any(|(v, _)| self.places[v] == buffer)
     }
 
     /// Bytes that the text reads, each view counted once.

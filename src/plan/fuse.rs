@@ -94,11 +94,12 @@ impl Pass<'_> {
                         self.operand_expression(&[args[1]]);
                         self.store(v);
                     }
+                    Body::Primitive(Primitive::Assign) => self.assign(v, &args),
                     Body::Primitive(Primitive::Reduce(_)) => {
                         self.loads[v.0 as usize] = self.operand_expression(&args).0;
                         self.heavy(v);
                     }
-                    Body::Primitive(Primitive::Matmul | Primitive::Gather) => self.kernel(v, &args)?,
+                    Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::ScatterAdd) => self.kernel(v, &args)?,
                     Body::Composite { fused, .. } if *fused != Fused::Parts => self.kernel(v, &args)?,
                     Body::Collective(_) => self.kernel(v, &args)?,
                     Body::Composite { .. } => return Err(Error::op(def.name, &node.name, "was not expanded")),
@@ -110,6 +111,50 @@ impl Pass<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// A state's new contents are written over the old ones: who still reads those must be done.
+    fn assign(&mut self, v: Value, args: &[Value]) {
+        let (state, x) = (args[0], args[1]);
+        let last = self.last_uses();
+        for u in (0..v.0).map(Value) {
+            if last[u.0 as usize] > v.0 && !self.stored(u) && self.sees(u, state) {
+                self.store(u);
+            }
+        }
+        self.operand_expression(&[x]);
+        if !self.in_place(x, state) {
+            self.store(x);
+        }
+        self.store(v);
+    }
+
+    /// The last node that uses each; outputs are used at the end.
+    fn last_uses(&self) -> Vec<u32> {
+        let mut last = vec![0; self.graph.nodes.len()];
+        for u in self.graph.values() {
+            self.graph.node(u).args().iter().for_each(|a| last[a.0 as usize] = u.0);
+        }
+        self.graph.outputs.iter().for_each(|(_, v)| last[v.0 as usize] = u32::MAX);
+        last
+    }
+
+    /// Whether computing the unstored `u` reads `state`.
+    fn sees(&self, u: Value, state: Value) -> bool {
+        self.graph.node(u).args().iter().any(|a| *a == state || (!self.stored(*a) && self.sees(*a, state)))
+    }
+
+    /// Whether each element of the expression `x` reads no element of `state` but that of its own place.
+    fn in_place(&self, x: Value, state: Value) -> bool {
+        if self.stored(x) {
+            return true;
+        }
+        let node = self.graph.node(x);
+        let elementwise = node.def().is_some_and(|d| d.scalar().is_some());
+        node.args().iter().all(|a| match elementwise && self.graph.node(*a).ty.shape == node.ty.shape {
+            true => self.in_place(*a, state),
+            false => *a != state && (self.stored(*a) || !self.sees(*a, state)),
+        })
     }
 
     fn store(&mut self, v: Value) {

@@ -35,6 +35,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
         Body::Primitive(Primitive::Matmul) => emit_matmul(l, anchor, root, attrs, args),
         Body::Primitive(Primitive::Reduce(kind)) => emit_reduce(l, anchor, root, *kind, attrs, args),
         Body::Primitive(Primitive::Gather) => emit_gather(l, root, args),
+        Body::Primitive(Primitive::ScatterAdd) => emit_scatter_add(l, root, args),
         Body::Composite { fused: Fused::Attention, .. } => emit_attention(l, root, attrs, args),
         Body::Composite { fused, .. } => emit_rows(l, root, *fused, attrs, args),
         _ => Err(Error::op(def.name, &graph.node(anchor).name, "has no kernel")),
@@ -58,7 +59,7 @@ pub fn operand(l: &Lower, v: Value) -> Result<Operand> {
 }
 
 fn bound(name: &str, buffer: BufferId, element: &'static str, write: bool) -> Bound {
-    Bound { name: name.into(), buffer, element, write, range: None }
+    Bound { name: name.into(), buffer, element, write, range: None, uniform: None }
 }
 
 fn u(name: &str, e: impl Into<Expr>) -> (String, Param) {
@@ -197,6 +198,20 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
     Ok(())
 }
 
+fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
+    let (x, ids) = (operand(l, args[0])?, operand(l, args[1])?);
+    let shape = l.graph.node(v).ty.shape.clone();
+    let (n, width) = (ids.shape.count(), Expr::product(&shape[1..]));
+    let bounds = vec![bound("ids", ids.buffer, "u32", false), bound("x", x.buffer, "f32", false), bound("y", l.buffers(v)[0], "f32", true)];
+    let params = vec![
+        u("n", n.clone()), u("rows", shape[0]), u("width", width), u("ids0", ids.layout.offset.clone()), u("x0", x.layout.offset.clone()),
+    ];
+    let bytes = (x.shape.count() + n + shape.count()) * 4;
+    let grid = [ceil(shape.count(), 64), ceil(1, 1), ceil(1, 1)];
+    launch(l, v, v, Launch { kernel: Kernel::new(&crate::kernel::SCATTER_ADD), bound: bounds, params, grid, bytes });
+    Ok(())
+}
+
 /// The bindings of a table or right operand in one buffer.
 fn right_bounds(l: &Lower, dtype: DType, buffer: BufferId, form: Form) -> Vec<Bound> {
     let (element, scales) = Right { dtype, rows: true }.elements(form);
@@ -207,7 +222,7 @@ fn right_bounds(l: &Lower, dtype: DType, buffer: BufferId, form: Form) -> Vec<Bo
         let blocks = blocks_of(dtype, total, rows.len());
         let planes = Planes::new(dtype, blocks);
         b.range = Some((0, planes.quant_bytes.max(16)));
-        out.push(Bound { name: "s".into(), buffer, element: words, write: false, range: Some((planes.scale_offset, planes.scale_bytes)) });
+        out.push(Bound { name: "s".into(), buffer, element: words, write: false, range: Some((planes.scale_offset, planes.scale_bytes)), uniform: None });
     }
     out.insert(0, b);
     out
@@ -311,7 +326,7 @@ fn emit_matmul(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &
             (Form::Tiled, _) => "f32",
             _ => "vec4<f32>",
         };
-        code.bound.push(bound("a", a.buffer, a_element, false));
+        code.bound.push(left(l, &a, form, a_element));
         code.bound.extend(right_bounds(l, b.dtype, buffer, form));
         code.bound.push(bound("y", y, "f32", true));
         let epilogue = if anchor == root {
@@ -360,6 +375,21 @@ fn emit_matmul(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &
         n0 += n.bound() as i64;
     }
     Ok(())
+}
+
+/// The left operand's binding. Where shaders run on a CPU, the row form reads it from uniform memory if it fits there: all
+/// lanes of a vector read one address, and a load from storage is done lane by lane.
+fn left(l: &mut Lower, a: &Operand, form: Form, element: &'static str) -> Bound {
+    let mut b = bound("a", a.buffer, element, false);
+    let buffer = &mut l.plan.buffers[a.buffer.0 as usize];
+    let size = matmul::UNIFORM_BYTES.iter().copied().find(|n| buffer.bytes <= *n);
+    let (Some(size), Form::Rows, true) = (size, form, l.options.tuning.serial) else { return b };
+    if matches!(buffer.role, super::Role::Scratch | super::Role::Input(_) | super::Role::Output(_)) {
+        // Few sizes, so that shapes share kernels.
+        buffer.bytes = size;
+        b.uniform = Some((size / 16) as u32);
+    }
+    b
 }
 
 fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> String {

@@ -73,7 +73,7 @@ impl Places {
             Source::Weight { parts } => return self.add_weight(v, parts, &node.ty, &node.name, caps),
         };
         if let Source::Op { def, args, .. } = &node.source {
-            if matches!(def.body, Body::Primitive(Primitive::Append)) {
+            if matches!(def.body, Body::Primitive(Primitive::Append | Primitive::Assign)) {
                 self.map.insert(v, self.map[&args[0]]);
                 return Ok(());
             }
@@ -213,8 +213,9 @@ impl<'a> Lower<'a> {
         }
         match &def.body {
             Body::Primitive(Primitive::Append) => self.append(v, attrs, args),
+            Body::Primitive(Primitive::Assign) => self.segment(v, args[1], self.whole(v)),
             Body::Collective(exchange) => self.transfer(v, *exchange, attrs, args),
-            Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::Reduce(_)) | Body::Composite { .. } => {
+            Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::ScatterAdd | Primitive::Reduce(_)) | Body::Composite { .. } => {
                 self.flush()?;
                 heavy::emit(self, v, v)
             }
@@ -312,14 +313,17 @@ impl<'a> Lower<'a> {
     /// Writes the segment's text. True where it touches what another segment writes.
     fn add_segment(&self, map: &mut Map<'a>, v: Value, from: Value, target: &Target) -> bool {
         let k = map.results.len();
-        let earlier_reads = map.code.bound.len();
+        let earlier_bound = map.code.bound.len();
+        let earlier_reads = map.code.reads();
         let coord = Coord::Flat("i".into());
         let text = match from == v {
             true => map.code.function(&format!("f{k}"), "i: u32", v, &coord),
             false => map.code.operand_function(&format!("f{k}"), "i: u32", from, &coord),
         };
-        let touches = map.code.bound.iter().any(|b| map.results.contains(&b.buffer) && map.code.was_read(b.buffer))
-            || map.code.bound[..earlier_reads].iter().any(|b| b.buffer == target.buffer);
+        // What an earlier segment writes may not be read here, nor written what an earlier one reads or writes. A segment
+        // may read what it writes itself: an assigned state, each element at its own place.
+        let touches = map.results.iter().any(|r| map.code.read_since(earlier_reads, *r))
+            || map.code.bound[..earlier_bound].iter().any(|b| b.buffer == target.buffer);
         map.functions.push_str(&text);
         let y = map.code.bind(target.buffer, target.dtype, true);
         let n = map.code.param(&target.count);
@@ -461,7 +465,11 @@ pub fn interface(bound: &[Bound], params: &[(String, Expr)], fixed: &[&str]) -> 
     }
     for (i, b) in bound.iter().enumerate() {
         let access = if b.write { "read_write" } else { "read" };
-        out += &format!("@group(0) @binding({}) var<storage, {access}> {}: array<{}>;\n", i + 1, b.name, b.element);
+        let (space, elements) = match b.uniform {
+            Some(n) => ("uniform".to_string(), format!(", {n}")),
+            None => (format!("storage, {access}"), String::new()),
+        };
+        out += &format!("@group(0) @binding({}) var<{space}> {}: array<{}{elements}>;\n", i + 1, b.name, b.element);
     }
     out
 }

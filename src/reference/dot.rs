@@ -1,30 +1,41 @@
-//! Dot products of quantised rows with f32 vectors, compiled for the vector units that the CPU has.
+//! Inner loops of the fallback: quantised rows, dot products, sums of rows, compiled for the vector units that the CPU has.
 
 use crate::base::{DType, block::BLOCK};
 use half::f16;
 
-macro_rules! dispatch {
-    ($name:ident, $inner:ident) => {
-        /// Chooses the widest form that this CPU runs.
-        pub fn $name(row: &[u8], x: &[f32]) -> f32 {
+/// Functions that choose the widest form of `inner` that this CPU runs.
+macro_rules! widest {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) $(-> $out:ty)? = $inner:ident;)*) => {$(
+        $(#[$doc])*
+        pub fn $name($($arg: $ty),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma,f16c")]
-                fn wide(row: &[u8], x: &[f32]) -> f32 {
-                    $inner(row, x)
+                fn wide($($arg: $ty),*) $(-> $out)? {
+                    $inner($($arg),*)
                 }
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
                     // SAFETY: the features were just seen.
-                    return unsafe { wide(row, x) };
+                    return unsafe { wide($($arg),*) };
                 }
             }
-            $inner(row, x)
+            $inner($($arg),*)
         }
-    };
+    )*};
 }
-dispatch!(q4_0, q4_0_inner);
-dispatch!(q4_1, q4_1_inner);
-dispatch!(q8_0, q8_0_inner);
+widest! {
+    fn q4_0(row: &[u8], x: &[f32]) -> f32 = q4_0_inner;
+    fn q4_1(row: &[u8], x: &[f32]) -> f32 = q4_1_inner;
+    fn q8_0(row: &[u8], x: &[f32]) -> f32 = q8_0_inner;
+    /// Values of whole blocks, as many as `out` has.
+    fn decode(dtype: DType, blocks: &[u8], out: &mut [f32]) = decode_inner;
+    /// Σ x·y.
+    fn plain(x: &[f32], y: &[f32]) -> f32 = plain_inner;
+    /// y += a·x.
+    fn add_scaled(a: f32, x: &[f32], y: &mut [f32]) = add_scaled_inner;
+    /// Transposes `columns` of `rows` elements each into rows.
+    fn transpose(columns: &[f32], rows: usize, out: &mut [f32]) = transpose_inner;
+}
 
 /// The dot product for a quantised type.
 pub fn dot(dtype: DType) -> fn(&[u8], &[f32]) -> f32 {
@@ -86,10 +97,94 @@ fn q8_0_inner(row: &[u8], x: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
+// Plain loops: a closure handed to an iterator's method would be compiled without the features of its caller.
+
+#[inline(always)]
+fn decode_inner(dtype: DType, blocks: &[u8], out: &mut [f32]) {
+    let (size, out) = (dtype.block_bytes(), out.as_chunks_mut::<BLOCK>().0);
+    match dtype {
+        DType::Q4_0 => {
+            for (b, y) in blocks.chunks_exact(size).zip(out) {
+                low_and_high(&b[2..18], half(b, 0), -8.0 * half(b, 0), y);
+            }
+        }
+        DType::Q4_1 => {
+            for (b, y) in blocks.chunks_exact(size).zip(out) {
+                low_and_high(&b[4..20], half(b, 0), half(b, 2), y);
+            }
+        }
+        _ => {
+            for (b, y) in blocks.chunks_exact(size).zip(out) {
+                let (d, b) = (half(b, 0), &b[2..2 + BLOCK]);
+                for i in 0..BLOCK {
+                    y[i] = d * (b[i] as i8) as f32;
+                }
+            }
+        }
+    }
+}
+
+/// A block of nibbles: the low ones first.
+#[inline(always)]
+fn low_and_high(q: &[u8], d: f32, m: f32, y: &mut [f32; BLOCK]) {
+    for i in 0..BLOCK / 2 {
+        y[i] = (q[i] & 15) as f32 * d + m;
+        y[BLOCK / 2 + i] = (q[i] >> 4) as f32 * d + m;
+    }
+}
+
+#[inline(always)]
+fn plain_inner(x: &[f32], y: &[f32]) -> f32 {
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<8>(), y.as_chunks::<8>());
+    let (mut sums, mut sum) = ([0.0f32; 8], 0.0);
+    for (x, y) in x.iter().zip(y) {
+        for i in 0..8 {
+            sums[i] += x[i] * y[i];
+        }
+    }
+    for (a, b) in x_rest.iter().zip(y_rest) {
+        sum += a * b;
+    }
+    sums.iter().sum::<f32>() + sum
+}
+
+#[inline(always)]
+fn add_scaled_inner(a: f32, x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += a * x;
+    }
+}
+
+/// By squares, so that both sides stay in the first-level cache.
+#[inline(always)]
+fn transpose_inner(columns: &[f32], rows: usize, out: &mut [f32]) {
+    const SIDE: usize = 16;
+    let n = columns.len().checked_div(rows).unwrap_or(0);
+    for j0 in (0..n).step_by(SIDE) {
+        for i0 in (0..rows).step_by(SIDE) {
+            for j in j0..(j0 + SIDE).min(n) {
+                for i in i0..(i0 + SIDE).min(rows) {
+                    out[i * n + j] = columns[j * rows + i];
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::block;
+
+    #[test]
+    fn rows_are_columns_transposed() {
+        for (rows, n) in [(1, 5), (37, 18), (16, 16)] {
+            let columns: Vec<f32> = (0..rows * n).map(|i| i as f32).collect();
+            let mut out = vec![0.0; rows * n];
+            transpose(&columns, rows, &mut out);
+            assert!((0..rows * n).all(|at| out[at] == ((at % n) * rows + at / n) as f32));
+        }
+    }
 
     #[test]
     fn blocks_dot_as_decoded_values_do() {
@@ -100,6 +195,10 @@ mod tests {
             let want: f64 = block::decode(dtype, &bytes).iter().zip(&x).map(|(a, b)| *a as f64 * *b as f64).sum();
             let got = dot(dtype)(&bytes, &x) as f64;
             assert!((got - want).abs() < 1e-3, "{dtype}: {got} for {want}");
+            let mut values = [0.0; 128];
+            decode(dtype, &bytes, &mut values);
+            let worst = values.iter().zip(block::decode(dtype, &bytes)).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(worst < 1e-6, "{dtype}: {worst}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::dot;
 use super::primitive::Call;
 use super::value::{Data, Real, Tensor};
-use crate::base::{DType, Result, block};
+use crate::base::{DType, Result};
 use crate::op::Attrs;
 use rayon::prelude::*;
 
@@ -95,18 +95,20 @@ fn blocks<T: Real>(a: &Tensor<T>, bytes: &[u8], dtype: DType, call: &Call<T>) ->
             }
         });
     } else {
-        columns.par_chunks_mut(m * PANEL).enumerate().for_each(|(panel, out)| {
+        columns.par_chunks_mut(m * PANEL).enumerate().for_each_init(Vec::new, |w, (panel, out)| {
             let rows = out.len() / m;
-            let w = block::decode(dtype, &bytes[panel * PANEL * row_bytes..][..rows * row_bytes]);
+            w.resize(rows * k, 0.0);
+            dot::decode(dtype, &bytes[panel * PANEL * row_bytes..][..rows * row_bytes], w);
             let (left, right) = (Strided { data: &w[..], row: k, col: 1 }, Strided { data: &x[..], row: 1, col: k });
             multiply_panel(left, right, out, (rows, m, k));
         });
     }
-    let mut out = vec![T::default(); m * n];
-    for (j, column) in columns.chunks_exact(m.max(1)).enumerate() {
-        column.iter().enumerate().for_each(|(i, v)| out[i * n + j] = T::of(*v as f64));
-    }
-    Tensor::floats(out, &call.shape)
+    let rows = if m < 2 { columns } else {
+        let mut out = vec![0.0; m * n];
+        dot::transpose(&columns, m, &mut out);
+        out
+    };
+    Tensor::floats(T::from_f32s(rows), &call.shape)
 }
 
 /// One panel on the thread it is called on.

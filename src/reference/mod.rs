@@ -16,7 +16,7 @@ pub use value::Real;
 
 use crate::base::{Array, Bindings, DType, Error, Part, Result, Seat, Type, Weights, read_parts};
 use crate::graph::{Graph, Source};
-use crate::op::{APPEND, Attrs, Body, Fused, OpDef, Value};
+use crate::op::{APPEND, ASSIGN, Attrs, Body, Fused, OpDef, Value};
 use std::collections::HashMap;
 use value::{Data, Tensor};
 
@@ -94,6 +94,12 @@ impl<T: Real> Interpreter<T> {
     pub fn memory_bytes(&self) -> u64 {
         let held = self.weights.values().chain(self.states.values()).map(Tensor::bytes).sum::<u64>();
         held + self.peak
+    }
+
+    /// A state's contents; `None` before the first step has touched it.
+    pub fn state(&self, name: &str) -> Option<Array> {
+        let node = self.graph.nodes.iter().find(|n| n.source == Source::State && n.name == name)?;
+        Some(self.states.get(name)?.to_array(node.ty.dtype))
     }
 
     /// Sets a state's contents; its shape is the graph's at the variables' bounds.
@@ -186,7 +192,7 @@ impl<T: Real> Interpreter<T> {
             self.check_finite(i, &value)?;
         }
         // Views, weights and states hold no elements of their own.
-        let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND)) && !self.graph.nodes[i].is_view();
+        let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND) && !d.is(&ASSIGN)) && !self.graph.nodes[i].is_view();
         let size = if owns { value.bytes() } else { 0 };
         running.alive += size;
         running.sizes[i] = size;
@@ -232,6 +238,9 @@ impl<T: Real> Interpreter<T> {
                 if def.is(&APPEND) {
                     return self.append(v, values, bindings);
                 }
+                if def.is(&ASSIGN) {
+                    return self.assign(v, values);
+                }
                 let operands: Vec<&Tensor<T>> = args.iter().map(|a| values[a.0 as usize].as_ref()).collect::<Option<_>>()
                     .ok_or_else(|| Error::op(def.name, &node.name, "an operand was not computed"))?;
                 let call = primitive::Call { def, attrs, operands: &operands, shape: shape()?, dtype: node.ty.dtype, bindings };
@@ -257,6 +266,16 @@ impl<T: Real> Interpreter<T> {
         }
         tensor.write_rows(at, rows);
         Ok(tensor.clone())
+    }
+
+    /// Gives a state new contents. Whoever read the old ones keeps them.
+    fn assign(&mut self, v: Value, values: &[Option<Tensor<T>>]) -> Result<Tensor<T>> {
+        let node = self.graph.node(v);
+        let (state, x) = (node.args()[0], node.args()[1]);
+        let x = values[x.0 as usize].as_ref().ok_or_else(|| Error::op("assign", &node.name, "its value was not computed"))?;
+        let new = x.owned();
+        self.states.insert(self.graph.node(state).name.clone(), new.clone());
+        Ok(new)
     }
 }
 

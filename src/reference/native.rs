@@ -1,10 +1,12 @@
 //! The fallback's short cuts: composites and elementwise ops that run on contiguous f32 rows.
 
+use super::dot;
 use super::primitive::Call;
 use super::value::{Data, Real, Tensor};
 use crate::base::{DType, Result};
 use crate::op::{Attrs, Fused};
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// Elements from which splitting over threads pays.
 const MANY: usize = 1 << 14;
@@ -81,6 +83,15 @@ fn norm<T: Real>(call: &Call<T>, centred: bool) -> Result<Tensor<T>> {
     }))
 }
 
+/// The `d` elements of the last axis from `start` on, without a copy where they lie side by side in f32.
+fn row_of<'a, T: Real>(data: &'a [T], t: &Tensor<T>, start: usize, d: usize) -> Cow<'a, [f32]> {
+    let stride = t.strides[3];
+    match T::as_f32s(data) {
+        Some(x) if stride == 1 => Cow::Borrowed(&x[start..start + d]),
+        _ => (0..d).map(|j| data[start + j * stride].get() as f32).collect(),
+    }
+}
+
 /// Each query of each head by itself, over the keys that it sees.
 fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
     let Attrs::Attention(how) = call.attrs else { return Err(call.wrong()) };
@@ -108,9 +119,7 @@ fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
         let query: Vec<f32> = (0..d).map(|j| qd[q0 + j * q.strides[3]].get() as f32).collect();
         let mut scores: Vec<f32> = (start..end)
             .map(|key| {
-                let k0 = at(k, b, key, g);
-                let sum: f32 = query.iter().enumerate().map(|(j, x)| x * kd[k0 + j * k.strides[3]].get() as f32).sum();
-                let score = sum * how.scale;
+                let score = dot::plain(&query, &row_of(kd, k, at(k, b, key, g), d)) * how.scale;
                 match &mask {
                     Some(m) => {
                         let seen = m.at(m.offset + b * m.strides[0] + head * m.strides[1] + row * m.strides[2] + key * m.strides[3]);
@@ -125,8 +134,7 @@ fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
         let sum: f32 = scores.iter().sum();
         let mut acc = vec![0.0f32; d];
         for (key, weight) in (start..end).zip(&scores) {
-            let v0 = at(v, b, key, g);
-            acc.iter_mut().enumerate().for_each(|(j, a)| *a += weight * vd[v0 + j * v.strides[3]].get() as f32);
+            dot::add_scaled(*weight, &row_of(vd, v, at(v, b, key, g), d), &mut acc);
         }
         y.iter_mut().zip(acc).for_each(|(y, a)| *y = T::of((a / sum) as f64));
     });

@@ -28,11 +28,12 @@ impl<T: Real> Call<'_, T> {
                 Primitive::Matmul => matmul::run(self),
                 Primitive::Reduce(kind) => self.reduce(*kind),
                 Primitive::Gather => Ok(self.gather()),
+                Primitive::ScatterAdd => Ok(self.scatter_add()),
                 Primitive::Concat => self.concat(),
                 Primitive::Pad => self.pad(),
                 Primitive::Cast => Ok(self.cast()),
                 Primitive::Iota => self.iota(),
-                Primitive::Append => Err(self.wrong()),
+                Primitive::Append | Primitive::Assign => Err(self.wrong()),
             },
         }
     }
@@ -141,6 +142,20 @@ impl<T: Real> Call<'_, T> {
             }
         }
         Tensor::floats(out, &self.shape)
+    }
+
+    fn scatter_add(&self) -> Tensor<T> {
+        let (x, ids) = (self.operands[0].to_f64(), self.operands[1]);
+        let width: usize = self.shape[1..].iter().product();
+        let mut out = vec![0.0; self.shape[0] * width];
+        for (i, at) in ids.offsets().enumerate() {
+            let id = ids.at(at);
+            if id >= 0.0 && (id as usize) < self.shape[0] {
+                let row = &mut out[id as usize * width..(id as usize + 1) * width];
+                row.iter_mut().zip(&x[i * width..(i + 1) * width]).for_each(|(y, x)| *y += x);
+            }
+        }
+        self.result(out)
     }
 
     fn concat(&self) -> Result<Tensor<T>> {

@@ -81,7 +81,7 @@ pub fn case_graph(def: &'static OpDef, case: &Case, seed: u64) -> Result<CaseGra
         let source = if ty.dtype.is_quantised() {
             weights.insert(name.clone(), array);
             Source::Weight { parts: vec![Part::whole(&name)] }
-        } else if def.name == "append" && i == 0 {
+        } else if matches!(def.name, "append" | "assign") && i == 0 {
             states.push((name.clone(), array));
             Source::State
         } else {

@@ -12,6 +12,10 @@ pub trait Real: Copy + Send + Sync + PartialOrd + Default + std::fmt::Debug + st
     const FALLBACK: bool;
     fn of(x: f64) -> Self;
     fn get(self) -> f64;
+    /// Free where the numbers are f32.
+    fn from_f32s(x: Vec<f32>) -> Vec<Self>;
+    /// The elements as f32, where that is what they are.
+    fn as_f32s(x: &[Self]) -> Option<&[f32]>;
 }
 impl Real for f64 {
     const FALLBACK: bool = false;
@@ -21,6 +25,12 @@ impl Real for f64 {
     fn get(self) -> f64 {
         self
     }
+    fn from_f32s(x: Vec<f32>) -> Vec<f64> {
+        x.into_iter().map(f64::from).collect()
+    }
+    fn as_f32s(_: &[f64]) -> Option<&[f32]> {
+        None
+    }
 }
 impl Real for f32 {
     const FALLBACK: bool = true;
@@ -29,6 +39,12 @@ impl Real for f32 {
     }
     fn get(self) -> f64 {
         self as f64
+    }
+    fn from_f32s(x: Vec<f32>) -> Vec<f32> {
+        x
+    }
+    fn as_f32s(x: &[f32]) -> Option<&[f32]> {
+        Some(x)
     }
 }
 
@@ -99,6 +115,19 @@ impl<T: Real> Tensor<T> {
                 block::decode_block(*dtype, &bytes[start..start + size], &mut values);
                 values[i % block::BLOCK] as f64
             }
+        }
+    }
+    /// The same elements, row-major and nothing beside them.
+    pub fn owned(&self) -> Self {
+        let all = match &self.data {
+            Data::Floats(x) => x.len(),
+            Data::Ints(x) => x.len(),
+            Data::Blocks(..) => 0,
+        };
+        match &self.data {
+            _ if self.is_contiguous() && self.offset == 0 && all == self.count() => Tensor { strides: strides(&self.shape), ..self.clone() },
+            Data::Ints(x) => Tensor::ints(self.offsets().map(|i| x[i]).collect(), &self.shape),
+            _ => Tensor::floats(self.slice().into_owned(), &self.shape),
         }
     }
     pub fn count(&self) -> usize {

@@ -2,9 +2,9 @@
 
 use super::mesh::MeshEngine;
 use super::{Breathe, DeviceChoice, Notice, Options, pick};
-use crate::base::{Array, Bindings, DType, Error, Result, Weights};
+use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
 use crate::device::{Gpu, Program, Store};
-use crate::graph::Graph;
+use crate::graph::{Graph, Source};
 use crate::plan::{self, Tuning};
 use crate::reference::Interpreter;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ const BREATH: Duration = Duration::from_millis(30);
 /// One or more graphs that share weights and states, loaded.
 pub struct Engine {
     inner: Inner,
+    /// The states that can be set and read: names and types.
+    states: Vec<(String, Type)>,
 }
 
 enum Inner {
@@ -57,6 +59,50 @@ impl Engine {
         self.step(0, 0, bindings, inputs, outputs, cancel).await
     }
 
+    /// Sets a state's contents, as a parameter's before it is trained.
+    ///
+    /// # Errors
+    /// No state of that name; contents of another type or shape.
+    pub fn set_state(&mut self, name: &str, contents: &Array) -> Result<()> {
+        let ty = self.state_type(name)?;
+        if contents.dtype != ty.dtype || Some(&contents.shape) != ty.shape.known().as_ref() {
+            return Err(Error::usage(format!("state \"{name}\" is {ty}, it cannot hold {}{:?}", contents.dtype, contents.shape)));
+        }
+        match &mut self.inner {
+            Inner::Device { programs, .. } => programs[0].set_state(name, contents).map(drop),
+            Inner::Cpu { interpreter, .. } => {
+                interpreter.set_state(name, contents);
+                Ok(())
+            }
+            Inner::Mesh(_) => Ok(()),
+        }
+    }
+
+    /// A state's contents: zeros before anything was written.
+    ///
+    /// # Errors
+    /// No state of that name, or one whose size varies; device faults.
+    pub async fn state(&self, name: &str) -> Result<Array> {
+        let ty = self.state_type(name)?;
+        let shape = ty.shape.known().ok_or_else(|| Error::usage(format!("state \"{name}\" is {ty}: it has no one size to be read")))?;
+        let bytes = ty.dtype.bytes(shape.iter().product::<usize>() as u64).unwrap_or(0) as usize;
+        let found = match &self.inner {
+            Inner::Device { programs, .. } => match programs[0].state_buffer(name) {
+                Some(id) => Some(programs[0].buffer_bytes(id).await?[..bytes].to_vec()),
+                None => None,
+            },
+            Inner::Cpu { interpreter, .. } => interpreter.state(name).map(|a| a.bytes),
+            Inner::Mesh(_) => None,
+        };
+        Array::new(ty.dtype, &shape, found.unwrap_or(vec![0; bytes]))
+    }
+
+    fn state_type(&self, name: &str) -> Result<&Type> {
+        let known = || self.states.iter().map(|s| s.0.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.states.iter().find(|s| s.0 == name);
+        found.map(|s| &s.1).ok_or_else(|| Error::usage(format!("there is no state \"{name}\", there are: {}", known())))
+    }
+
     /// Median seconds of a step without reading its outputs, of some rounds of `repeat` steps each.
     pub async fn seconds(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], repeat: usize) -> Result<f64> {
         let never = AtomicBool::new(false);
@@ -81,11 +127,12 @@ impl Engine {
         Ok(times[times.len() / 2])
     }
 
-    /// The device, where it is one; `None` is the CPU or a mesh.
+    /// The device, of a mesh that of its first rank here; `None` is the CPU.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.inner {
             Inner::Device { store, .. } => Some(store.gpu()),
-            Inner::Cpu { .. } | Inner::Mesh(_) => None,
+            Inner::Cpu { .. } => None,
+            Inner::Mesh(mesh) => mesh.gpu(),
         }
     }
 
@@ -100,7 +147,8 @@ impl Engine {
         let Some(gpu) = gpu else {
             let mut interpreter = Box::new(Interpreter::new(&graphs[0], weights)?);
             interpreter.check_numerics(how.check_numerics);
-            return Ok(Engine { inner: Inner::Cpu { interpreter, threads: rayon::current_num_threads(), breathe: how.breathe } });
+            let inner = Inner::Cpu { interpreter, threads: rayon::current_num_threads(), breathe: how.breathe };
+            return Ok(Engine { inner, states: states(graphs) });
         };
         let mut options = plan::Options::for_caps(gpu.caps());
         options.keep_values = how.check_numerics;
@@ -113,12 +161,12 @@ impl Engine {
             let plan = plan::plan(graph, gpu.caps(), &options)?;
             programs.push(Program::load(plan, &mut store, weights, &mut |done, of| notify(Notice::Compiling { done, of })).await?);
         }
-        Ok(Engine { inner: Inner::Device { programs, store, check: how.check_numerics } })
+        Ok(Engine { inner: Inner::Device { programs, store, check: how.check_numerics }, states: states(graphs) })
     }
 
     /// Several ranks of a mesh as one engine.
     pub(super) fn over(mesh: MeshEngine) -> Engine {
-        Engine { inner: Inner::Mesh(Box::new(mesh)) }
+        Engine { inner: Inner::Mesh(Box::new(mesh)), states: vec![] }
     }
     pub(super) fn mesh(&mut self) -> Option<&mut MeshEngine> {
         match &mut self.inner {
@@ -240,6 +288,12 @@ async fn compute(
     interpreter.end(running)
 }
 
+/// The states of the first graph: all of one engine share them.
+fn states(graphs: &[Graph]) -> Vec<(String, Type)> {
+    let nodes = graphs.first().map_or(&[][..], |g| &g.nodes);
+    nodes.iter().filter(|n| n.source == Source::State).map(|n| (n.name.clone(), n.ty.clone())).collect()
+}
+
 /// An output by its name.
 pub(super) fn output_of(made: &[(String, Array)], name: &str) -> Result<Array> {
     let found = made.iter().find(|(n, _)| n == name);
@@ -251,7 +305,7 @@ async fn find_nonfinite(program: &Program, bindings: &Bindings) -> Result<()> {
     for kept in program.plan().kept.iter().filter(|k| k.ty.dtype == DType::F32) {
         let count = match kept.op {
             // Rows beyond the newest have not been written: only what an op made is looked at.
-            "append" => continue,
+            "append" | "assign" => continue,
             _ => kept.ty.shape.eval(bindings)?.iter().product::<usize>(),
         };
         let bytes = program.buffer_bytes(kept.buffer).await?;

@@ -141,7 +141,7 @@ impl Generator {
     pub fn adapter(&self) -> String {
         self.engine.adapter()
     }
-    /// The device; `None` is the CPU, or a mesh.
+    /// The device, of a mesh that of its first rank here; `None` is the CPU.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.engine.gpu()
     }
@@ -193,6 +193,19 @@ impl Generator {
     /// Bytes and messages that ranks have sent each other.
     pub fn sent(&mut self) -> Option<(u64, usize)> {
         self.engine.mesh().map(|m| (m.traffic().bytes(), m.traffic().messages))
+    }
+
+    /// From now on every step over a mesh takes times: [`Generator::last_step`] gives them. Slower: each rank waits after
+    /// everything it does.
+    ///
+    /// # Errors
+    /// Without a mesh, or on the CPU fallback.
+    pub fn time_steps(&mut self) -> Result<()> {
+        self.engine.mesh().ok_or_else(|| Error::usage("one device has no ranks and links to time"))?.time_steps()
+    }
+    /// What ranks and links did in the last step, and when; once.
+    pub fn last_step(&mut self) -> Option<Trace> {
+        self.engine.mesh()?.take_last()
     }
 
     /// Generates, telling each token as it comes.

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 const FIRST: usize = 64 << 10;
 
 /// Takes the bytes of a model's file in order. On a device they go there as they come: the host holds the file's head, then
-/// the piece at hand. On the CPU all are kept, for that is where they are used.
+/// the piece at hand. On the CPU all are kept, for that is where they are used; and for a mesh, whose ranks take pieces in
+/// orders of their own.
 pub struct Loading {
     name: String,
     size: Option<u64>,
@@ -116,6 +117,10 @@ impl Loading {
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
         // Whatever is opened from here on is on what was picked.
         self.stage = match picked.gpu {
+            Some(gpu) if !self.options.layout.is_single() => {
+                self.options.device = DeviceChoice::Open(gpu);
+                Stage::Memory { model, cursor }
+            }
             Some(gpu) => {
                 self.options.device = DeviceChoice::Open(gpu);
                 let opened = Opened::with(&model, &self.options, notify).await?;

@@ -80,6 +80,9 @@ pub(super) struct MeshEngine {
     runner: Runner,
     /// What all steps sent.
     traffic: Traffic,
+    /// Whether steps take times, and those of the last one.
+    timed: bool,
+    last: Option<Trace>,
     adapter: String,
 }
 
@@ -147,7 +150,7 @@ impl MeshEngine {
             }
             let graphs: Vec<&Graph> = local.iter().map(|r| &sharded[0].class(*r).graph).collect();
             let ranks = Ranks::new(&graphs, &sharded[0].seats, weights)?;
-            return Ok(MeshEngine { sharded, runner: Runner::Cpu(Box::new(ranks)), traffic: Traffic::default(), adapter });
+            return Ok(MeshEngine { sharded, runner: Runner::Cpu(Box::new(ranks)), traffic: Traffic::default(), timed: false, last: None, adapter });
         }
         let gpus: Vec<Arc<Gpu>> = gpus.into_iter().flatten().collect();
         let mut stores: Vec<Store> = local.iter().zip(&gpus).map(|(r, g)| Store::at(g.clone(), sharded[0].seats[*r].clone())).collect();
@@ -158,15 +161,28 @@ impl MeshEngine {
             clusters.push(Cluster::load(s.seats.clone(), plans, &mut stores, weights, policy(layout), &mut progress).await?);
         }
         let transport = transport.unwrap_or_else(|| Box::new(Nobody));
-        Ok(MeshEngine { sharded, runner: Runner::Devices { clusters, stores, local, transport }, traffic: Traffic::default(), adapter })
+        let runner = Runner::Devices { clusters, stores, local, transport };
+        Ok(MeshEngine { sharded, runner, traffic: Traffic::default(), timed: false, last: None, adapter })
     }
 
     /// Runs a step of graph `which` on the ranks of one replica and reads outputs of its first rank here.
     pub async fn step(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
-        let mut watch = Watch::counting();
+        let mut watch = if self.timed { Watch::timing() } else { Watch::counting() };
         let out = self.watched(which, replica, bindings, inputs, outputs, &mut watch).await?;
-        self.traffic.add(watch.traffic);
+        self.traffic.add(std::mem::take(&mut watch.traffic));
+        self.last = self.timed.then(|| watch.into_trace());
         Ok(out)
+    }
+
+    /// From now on every step takes the times of all that ranks and links do, which makes each wait for it.
+    pub fn time_steps(&mut self) -> Result<()> {
+        self.can_trace()?;
+        self.timed = true;
+        Ok(())
+    }
+    /// What the last step did and when, once.
+    pub fn take_last(&mut self) -> Option<Trace> {
+        self.last.take()
     }
 
     pub fn can_trace(&self) -> Result<()> {
@@ -242,6 +258,13 @@ impl MeshEngine {
     }
     pub fn adapter(&self) -> String {
         self.adapter.clone()
+    }
+    /// The device of the first rank here; `None` is the CPU.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.runner {
+            Runner::Devices { stores, .. } => stores.first().map(Store::gpu),
+            Runner::Cpu(_) => None,
+        }
     }
     /// Bytes of each rank of this process.
     pub fn rank_bytes(&self) -> Vec<(usize, u64)> {

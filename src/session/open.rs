@@ -44,10 +44,15 @@ async fn open_mesh(model: &Model, context: usize, options: &Options, notify: &mu
     Ok((Engine::over(mesh), chunk))
 }
 
-/// The first chunk, whose pace is not known yet, may not be long on slow devices.
+/// Tokens of a prompt in one step. A software adapter reads left operands from uniform memory only while they are small; the
+/// fallback decodes weights once a step; and the first step, whose pace is not known yet, may not be long on slow devices.
 fn chunk(gpus: &[Option<Arc<Gpu>>], context: usize) -> usize {
-    let software = gpus.iter().any(|g| g.as_ref().is_none_or(|g| g.caps().kind == AdapterKind::Software));
-    if software { 32 } else { 256 }.min(context)
+    let kind = |g: &Option<Arc<Gpu>>| match g.as_ref().map(|g| g.caps().kind) {
+        Some(AdapterKind::Software) => 8,
+        None => 64,
+        Some(_) => 256,
+    };
+    gpus.iter().map(kind).min().unwrap_or(64).min(context)
 }
 
 /// The graphs of an engine: any number of tokens up to the chunk, and one. The fallback needs only the first.

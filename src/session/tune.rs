@@ -12,7 +12,7 @@ use std::sync::Arc;
 use web_time::Instant;
 
 /// Raised whenever kernels or their variants change, so that old timings are not trusted.
-const GENERATION: u32 = 1;
+const GENERATION: u32 = 2;
 
 fn file(gpu: &Gpu, cache: &Path) -> PathBuf {
     let plain = |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect::<String>();
@@ -56,7 +56,7 @@ pub(super) async fn tuned(gpu: &Arc<Gpu>, cache: Option<&Path>, notify: &mut dyn
 
 /// Sizes that stand for their class: rows of the left operand, outputs, inner.
 const FEW: (usize, usize, usize) = (1, 1536, 576);
-const MANY: (usize, usize, usize) = (32, 960, 576);
+const MANY: (usize, usize, usize) = (8, 960, 576);
 
 /// Times the variants of every class of matmul on this adapter.
 pub async fn tune(gpu: &Arc<Gpu>, tell: &mut dyn FnMut(&str)) -> Result<Tuning> {

@@ -9,8 +9,9 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, context, escape_formatter};
 use serde::Serialize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::sync::Arc;
+#[cfg(not(target_arch = "wasm32"))]
+use std::{sync::mpsc, time::Duration};
 
 /// Steps, and bytes of plain text between tags that they may write in all.
 const FUEL: u64 = 1_000_000;
@@ -21,7 +22,9 @@ const MAX_TOTAL: usize = 256 << 20;
 /// The deepest that what is looked at may nest. Values that nest deeper can be made, a step a level, and are dropped
 /// level by level: that is what the stack is for.
 const MAX_DEPTH: usize = 64;
+#[cfg(not(target_arch = "wasm32"))]
 const STACK: usize = 256 << 20;
+#[cfg(not(target_arch = "wasm32"))]
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Filters that make no more than a few times of what they are given; `replace`, `join`, `indent` and `tojson` are
@@ -158,7 +161,14 @@ const COMPARISONS: &[(&str, &[&str], Compare)] = &[
     ("%>=", &["ge", ">="], |a, b| a >= b),
 ];
 
+/// In a browser there is no other thread: the steps alone bound its time, and a stack that overflows ends the Worker.
+#[cfg(target_arch = "wasm32")]
+pub(super) fn render(source: Arc<str>, values: Value) -> Result<String, Error> {
+    run(&source, values)
+}
+
 /// Renders on a thread with the stack that it may need, no longer than is patient.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn render(source: Arc<str>, values: Value) -> Result<String, Error> {
     let (send, receive) = mpsc::channel();
     let run = move || {

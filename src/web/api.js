@@ -21,6 +21,8 @@ export { WarpweftError } from "./errors.js";
  * @property {"auto" | "webgpu" | "cpu"} [device]  `auto` is a real GPU, else the CPU in WebAssembly.
  * @property {boolean} [cache]  Whether a model from an address is kept in the origin's private files; it is, unless this is false.
  * @property {number} [context]  Tokens of context; the model's own, up to 4,096, where not given.
+ * @property {string} [mesh]  Axes such as `tp=3` or `pp=2,tp=2`: virtual devices on the adapter share the model. Each token
+ *   then brings its `spans`. The file stays in WebAssembly memory, and every rank waits to be timed: for looking, not for speed.
  * @property {AbortSignal} [signal]
  */
 
@@ -43,6 +45,7 @@ export { WarpweftError } from "./errors.js";
  * @property {"webgpu" | "cpu"} device
  * @property {number} gpuBytes  Bytes of GPU buffers in use.
  * @property {number} peakBytes  The most that were, on the CPU of weights and values.
+ * @property {number[]} rankBytes  Bytes of each rank of a mesh; none on one device.
  * @property {number} wasmBytes  Bytes of WebAssembly memory.
  */
 
@@ -59,7 +62,15 @@ export { WarpweftError } from "./errors.js";
  */
 
 /** @typedef {{ role: "system" | "user" | "assistant", content: string }} Message */
-/** @typedef {{ id: number, text: string, logprob: number }} Token  A token; `text` is what it completes. */
+/**
+ * @typedef {object} Span  Something that took time, in microseconds from the step's begin.
+ * @property {string} track  `rank 0`, `link 0→1`
+ * @property {string} name
+ * @property {number} start
+ * @property {number} duration
+ * @property {number} [bytes]  Of a message.
+ */
+/** @typedef {{ id: number, text: string, logprob: number, spans?: Span[] }} Token  `text` is what it completes. */
 
 /**
  * @typedef {object} Figures
@@ -86,9 +97,9 @@ export async function open(source, options = {}) {
     const { plain, ports } = put("model", source);
     const link = await Link.start();
     try {
-        const { device = "auto", context = 0, cache = true } = options;
+        const { device = "auto", context = 0, mesh = "", cache = true } = options;
         const heard = (/** @type {any} */ event) => (event.notice ? options.onNotice?.(event.notice) : options.onProgress?.(event));
-        const ask = { plain, device, context, cache: cache !== false };
+        const ask = { plain, device, context, mesh: String(mesh), cache: cache !== false };
         const info = await link.ask("open", ask, { signal: options.signal, heard, transfer: ports });
         return new Model(link, info, options.onNotice);
     } catch (e) {

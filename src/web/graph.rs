@@ -53,7 +53,7 @@ fn dtype(name: &str) -> Result<DType> {
 }
 
 impl Node {
-    fn add<'g>(&self, at: usize, g: &'g GraphBuilder, made: &[Tensor<'g>], data: &mut [Vec<f32>]) -> Result<Tensor<'g>> {
+    fn add<'g>(&self, at: usize, g: &'g GraphBuilder, made: &[Tensor<'g>], constants: &mut Constants) -> Result<Tensor<'g>> {
         let wrong = |what: String| Error::op(&self.op, &format!("node {at}"), what);
         if self.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).is_none_or(|n| n > MOST) {
             return Err(wrong(format!("{:?} has more than {MOST} elements", self.shape)));
@@ -64,8 +64,15 @@ impl Node {
             "input" => return g.input(&self.name, dtype(&self.dtype)?, self.shape.as_slice()),
             "number" => return Ok(g.constant(self.value)),
             "data" => {
-                let slot = data.get_mut(self.start).ok_or_else(|| wrong("its elements are missing".into()))?;
-                return g.data(&format!("data {at}"), self.shape.as_slice(), std::mem::take(slot));
+                let slot = constants.given.get_mut(self.start).ok_or_else(|| wrong("its elements are missing".into()))?;
+                let given = std::mem::take(slot);
+                if given.len() != self.shape.iter().product::<usize>() {
+                    return Err(wrong(format!("{} elements do not fill {:?}", given.len(), self.shape)));
+                }
+                // As weights: a matrix above the binding limit is split.
+                let name = format!("data {at}");
+                constants.arrays.insert(name.clone(), Array::f32(&self.shape, &given));
+                return g.weight(&name, DType::F32, self.shape.as_slice());
             }
             "iota" => Attrs::Iota { shape: self.shape.as_slice().into(), axis: self.axis, start: (self.start as i64).into(), dtype: dtype(&self.dtype)? },
             "sum" | "mean" | "max" | "min" | "argmax" => Attrs::Reduce { axes: self.axes.clone(), keep: self.keep },
@@ -96,11 +103,17 @@ fn elementwise() -> String {
     op::table().filter(|d| matches!(d.body, Body::Scalar(_))).map(|d| d.name).collect::<Vec<_>>().join(", ")
 }
 
-fn graph(written: &Written, data: &mut [Vec<f32>]) -> Result<Graph> {
+/// Elements as JavaScript gave them, and by name as nodes have them.
+struct Constants {
+    given: Vec<Vec<f32>>,
+    arrays: HashMap<String, Array>,
+}
+
+fn graph(written: &Written, constants: &mut Constants) -> Result<Graph> {
     let g = GraphBuilder::new();
     let mut made = vec![];
     for (i, node) in written.nodes.iter().enumerate() {
-        made.push(node.add(i, &g, &made, data)?);
+        made.push(node.add(i, &g, &made, constants)?);
     }
     for (name, at) in &written.outputs {
         let x = made.get(*at).ok_or_else(|| Error::usage(format!("output \"{name}\" is node {at}, which does not exist")))?;
@@ -122,15 +135,16 @@ impl Program {
     /// `data` are Float32Arrays, which nodes name by their place.
     pub async fn compile(json: String, data: js_sys::Array, device: String) -> Result<Program, JsValue> {
         let written: Written = serde_json::from_str(&json).map_err(|e| Error::usage(format!("the graph is wrong: {e}")))?;
-        let mut data: Vec<Vec<f32>> = data.iter().map(|a| js_sys::Float32Array::new(&a).to_vec()).collect();
-        let graph = graph(&written, &mut data)?;
-        drop(data);
+        let given = data.iter().map(|a| js_sys::Float32Array::new(&a).to_vec()).collect();
+        let mut constants = Constants { given, arrays: HashMap::new() };
+        let graph = graph(&written, &mut constants)?;
+        let weights = constants.arrays;
         let inputs = written.nodes.iter().filter(|n| n.op == "input");
         let inputs = inputs.map(|n| Ok((n.name.clone(), dtype(&n.dtype)?, n.shape.clone()))).collect::<Result<_>>()?;
         let outputs = written.outputs.into_iter().map(|o| o.0).collect();
         let gpu = pick(&choice(&device)?).await?.gpu;
         let options = Options { breathe: Some(breathe), ..Options::default() };
-        let engine = Engine::load(gpu, &graph, &HashMap::new(), &options).await?;
+        let engine = Engine::load(gpu, &graph, &weights, &options).await?;
         Ok(Program { engine, inputs, outputs })
     }
 

@@ -3,8 +3,9 @@
 use super::{Flag, breathe, choice, tell};
 use crate::base::Error;
 use crate::device::Gpu;
-use crate::session::{Generation, Generator, Loading, Opened, Options, Request};
+use crate::session::{self, Generation, Generator, Layout, Loading, Opened, Options, Request};
 use crate::text::{Message, Sampling};
+use crate::trace::Span;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::HashMap;
@@ -20,17 +21,16 @@ pub struct Opening {
 
 #[wasm_bindgen]
 impl Opening {
-    /// `size` is negative where it is not known; `side` are pairs of a name and bytes; `context` is 0 for the model's own.
+    /// `size` is negative where it is not known; `side` are pairs of a name and bytes.
     #[wasm_bindgen(constructor)]
-    pub fn new(name: &str, size: f64, side: js_sys::Array, device: &str, context: u32, notify: js_sys::Function) -> Result<Opening, JsValue> {
+    pub fn new(name: &str, size: f64, side: js_sys::Array, how: &How, notify: js_sys::Function) -> Result<Opening, JsValue> {
         let mut files = HashMap::new();
         for pair in side.iter() {
             let pair = js_sys::Array::from(&pair);
             let name = pair.get(0).as_string().unwrap_or_default();
             files.insert(name, js_sys::Uint8Array::new(&pair.get(1)).to_vec());
         }
-        let context = (context > 0).then_some(context as usize);
-        let options = Options { device: choice(device)?, context, breathe: Some(breathe), ..Options::default() };
+        let options = how.options()?;
         let size = (size >= 0.0).then_some(size as u64);
         Ok(Opening { loading: Loading::new(name, size, files, options), notify })
     }
@@ -44,8 +44,39 @@ impl Opening {
     /// The model, after the last byte.
     pub async fn finish(self) -> Result<Model, JsValue> {
         let notify = self.notify;
-        let opened = self.loading.finish(&mut |n| tell(n, &notify)).await?;
+        let mut opened = self.loading.finish(&mut |n| tell(n, &notify)).await?;
+        if let Opened::Generator(g) = &mut opened
+            && !g.rank_bytes().is_empty()
+        {
+            // The CPU's ranks have no times: their tokens come without.
+            let _ = g.time_steps();
+        }
         Ok(Model { opened, generation: None })
+    }
+}
+
+/// How a model is opened: `context` is 0 for the model's own, `mesh` are axes such as `tp=3`, or nothing.
+#[wasm_bindgen]
+pub struct How {
+    device: String,
+    context: u32,
+    mesh: String,
+}
+
+#[wasm_bindgen]
+impl How {
+    #[wasm_bindgen(constructor)]
+    pub fn new(device: String, context: u32, mesh: String) -> How {
+        How { device, context, mesh }
+    }
+
+    fn options(&self) -> Result<Options, Error> {
+        let context = (self.context > 0).then_some(self.context as usize);
+        let layout = match self.mesh.is_empty() {
+            true => Layout::default(),
+            false => Layout { mesh: session::mesh(&self.mesh)?, ..Layout::default() },
+        };
+        Ok(Options { device: choice(&self.device)?, context, layout, breathe: Some(breathe), ..Options::default() })
     }
 }
 
@@ -169,6 +200,23 @@ impl Model {
         let Some(generation) = generation else { return Ok(None) };
         let token = generator.next(generation, &cancel.0).await?;
         Ok(token.map(|t| json!({ "id": t.id, "text": t.text, "logprob": t.logprob }).to_string()))
+    }
+
+    /// What ranks and links of a mesh did for the last token, as JSON: `[track, name, start, duration, bytes]` each, in
+    /// microseconds; nothing on one device.
+    pub fn spans(&mut self) -> Option<String> {
+        let Opened::Generator(generator) = &mut self.opened else { return None };
+        let bytes = |s: &Span| s.details.iter().find(|d| d.0 == "bytes").and_then(|d| d.1.parse::<u64>().ok());
+        let spans = generator.last_step()?.spans;
+        Some(json!(spans.iter().map(|s| json!([s.track, s.name, s.start_us, s.duration_us, bytes(s)])).collect::<Vec<_>>()).to_string())
+    }
+
+    /// Bytes of each rank of a mesh; none on one device.
+    pub fn ranks(&mut self) -> Vec<f64> {
+        match &mut self.opened {
+            Opened::Generator(g) => g.rank_bytes().iter().map(|r| r.1 as f64).collect(),
+            Opened::Embedder(_) => vec![],
+        }
     }
 
     /// Figures of the generation so far, as JSON; it ends with that.

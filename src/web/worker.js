@@ -1,12 +1,12 @@
 // The Worker: one model or one graph, and its device. Requests are done one after another; only a cancel overtakes.
 
-import init, { Flag, Opening, Program, probe } from "./engine.js";
+import init, { Flag, How, Opening, Program, probe } from "./engine.js";
 import { WarpweftError, asError } from "./errors.js";
 import { read } from "./source.js";
 
 /** @typedef {import("./engine.js").Model} Model */
 /** @typedef {import("./source.js").Plain} Plain */
-/** @typedef {{ plain: Plain, device: string, context: number, cache: boolean }} OpenAsk */
+/** @typedef {{ plain: Plain, device: string, context: number, mesh: string, cache: boolean }} OpenAsk */
 
 /** @type {any} */
 const scope = globalThis;
@@ -53,7 +53,9 @@ async function load(id, ask) {
     const notice = (/** @type {string} */ text) => post(id, { event: { notice: text } });
     const { main, side } = await read(ask.plain, { cache: ask.cache, signal: stopper.signal, notice });
     const tell = (/** @type {string} */ json) => post(id, { event: JSON.parse(json) });
-    const opening = new Opening(main.name, main.size, side, ask.device, ask.context, tell);
+    const how = new How(ask.device, ask.context, ask.mesh);
+    const opening = new Opening(main.name, main.size, side, how, tell);
+    how.free();
     let [loaded, told] = [0, 0];
     try {
         for await (const piece of main.pieces) {
@@ -96,9 +98,14 @@ async function lasting(id, ask) {
     }
 }
 
+/** @param {[string, string, number, number, number | null]} s */
+function span([track, name, start, duration, bytes]) {
+    return { track, name, start, duration, ...(bytes === null ? {} : { bytes }) };
+}
+
 function info() {
     if (!model) throw new WarpweftError("closed", "the model is closed");
-    return { ...JSON.parse(model.info()), wasmBytes: memory?.buffer.byteLength ?? 0 };
+    return { ...JSON.parse(model.info()), rankBytes: [...model.ranks()], wasmBytes: memory?.buffer.byteLength ?? 0 };
 }
 
 /** @type {Record<string, (id: number, ask: any) => Promise<unknown>>} */
@@ -121,7 +128,8 @@ const does = {
             const token = await lasting(id, (m) => m.next(current.share()));
             if (token === undefined) break;
             first ||= performance.now() - start;
-            post(id, { event: { token: JSON.parse(token) } });
+            const spans = model.spans();
+            post(id, { event: { token: { ...JSON.parse(token), ...(spans && { spans: JSON.parse(spans).map(span) }) } } });
         }
         return { ...JSON.parse(model.end()), firstTokenSeconds: first / 1000 };
     },
@@ -167,8 +175,9 @@ async function answer({ id, op, ask }) {
     } catch (thrown) {
         const error = asError(thrown);
         const { code, message } = panicked && error.code === "internal" ? { code: "internal", message: `a bug in the engine: ${panicked}` } : error;
-        // After a trap nothing of this instance can be trusted.
-        post(id, { error: { code, message }, broken: thrown instanceof WebAssembly.RuntimeError });
+        // After a trap, or a stack that overflowed, nothing of this instance can be trusted.
+        const broken = thrown instanceof WebAssembly.RuntimeError || thrown instanceof RangeError || (thrown instanceof Error && thrown.name === "InternalError");
+        post(id, { error: { code, message }, broken });
     }
     running = 0;
 }
@@ -177,15 +186,21 @@ async function answer({ id, op, ask }) {
 export function serve() {
     /** @type {Promise<unknown>} */
     let last = Promise.resolve();
+    /** Why the engine did not start, if it did not. @type {WarpweftError | undefined} */
+    let broken;
     scope.onmessage = (/** @type {MessageEvent} */ e) => {
         const request = e.data;
         if (request.module) {
-            last = init({ module_or_path: request.module }).then((exports) => (memory = exports.memory));
+            const failed = (/** @type {unknown} */ e) => (broken = new WarpweftError("internal", `the engine does not start here: ${asError(e).message}`));
+            last = init({ module_or_path: request.module }).then((exports) => (memory = exports.memory), failed);
         } else if (request.cancel) {
             if (request.cancel === running) {
                 flag?.set(true);
                 stopper.abort();
             } else if (request.cancel > running) cancelled.add(request.cancel);
-        } else last = last.then(() => answer(request));
+        } else {
+            const refuse = (/** @type {WarpweftError} */ { code, message }) => post(request.id, { error: { code, message }, broken: true });
+            last = last.then(() => (broken ? refuse(broken) : answer(request)));
+        }
     };
 }

@@ -105,6 +105,10 @@ impl Cluster {
     pub fn own_bytes(&self) -> Vec<u64> {
         self.members.iter().map(Member::own_bytes).collect()
     }
+    /// Sets the contents of a member's piece of a state; false where it has none of that name.
+    pub fn set_state(&self, member: usize, name: &str, piece: &Array) -> Result<bool> {
+        self.members[member].program.set_state(name, piece)
+    }
     pub fn plan(&self, member: usize) -> &Plan {
         self.members[member].program.plan()
     }

@@ -33,6 +33,11 @@ impl Sharder {
         let mut best = (self.cost(args, &whole.args, axis).unwrap_or(f64::INFINITY), whole);
         for strategy in (def.shard)(attrs, types, ty) {
             let Some(choice) = self.complete(def, attrs, &strategy, (types, ty), args, axis, wanted) else { continue };
+            // A state is written where it lies: of a copy nothing would be left.
+            let moves_state = (def.is(&op::APPEND) || def.is(&op::ASSIGN)) && choice.args[0] != self.get(args[0]).placed[axis];
+            if moves_state {
+                continue;
+            }
             let Some(cost) = self.cost(args, &choice.args, axis) else { continue };
             // Of equals, the one that shares the work.
             if cost < best.0 || (cost == best.0 && best.1.out.0 == Whole) {

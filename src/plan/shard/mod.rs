@@ -43,11 +43,13 @@ pub struct Class {
     pub locals: Vec<Local>,
     /// How the whole value of each input lies.
     pub inputs: Vec<InputPieces>,
+    /// How the whole contents of each state lie.
+    pub states: Vec<InputPieces>,
     /// The pipeline stage.
     pub stage: usize,
 }
 
-/// How an input is given out.
+/// How an input or a state is given out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputPieces {
     pub name: String,
@@ -87,7 +89,9 @@ pub fn shard_in_stages(graph: &Graph, axes: &[(MeshAxis, usize)], stage_of_layer
                 let graph = if pipeline == 1 { all.out.clone() } else { stages::cut(&all.out, &out.stage_of_layer, stage, pipeline)? };
                 let here = |i: &&InputPieces| graph.find_input(&i.name).is_some();
                 let inputs = all.inputs.iter().filter(here).cloned().collect();
-                out.classes.push(Class { graph, locals: all.locals.clone(), inputs, stage });
+                let here = |s: &&InputPieces| graph.nodes.iter().any(|n| n.source == Source::State && n.name == s.name);
+                let states = all.states.iter().filter(here).cloned().collect();
+                out.classes.push(Class { graph, locals: all.locals.clone(), inputs, states, stage });
                 known.insert((stage, sizes), out.classes.len() - 1);
                 out.classes.len() - 1
             }
@@ -144,10 +148,24 @@ impl Sharded {
     }
     /// The rank's pieces of the step's inputs.
     pub fn inputs<'a>(&self, rank: usize, bindings: &Bindings, inputs: &[(&'a str, Array)]) -> Result<Vec<(&'a str, Array)>> {
-        let class = self.class(rank);
+        self.pieces(rank, &self.class(rank).inputs, bindings, inputs)
+    }
+    /// The rank's pieces of states' whole contents, for those that it has.
+    ///
+    /// # Errors
+    /// A state in stripes: it is filled by appending.
+    pub fn states<'a>(&self, rank: usize, contents: &[(&'a str, Array)]) -> Result<Vec<(&'a str, Array)>> {
+        let states = &self.class(rank).states;
+        let striped = |s: &&InputPieces| s.splits.iter().any(|x| x.3.is_stripe()) && contents.iter().any(|c| c.0 == s.name);
+        if let Some(s) = states.iter().find(striped) {
+            return Err(Error::op("shard", &s.name, "lies in stripes: it is filled by appending, not set"));
+        }
+        self.pieces(rank, states, &Bindings::new(), contents)
+    }
+    fn pieces<'a>(&self, rank: usize, lie: &[InputPieces], bindings: &Bindings, whole: &[(&'a str, Array)]) -> Result<Vec<(&'a str, Array)>> {
         let mut out = vec![];
-        for (name, array) in inputs {
-            let Some(pieces) = class.inputs.iter().find(|i| i.name == *name) else { continue };
+        for (name, array) in whole {
+            let Some(pieces) = lie.iter().find(|i| i.name == *name) else { continue };
             let mut array = array.clone();
             for (over, ways, placement, cut) in &pieces.splits {
                 let Placement::Split(axis) = placement else { continue };
@@ -182,6 +200,7 @@ pub(super) struct Sharder {
     held: Vec<Held>,
     locals: Vec<Local>,
     inputs: Vec<InputPieces>,
+    states: Vec<InputPieces>,
     /// Cuts of known dims, whose sizes make ranks differ: (axis, length, cut).
     cuts: Vec<(usize, u64, Cut)>,
     /// Copies of values under other placements.
@@ -198,7 +217,7 @@ pub(super) struct Sharder {
 impl Sharder {
     fn run(graph: &Graph, axes: &[(MeshAxis, usize)], seat: &Seat) -> Result<Sharder> {
         let mut s = Sharder {
-            axes: axes.to_vec(), seat: seat.clone(), out: Graph::default(), held: vec![], locals: vec![], inputs: vec![], cuts: vec![],
+            axes: axes.to_vec(), seat: seat.clone(), out: Graph::default(), held: vec![], locals: vec![], inputs: vec![], states: vec![], cuts: vec![],
             copies: HashMap::new(), explained: vec![], moved: vec![], why: String::new(), tag: 0, wanted: vec![],
         };
         let mut map: HashMap<Value, Value> = HashMap::new();
@@ -290,9 +309,10 @@ impl Sharder {
             }
             source => self.out.push(source.clone(), ty, node.name.clone()),
         };
-        if node.source == Source::Input {
+        if matches!(node.source, Source::Input | Source::State) {
             let splits = self.axes.iter().zip(&placed).map(|((a, n), (p, c))| (*a, *n, *p, *c)).collect();
-            self.inputs.push(InputPieces { name: node.name.clone(), ty: node.ty.clone(), splits });
+            let pieces = InputPieces { name: node.name.clone(), ty: node.ty.clone(), splits };
+            if node.source == Source::Input { self.inputs.push(pieces) } else { self.states.push(pieces) }
         }
         Ok(self.hold(Held { local, ty: node.ty.clone(), placed }))
     }

@@ -2,7 +2,7 @@
 
 use crate::base::{Combine, Cut, Dim, Error, MeshAxis, Result, Type};
 use crate::graph::{Graph, Source};
-use crate::op::{Attrs, BROADCAST_FROM, Build, Collective, RECEIVE, SEND, Value};
+use crate::op::{ASSIGN, Attrs, BROADCAST_FROM, Build, Collective, RECEIVE, SEND, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The stage of each layer: runs of whole layers, so that the slowest stage is as quick as can be.
@@ -52,7 +52,8 @@ pub fn balance(graph: &Graph, stages: usize) -> Result<BTreeMap<u32, usize>> {
     Ok(layers.iter().enumerate().map(|(i, l)| (*l, cuts.iter().filter(|c| **c <= i).count() - 1)).collect())
 }
 
-/// The part of `graph` that `stage` runs: its layers, what it receives from stages before and sends to those after.
+/// The part of `graph` that `stage` runs: its layers, what it receives from other stages and sends to them. What goes
+/// back, as gradients do, goes the same way: every stage keeps to the order of the whole graph.
 /// Values that are made of sources alone are made anew where they are needed.
 pub fn cut(graph: &Graph, stage_of: &BTreeMap<u32, usize>, stage: usize, stages: usize) -> Result<Graph> {
     let home: Vec<usize> = graph.nodes.iter().map(|n| stage_of.get(&n.layer).copied().unwrap_or(0)).collect();
@@ -64,12 +65,12 @@ pub fn cut(graph: &Graph, stage_of: &BTreeMap<u32, usize>, stage: usize, stages:
         c.out.set_place(node.name.clone());
         c.out.set_layer(node.layer);
         let i = v.0 as usize;
-        if home[i] == stage && (node.def().is_some() && !plain[i]) {
+        if home[i] == stage && !plain[i] {
             for a in node.args() {
                 c.bring(*a, &plain)?;
             }
             c.copy(v)?;
-        } else if home[i] < stage && crossings.contains(&(v, stage)) {
+        } else if home[i] != stage && crossings.contains(&(v, stage)) {
             c.receive(v, home[i], stage)?;
         }
         if home[i] == stage {
@@ -82,11 +83,14 @@ pub fn cut(graph: &Graph, stage_of: &BTreeMap<u32, usize>, stage: usize, stages:
     Ok(c.out)
 }
 
-/// Nodes made of sources alone, without a weight's product: views of tables, counts.
+/// Nodes made of sources alone, without a weight's product: views of tables, counts. A state that is assigned belongs to
+/// one stage: the others get its contents from there.
 fn plain(graph: &Graph) -> Vec<bool> {
+    let assigned: BTreeSet<Value> = graph.nodes.iter().filter(|n| n.def().is_some_and(|d| d.is(&ASSIGN))).map(|n| n.args()[0]).collect();
     let mut plain = vec![false; graph.nodes.len()];
     for (i, node) in graph.nodes.iter().enumerate() {
         plain[i] = match &node.source {
+            Source::State => !assigned.contains(&Value(i as u32)),
             Source::Op { .. } => node.is_view() && node.args().iter().all(|a| plain[a.0 as usize]) || node.kind() == "iota",
             _ => true,
         };
@@ -94,7 +98,7 @@ fn plain(graph: &Graph) -> Vec<bool> {
     plain
 }
 
-/// (value, stage that needs it from a stage before).
+/// (value, stage that needs it from another stage).
 fn crossings(graph: &Graph, home: &[usize], plain: &[bool]) -> BTreeSet<(Value, usize)> {
     let mut seen = BTreeSet::new();
     for (i, node) in graph.nodes.iter().enumerate() {

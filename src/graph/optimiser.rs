@@ -1,0 +1,170 @@
+//! Training: parameters as states, and the optimisers that update them at the end of a step.
+//!
+//! What lies where is stated as for any other graph ([`Hint`](super::Hint)): along the data axis ZeRO (Rajbhandari et
+//! al., 2020) splits moments, then gradients, then the parameters themselves; the sharding pass puts in the collectives.
+
+use super::{GraphBuilder, Tensor};
+use crate::base::{Cut, DType, Dim, MeshAxis, Placement, Result, Shape};
+use std::cell::RefCell;
+
+/// What is split over data parallel ranks beside the samples: each stage adds to the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Zero {
+    /// Nothing: gradients are all-reduced and every rank updates everything.
+    #[default]
+    Off,
+    /// The optimiser's moments: each rank updates its piece, which is then gathered.
+    Moments,
+    /// Gradients: they are reduce-scattered.
+    Gradients,
+    /// Parameters: they are gathered where they are used.
+    Weights,
+}
+
+/// How parameters follow their gradients g. `rate` is the step's learning rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Optimiser {
+    /// b ← momentum·b + g + decay·w; w ← w − rate·b (without momentum there is no b).
+    Sgd { momentum: f32, decay: f32 },
+    /// m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; w ← w − rate·(m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + eps) + decay·w) at step t = 1, 2, …
+    /// (Loshchilov and Hutter, 2019).
+    AdamW { beta1: f32, beta2: f32, eps: f32, decay: f32 },
+}
+
+impl Optimiser {
+    /// AdamW as it is used for language models: β 0.9 and 0.95, eps 1e-8, decay 0.1.
+    pub const ADAMW: Optimiser = Optimiser::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1 };
+}
+
+/// Where a value lies along mesh axes other than the data axis.
+type Places = Vec<(MeshAxis, Placement, Cut)>;
+
+struct Parameter<'g> {
+    name: String,
+    state: Tensor<'g>,
+    places: Places,
+    layer: u32,
+}
+
+/// The parameters of a model that is trained: states of a graph under construction.
+pub struct Parameters<'g> {
+    builder: &'g GraphBuilder,
+    zero: Zero,
+    all: RefCell<Vec<Parameter<'g>>>,
+}
+
+impl<'g> Parameters<'g> {
+    pub fn new(builder: &'g GraphBuilder, zero: Zero) -> Self {
+        Parameters { builder, zero, all: RefCell::default() }
+    }
+
+    /// A parameter, f32 of known shape, and where it lies along mesh axes other than the data axis. Its contents are
+    /// those of the state `name`, which the caller sets before the first step. It belongs to the layer at hand.
+    pub fn add(&self, name: &str, shape: impl Into<Shape>, places: &[(MeshAxis, Placement, Cut)]) -> Result<Tensor<'g>> {
+        let shape = shape.into();
+        let state = placed(self.builder.state(name, DType::F32, shape.clone())?, places);
+        let layer = self.builder.current_layer();
+        self.all.borrow_mut().push(Parameter { name: name.into(), state, places: places.to_vec(), layer });
+        match share(&shape, places) {
+            Some(axis) if self.zero == Zero::Weights => {
+                state.place(MeshAxis::Data, Placement::Split(axis));
+                Ok(state.reshape(shape)?.place(MeshAxis::Data, Placement::Whole))
+            }
+            _ => Ok(state),
+        }
+    }
+
+    /// Names and shapes, in the order in which they were added.
+    pub fn list(&self) -> Vec<(String, Shape)> {
+        self.all.borrow().iter().map(|p| (p.name.clone(), p.state.shape())).collect()
+    }
+
+    /// The gradients of `loss` and the update of every parameter. `rate` is a scalar f32; so is `step`, which counts
+    /// steps from 1 and is used by AdamW alone.
+    ///
+    /// # Errors
+    /// Those of [`Graph::gradients`](super::Graph::gradients): a parameter that the loss does not depend on, by name.
+    pub fn update(&self, loss: Tensor<'g>, how: Optimiser, rate: Tensor<'g>, step: Tensor<'g>) -> Result<()> {
+        let all = self.all.borrow();
+        let states: Vec<Tensor> = all.iter().map(|p| p.state).collect();
+        let gradients = self.builder.gradients(loss, &states)?;
+        let before = self.builder.current_layer();
+        self.builder.at("optimiser");
+        let corrections = match how {
+            Optimiser::AdamW { beta1, beta2, .. } => Some((correction(step, beta1)?, correction(step, beta2)?)),
+            Optimiser::Sgd { .. } => None,
+        };
+        for (p, g) in all.iter().zip(gradients) {
+            self.builder.at(format!("{} update", p.name));
+            self.builder.layer(p.layer);
+            let change = self.change(p, self.gradient(p, g)?, how, corrections)?;
+            p.state.assign((p.state - (change * rate)?)?)?;
+        }
+        self.builder.layer(before);
+        Ok(())
+    }
+
+    /// The gradient of a parameter where its update is computed.
+    fn gradient(&self, p: &Parameter<'g>, g: Tensor<'g>) -> Result<Tensor<'g>> {
+        // A value of its own: two parameters may have one gradient and lie otherwise.
+        let g = g.reshape(p.state.shape())?;
+        for over in MeshAxis::ALL {
+            if over != MeshAxis::Data && p.places.iter().all(|x| x.0 != over) {
+                g.place(over, Placement::Whole);
+            }
+        }
+        let split = share(&p.state.shape(), &p.places).filter(|_| self.zero >= Zero::Gradients);
+        Ok(placed(g, &p.places).place(MeshAxis::Data, split.map_or(Placement::Whole, Placement::Split)))
+    }
+
+    /// A state of the optimiser, beside a parameter.
+    fn moment(&self, p: &Parameter<'g>, what: &str) -> Result<Tensor<'g>> {
+        let state = placed(self.builder.state(&format!("{}.{what}", p.name), DType::F32, p.state.shape())?, &p.places);
+        match share(&p.state.shape(), &p.places).filter(|_| self.zero >= Zero::Moments) {
+            Some(axis) => Ok(state.place(MeshAxis::Data, Placement::Split(axis))),
+            None => Ok(state),
+        }
+    }
+
+    /// What is taken from a parameter, before the learning rate.
+    fn change(&self, p: &Parameter<'g>, g: Tensor<'g>, how: Optimiser, corrections: Option<(Tensor<'g>, Tensor<'g>)>) -> Result<Tensor<'g>> {
+        let (decay, change) = match how {
+            Optimiser::Sgd { momentum: 0.0, decay } => (decay, g),
+            Optimiser::Sgd { momentum, decay } => {
+                let g = decayed(g, p, decay)?;
+                let b = self.moment(p, "b")?;
+                return b.assign(((b * momentum)? + g)?);
+            }
+            Optimiser::AdamW { beta1, beta2, eps, decay } => {
+                let (m, v) = (self.moment(p, "m")?, self.moment(p, "v")?);
+                let m = m.assign(((m * beta1)? + (g * (1.0 - beta1))?)?)?;
+                let square = (g * g)?;
+                let v = v.assign(((v * beta2)? + (square * (1.0 - beta2))?)?)?;
+                let Some((first, second)) = corrections else { return Ok(g) };
+                let root = ((v / second)?.sqrt()? + eps)?;
+                (decay, ((m / first)? / root)?)
+            }
+        };
+        decayed(change, p, decay)
+    }
+}
+
+/// x + decay · w.
+fn decayed<'g>(x: Tensor<'g>, p: &Parameter<'g>, decay: f32) -> Result<Tensor<'g>> {
+    if decay == 0.0 { Ok(x) } else { x + (p.state * decay)? }
+}
+
+/// 1 − βᵗ.
+fn correction(step: Tensor<'_>, beta: f32) -> Result<Tensor<'_>> {
+    ((step * (beta as f64).ln() as f32)?.exp()?.neg()?) + 1.0
+}
+
+fn placed<'g>(x: Tensor<'g>, places: &[(MeshAxis, Placement, Cut)]) -> Tensor<'g> {
+    places.iter().fold(x, |x, (over, placement, cut)| x.cut(*over, *placement, *cut))
+}
+
+/// The axis that data parallel ranks share: the longest that no other mesh axis splits.
+fn share(shape: &Shape, places: &[(MeshAxis, Placement, Cut)]) -> Option<usize> {
+    let free = (0..shape.rank()).filter(|i| places.iter().all(|p| p.1 != Placement::Split(*i)) && shape[*i] != Dim::new(1));
+    free.max_by_key(|i| (shape[*i].bound(), std::cmp::Reverse(*i)))
+}
