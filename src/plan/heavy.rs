@@ -455,9 +455,9 @@ impl Fits {
         let by = |e: &Expr, n: i64| e.known().is_some_and(|x| x % n == 0);
         let k = Expr::from(a.shape[ak]);
         let k_known = k.known().unwrap_or(0);
-        let lead_by_four = |o: &Operand| o.layout.strides[..o.shape.rank() - 2].iter().all(|s| by(s, 4));
-        // Offsets may depend on the step, as long as each of their terms is a multiple.
+        // Offsets and strides may depend on the step, as long as each of their terms is a multiple.
         let whole = |e: &Expr| e.divisible_by(4);
+        let lead_by_four = |o: &Operand| o.layout.strides[..o.shape.rank() - 2].iter().all(whole);
         let left = a.dtype == DType::F32 && a.layout.strides[ak].is(1) && by(&k, 4) && k_known > 0
             && (a.shape[am].is(1) || whole(&a.layout.strides[am])) && whole(&a.layout.offset) && lead_by_four(a);
         let b_lead = lead_by_four(b) && whole(&b.layout.offset);
