@@ -57,7 +57,8 @@ target/release/warpweft pull minilm
 
 say "testing: a skipped device or model test is a failure"
 export WARPWEFT_REQUIRE_DEVICE=1 WARPWEFT_REQUIRE_MODELS=1
-cargo test --release "${features[@]}"
+# All failures are told in one run.
+cargo test --release --no-fail-fast "${features[@]}"
 
 # The browser: a headless Chromium on its software WebGPU adapter. WARPWEFT_WEB=0 leaves it out.
 if [ "${WARPWEFT_WEB:-1}" = 0 ]; then
