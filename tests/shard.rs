@@ -34,8 +34,9 @@ fn partial(whole: &Array, combine: Combine, ways: usize, index: usize) -> Array 
     let values = whole.to_f32().into_iter().enumerate().map(|(i, v)| {
         let other = |k: usize| ((i * 7 + k * 3) % 5) as f32 * 0.5;
         match combine {
-            Combine::Sum if index == 0 => v - (1..ways).map(other).sum::<f32>(),
-            Combine::Sum => other(index),
+            // Halves, quarters and so on: exact, so that parts add up to the whole whatever its size.
+            Combine::Sum if index == 0 => v * 0.5f32.powi(ways as i32 - 1),
+            Combine::Sum => v * 0.5f32.powi(index as i32),
             _ if index == i % ways => v,
             Combine::Max => v - other(index),
             Combine::Min => v + other(index),

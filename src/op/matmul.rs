@@ -61,7 +61,7 @@ fn matmul_rule(attrs: &Attrs, types: &[Type]) -> Result<Sizes> {
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
-    let plain = [([1, 1], [1, 1]), ([3, 17], [17, 5]), ([17, 129], [129, 33]), ([129, 64], [64, 132]), ([1, 576], [576, 96]), ([70, 40], [40, 128]), ([40, 1024], [1024, 24])];
+    let plain = [([1, 1], [1, 1]), ([3, 17], [17, 5]), ([17, 129], [129, 33]), ([129, 64], [64, 132]), ([1, 576], [576, 96]), ([70, 40], [40, 128]), ([300, 64], [64, 24])];
     for (a, b) in plain {
         cases.push(Case::new(vec![normal(a), normal(b)], Attrs::Matmul { ta: false, tb: false }));
         let (at, bt) = ([a[1], a[0]], [b[1], b[0]]);

@@ -1,12 +1,12 @@
 //! Ops with kernels of their own: which layouts they read, and their dispatches.
 
-use super::code::{Bound, Code, Coord, scalar_type};
+use super::code::{Bound, Coord, scalar_type};
 use super::fuse::resolve;
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Dispatch, Param};
-use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape, block::Planes};
+use crate::base::{DType, DeviceFault, Error, Expr, Layout, Result, Shape, block::Planes};
 use crate::graph::{Graph, Source};
-use crate::kernel::matmul::{Form, Right, VARIANTS, Variant};
+use crate::kernel::matmul::{Form, Right};
 use crate::kernel::{Kernel, Template, attention, matmul, row};
 use crate::op::{Attrs, Body, Fused, Primitive, Reduce, Value};
 
@@ -36,7 +36,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
         return Err(Error::op("plan", &graph.node(anchor).name, "is not an op"));
     };
     match &def.body {
-        Body::Primitive(Primitive::Matmul) => emit_matmul(l, anchor, root, attrs, args),
+        Body::Primitive(Primitive::Matmul) => super::product::emit(l, anchor, root, attrs, args),
         Body::Primitive(Primitive::Reduce(kind)) => emit_reduce(l, anchor, root, *kind, attrs, args),
         Body::Primitive(Primitive::Gather) => emit_gather(l, root, args),
         Body::Primitive(Primitive::ScatterAdd) => emit_scatter_add(l, root, args),
@@ -48,11 +48,11 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
 
 /// A stored operand: its value, buffer and layout.
 pub struct Operand {
-    base: Value,
+    pub base: Value,
     pub buffer: BufferId,
     pub layout: Layout,
-    shape: Shape,
-    dtype: DType,
+    pub shape: Shape,
+    pub dtype: DType,
 }
 
 pub fn operand(l: &Lower, v: Value) -> Result<Operand> {
@@ -62,24 +62,24 @@ pub fn operand(l: &Lower, v: Value) -> Result<Operand> {
     Ok(Operand { base, buffer: l.buffers(base)[0], layout, shape: node.ty.shape.clone(), dtype: node.ty.dtype })
 }
 
-fn bound(name: &str, buffer: BufferId, element: &'static str, write: bool) -> Bound {
+pub(super) fn bound(name: &str, buffer: BufferId, element: &'static str, write: bool) -> Bound {
     Bound { name: name.into(), buffer, element, write, range: None, uniform: None }
 }
 
-fn u(name: &str, e: impl Into<Expr>) -> (String, Param) {
+pub(super) fn u(name: &str, e: impl Into<Expr>) -> (String, Param) {
     (name.into(), Param::U(e.into()))
 }
 
 /// Sends a dispatch off: everything that all ops share.
-struct Launch {
-    kernel: Kernel,
-    bound: Vec<Bound>,
-    params: Vec<(String, Param)>,
-    grid: [Ceil; 3],
-    bytes: Expr,
+pub(super) struct Launch {
+    pub kernel: Kernel,
+    pub bound: Vec<Bound>,
+    pub params: Vec<(String, Param)>,
+    pub grid: [Ceil; 3],
+    pub bytes: Expr,
 }
 
-fn launch(l: &mut Lower, anchor: Value, root: Value, launch: Launch) {
+pub(super) fn launch(l: &mut Lower, anchor: Value, root: Value, launch: Launch) {
     let args = launch.bound.iter().map(|b| l.arg(b)).collect();
     let (ops, flops) = if anchor == root { l.expression(root) } else { l.epilogue_expression(anchor, root) };
     let label = l.graph.node(anchor).name.clone();
@@ -87,7 +87,7 @@ fn launch(l: &mut Lower, anchor: Value, root: Value, launch: Launch) {
     l.push(launch.kernel, dispatch);
 }
 
-fn ceil(n: impl Into<Expr>, by: u32) -> Ceil {
+pub(super) fn ceil(n: impl Into<Expr>, by: u32) -> Ceil {
     Ceil { n: n.into(), by }
 }
 
@@ -96,7 +96,7 @@ fn element_bytes(dtype: DType) -> i64 {
 }
 
 /// Bytes of an operand as read: quantised ones by their blocks.
-fn read_bytes(o: &Operand) -> Expr {
+pub(super) fn read_bytes(o: &Operand) -> Expr {
     match o.dtype {
         d if d.is_quantised() => Expr::new((o.shape.count().bound() / 32 * d.block_bytes() as u64) as i64),
         d => o.shape.count() * element_bytes(d),
@@ -217,7 +217,7 @@ fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
 }
 
 /// The bindings of a table or right operand in one buffer.
-fn right_bounds(l: &Lower, dtype: DType, buffer: BufferId, form: Form) -> Vec<Bound> {
+pub(super) fn right_bounds(l: &Lower, dtype: DType, buffer: BufferId, form: Form) -> Vec<Bound> {
     let (element, scales) = Right { dtype, rows: true }.elements(form);
     let mut b = bound("b", buffer, element, false);
     let mut out = vec![];
@@ -289,216 +289,4 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
     let bytes = o.iter().fold(q.count() * 4, |sum, x| sum + read_bytes(x));
     launch(l, v, v, Launch { kernel, bound: bounds, params, grid: [ceil(queries, per_group), ceil(1, 1), ceil(1, 1)], bytes });
     Ok(())
-}
-
-// ---- matmul -----------------------------------------------------------------------------------------------------
-
-fn emit_matmul(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Value]) -> Result<()> {
-    let name = l.graph.node(anchor).name.clone();
-    let Attrs::Matmul { ta, tb } = *attrs else { return Err(Error::op("matmul", &name, "lacks its attributes")) };
-    let (a, b) = (operand(l, args[0])?, operand(l, args[1])?);
-    let out = l.graph.node(anchor).ty.shape.clone();
-    let rank = out.rank();
-    let axes = |o: &Operand, swapped: bool| {
-        let r = o.shape.rank();
-        if swapped { (r - 1, r - 2) } else { (r - 2, r - 1) }
-    };
-    let ((am, ak), (bk, bn)) = (axes(&a, ta), axes(&b, tb));
-    let m = out[rank - 2];
-    let k = a.shape[ak];
-    let right = Right { dtype: b.dtype, rows: b.layout.strides[bk].is(1) || b.dtype.is_quantised() };
-    let lead = Shape(out[..rank - 2].to_vec());
-    let fits = Fits::of(&a, &b, (am, ak), (bk, bn), right, &lead);
-    let pieces = l.buffers(b.base);
-    let split = pieces.len() > 1;
-    let direct = b.layout == Layout::contiguous(&b.shape) && right.rows && b.shape.rank() == 2;
-    if split && !direct {
-        return Err(Error::device(DeviceFault::Limit, "matmul", format!("\"{name}\" reads a weight in {} pieces otherwise than by rows", pieces.len())));
-    }
-    let mut n0 = 0i64;
-    for buffer in pieces {
-        let n = match &l.plan.buffer(buffer).role {
-            super::Role::Weight { rows, .. } if split => Expr::new(rows.len() as i64),
-            _ => Expr::from(out[rank - 1]),
-        };
-        let variant = choose(l, right, &fits, &m);
-        let mut code = l.code();
-        let y = l.buffers(root)[0];
-        let form = variant.form;
-        let a_element = match (form, a.dtype) {
-            (Form::Tiled, DType::F16) => "u32",
-            (Form::Tiled, _) => "f32",
-            _ => "vec4<f32>",
-        };
-        let strips = strips(l, &a, form, a_element, (&m, &k, &lead));
-        let variant = if strips.len() > 1 && !right.dtype.is_quantised() { tall(&strips[0]) } else { variant };
-        code.bound.push(strips[0].left.clone());
-        code.bound.extend(right_bounds(l, b.dtype, buffer, form));
-        code.bound.push(bound("y", y, "f32", true));
-        let epilogue = if anchor == root {
-            "fn epilogue(acc: f32, o: u32) -> f32 { return acc; }\n".to_string()
-        } else {
-            code.epilogue("epilogue", "acc: f32, o: u32", root, anchor, &Coord::Flat("o".into()))
-        };
-        let mut body = code.helpers.clone() + &epilogue;
-        if form != Form::Vector {
-            body += &batch(&mut code, "batch_a", &a, &lead);
-            body += &batch(&mut code, "batch_b", &b, &lead);
-        }
-        let fixed = ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four"];
-        let (kernel, grid) = match form {
-            Form::Tiled => {
-                body += &matmul::load_b(right);
-                body += if a.dtype == DType::F16 {
-                    "fn load_a(at: u32) -> f32 {\n    let pair = unpack2x16float(a[at >> 1u]);\n    return select(pair.x, pair.y, (at & 1u) == 1u);\n}\n"
-                } else {
-                    "fn load_a(at: u32) -> f32 { return a[at]; }\n"
-                };
-                (Kernel::new(&matmul::TILED), [ceil(n.clone(), 64), ceil(m, 64), ceil(lead.count(), 1)])
-            }
-            Form::Rows => {
-                body += &matmul::tile(right, variant);
-                let kernel = Kernel::new(&matmul::ROWS).set("TM", variant.tm).set("TN", variant.tn);
-                (kernel, [ceil(n.clone(), 32 * variant.tn), ceil(m, variant.tm), ceil(lead.count(), 1)])
-            }
-            Form::Vector => {
-                body += &matmul::block_dot(b.dtype);
-                let kernel = Kernel::new(&matmul::VECTOR).set("TN", variant.tn);
-                (kernel, [ceil(n.clone(), variant.tn), ceil(Expr::from(m), 1), ceil(1, 1)])
-            }
-        };
-        let kernel = kernel.hole("interface", interface(&code.bound, &code.params, &fixed)).hole("body", body);
-        let mut bytes = read_bytes(&a) + Expr::new(if split { l.plan.buffer(buffer).bytes as i64 } else { 0 })
-            + if split { Expr::new(0) } else { read_bytes(&b) } + Expr::product(&out[..rank - 1]) * n.clone() * 4 + code.read_bytes();
-        for (i, strip) in strips.into_iter().enumerate() {
-            let (first, end) = strip.rows;
-            let mut params = vec![
-                u("m", end.clone()), u("n", n.clone()), u("k", k), u("a0", a.layout.offset.clone()), u("a_row", a.layout.strides[am].clone()),
-                u("a_col", a.layout.strides[ak].clone()), u("b0", if split { Expr::new(0) } else { b.layout.offset.clone() }),
-                u("b_row", b.layout.strides[bn].clone()), u("b_col", b.layout.strides[bk].clone()), u("y0", 0), u("y_row", out[rank - 1]),
-                u("m0", first.clone()), u("n0", n0), u("four", 4),
-            ];
-            params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
-            let mut bound = code.bound.clone();
-            bound[0] = strip.left;
-            let mut grid = grid.clone();
-            if form == Form::Rows {
-                grid[1].n = end + first * -1;
-            }
-            launch(l, anchor, root, Launch { kernel: kernel.clone(), bound, params, grid, bytes });
-            // The work of the whole op is counted once.
-            if n0 > 0 || i > 0 {
-                l.uncount();
-            }
-            bytes = Expr::new(0);
-        }
-        n0 += n.bound() as i64;
-    }
-    Ok(())
-}
-
-/// Rows of the left operand that one dispatch takes, and how it binds them.
-struct Strip {
-    rows: (Expr, Expr),
-    left: Bound,
-}
-
-/// The left operand, whole or in strips. Where shaders run on a CPU, the row form reads it from uniform memory: all lanes of a
-/// vector read one address, which is one load there, while loads from storage are done lane by lane. What does not fit
-/// into a uniform binding is cut by rows, if their number is known.
-fn strips(l: &mut Lower, a: &Operand, form: Form, element: &'static str, (m, k, lead): (&Dim, &Dim, &Shape)) -> Vec<Strip> {
-    let mut left = bound("a", a.buffer, element, false);
-    let buffer = &mut l.plan.buffers[a.buffer.0 as usize];
-    let grows = matches!(buffer.role, super::Role::Scratch | super::Role::Input(_) | super::Role::Output(_));
-    let whole = |left| vec![Strip { rows: (Expr::new(0), Expr::from(*m)), left }];
-    if form != Form::Rows || !l.options.tuning.serial || !grows {
-        return whole(left);
-    }
-    // Few sizes, so that shapes share kernels.
-    if let Some(size) = matmul::UNIFORM_BYTES.iter().copied().find(|n| buffer.bytes <= *n) {
-        buffer.bytes = size;
-        left.uniform = Some((size / 16) as u32);
-        return whole(left);
-    }
-    let plain = a.layout == Layout::contiguous(&a.shape) && lead.count().is(1);
-    let (Some(m), Some(k), true) = (m.known(), k.known(), plain) else { return whole(left) };
-    // Bindings start at multiples of 256 bytes: sixteen rows of whole vectors do.
-    let rows = (matmul::UNIFORM_BYTES[1] as i64 / (k * 4).max(1) / 16 * 16).min(m);
-    if rows < 16 {
-        return vec![Strip { rows: (Expr::new(0), Expr::new(m)), left }];
-    }
-    let bytes = (rows * k * 4) as u64;
-    buffer.bytes = buffer.bytes.max(bytes * (m as u64).div_ceil(rows as u64));
-    left.uniform = Some((bytes / 16) as u32);
-    let strip = |i: i64| Strip {
-        rows: (Expr::new(i * rows), Expr::new(((i + 1) * rows).min(m))),
-        left: Bound { range: Some((i as u64 * bytes, bytes)), ..left.clone() },
-    };
-    (0..(m + rows - 1) / rows).map(strip).collect()
-}
-
-fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> String {
-    let r = o.shape.rank() - 2;
-    let own = Shape(o.shape[..r].to_vec());
-    let layout = Layout { offset: Expr::new(0), strides: o.layout.strides[..r].to_vec() };
-    code.offset_function(name, lead, &layout.broadcast(&own, lead))
-}
-
-/// Which forms the operands' layouts allow.
-struct Fits {
-    rows: bool,
-    vector: bool,
-}
-
-impl Fits {
-    fn of(a: &Operand, b: &Operand, (am, ak): (usize, usize), (bk, bn): (usize, usize), right: Right, lead: &Shape) -> Fits {
-        let by = |e: &Expr, n: i64| e.known().is_some_and(|x| x % n == 0);
-        let k = Expr::from(a.shape[ak]);
-        let k_known = k.known().unwrap_or(0);
-        // Offsets and strides may depend on the step, as long as each of their terms is a multiple.
-        let whole = |e: &Expr| e.divisible_by(4);
-        let lead_by_four = |o: &Operand| o.layout.strides[..o.shape.rank() - 2].iter().all(whole);
-        let left = a.dtype == DType::F32 && a.layout.strides[ak].is(1) && by(&k, 4) && k_known > 0
-            && (a.shape[am].is(1) || whole(&a.layout.strides[am])) && whole(&a.layout.offset) && lead_by_four(a);
-        let b_lead = lead_by_four(b) && whole(&b.layout.offset);
-        let rows_right = match b.dtype {
-            d if d.is_quantised() => true,
-            _ if right.rows => b_lead && whole(&b.layout.strides[bn]) && b.layout.strides[bk].is(1),
-            DType::F32 => b_lead && b.layout.strides[bn].is(1) && by(&Expr::from(b.shape[bn]), 4) && whole(&b.layout.strides[bk]),
-            _ => false,
-        };
-        let contiguous_rows = right.rows && b.shape.rank() == 2 && b.layout == Layout::contiguous(&b.shape);
-        let vector = left && k_known % 32 == 0 && contiguous_rows && lead.count().is(1);
-        Fits { rows: left && rows_right && (right.rows || by(&Expr::from(b.shape[bn]), 4)), vector }
-    }
-}
-
-/// The variant for strips of many rows: what a lane loads is worth the more, the more rows use it.
-fn tall(strip: &Strip) -> Variant {
-    let rows = strip.rows.1.known().unwrap_or(0);
-    Variant { form: Form::Rows, tm: if rows >= 32 { 32 } else { 16 }, tn: 8 }
-}
-
-/// The tuned variant of this class of matmul, else a guess.
-fn choose(l: &Lower, right: Right, fits: &Fits, m: &crate::base::Dim) -> Variant {
-    let tall = m.bound() > 4;
-    let tuned = l.options.tuning.matmul(right, tall);
-    let allowed = |v: &Variant| match v.form {
-        Form::Tiled => true,
-        Form::Vector => fits.vector && !tall,
-        Form::Rows => fits.rows && (right.rows || v.tn % 4 == 0),
-    };
-    if let Some(v) = tuned.map(|i| VARIANTS[i.min(VARIANTS.len() - 1)]).filter(allowed) {
-        return v;
-    }
-    let find = |form, tm, tn| VARIANTS.iter().copied().find(|v| v.form == form && v.tm == tm && v.tn == tn).filter(allowed);
-    let guess = match (l.options.tuning.serial, tall, right.rows) {
-        (true, true, true) => find(Form::Rows, 4, 4),
-        (true, true, false) => find(Form::Rows, 8, 8),
-        (true, false, true) => find(Form::Rows, 1, 2),
-        (true, false, false) => find(Form::Rows, 1, 4),
-        (false, false, _) => find(Form::Vector, 1, 4),
-        _ => None,
-    };
-    guess.unwrap_or(VARIANTS[0])
 }

@@ -11,6 +11,7 @@ mod heavy;
 mod join;
 mod lower;
 mod memory;
+mod product;
 pub mod shard;
 mod text;
 mod transfer;

@@ -1,0 +1,272 @@
+//! Matrix products: which form and variant a product takes, and its dispatches.
+
+use super::code::{Bound, Code, Coord};
+use super::heavy::{Launch, Operand, bound, ceil, launch, operand, read_bytes, right_bounds, u};
+use super::lower::{Lower, interface};
+use super::{BufferId, Ceil, Param, Role};
+use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
+use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
+use crate::kernel::Kernel;
+use crate::op::{Attrs, Value};
+
+/// A product and its axes: rows and inner of the left operand, inner and columns of the right one.
+struct Product {
+    a: Operand,
+    b: Operand,
+    am: usize,
+    ak: usize,
+    bk: usize,
+    bn: usize,
+    out: Shape,
+    lead: Shape,
+    right: Right,
+}
+
+impl Product {
+    fn of(l: &Lower, anchor: Value, (ta, tb): (bool, bool), args: &[Value]) -> Result<Product> {
+        let (a, b) = (operand(l, args[0])?, operand(l, args[1])?);
+        let out = l.graph.node(anchor).ty.shape.clone();
+        let axes = |o: &Operand, swapped: bool| {
+            let r = o.shape.rank();
+            if swapped { (r - 1, r - 2) } else { (r - 2, r - 1) }
+        };
+        let ((am, ak), (bk, bn)) = (axes(&a, ta), axes(&b, tb));
+        let right = Right { dtype: b.dtype, rows: b.layout.strides[bk].is(1) || b.dtype.is_quantised() };
+        let lead = Shape(out[..out.rank() - 2].to_vec());
+        Ok(Product { a, b, am, ak, bk, bn, out, lead, right })
+    }
+    fn m(&self) -> Dim {
+        self.out[self.out.rank() - 2]
+    }
+    fn n(&self) -> Dim {
+        self.out[self.out.rank() - 1]
+    }
+    fn k(&self) -> Dim {
+        self.a.shape[self.ak]
+    }
+    /// The WGSL type through which the left operand is read.
+    fn left_element(&self, form: Form) -> &'static str {
+        match (form, self.a.dtype) {
+            (Form::Tiled, DType::F16) => "u32",
+            (Form::Tiled, _) => "f32",
+            _ => "vec4<f32>",
+        }
+    }
+}
+
+/// The buffer that holds outputs `first` and on of the right operand's.
+struct Piece {
+    buffer: BufferId,
+    first: i64,
+    n: Expr,
+    /// Whether it is one of several.
+    split: bool,
+}
+
+/// The dispatches of the product `anchor`, with everything up to `root` as their epilogue: one for each piece of a weight that
+/// lies in several buffers, and for each strip of rows.
+pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Value]) -> Result<()> {
+    let name = l.graph.node(anchor).name.clone();
+    let Attrs::Matmul { ta, tb } = *attrs else { return Err(Error::op("matmul", &name, "lacks its attributes")) };
+    let p = Product::of(l, anchor, (ta, tb), args)?;
+    let buffers = l.buffers(p.b.base);
+    let split = buffers.len() > 1;
+    if split && !(p.right.rows && p.b.shape.rank() == 2 && p.b.layout == Layout::contiguous(&p.b.shape)) {
+        return Err(Error::device(DeviceFault::Limit, "matmul", format!("\"{name}\" reads a weight in {} pieces otherwise than by rows", buffers.len())));
+    }
+    let mut first = 0;
+    for buffer in buffers {
+        let n = match &l.plan.buffer(buffer).role {
+            Role::Weight { rows, .. } if split => Expr::new(rows.len() as i64),
+            _ => Expr::from(p.n()),
+        };
+        let next = first + n.bound() as i64;
+        emit_piece(l, (anchor, root), &p, Piece { buffer, first, n, split });
+        first = next;
+    }
+    Ok(())
+}
+
+fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, piece: Piece) {
+    let chosen = choose(l, p);
+    let strips = strips(l, p, chosen.form);
+    let variant = if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0]) } else { chosen };
+    let mut code = l.code();
+    code.bound.push(strips[0].left.clone());
+    code.bound.extend(right_bounds(l, p.b.dtype, piece.buffer, variant.form));
+    code.bound.push(bound("y", l.buffers(root)[0], "f32", true));
+    let (kernel, grid) = kernel(&mut code, p, variant, &piece.n, (anchor, root));
+    let weights = if piece.split { Expr::new(l.plan.buffer(piece.buffer).bytes as i64) } else { read_bytes(&p.b) };
+    let written = Expr::product(&p.out[..p.out.rank() - 1]) * piece.n.clone() * 4;
+    let mut bytes = read_bytes(&p.a) + weights + written + code.read_bytes();
+    for (i, strip) in strips.into_iter().enumerate() {
+        let mut params = params(p, &piece, &strip.rows);
+        params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
+        let (mut bound, mut grid) = (code.bound.clone(), grid.clone());
+        bound[0] = strip.left;
+        if variant.form == Form::Rows {
+            grid[1].n = strip.rows.1 + strip.rows.0 * -1;
+        }
+        launch(l, anchor, root, Launch { kernel: kernel.clone(), bound, params, grid, bytes });
+        // The work of the whole op is counted once.
+        if piece.first > 0 || i > 0 {
+            l.uncount();
+        }
+        bytes = Expr::new(0);
+    }
+}
+
+/// The filled kernel of a variant and its grid over all rows.
+fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (Value, Value)) -> (Kernel, [Ceil; 3]) {
+    let epilogue = if anchor == root {
+        "fn epilogue(acc: f32, o: u32) -> f32 { return acc; }\n".to_string()
+    } else {
+        code.epilogue("epilogue", "acc: f32, o: u32", root, anchor, &Coord::Flat("o".into()))
+    };
+    let mut body = code.helpers.clone() + &epilogue;
+    if v.form != Form::Vector {
+        body += &batch(code, "batch_a", &p.a, &p.lead);
+        body += &batch(code, "batch_b", &p.b, &p.lead);
+    }
+    let (kernel, grid) = match v.form {
+        Form::Tiled => {
+            body += &matmul::load_b(p.right);
+            body += if p.a.dtype == DType::F16 {
+                "fn load_a(at: u32) -> f32 {\n    let pair = unpack2x16float(a[at >> 1u]);\n    return select(pair.x, pair.y, (at & 1u) == 1u);\n}\n"
+            } else {
+                "fn load_a(at: u32) -> f32 { return a[at]; }\n"
+            };
+            (Kernel::new(&matmul::TILED), [ceil(n.clone(), 64), ceil(p.m(), 64), ceil(p.lead.count(), 1)])
+        }
+        Form::Rows => {
+            body += &matmul::tile(p.right, v);
+            (Kernel::new(&matmul::ROWS).set("TM", v.tm).set("TN", v.tn), [ceil(n.clone(), 32 * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
+        }
+        Form::Vector => {
+            body += &matmul::block_dot(p.right.dtype);
+            (Kernel::new(&matmul::VECTOR).set("TN", v.tn), [ceil(n.clone(), v.tn), ceil(p.m(), 1), ceil(1, 1)])
+        }
+    };
+    let fixed = ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four"];
+    (kernel.hole("interface", interface(&code.bound, &code.params, &fixed)).hole("body", body), grid)
+}
+
+fn params(p: &Product, piece: &Piece, (first, end): &(Expr, Expr)) -> Vec<(String, Param)> {
+    let (a, b) = (&p.a.layout, &p.b.layout);
+    vec![
+        u("m", end.clone()), u("n", piece.n.clone()), u("k", p.k()), u("a0", a.offset.clone()), u("a_row", a.strides[p.am].clone()),
+        u("a_col", a.strides[p.ak].clone()), u("b0", if piece.split { Expr::new(0) } else { b.offset.clone() }),
+        u("b_row", b.strides[p.bn].clone()), u("b_col", b.strides[p.bk].clone()), u("y0", 0), u("y_row", p.n()), u("m0", first.clone()),
+        u("n0", piece.first), u("four", 4),
+    ]
+}
+
+/// Rows of the left operand that one dispatch takes, and how it binds them.
+struct Strip {
+    rows: (Expr, Expr),
+    left: Bound,
+}
+
+/// The left operand, whole or in strips. Where shaders run on a CPU, the row form reads it from uniform memory: all lanes of a
+/// vector read one address, which is one load there, while loads from storage are done lane by lane. What does not fit
+/// into a uniform binding is cut by rows, if their number is known.
+fn strips(l: &mut Lower, p: &Product, form: Form) -> Vec<Strip> {
+    let (a, m) = (&p.a, p.m());
+    let mut left = bound("a", a.buffer, p.left_element(form), false);
+    let buffer = &mut l.plan.buffers[a.buffer.0 as usize];
+    let grows = matches!(buffer.role, Role::Scratch | Role::Input(_) | Role::Output(_));
+    let whole = |left| vec![Strip { rows: (Expr::new(0), Expr::from(m)), left }];
+    if form != Form::Rows || !l.options.tuning.serial || !grows {
+        return whole(left);
+    }
+    // Few sizes, so that shapes share kernels.
+    if let Some(size) = matmul::UNIFORM_BYTES.iter().copied().find(|n| buffer.bytes <= *n) {
+        buffer.bytes = size;
+        left.uniform = Some((size / 16) as u32);
+        return whole(left);
+    }
+    let plain = a.layout == Layout::contiguous(&a.shape) && p.lead.count().is(1);
+    let (Some(m), Some(k), true) = (m.known(), p.k().known(), plain) else { return whole(left) };
+    // Bindings start at multiples of 256 bytes: sixteen rows of whole vectors do.
+    let rows = (matmul::UNIFORM_BYTES[1] as i64 / (k * 4).max(1) / 16 * 16).min(m);
+    if rows < 16 {
+        return vec![Strip { rows: (Expr::new(0), Expr::new(m)), left }];
+    }
+    let bytes = (rows * k * 4) as u64;
+    buffer.bytes = buffer.bytes.max(bytes * (m as u64).div_ceil(rows as u64));
+    left.uniform = Some((bytes / 16) as u32);
+    let strip = |i: i64| Strip {
+        rows: (Expr::new(i * rows), Expr::new(((i + 1) * rows).min(m))),
+        left: Bound { range: Some((i as u64 * bytes, bytes)), ..left.clone() },
+    };
+    (0..(m + rows - 1) / rows).map(strip).collect()
+}
+
+fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> String {
+    let r = o.shape.rank() - 2;
+    let own = Shape(o.shape[..r].to_vec());
+    let layout = Layout { offset: Expr::new(0), strides: o.layout.strides[..r].to_vec() };
+    code.offset_function(name, lead, &layout.broadcast(&own, lead))
+}
+
+/// Which forms the operands' layouts allow.
+struct Fits {
+    rows: bool,
+    vector: bool,
+}
+
+impl Fits {
+    fn of(p: &Product) -> Fits {
+        let Product { a, b, am, ak, bk, bn, lead, right, .. } = p;
+        let (am, ak, bk, bn) = (*am, *ak, *bk, *bn);
+        let by = |e: &Expr, n: i64| e.known().is_some_and(|x| x % n == 0);
+        let k = Expr::from(a.shape[ak]);
+        let k_known = k.known().unwrap_or(0);
+        // Offsets and strides may depend on the step, as long as each of their terms is a multiple.
+        let whole = |e: &Expr| e.divisible_by(4);
+        let lead_by_four = |o: &Operand| o.layout.strides[..o.shape.rank() - 2].iter().all(whole);
+        let left = a.dtype == DType::F32 && a.layout.strides[ak].is(1) && by(&k, 4) && k_known > 0
+            && (a.shape[am].is(1) || whole(&a.layout.strides[am])) && whole(&a.layout.offset) && lead_by_four(a);
+        let b_lead = lead_by_four(b) && whole(&b.layout.offset);
+        let rows_right = match b.dtype {
+            d if d.is_quantised() => true,
+            _ if right.rows => b_lead && whole(&b.layout.strides[bn]) && b.layout.strides[bk].is(1),
+            DType::F32 => b_lead && b.layout.strides[bn].is(1) && by(&Expr::from(b.shape[bn]), 4) && whole(&b.layout.strides[bk]),
+            _ => false,
+        };
+        let contiguous_rows = right.rows && b.shape.rank() == 2 && b.layout == Layout::contiguous(&b.shape);
+        let vector = left && k_known % 32 == 0 && contiguous_rows && lead.count().is(1);
+        Fits { rows: left && rows_right && (right.rows || by(&Expr::from(b.shape[bn]), 4)), vector }
+    }
+}
+
+/// The variant for strips of many rows: what a lane loads is worth the more, the more rows use it.
+fn tall(strip: &Strip) -> Variant {
+    let rows = strip.rows.1.known().unwrap_or(0);
+    Variant { form: Form::Rows, tm: if rows >= 32 { 32 } else { 16 }, tn: 8 }
+}
+
+/// The tuned variant of this class of matmul, else a guess.
+fn choose(l: &Lower, p: &Product) -> Variant {
+    let (right, fits) = (p.right, Fits::of(p));
+    let tall = p.m().bound() > 4;
+    let tuned = l.options.tuning.matmul(right, tall);
+    let allowed = |v: &Variant| match v.form {
+        Form::Tiled => true,
+        Form::Vector => fits.vector && !tall,
+        Form::Rows => fits.rows && (right.rows || v.tn % 4 == 0),
+    };
+    if let Some(v) = tuned.map(|i| VARIANTS[i.min(VARIANTS.len() - 1)]).filter(allowed) {
+        return v;
+    }
+    let find = |form, tm, tn| VARIANTS.iter().copied().find(|v| v.form == form && v.tm == tm && v.tn == tn).filter(allowed);
+    let guess = match (l.options.tuning.serial, tall, right.rows) {
+        (true, true, true) => find(Form::Rows, 4, 4),
+        (true, true, false) => find(Form::Rows, 8, 8),
+        (true, false, true) => find(Form::Rows, 1, 2),
+        (true, false, false) => find(Form::Rows, 1, 4),
+        (false, false, _) => find(Form::Vector, 1, 4),
+        _ => None,
+    };
+    guess.unwrap_or(VARIANTS[0])
+}
