@@ -67,6 +67,25 @@ fn the_device_equals_the_reference_fused_and_unfused() {
 }
 
 #[test]
+fn sums_over_subgroups_equal_the_reference() {
+    let Found::Device(gpu) = device(None) else { return };
+    if gpu.caps().subgroup == 0 {
+        return common::skip("WARPWEFT_REQUIRE_DEVICE", "this adapter has no subgroups");
+    }
+    let mut options = Options::for_caps(gpu.caps());
+    common::by_subgroups(&mut options);
+    let mut planned = 0;
+    for (i, case) in (op::MATMUL.cases)().iter().enumerate() {
+        let graph = case_graph(&op::MATMUL, case, 1000 + i as u64).unwrap();
+        let plan = warpweft::plan::plan(&graph.graph, gpu.caps(), &options).unwrap();
+        planned += plan.kernels.iter().filter(|k| k.name() == "matvec_subgroup").count();
+        let got = common::run_case(&gpu, &graph, &options).unwrap();
+        compare(&format!("matmul case {i} {:?} by subgroups", case.types()), op::MATMUL.within, &numbers(&got), &reference(&graph));
+    }
+    assert!(planned >= 5, "only {planned} cases sum over subgroups");
+}
+
+#[test]
 fn every_op_runs_within_the_floor_that_all_devices_have() {
     let Found::Device(gpu) = device(Some(&Caps::FLOOR)) else { return };
     let options = Options::for_caps(gpu.caps());

@@ -54,6 +54,9 @@ const BREAKS: &[(&str, bool, &str, &str, &str)] = &[
     ("matmul", false, "matmul", "local.y * TM + i;\n            let n", "local.y * TM;\n            let n"),
     ("matmul", false, "matvec", "kb += WG", "kb += 2u * WG"),
     ("matmul", false, "matvec", "let n = min(n_first + c", "let n = min(n_first"),
+    ("matmul", false, "matvec_subgroup", "subgroupAdd(sum)", "sum"),
+    ("matmul", false, "matvec_subgroup", "s < subgroups", "s + 1u < subgroups"),
+    ("matmul", false, "matvec_subgroup", "workgroupBarrier();", ""),
 ];
 
 /// The kernel with its text changed; `None` where the text is not in it.
@@ -79,6 +82,9 @@ fn every_broken_kernel_is_seen() {
         let def = op::find(name).unwrap();
         let mut options = Options::for_caps(gpu.caps());
         options.tuning.serial = *serial;
+        if *template == "matvec_subgroup" {
+            common::by_subgroups(&mut options);
+        }
         let (mut applied, mut seen) = (0, 0);
         for (i, case) in (def.cases)().iter().enumerate() {
             let case = case_graph(def, case, 1000 + i as u64).unwrap();

@@ -7,6 +7,7 @@ use std::fmt::Write;
 pub static TILED: Template = Template { name: "matmul", source: include_str!("../../shaders/matmul.wgsl") };
 pub static ROWS: Template = Template { name: "matmul_rows", source: include_str!("../../shaders/matmul_rows.wgsl") };
 pub static VECTOR: Template = Template { name: "matvec", source: include_str!("../../shaders/matvec.wgsl") };
+pub static SUBGROUP: Template = Template { name: "matvec_subgroup", source: include_str!("../../shaders/matvec_subgroup.wgsl") };
 
 /// How the work is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,13 +18,15 @@ pub enum Form {
     Rows,
     /// A workgroup for a few outputs, lanes along k: few rows of the left operand on a GPU.
     Vector,
+    /// The same with sums over subgroups, where the device has them.
+    Subgroup,
 }
 
 /// One row of the tuner's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Variant {
     pub form: Form,
-    /// Rows and columns of outputs that one invocation (tiled, rows) or workgroup (vector) makes.
+    /// Rows and columns of outputs that one invocation (tiled, rows) or workgroup (vector, subgroup) makes.
     pub tm: u32,
     pub tn: u32,
 }
@@ -44,6 +47,8 @@ pub const VARIANTS: &[Variant] = &[
     Variant { form: Form::Vector, tm: 1, tn: 1 },
     Variant { form: Form::Rows, tm: 4, tn: 1 },
     Variant { form: Form::Rows, tm: 8, tn: 1 },
+    Variant { form: Form::Subgroup, tm: 1, tn: 1 },
+    Variant { form: Form::Subgroup, tm: 1, tn: 4 },
 ];
 
 /// Sizes of uniform bindings for the left operand; the last is what every device binds.

@@ -30,7 +30,8 @@ pub static PROBE: Template = Template { name: "probe", source: include_str!("../
 
 /// Every template there is.
 pub static TEMPLATES: &[&Template] =
-    &[&PROBE, &MAP, &REDUCE, &GATHER, &SCATTER_ADD, &row::SOFTMAX, &row::LAYER_NORM, &row::RMS_NORM, &attention::ATTENTION, &matmul::TILED, &matmul::ROWS, &matmul::VECTOR];
+    &[&PROBE, &MAP, &REDUCE, &GATHER, &SCATTER_ADD, &row::SOFTMAX, &row::LAYER_NORM, &row::RMS_NORM, &attention::ATTENTION, &matmul::TILED, &matmul::ROWS, &matmul::VECTOR,
+        &matmul::SUBGROUP];
 
 #[cfg(test)]
 mod tests {

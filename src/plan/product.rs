@@ -124,7 +124,7 @@ fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (V
         code.epilogue("epilogue", "acc: f32, o: u32", root, anchor, &Coord::Flat("o".into()))
     };
     let mut body = code.helpers.clone() + &epilogue;
-    if v.form != Form::Vector {
+    if !matches!(v.form, Form::Vector | Form::Subgroup) {
         body += &batch(code, "batch_a", &p.a, &p.lead);
         body += &batch(code, "batch_b", &p.b, &p.lead);
     }
@@ -142,9 +142,10 @@ fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (V
             body += &matmul::tile(p.right, v);
             (Kernel::new(&matmul::ROWS).set("TM", v.tm).set("TN", v.tn), [ceil(n.clone(), 32 * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
         }
-        Form::Vector => {
+        Form::Vector | Form::Subgroup => {
             body += &matmul::block_dot(p.right.dtype);
-            (Kernel::new(&matmul::VECTOR).set("TN", v.tn), [ceil(n.clone(), v.tn), ceil(p.m(), 1), ceil(1, 1)])
+            let template = if v.form == Form::Vector { &matmul::VECTOR } else { &matmul::SUBGROUP };
+            (Kernel::new(template).set("TN", v.tn), [ceil(n.clone(), v.tn), ceil(p.m(), 1), ceil(1, 1)])
         }
     };
     let fixed = ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four"];
@@ -254,6 +255,7 @@ fn choose(l: &Lower, p: &Product) -> Variant {
     let allowed = |v: &Variant| match v.form {
         Form::Tiled => true,
         Form::Vector => fits.vector && !tall,
+        Form::Subgroup => fits.vector && !tall && l.caps.subgroup > 0,
         Form::Rows => fits.rows && (right.rows || v.tn % 4 == 0),
     };
     if let Some(v) = tuned.map(|i| VARIANTS[i.min(VARIANTS.len() - 1)]).filter(allowed) {

@@ -66,7 +66,7 @@ pub async fn tune(gpu: &Arc<Gpu>, tell: &mut dyn FnMut(&str)) -> Result<Tuning> 
             let right = Right { dtype, rows: true };
             let class = Tuning::matmul_class(right, tall);
             let mut best: Option<(usize, f64)> = None;
-            for index in candidates(tall, tuning.serial) {
+            for index in candidates(tall, tuning.serial, gpu.caps().subgroup > 0) {
                 let seconds = time(gpu, dtype, if tall { MANY } else { FEW }, &class, index, &tuning).await?;
                 tell(&format!("{class} {:?}: {:.0} µs", VARIANTS[index], seconds * 1e6));
                 if best.is_none_or(|b| seconds < b.1) {
@@ -80,11 +80,12 @@ pub async fn tune(gpu: &Arc<Gpu>, tell: &mut dyn FnMut(&str)) -> Result<Tuning> 
 }
 
 /// Variants worth timing: forms without barriers on adapters that run on a CPU, all forms elsewhere.
-fn candidates(tall: bool, serial: bool) -> Vec<usize> {
+fn candidates(tall: bool, serial: bool, subgroups: bool) -> Vec<usize> {
     use crate::kernel::matmul::Form;
     let suits = |v: &crate::kernel::matmul::Variant| match v.form {
         Form::Rows => (v.tm > 1) == tall && (!serial || v.tm * v.tn <= 32),
         Form::Vector => !tall && !serial,
+        Form::Subgroup => !tall && !serial && subgroups,
         Form::Tiled => tall && !serial,
     };
     (0..VARIANTS.len()).filter(|&i| suits(&VARIANTS[i])).collect()

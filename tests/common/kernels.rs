@@ -14,7 +14,8 @@ pub fn all() -> HashSet<Kernel> {
     out.insert(Kernel::new(&PROBE));
     out.insert(Kernel::new(&PROBE).hole("body", "fn run(i: u32) { y[i] = x[i] + p.seed; }"));
     for kind in [AdapterKind::Discrete, AdapterKind::Software] {
-        let caps = Caps { kind, ..Caps::FLOOR };
+        let subgroup = if kind == AdapterKind::Discrete { 8 } else { 0 };
+        let caps = Caps { kind, subgroup, ..Caps::FLOOR };
         for fuse in [true, false] {
             of_cases(&caps, fuse, &mut out);
         }
