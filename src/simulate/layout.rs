@@ -117,12 +117,14 @@ impl Layout {
         if let Some((what, _)) = sizes.iter().find(|s| s.1 == 0) {
             return bad(format!("{what} is 0, must be 1 or more"));
         }
-        let limits = [("seq", self.seq, 1 << 28), ("micro_batch", self.micro_batch, 1 << 24), ("global_batch", self.global_batch, 1 << 32), ("pp × vpp", self.pp.saturating_mul(self.chunks), 512)];
+        let chunks = self.pp.saturating_mul(self.chunks);
+        let limits = [("seq", self.seq, 1 << 28), ("micro_batch", self.micro_batch, 1 << 24), ("global_batch", self.global_batch, 1 << 30), ("pp × vpp", chunks, 512)];
         if let Some((what, size, most)) = limits.iter().find(|l| l.1 > l.2) {
             return bad(format!("{what} is {size}: no more than {most} is priced"));
         }
-        if self.global_batch < self.dp * self.micro_batch || self.global_batch % (self.dp * self.micro_batch) != 0 {
-            let near = (self.global_batch / (self.dp * self.micro_batch)).max(1) * self.dp * self.micro_batch;
+        let once = self.dp.saturating_mul(self.micro_batch);
+        if self.global_batch < once || self.global_batch % once != 0 {
+            let near = (self.global_batch / once).max(1).saturating_mul(once);
             return bad(format!("a global batch of {} is no multiple of dp {} × micro-batch {}: the nearest is {near}", self.global_batch, self.dp, self.micro_batch));
         }
         if self.tp > shape.heads {
