@@ -13,11 +13,12 @@ const gpu = require("webgpu").create(["backend=null"]);
 /** @type {any[]} */
 const kept = [gpu];
 
-/** A device of Dawn, without hardware, with no more than every browser has. */
+/** A device of Dawn, without hardware, with the limits that every browser has, and subgroups: kernels that use them say so. */
 async function dawn() {
     const adapter = await gpu.requestAdapter();
     assert.ok(adapter, "Dawn gives its null adapter");
-    const device = await adapter.requestDevice();
+    assert.ok(adapter.features.has("subgroups"), "Dawn's null adapter has subgroups");
+    const device = await adapter.requestDevice({ requiredFeatures: ["subgroups"] });
     kept.push(adapter, device);
     return device;
 }
