@@ -140,7 +140,10 @@ fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (V
         }
         Form::Rows => {
             body += &matmul::tile(p.right, v);
-            (Kernel::new(&matmul::ROWS).set("TM", v.tm).set("TN", v.tn), [ceil(n.clone(), 32 * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
+            // Few rows a dispatch leave few workgroups: smaller ones keep all cores busy.
+            let lanes = if v.tm >= 16 { 8 } else { 32 };
+            let kernel = Kernel::new(&matmul::ROWS).set("WG", lanes).set("TM", v.tm).set("TN", v.tn);
+            (kernel, [ceil(n.clone(), lanes * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
         }
         Form::Vector | Form::Subgroup => {
             body += &matmul::block_dot(p.right.dtype);
