@@ -89,11 +89,11 @@ fn running() -> Result<()> {
     println!("SmolLM2-135M over virtual devices on {} (they share its cores)", models[0].adapter());
     let (mut prompt, mut tokens) = (vec![vec![]; meshes.len()], vec![vec![]; meshes.len()]);
     let mut sent = vec![0; meshes.len()];
-    for round in 0..4u32 {
+    for round in 0..3u32 {
         for (i, model) in models.iter_mut().enumerate() {
             // Another prompt each round, so that nothing is in the cache.
-            let ids: Vec<u32> = (0..64).map(|k| 1000 + (k * 37 + round * 1009) % 20000).collect();
-            let request = Request { prompt: ids, sampling: Sampling::greedy(), max_tokens: Some(5), top: 0 };
+            let ids: Vec<u32> = (0..32).map(|k| 1000 + (k * 37 + round * 1009) % 20000).collect();
+            let request = Request { prompt: ids, sampling: Sampling::greedy(), max_tokens: Some(4), top: 0 };
             let before = model.sent().map_or(0, |s| s.0);
             let done = pollster::block_on(model.generate(&request, &AtomicBool::new(false), &mut |_| Ok(())))?;
             sent[i] = model.sent().map_or(0, |s| s.0) - before;
