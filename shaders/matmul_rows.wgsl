@@ -1,7 +1,7 @@
 // matmul_rows: a register tile an invocation, no workgroup memory and no barriers: for adapters that run shaders on
 // a CPU, where a barrier costs more than it saves and registers are what is fast.
 // The left operand's rows are contiguous and whole vectors; the right one is rows of weights in any format, or
-// contiguous columns of f32. A dispatch makes rows m0 … m of the result; its left operand begins with row m0.
+// contiguous columns of f32. Row 0 of the left operand makes row m0 of the result.
 
 const WG: u32 = 32u;
 const TM: u32 = 1u;
@@ -17,7 +17,7 @@ struct Params { m: u32, n: u32, k: u32, a0: u32, a_row: u32, b0: u32, b_row: u32
 
 fn store(z: u32, m: u32, n: u32, acc: f32) {
     if (m < p.m && n < p.n) {
-        let o = (z * p.m + m) * p.y_row + p.n0 + n;
+        let o = (z * p.m + p.m0 + m) * p.y_row + p.n0 + n;
         y[p.y0 + o] = epilogue(acc, o);
     }
 }
@@ -27,7 +27,7 @@ fn batch_a(z: u32) -> u32 { return 0u; }
 fn batch_b(z: u32) -> u32 { return 0u; }
 fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
 fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {
-    let row = (za + (min(m0, p.m - 1u) - p.m0) * p.a_row) / 4u;
+    let row = (za + min(m0, p.m - 1u) * p.a_row) / 4u;
     let w = (zb + min(n0, p.n - 1u) * p.b_row) / 4u;
     var sum = 0.0;
     for (var k = 0u; k < p.k / 4u; k++) { sum += dot(b[w + k], a[row + k]); }
@@ -39,5 +39,5 @@ fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let n = (group.x * WG + lane) * TN;
     if (n >= p.n) { return; }
-    tile(p.m0 + group.y * TM, n, p.a0 + batch_a(group.z), p.b0 + batch_b(group.z), group.z);
+    tile(group.y * TM, n, p.a0 + batch_a(group.z), p.b0 + batch_b(group.z), group.z);
 }

@@ -22,18 +22,30 @@ fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {
 fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
 //}
 
-var<workgroup> part: array<f32, WG * TN>;
-
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+// What a lane has of output c.
+fn part_of(group: vec3<u32>, lane: u32, c: u32) -> f32 {
     let n_first = group.x * TN;
     let row = (p.a0 + group.y * p.a_row) / 4u;
-    for (var c = 0u; c < TN; c++) {
-        let n = min(n_first + c, p.n - 1u);
-        var sum = 0.0;
-        for (var kb = lane; kb < p.k / 32u; kb += WG) { sum += block_dot(n, kb, row + kb * 8u); }
-        part[c * WG + lane] = sum;
+    let n = min(n_first + c, p.n - 1u);
+    var sum = 0.0;
+    for (var kb = lane; kb < p.k / 32u; kb += WG) { sum += block_dot(n, kb, row + kb * 8u); }
+    return sum;
+}
+
+fn store(group: vec3<u32>, c: u32, sum: f32) {
+    let n = group.x * TN + c;
+    if (n < p.n) {
+        let o = group.y * p.y_row + p.n0 + n;
+        y[p.y0 + o] = epilogue(sum, o);
     }
+}
+
+var<workgroup> part: array<f32, WG * TN>;
+
+//{ sums
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    for (var c = 0u; c < TN; c++) { part[c * WG + lane] = part_of(group, lane, c); }
     workgroupBarrier();
     for (var step = WG / 2u; step > 0u; step = step / 2u) {
         if (lane < step) {
@@ -41,8 +53,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
     }
-    if (lane < TN && n_first + lane < p.n) {
-        let o = group.y * p.y_row + p.n0 + n_first + lane;
-        y[p.y0 + o] = epilogue(part[lane * WG], o);
-    }
+    if (lane < TN) { store(group, lane, part[lane * WG]); }
 }
+//}

@@ -1,7 +1,7 @@
 // The bench: operations beside what the adapter can do at best.
 
 import { graph, probe } from "./warpweft/warpweft.js";
-import { $ } from "./page.js";
+import { $, row } from "./page.js";
 
 /** Numbers that are the same every time. @param {number} n */
 function numbers(n) {
@@ -59,18 +59,6 @@ const MEASURES = [
 /** @param {number} s */
 function time(s) {
     return s >= 1 ? `${s.toFixed(2)} s` : s >= 1e-3 ? `${(s * 1e3).toFixed(2)} ms` : `${(s * 1e6).toFixed(1)} µs`;
-}
-
-/** @param {string[]} cells */
-function row(cells) {
-    const tr = document.createElement("tr");
-    cells.forEach((text, i) => {
-        const cell = document.createElement(i === 0 ? "th" : "td");
-        if (i === 0) cell.setAttribute("scope", "row");
-        cell.textContent = text;
-        tr.append(cell);
-    });
-    return tr;
 }
 
 /** @param {{ model: () => import("./warpweft/types/index.js").Model | undefined }} talk */

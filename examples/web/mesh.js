@@ -1,7 +1,7 @@
 // The mesh: the chat's model over virtual devices, and what each of them and each link between them does, token by token.
 
 import { open } from "./warpweft/warpweft.js";
-import { $, bytes } from "./page.js";
+import { $, bytes, row } from "./page.js";
 
 /** @typedef {import("./warpweft/types/index.js").Model} Model */
 /** @typedef {{ track: string, name: string, start: number, duration: number, bytes?: number }} Span */
@@ -62,18 +62,6 @@ function picture(steps, number) {
     for (const [key, d] of paths) svg.append(draw("path", { d, class: `span ${key.split(" ")[1]}` }));
     svg.append(draw("text", { x: left, y: height - 3, class: "lane" }, "0 ms"), draw("text", { x: width, y: height - 3, class: "lane", "text-anchor": "end" }, `${(total / 1000).toFixed(1)} ms`));
     return svg;
-}
-
-/** @param {string[]} cells */
-function row(cells) {
-    const tr = document.createElement("tr");
-    cells.forEach((text, i) => {
-        const cell = document.createElement(i === 0 ? "th" : "td");
-        if (i === 0) cell.setAttribute("scope", "row");
-        cell.textContent = text;
-        tr.append(cell);
-    });
-    return tr;
 }
 
 /** What each track did over all steps: the picture in numbers. @param {Map<string, { time: number, bytes: number, count: number }>} sums @param {number} total */

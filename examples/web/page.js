@@ -15,6 +15,18 @@ export function bytes(n) {
     return `${n < 10 && i > 0 ? n.toFixed(1) : Math.round(n)} ${units[i]}`;
 }
 
+/** A row of a table, its first cell the row's name. @param {string[]} cells */
+export function row(cells) {
+    const tr = document.createElement("tr");
+    cells.forEach((text, i) => {
+        const cell = document.createElement(i === 0 ? "th" : "td");
+        if (i === 0) cell.setAttribute("scope", "row");
+        cell.textContent = text;
+        tr.append(cell);
+    });
+    return tr;
+}
+
 function tabs() {
     const all = /** @type {HTMLElement[]} */ ([...document.querySelectorAll('[role="tab"]')]);
     const show = (/** @type {HTMLElement} */ tab) => {

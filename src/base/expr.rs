@@ -54,6 +54,11 @@ impl Expr {
 }
 
 impl Expr {
+    /// The shares `part` of `of` that this is made of, rounded so that all parts add up to the whole.
+    pub fn portion(&self, part: std::ops::Range<i64>, of: i64) -> Expr {
+        let until = |c: i64, end: i64| c as i128 * end as i128 / of.max(1) as i128;
+        normal(self.0.iter().map(|(vars, c)| (vars.clone(), (until(*c, part.end) - until(*c, part.start)) as i64)).collect())
+    }
     /// Whether every value is a multiple of `n`, whatever the variables are.
     pub fn divisible_by(&self, n: i64) -> bool {
         self.0.iter().all(|(_, c)| c % n == 0)
@@ -148,5 +153,16 @@ mod tests {
         assert_eq!(e.bound(), 16 + 8 + 40);
         assert_eq!(e.eval(&Bindings::new().with("seq", 3).with("past", 5)).unwrap(), 9 + 6 + 15);
         assert_eq!((seq.clone() + seq * -1).known(), Some(0));
+    }
+
+    #[test]
+    fn portions_add_up_to_the_whole() {
+        let n = Var::new("n", 50);
+        let e = Expr::from(Dim::from(n)) * 1001 + Expr::new(7);
+        for cuts in [vec![0, 300], vec![0, 256, 300], vec![0, 1, 2, 299, 300]] {
+            let sum = cuts.windows(2).fold(Expr::new(0), |sum, w| sum + e.portion(w[0]..w[1], 300));
+            assert_eq!(sum, e, "{cuts:?}");
+        }
+        assert_eq!(Expr::new(600).portion(256..300, 300), Expr::new(88));
     }
 }

@@ -16,7 +16,7 @@ use crate::session::{DeviceChoice, Notice, Options};
 use crate::text::Sampling;
 use clap::{Args, Parser, Subcommand};
 use interrupt::Interrupt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -173,6 +173,16 @@ pub fn main() -> ExitCode {
 }
 
 /// Help and version as they are; what is wrong in one line, with clap's tips.
+/// The text of a file that is no larger than `most`, or why it is no `what`.
+fn read_text(path: &Path, what: &str, (most, limit): (u64, &str)) -> Result<String> {
+    let fail = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
+    let meta = std::fs::metadata(path).map_err(fail)?;
+    if !meta.is_file() || meta.len() > most {
+        return Err(Error::file(path, format!("is no {what}: a regular file of up to {limit} is read")));
+    }
+    std::fs::read_to_string(path).map_err(fail)
+}
+
 fn wrong_arguments(e: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
     if matches!(e.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {

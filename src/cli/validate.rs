@@ -34,12 +34,7 @@ fn machine(name: &str) -> Result<crate::topology::Topology> {
 }
 
 fn read(path: &Path) -> Result<Table> {
-    let fail = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
-    let meta = std::fs::metadata(path).map_err(fail)?;
-    if !meta.is_file() || meta.len() > MOST {
-        return Err(Error::file(path, format!("is no table: a regular file of up to {} is read", style::bytes(MOST))));
-    }
-    let text = std::fs::read_to_string(path).map_err(fail)?;
+    let text = super::read_text(path, "table", (MOST, &style::bytes(MOST)))?;
     Table::parse(&path.display().to_string(), &text)
 }
 

@@ -13,6 +13,7 @@ mod upload;
 
 pub use gpu::{AdapterReport, Counts, Gpu, adapters};
 
+pub(crate) use probe::median;
 pub use probe::{Probes, probe};
 pub use program::{DispatchTime, Program};
 pub use cluster::Cluster;

@@ -41,6 +41,12 @@ pub async fn probe(gpu: &Arc<Gpu>) -> Result<Probes> {
     })
 }
 
+/// The middle of some times; 0 of none.
+pub(crate) fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(0.0)
+}
+
 /// Median seconds of a step of `repeat` dispatches of `kernel` over `n` vectors.
 async fn seconds(gpu: &Arc<Gpu>, kernel: Kernel, n: usize, repeat: usize) -> Result<f64> {
     let bytes = n as u64 * 16;
@@ -78,6 +84,5 @@ async fn seconds(gpu: &Arc<Gpu>, kernel: Kernel, n: usize, repeat: usize) -> Res
         gpu.done().await?;
         times.push(start.elapsed().as_secs_f64());
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(median(times))
 }

@@ -7,7 +7,10 @@ use std::fmt::Write;
 pub static TILED: Template = Template { name: "matmul", source: include_str!("../../shaders/matmul.wgsl") };
 pub static ROWS: Template = Template { name: "matmul_rows", source: include_str!("../../shaders/matmul_rows.wgsl") };
 pub static VECTOR: Template = Template { name: "matvec", source: include_str!("../../shaders/matvec.wgsl") };
-pub static SUBGROUP: Template = Template { name: "matvec_subgroup", source: include_str!("../../shaders/matvec_subgroup.wgsl") };
+/// The same text, whose lanes add up by [`SUBGROUP_SUMS`].
+pub static SUBGROUP: Template = Template { name: "matvec_subgroup", source: VECTOR.source };
+/// Fills the hole `sums`.
+pub static SUBGROUP_SUMS: &str = include_str!("../../shaders/shared/subgroup_sums.wgsl");
 
 /// How the work is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +144,7 @@ pub fn tile(right: Right, v: Variant) -> String {
     t += "fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {\n";
     // Rows beyond the edge repeat the last one: their results are dropped.
     for r in 0..v.tm {
-        let _ = writeln!(t, "    let a{r} = (za + (min(m0 + {r}u, p.m - 1u) - p.m0) * p.a_row) / 4u;");
+        let _ = writeln!(t, "    let a{r} = (za + min(m0 + {r}u, p.m - 1u) * p.a_row) / 4u;");
     }
     if right.rows { rows_tile(&mut t, right.dtype, v) } else { columns_tile(&mut t, v) }
     t + "}\n"

@@ -125,7 +125,7 @@ impl Plan {
             None => {}
         }
         match out.split(' ').next() {
-            Some("matmul_rows" | "matmul" | "matvec") => out += &format!(" {}×{}", d.grid[1].by, d.grid[0].by),
+            Some(product) if product.starts_with("mat") => out += &format!(" {}×{}", d.grid[1].by, d.grid[0].by),
             // What only computes, and what rearranges: rotations, concatenations, caches.
             Some("map") if d.ops.contains(&"concat") || d.ops.contains(&"append") => out += " rearranged",
             _ => {}

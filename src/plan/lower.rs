@@ -398,10 +398,10 @@ impl<'a> Lower<'a> {
         self.plan.dispatches.push(dispatch);
     }
 
-    /// Takes back the FLOPs of the last dispatch: another one counts them.
-    pub fn uncount(&mut self) {
+    /// Leaves the last dispatch a share of its op's FLOPs: others do the rest.
+    pub fn share(&mut self, of: impl FnOnce(&Expr) -> Expr) {
         if let Some(last) = self.plan.dispatches.last_mut() {
-            last.flops = Expr::new(0);
+            last.flops = of(&last.flops);
         }
     }
 

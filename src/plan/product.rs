@@ -74,6 +74,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
     if split && !(p.right.rows && p.b.shape.rank() == 2 && p.b.layout == Layout::contiguous(&p.b.shape)) {
         return Err(Error::device(DeviceFault::Limit, "matmul", format!("\"{name}\" reads a weight in {} pieces otherwise than by rows", buffers.len())));
     }
+    let chosen = choose(l, &p);
     let mut first = 0;
     for buffer in buffers {
         let n = match &l.plan.buffer(buffer).role {
@@ -81,14 +82,13 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
             _ => Expr::from(p.n()),
         };
         let next = first + n.bound() as i64;
-        emit_piece(l, (anchor, root), &p, Piece { buffer, first, n, split });
+        emit_piece(l, (anchor, root), &p, chosen, Piece { buffer, first, n, split });
         first = next;
     }
     Ok(())
 }
 
-fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, piece: Piece) {
-    let chosen = choose(l, p);
+fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen: Variant, piece: Piece) {
     let strips = strips(l, p, chosen.form);
     let variant = if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0]) } else { chosen };
     let mut code = l.code();
@@ -98,21 +98,18 @@ fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, piece:
     let (kernel, grid) = kernel(&mut code, p, variant, &piece.n, (anchor, root));
     let weights = if piece.split { Expr::new(l.plan.buffer(piece.buffer).bytes as i64) } else { read_bytes(&p.b) };
     let written = Expr::product(&p.out[..p.out.rank() - 1]) * piece.n.clone() * 4;
-    let mut bytes = read_bytes(&p.a) + weights + written + code.read_bytes();
-    for (i, strip) in strips.into_iter().enumerate() {
-        let mut params = params(p, &piece, &strip.rows);
+    let bytes = read_bytes(&p.a) + weights + written + code.read_bytes();
+    let n = p.n().bound() as i64;
+    for strip in strips {
+        let mut params = params(p, &piece, &strip);
         params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
         let (mut bound, mut grid) = (code.bound.clone(), grid.clone());
-        bound[0] = strip.left;
+        bound[0] = strip.left.clone();
         if variant.form == Form::Rows {
-            grid[1].n = strip.rows.1 + strip.rows.0 * -1;
+            grid[1].n = strip.rows.clone();
         }
-        launch(l, anchor, root, Launch { kernel: kernel.clone(), bound, params, grid, bytes });
-        // The work of the whole op is counted once.
-        if piece.first > 0 || i > 0 {
-            l.uncount();
-        }
-        bytes = Expr::new(0);
+        launch(l, anchor, root, Launch { kernel: kernel.clone(), bound, params, grid, bytes: strip.of(&bytes) });
+        l.share(|flops| strip.of(&flops.portion(piece.first..piece.first + piece.n.bound() as i64, n)));
     }
 }
 
@@ -147,28 +144,42 @@ fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (V
         }
         Form::Vector | Form::Subgroup => {
             body += &matmul::block_dot(p.right.dtype);
-            let template = if v.form == Form::Vector { &matmul::VECTOR } else { &matmul::SUBGROUP };
-            (Kernel::new(template).set("TN", v.tn), [ceil(n.clone(), v.tn), ceil(p.m(), 1), ceil(1, 1)])
+            let kernel = if v.form == Form::Vector { Kernel::new(&matmul::VECTOR) } else { Kernel::new(&matmul::SUBGROUP).hole("sums", matmul::SUBGROUP_SUMS) };
+            (kernel.set("TN", v.tn), [ceil(n.clone(), v.tn), ceil(p.m(), 1), ceil(1, 1)])
         }
     };
     let fixed = ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four"];
     (kernel.hole("interface", interface(&code.bound, &code.params, &fixed)).hole("body", body), grid)
 }
 
-fn params(p: &Product, piece: &Piece, (first, end): &(Expr, Expr)) -> Vec<(String, Param)> {
+fn params(p: &Product, piece: &Piece, strip: &Strip) -> Vec<(String, Param)> {
     let (a, b) = (&p.a.layout, &p.b.layout);
     vec![
-        u("m", end.clone()), u("n", piece.n.clone()), u("k", p.k()), u("a0", a.offset.clone()), u("a_row", a.strides[p.am].clone()),
+        u("m", strip.rows.clone()), u("n", piece.n.clone()), u("k", p.k()), u("a0", a.offset.clone()), u("a_row", a.strides[p.am].clone()),
         u("a_col", a.strides[p.ak].clone()), u("b0", if piece.split { Expr::new(0) } else { b.offset.clone() }),
-        u("b_row", b.strides[p.bn].clone()), u("b_col", b.strides[p.bk].clone()), u("y0", 0), u("y_row", p.n()), u("m0", first.clone()),
+        u("b_row", b.strides[p.bn].clone()), u("b_col", b.strides[p.bk].clone()), u("y0", 0), u("y_row", p.n()), u("m0", strip.first),
         u("n0", piece.first), u("four", 4),
     ]
 }
 
 /// Rows of the left operand that one dispatch takes, and how it binds them.
 struct Strip {
-    rows: (Expr, Expr),
+    /// The first, where there are several strips.
+    first: i64,
+    rows: Expr,
+    /// Rows of all strips, where there are several.
+    of: Option<i64>,
     left: Bound,
+}
+
+impl Strip {
+    /// This strip's share of work that all strips do.
+    fn of(&self, whole: &Expr) -> Expr {
+        match (self.of, self.rows.known()) {
+            (Some(all), Some(rows)) => whole.portion(self.first..self.first + rows, all),
+            _ => whole.clone(),
+        }
+    }
 }
 
 /// The left operand, whole or in strips. Where shaders run on a CPU, the row form reads it from uniform memory: all lanes of a
@@ -179,7 +190,7 @@ fn strips(l: &mut Lower, p: &Product, form: Form) -> Vec<Strip> {
     let mut left = bound("a", a.buffer, p.left_element(form), false);
     let buffer = &mut l.plan.buffers[a.buffer.0 as usize];
     let grows = matches!(buffer.role, Role::Scratch | Role::Input(_) | Role::Output(_));
-    let whole = |left| vec![Strip { rows: (Expr::new(0), Expr::from(m)), left }];
+    let whole = |left| vec![Strip { first: 0, rows: Expr::from(m), of: None, left }];
     if form != Form::Rows || !l.options.tuning.serial || !grows {
         return whole(left);
     }
@@ -194,16 +205,18 @@ fn strips(l: &mut Lower, p: &Product, form: Form) -> Vec<Strip> {
     // Bindings start at multiples of 256 bytes: sixteen rows of whole vectors do.
     let rows = (matmul::UNIFORM_BYTES[1] as i64 / (k * 4).max(1) / 16 * 16).min(m);
     if rows < 16 {
-        return vec![Strip { rows: (Expr::new(0), Expr::new(m)), left }];
+        return whole(left);
     }
     let bytes = (rows * k * 4) as u64;
     buffer.bytes = buffer.bytes.max(bytes * (m as u64).div_ceil(rows as u64));
     left.uniform = Some((bytes / 16) as u32);
-    let strip = |i: i64| Strip {
-        rows: (Expr::new(i * rows), Expr::new(((i + 1) * rows).min(m))),
-        left: Bound { range: Some((i as u64 * bytes, bytes)), ..left.clone() },
+    let strip = |first: i64| Strip {
+        first,
+        rows: Expr::new(rows.min(m - first)),
+        of: Some(m),
+        left: Bound { range: Some(((first / rows) as u64 * bytes, bytes)), ..left.clone() },
     };
-    (0..(m + rows - 1) / rows).map(strip).collect()
+    (0..m).step_by(rows as usize).map(strip).collect()
 }
 
 fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> String {
@@ -221,8 +234,7 @@ struct Fits {
 
 impl Fits {
     fn of(p: &Product) -> Fits {
-        let Product { a, b, am, ak, bk, bn, lead, right, .. } = p;
-        let (am, ak, bk, bn) = (*am, *ak, *bk, *bn);
+        let &Product { ref a, ref b, am, ak, bk, bn, ref lead, right, .. } = p;
         let by = |e: &Expr, n: i64| e.known().is_some_and(|x| x % n == 0);
         let k = Expr::from(a.shape[ak]);
         let k_known = k.known().unwrap_or(0);
@@ -246,8 +258,7 @@ impl Fits {
 
 /// The variant for strips of many rows: what a lane loads is worth the more, the more rows use it.
 fn tall(strip: &Strip) -> Variant {
-    let rows = strip.rows.1.known().unwrap_or(0);
-    Variant { form: Form::Rows, tm: if rows >= 32 { 32 } else { 16 }, tn: 8 }
+    Variant { form: Form::Rows, tm: if strip.rows.known().is_some_and(|n| n >= 32) { 32 } else { 16 }, tn: 8 }
 }
 
 /// The tuned variant of this class of matmul, else a guess.

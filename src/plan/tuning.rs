@@ -1,6 +1,6 @@
 //! Which variant of a kernel a plan takes: rows of data that a tuner fills in once an adapter.
 
-use crate::base::AdapterKind;
+use crate::base::{AdapterKind, DType};
 use crate::kernel::matmul::Right;
 use std::collections::BTreeMap;
 
@@ -17,6 +17,17 @@ impl Tuning {
     pub fn for_kind(kind: AdapterKind) -> Self {
         Tuning { serial: kind == AdapterKind::Software, chosen: BTreeMap::new() }
     }
+
+    /// Takes one variant for products with rows of weights of any type, where their layouts allow it.
+    pub fn prefer(&mut self, variant: usize) {
+        for dtype in Tuning::STORED {
+            for tall in [false, true] {
+                self.chosen.insert(Tuning::matmul_class(Right { dtype, rows: true }, tall), variant);
+            }
+        }
+    }
+    /// Types of right operands that have classes of their own.
+    pub const STORED: [DType; 5] = [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0];
 
     /// The class of a matmul: its right operand, and whether the left one has many rows.
     pub fn matmul_class(right: Right, tall: bool) -> String {

@@ -57,8 +57,10 @@ impl<T: Real> Call<'_, T> {
         if let Some(fast) = native::scalar(self) {
             return fast;
         }
+        // WGSL: an integer divided by zero stays.
         let ints = self.dtype.is_int() && self.def.name == "div";
-        if let Some(out) = self.plain_scalar(cpu, ints) {
+        let value = |args: &[f64]| if ints && args[1] == 0.0 { args[0] } else { cpu(args) };
+        if let Some(out) = self.plain_scalar(value) {
             return self.result(out);
         }
         let views: Vec<Tensor<T>> = self.operands.iter().map(|o| o.broadcast(&self.shape)).collect();
@@ -70,14 +72,13 @@ impl<T: Real> Call<'_, T> {
             for (slot, (walk, view)) in args.iter_mut().zip(walks.iter_mut().zip(&views)) {
                 *slot = walk.next().map_or(0.0, |i| view.at(i));
             }
-            // WGSL: an integer divided by zero stays.
-            out.push(if ints && args[1] == 0.0 { args[0] } else { cpu(&args) });
+            out.push(value(&args));
         }
         self.result(out)
     }
 
     /// Operands that lie as the result does, or are one element: nothing has to be looked for.
-    fn plain_scalar(&self, cpu: fn(&[f64]) -> f64, ints: bool) -> Option<Vec<f64>> {
+    fn plain_scalar(&self, value: impl Fn(&[f64]) -> f64 + Sync) -> Option<Vec<f64>> {
         let alike = |o: &Tensor<T>| o.shape == self.shape && o.is_contiguous();
         if self.operands.len() > 3 || !self.operands.iter().all(|o| alike(o) || o.count() == 1) {
             return None;
@@ -86,8 +87,7 @@ impl<T: Real> Call<'_, T> {
         let one = |i: usize| {
             let mut args = [0.0; 3];
             args.iter_mut().zip(&of).for_each(|(a, (o, step))| *a = o.at(o.offset + i * step));
-            // WGSL: an integer divided by zero stays.
-            if ints && args[1] == 0.0 { args[0] } else { cpu(&args[..of.len()]) }
+            value(&args[..of.len()])
         };
         let n: usize = self.shape.iter().product();
         Some(if n < native::MANY { (0..n).map(one).collect() } else { (0..n).into_par_iter().map(one).collect() })

@@ -87,6 +87,5 @@ async fn median(engine: &mut Engine) -> Result<f64> {
             times.push(start.elapsed().as_secs_f64());
         }
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(crate::device::median(times))
 }

@@ -3,7 +3,7 @@
 use super::mesh::MeshEngine;
 use super::{Breathe, DeviceChoice, Notice, Options, pick};
 use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
-use crate::device::{Gpu, Program, Store};
+use crate::device::{Gpu, Program, Store, median};
 use crate::graph::{Graph, Source};
 use crate::plan::{self, Tuning};
 use crate::reference::Interpreter;
@@ -123,8 +123,7 @@ impl Engine {
             }
             times.push(start.elapsed().as_secs_f64() / repeat.max(1) as f64);
         }
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2])
+        Ok(median(times))
     }
 
     /// The device, of a mesh that of its first rank here; `None` is the CPU.

@@ -167,7 +167,7 @@ impl MeshEngine {
 
     /// Runs a step of graph `which` on the ranks of one replica and reads outputs of its first rank here.
     pub async fn step(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
-        let mut watch = if self.timed { Watch::timing() } else { Watch::counting() };
+        let mut watch = if self.timed { Watch::timing() } else { Watch::default() };
         let out = self.watched(which, replica, bindings, inputs, outputs, &mut watch).await?;
         self.traffic.add(std::mem::take(&mut watch.traffic));
         self.last = self.timed.then(|| watch.into_trace());
@@ -230,6 +230,7 @@ impl MeshEngine {
     pub fn is_shared(&self) -> bool {
         self.rank_bytes().len() < self.sharded[0].ranks()
     }
+    /// What was sent so far; what ranks compute is not counted here.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }

@@ -2,10 +2,10 @@
 //! they are to predict. (Other programs share machines; medians of interleaved rounds compare.)
 
 use crate::base::{Array, Bindings, DType, Error, Result};
-use crate::device::{Gpu, Program, Store};
+use crate::device::{Gpu, Program, Store, median};
 use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
-use crate::kernel::matmul::{Right, VARIANTS};
-use crate::plan::{self, Dispatch, Options, Plan, Role, Tuning};
+use crate::kernel::matmul::VARIANTS;
+use crate::plan::{self, Dispatch, Options, Plan, Role};
 use std::collections::HashMap;
 use std::sync::Arc;
 use web_time::Instant;
@@ -43,12 +43,6 @@ pub struct Rate {
     pub size: f64,
     /// Of one dispatch among many.
     pub seconds: f64,
-}
-
-fn median(times: &[f64]) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
 impl Probes {
@@ -94,11 +88,7 @@ impl Probes {
         }
         for variant in 0..VARIANTS.len() {
             let mut asked = options.clone();
-            for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
-                for tall in [false, true] {
-                    asked.tuning.chosen.insert(Tuning::matmul_class(Right { dtype, rows: true }, tall), variant);
-                }
-            }
+            asked.tuning.prefer(variant);
             let plan = plan::plan(graph, self.gpu.caps(), &asked)?;
             if has(&plan) {
                 return Ok(Some(plan));
@@ -162,7 +152,7 @@ impl Probes {
     /// Seconds of a step beside its dispatches where it reads nothing, and for each byte that it reads.
     pub fn step(&self) -> (f64, f64) {
         let [(small, _, a), (large, _, b)] = &self.reads[..] else { return (0.0, 0.0) };
-        let (a, b) = (median(a), median(b));
+        let (a, b) = (median(a.clone()), median(b.clone()));
         let byte = ((b - a) / (large - small) as f64).max(0.0);
         (a, byte)
     }
@@ -170,7 +160,7 @@ impl Probes {
     /// What was measured, of all rounds.
     pub fn rates(&self) -> Vec<Rate> {
         let (submit, _) = self.step();
-        self.probes.iter().map(|p| Rate { form: p.form.clone(), size: p.size, seconds: (median(&p.times) - submit).max(1e-9) / p.repeat as f64 }).collect()
+        self.probes.iter().map(|p| Rate { form: p.form.clone(), size: p.size, seconds: (median(p.times.clone()) - submit).max(1e-9) / p.repeat as f64 }).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Notice;
 use crate::base::{Array, Bindings, DType, Error, Result};
-use crate::device::{Gpu, Program, Store};
+use crate::device::{Gpu, Program, Store, median};
 use crate::graph::GraphBuilder;
 use crate::kernel::matmul::{Right, VARIANTS};
 use crate::plan::{self, Options, Tuning};
@@ -61,7 +61,7 @@ const MANY: (usize, usize, usize) = (8, 960, 576);
 /// Times the variants of every class of matmul on this adapter.
 pub async fn tune(gpu: &Arc<Gpu>, tell: &mut dyn FnMut(&str)) -> Result<Tuning> {
     let mut tuning = Tuning::for_kind(gpu.caps().kind);
-    for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
+    for dtype in Tuning::STORED {
         for tall in [false, true] {
             let right = Right { dtype, rows: true };
             let class = Tuning::matmul_class(right, tall);
@@ -114,6 +114,5 @@ async fn time(gpu: &Arc<Gpu>, dtype: DType, (m, n, k): (usize, usize, usize), cl
             times.push(start.elapsed().as_secs_f64());
         }
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(median(times))
 }

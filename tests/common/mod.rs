@@ -9,7 +9,7 @@ pub mod tiny;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use warpweft::base::{Array, Bindings, Caps, DType, Result};
+use warpweft::base::{Array, Bindings, Caps, Result};
 use warpweft::device::{Gpu, Program, Store};
 use warpweft::plan::{self, Options, Role};
 use warpweft::reference::sample::CaseGraph;
@@ -137,11 +137,8 @@ impl Drop for Folder {
 
 /// Plans products of few rows with sums over subgroups.
 pub fn by_subgroups(options: &mut Options) {
-    use warpweft::kernel::matmul::{Form, Right, VARIANTS};
+    use warpweft::kernel::matmul::{Form, VARIANTS};
     options.tuning.serial = false;
     let index = VARIANTS.iter().position(|v| v.form == Form::Subgroup && v.tn == 4).unwrap();
-    for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
-        let class = plan::Tuning::matmul_class(Right { dtype, rows: true }, false);
-        options.tuning.chosen.insert(class, index);
-    }
+    options.tuning.prefer(index);
 }

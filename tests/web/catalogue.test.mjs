@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, test } from "node:test";
-import { browser, instrumented, open, root, serve } from "./lib.mjs";
+import { test } from "node:test";
+import { chromium, host, open, root, server } from "./lib.mjs";
 
 /** @param {string} name */
 const figures = (name) => JSON.parse(readFileSync(path.join(root, `tests/figures/${name}.json`), "utf8")).cases;
@@ -16,16 +16,7 @@ async function address(name) {
     return new URL(all.find((/** @type {any} */ m) => m.name === name).url, server.url).href;
 }
 
-/** @type {any} */ let chromium;
-/** @type {{ url: string, stop: () => void }} */ let server;
-before(async () => {
-    server = await serve(await instrumented());
-    chromium = await browser();
-});
-after(async () => {
-    await chromium?.close();
-    server?.stop();
-});
+host();
 
 for (const device of ["cpu", "webgpu"]) {
     test(`SmolLM2 says on ${device} what the figures say`, { timeout: 1_800_000 }, async () => {

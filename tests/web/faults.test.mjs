@@ -3,22 +3,12 @@
 import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
-import { after, before, test } from "node:test";
-import { browser, expected, files, instrumented, open, seeded, serve } from "./lib.mjs";
+import { before, test } from "node:test";
+import { browser, chromium, expected, host, models, open, seeded, server } from "./lib.mjs";
 
-/** @type {any} */ let chromium;
-/** @type {{ url: string, stop: () => void }} */ let server;
-/** @type {Awaited<ReturnType<typeof files>>} */ let models;
+host({ checkpoints: true });
 before(async () => {
-    server = await serve(await instrumented());
-    models = await files(seeded);
-    chromium = await browser();
     await writeFile(path.join(seeded, "noise.gguf"), Uint8Array.from({ length: 200_000 }, (_, i) => (i * 7919) % 251));
-});
-after(async () => {
-    await chromium?.close();
-    server?.stop();
-    models?.stop();
 });
 
 const { prompt } = expected;

@@ -6,6 +6,7 @@ import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
 
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
@@ -88,6 +89,30 @@ export async function files(folder) {
     await new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(undefined)));
     const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
     return { url: `http://127.0.0.1:${port}/`, asked, state, stop: () => server.close() };
+}
+
+/** What `host` has started, live for whoever imports it. @type {any} */
+export let chromium;
+/** @type {{ url: string, stop: () => void }} */
+export let server;
+/** @type {Awaited<ReturnType<typeof files>>} */
+export let models;
+
+/**
+ * Chromium and the server, from before a file's first test until after its last.
+ * @param {{ folder?: string, checkpoints?: boolean }} [what] The package, instrumented where not given; whether seeded checkpoints are served, too.
+ */
+export function host({ folder, checkpoints = false } = {}) {
+    before(async () => {
+        server = await serve(folder ?? (await instrumented()));
+        if (checkpoints) models = await files(seeded);
+        chromium = await browser();
+    });
+    after(async () => {
+        await chromium?.close();
+        server?.stop();
+        models?.stop();
+    });
 }
 
 /**

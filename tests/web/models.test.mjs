@@ -1,22 +1,10 @@
 // Models in Chromium: the native engine's greedy tokens, however the model came, wherever it runs.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import { browser, expected, files, instrumented, memory, open, seeded, serve } from "./lib.mjs";
+import { test } from "node:test";
+import { chromium, expected, host, memory, models, open, server } from "./lib.mjs";
 
-/** @type {any} */ let chromium;
-/** @type {{ url: string, stop: () => void }} */ let server;
-/** @type {Awaited<ReturnType<typeof files>>} */ let models;
-before(async () => {
-    server = await serve(await instrumented());
-    models = await files(seeded);
-    chromium = await browser();
-});
-after(async () => {
-    await chromium?.close();
-    server?.stop();
-    models?.stop();
-});
+host({ checkpoints: true });
 
 const { prompt } = expected;
 const { first, second } = expected.models;

@@ -3,19 +3,12 @@
 import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
-import { after, before, test } from "node:test";
-import { browser, expected, root, seeded, serve, shots } from "./lib.mjs";
+import { before, test } from "node:test";
+import { chromium, expected, host, root, seeded, server, shots } from "./lib.mjs";
 
-/** @type {any} */ let chromium;
-/** @type {{ url: string, stop: () => void }} */ let server;
+host({ folder: path.join(root, "target/web/package") });
 before(async () => {
-    server = await serve(path.join(root, "target/web/package"));
-    chromium = await browser();
     await mkdir(shots, { recursive: true });
-});
-after(async () => {
-    await chromium?.close();
-    server?.stop();
 });
 
 const { first } = expected.models;

@@ -1,19 +1,10 @@
 // The tensor level in Chromium, against the definitions in double precision, on the adapter, at the floor, and on the CPU.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import { browser, instrumented, open, serve } from "./lib.mjs";
+import { test } from "node:test";
+import { chromium, host, open, server } from "./lib.mjs";
 
-/** @type {any} */ let chromium;
-/** @type {{ url: string, stop: () => void }} */ let server;
-before(async () => {
-    server = await serve(await instrumented());
-    chromium = await browser();
-});
-after(async () => {
-    await chromium?.close();
-    server?.stop();
-});
+host();
 
 /** Numbers in -2 … 2, the same every time. @param {number} n @param {number} seed */
 function numbers(n, seed) {

@@ -1,6 +1,6 @@
 //! `simulate --compare`: a measured trace beside the predicted one.
 
-use crate::base::{Error, Result};
+use crate::base::Result;
 use crate::simulate::compare;
 use crate::trace::Trace;
 use std::path::Path;
@@ -9,11 +9,6 @@ use std::path::Path;
 const MOST: u64 = 1 << 30;
 
 pub fn against(predicted: &Trace, path: &Path) -> Result<compare::Comparison> {
-    let fail = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
-    let meta = std::fs::metadata(path).map_err(fail)?;
-    if !meta.is_file() || meta.len() > MOST {
-        return Err(Error::file(path, "is no trace: a regular file of up to 1 GiB is read"));
-    }
-    let text = std::fs::read_to_string(path).map_err(fail)?;
+    let text = crate::cli::read_text(path, "trace", (MOST, "1 GiB"))?;
     Ok(compare::compare(predicted, &Trace::from_json(&text, &path.display().to_string())?))
 }

@@ -206,9 +206,11 @@ impl Cluster {
         let gpu = member.gpu().clone();
         let span = watch.start();
         let dispatches = member.program.record_range(step.encoders.of(&gpu), &bindings, from..to)?;
-        let mut work = Work::default();
-        plan.dispatches[from..to].iter().try_for_each(|d| d.work(&bindings).map(|w| work.add(w)))?;
-        watch.traffic.ran(member.rank, Work { dispatches, ..work });
+        if watch.work {
+            let mut work = Work::default();
+            plan.dispatches[from..to].iter().try_for_each(|d| d.work(&bindings).map(|w| work.add(w)))?;
+            watch.traffic.ran(member.rank, Work { dispatches, ..work });
+        }
         if watch.is_on() && from < to {
             step.encoders.flush(&gpu);
             gpu.done().await?;

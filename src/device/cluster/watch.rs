@@ -5,22 +5,25 @@ use crate::plan::{Rounds, Traffic, Transfer};
 use crate::trace::{Span, Trace};
 use web_time::Instant;
 
-/// Counts always; takes times where asked, which makes every rank wait after each thing it does.
+/// Counts what is sent always, what ranks compute where asked; takes times where asked, which makes every rank wait after
+/// each thing it does.
 #[derive(Debug, Default)]
 pub struct Watch {
     pub traffic: Traffic,
+    /// Whether the ranks' work is counted, too.
+    pub(super) work: bool,
     clock: Option<Instant>,
     trace: Trace,
 }
 
 impl Watch {
-    /// Counts only.
+    /// Counts only, all that there is.
     pub fn counting() -> Self {
-        Watch::default()
+        Watch { work: true, ..Watch::default() }
     }
     /// Takes times, too.
     pub fn timing() -> Self {
-        Watch { clock: Some(Instant::now()), ..Watch::default() }
+        Watch { clock: Some(Instant::now()), ..Watch::counting() }
     }
     pub fn is_on(&self) -> bool {
         self.clock.is_some()
