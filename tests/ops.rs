@@ -67,6 +67,27 @@ fn the_device_equals_the_reference_fused_and_unfused() {
 }
 
 #[test]
+fn right_operands_lie_in_textures_or_buffers() {
+    let Found::Device(gpu) = device(None) else { return };
+    for serial in [true, false] {
+        for texels in [true, false] {
+            let mut options = Options::for_caps(gpu.caps());
+            (options.tuning.serial, options.tuning.texels) = (serial, texels);
+            for def in [&op::MATMUL, &op::GATHER] {
+                for (i, case) in (def.cases)().iter().enumerate() {
+                    let graph = case_graph(def, case, 1000 + i as u64).unwrap();
+                    let what = format!("{} case {i} {:?} serial={serial} texels={texels}", def.name, case.types());
+                    let plan = warpweft::plan::plan(&graph.graph, gpu.caps(), &options).unwrap();
+                    assert_eq!(plan.buffers.iter().any(|b| b.texels), texels, "{what}");
+                    let got = common::run_case(&gpu, &graph, &options).unwrap();
+                    compare(&what, def.within, &numbers(&got), &reference(&graph));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn sums_over_subgroups_equal_the_reference() {
     let Found::Device(gpu) = device(None) else { return };
     if gpu.caps().subgroup == 0 {

@@ -31,13 +31,22 @@ pub struct Caps {
     pub storage_align: u32,
     /// Alignment of a uniform binding's offset.
     pub uniform_align: u32,
+    /// Texels along one axis of a texture.
+    pub texture: u32,
     pub f16: bool,
     /// The widest guaranteed subgroup, 0 where there are none.
     pub subgroup: u32,
     pub timestamps: bool,
 }
 
+/// Texels of sixteen bytes in a row of a texture that holds plain memory: as many rows as every device has make 128 MiB.
+pub const TEXELS: u32 = 1024;
+
 impl Caps {
+    /// Bytes of the largest texture with rows of [`TEXELS`].
+    pub fn texture_bytes(&self) -> u64 {
+        if self.texture < TEXELS { 0 } else { self.texture as u64 * TEXELS as u64 * 16 }
+    }
     /// What every browser and phone with WebGPU has (the specification's default limits).
     pub const FLOOR: Caps = Caps {
         kind: AdapterKind::Other,
@@ -49,6 +58,7 @@ impl Caps {
         grid: 65535,
         storage_align: 256,
         uniform_align: 256,
+        texture: 8192,
         f16: false,
         subgroup: 0,
         timestamps: false,

@@ -16,7 +16,7 @@ pub mod units;
 mod weights;
 
 pub use array::Array;
-pub use caps::{AdapterKind, Caps};
+pub use caps::{AdapterKind, Caps, TEXELS};
 pub use dim::{Bindings, Dim, Var};
 pub use dtype::DType;
 pub use error::{DeviceFault, Error, Result};

@@ -28,8 +28,8 @@ pub struct Gpu {
     pub(super) pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
     pub(super) pace: Mutex<Pace>,
     faults: Arc<Mutex<Option<Error>>>,
-    used: AtomicU64,
-    peak: AtomicU64,
+    pub(super) used: AtomicU64,
+    pub(super) peak: AtomicU64,
     made: Made,
 }
 
@@ -88,6 +88,7 @@ fn report(adapter: &wgpu::Adapter) -> AdapterReport {
         grid: limits.max_compute_workgroups_per_dimension,
         storage_align: limits.min_storage_buffer_offset_alignment,
         uniform_align: limits.min_uniform_buffer_offset_alignment,
+        texture: limits.max_texture_dimension_2d,
         f16: features.contains(wgpu::Features::SHADER_F16),
         subgroup: if features.contains(wgpu::Features::SUBGROUP) { info.subgroup_min_size } else { 0 },
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
@@ -129,6 +130,7 @@ impl Gpu {
             limits.max_storage_buffers_per_shader_stage = caps.storage_buffers;
             limits.max_storage_buffer_binding_size = caps.binding_bytes;
             limits.max_buffer_size = caps.buffer_bytes;
+            limits.max_texture_dimension_2d = caps.texture;
             report.caps = Caps { kind: report.caps.kind, ..caps.clone() };
         } else {
             features |= adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP);
@@ -196,30 +198,6 @@ impl Gpu {
         self.poll()?;
         self.check()
     }
-
-    pub(super) async fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
-        let size = bytes.max(16).next_multiple_of(16);
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let valid = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let inner = self.device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false });
-        let (invalid, full) = (valid.pop().await, memory.pop().await);
-        if let Some(e) = full {
-            let what = format!("no memory left for {size} bytes of \"{label}\" ({} bytes are in use): {e}", self.used_bytes());
-            return Err(Error::device(DeviceFault::OutOfMemory, &self.report.name, what));
-        }
-        if let Some(e) = invalid {
-            return Err(Error::device(DeviceFault::Limit, &self.report.name, format!("refused a buffer of {size} bytes for \"{label}\": {e}")));
-        }
-        self.check()?;
-        self.made(|m| &m.buffers);
-        let used = self.used.fetch_add(size, Ordering::Relaxed) + size;
-        self.peak.fetch_max(used, Ordering::Relaxed);
-        Ok(Buffer { inner })
-    }
-
-    pub(super) fn release(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
 }
 
 /// A browser would give the memory back whenever it collects garbage: this does it now.
@@ -228,12 +206,6 @@ impl Drop for Gpu {
     fn drop(&mut self) {
         self.device.destroy();
     }
-}
-
-/// A buffer; its size counts until it is released with its owner.
-#[derive(Clone)]
-pub(super) struct Buffer {
-    pub inner: wgpu::Buffer,
 }
 
 /// Notes errors that arrive outside of any call.

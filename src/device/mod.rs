@@ -2,6 +2,7 @@
 
 pub mod cluster;
 mod gpu;
+mod memory;
 mod pace;
 mod pipeline;
 mod probe;

@@ -51,7 +51,7 @@ pub(crate) fn median(mut times: Vec<f64>) -> f64 {
 async fn seconds(gpu: &Arc<Gpu>, kernel: Kernel, n: usize, repeat: usize) -> Result<f64> {
     let bytes = n as u64 * 16;
     let port = |name: &str, buffer| Port { name: name.into(), ty: Type::f32([n, 4]), buffer: BufferId(buffer) };
-    let buffer = |role, label: &str| Buffer { role, bytes, label: label.into() };
+    let buffer = |role, label: &str| Buffer { role, bytes, texels: false, label: label.into() };
     let arg = |name: &str, buffer, write| Arg { name: name.into(), buffer: BufferId(buffer), offset: 0, bytes, write };
     let one = || Ceil { n: Expr::new(1), by: 1 };
     let dispatch = Dispatch {

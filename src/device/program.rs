@@ -1,6 +1,6 @@
 //! A plan on a device: pipelines, bind groups and parameters made once, steps recorded from them.
 
-use super::gpu::Buffer;
+use super::memory::{Buffer, Memory};
 use super::pipeline::Pipeline;
 use super::{Gpu, Store};
 use crate::base::{Array, Bindings, DType, Error, Expr, Result, Weights};
@@ -14,9 +14,9 @@ use web_time::Instant;
 pub struct Program {
     gpu: Arc<Gpu>,
     plan: Plan,
-    buffers: Vec<Buffer>,
-    /// Buffers that no store owns: inputs, outputs, parameters, staging.
-    own: Vec<Buffer>,
+    buffers: Vec<Memory>,
+    /// What no store owns: inputs, outputs, parameters, staging.
+    own: Vec<Memory>,
     launches: Vec<Launch>,
     /// FLOPs and bytes of a whole step, added.
     work: Expr,
@@ -83,7 +83,7 @@ impl Program {
             pipelines.push(gpu.pipeline(kernel).await?);
         }
         let params = Params::new(&gpu, &plan, &pipelines).await?;
-        own.push(params.buffer.clone());
+        own.push(Memory::Buffer(params.buffer.inner.clone()));
         let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let mut launches = vec![];
         for (i, d) in plan.dispatches.iter().enumerate() {
@@ -99,7 +99,7 @@ impl Program {
             0 => None,
             n => Some(gpu.buffer("staging", n, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?),
         };
-        own.extend(staging.clone());
+        own.extend(staging.iter().map(|b: &Buffer| Memory::Buffer(b.inner.clone())));
         gpu.check()?;
         let work = plan.dispatches.iter().fold(Expr::new(0), |sum, d| sum + d.flops.clone() + d.bytes.clone());
         Ok(Program { gpu, plan, buffers, own, launches, work, params, staging, timing: None })
@@ -199,7 +199,7 @@ impl Program {
         for port in ports {
             let bytes = bytes_now(&port.ty, bindings)?;
             if let (Some(staging), true) = (&self.staging, bytes > 0) {
-                encoder.copy_buffer_to_buffer(&self.buffers[port.buffer.0 as usize].inner, 0, &staging.inner, reading.bytes, staged(bytes));
+                encoder.copy_buffer_to_buffer(self.buffers[port.buffer.0 as usize].buffer()?, 0, &staging.inner, reading.bytes, staged(bytes));
             }
             reading.bytes += staged(bytes);
             reading.ports.push((port, bytes));
@@ -317,14 +317,14 @@ impl Program {
     pub fn poison(&self) {
         for (made, planned) in self.buffers.iter().zip(&self.plan.buffers) {
             if matches!(planned.role, crate::plan::Role::Output(_) | crate::plan::Role::Scratch) {
-                self.gpu.upload(&made.inner, 0, &vec![0xff; made.inner.size() as usize]);
+                made.write(&self.gpu, 0, &vec![0xff; made.size() as usize]);
             }
         }
     }
 
     /// The raw bytes of a planned buffer after a step, padding included: for tests and numeric checks.
     pub async fn buffer_bytes(&self, id: crate::plan::BufferId) -> Result<Vec<u8>> {
-        let from = &self.buffers[id.0 as usize].inner;
+        let from = self.buffers[id.0 as usize].buffer()?;
         let to = self.gpu.buffer("read", from.size(), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(from, 0, &to.inner, 0, from.size());
@@ -350,24 +350,24 @@ impl Program {
     /// Writes a planned buffer from its start on.
     pub fn write_buffer(&self, id: crate::plan::BufferId, bytes: &[u8]) -> Result<()> {
         let mut padded = bytes.to_vec();
-        padded.resize(bytes.len().next_multiple_of(4), 0);
-        let to = &self.buffers[id.0 as usize].inner;
+        let to = &self.buffers[id.0 as usize];
+        padded.resize(bytes.len().next_multiple_of(to.unit()), 0);
         if padded.len() as u64 > to.size() {
             return Err(Error::usage(format!("{} bytes do not fit a buffer of {}", bytes.len(), to.size())));
         }
-        self.gpu.upload(to, 0, &padded);
+        to.write(&self.gpu, 0, &padded);
         Ok(())
     }
 
     pub(super) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
-    pub(super) fn buffer(&self, id: crate::plan::BufferId) -> &wgpu::Buffer {
-        &self.buffers[id.0 as usize].inner
+    pub(super) fn buffer(&self, id: crate::plan::BufferId) -> Result<&wgpu::Buffer> {
+        self.buffers[id.0 as usize].buffer()
     }
     /// Bytes that no other program shares: inputs, outputs, parameters, staging.
     pub(super) fn own_bytes(&self) -> u64 {
-        self.own.iter().map(|b| b.inner.size()).sum()
+        self.own.iter().map(Memory::size).sum()
     }
 
     fn output(&self, name: &str) -> Result<Port> {
@@ -388,12 +388,13 @@ impl Program {
                 let (dtype, shape) = (array.dtype, &array.shape);
                 return Err(Error::usage(format!("input \"{}\" is {dtype}{shape:?}, it must be {}{want:?}", port.name, port.ty.dtype)));
             }
+            let to = &self.buffers[port.buffer.0 as usize];
             let mut bytes = std::borrow::Cow::Borrowed(array.bytes.as_slice());
-            if bytes.len() % 4 != 0 {
-                let whole = bytes.len().next_multiple_of(4);
+            let whole = bytes.len().next_multiple_of(to.unit());
+            if bytes.len() != whole {
                 bytes.to_mut().resize(whole, 0);
             }
-            self.gpu.upload(&self.buffers[port.buffer.0 as usize].inner, 0, &bytes);
+            to.write(&self.gpu, 0, &bytes);
         }
         self.params.write(&self.gpu, &self.plan, bindings)
     }
@@ -402,9 +403,13 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         let timing = self.timing.iter().flat_map(|t| [&t.resolved, &t.staging]);
-        for b in self.own.iter().chain(timing) {
+        for b in timing {
             self.gpu.release(b.inner.size());
             b.inner.destroy();
+        }
+        for memory in &self.own {
+            self.gpu.release(memory.size());
+            memory.destroy();
         }
     }
 }
@@ -423,22 +428,23 @@ fn bytes_now(ty: &crate::base::Type, bindings: &Bindings) -> Result<u64> {
     Ok(if ty.dtype == DType::F16 { count * 2 } else { count * 4 })
 }
 
-fn bind(gpu: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline, buffers: &[Buffer], params: &Params) -> Result<wgpu::BindGroup> {
+fn bind(gpu: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline, buffers: &[Memory], params: &Params) -> Result<wgpu::BindGroup> {
     let d = &plan.dispatches[index];
     let wrong = |what: String| Error::op(plan.kernels[d.kernel].name(), &d.label, what);
     let mut entries = vec![];
     for b in &pipeline.reflection.bindings {
-        let range = if b.access == crate::kernel::Access::Uniform {
+        let range = |buffer, offset, bytes| wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(bytes) });
+        let resource = if b.access == crate::kernel::Access::Uniform {
             let (offset, bytes) = params.range(gpu, plan, index, pipeline);
-            wgpu::BufferBinding { buffer: &params.buffer.inner, offset, size: std::num::NonZeroU64::new(bytes) }
+            range(&params.buffer.inner, offset, bytes)
         } else {
             let arg = d.args.iter().find(|a| a.name == b.name).ok_or_else(|| wrong(format!("binding {} has no argument", b.name)))?;
-            let size = arg.bytes.max(16).next_multiple_of(16);
-            let buffer = &buffers[arg.buffer.0 as usize].inner;
-            let size = size.min(buffer.size() - arg.offset);
-            wgpu::BufferBinding { buffer, offset: arg.offset, size: std::num::NonZeroU64::new(size) }
+            match &buffers[arg.buffer.0 as usize] {
+                Memory::Buffer(buffer) => range(buffer, arg.offset, arg.bytes.max(16).next_multiple_of(16).min(buffer.size() - arg.offset)),
+                Memory::Texels(_, view) => wgpu::BindingResource::TextureView(view),
+            }
         };
-        entries.push(wgpu::BindGroupEntry { binding: b.index, resource: wgpu::BindingResource::Buffer(range) });
+        entries.push(wgpu::BindGroupEntry { binding: b.index, resource });
     }
     gpu.made(|m| &m.bind_groups);
     Ok(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries }))

@@ -1,7 +1,7 @@
 //! What plans of one session share on a device: weights, literals, states and scratch.
 
 use super::Gpu;
-use super::gpu::Buffer;
+use super::memory::Memory;
 use super::upload::{STAGE, Uploads};
 use crate::base::{DType, Error, Part, Result, Seat, Weights};
 use crate::plan::{self, Role};
@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
-    Weight(Vec<Part>, DType, Range<usize>),
+    /// With whether it lies in texels.
+    Weight(Vec<Part>, DType, Range<usize>, bool),
     Data(usize),
     State(String),
 }
@@ -21,10 +22,10 @@ pub struct Store {
     gpu: Arc<Gpu>,
     /// Whose pieces of weights these are.
     seat: Seat,
-    shared: HashMap<Key, Buffer>,
+    shared: HashMap<Key, Memory>,
     /// Keeps literals alive, so that their addresses stay their names.
     data: Vec<Arc<[f32]>>,
-    scratch: Vec<Buffer>,
+    scratch: Vec<Memory>,
     /// Weights whose bytes are not there yet.
     uploads: Uploads,
 }
@@ -43,7 +44,7 @@ impl Store {
 
     /// Bytes of weights, literals, states and scratch.
     pub fn bytes(&self) -> u64 {
-        self.shared.values().chain(&self.scratch).map(|b| b.inner.size()).sum()
+        self.shared.values().chain(&self.scratch).map(Memory::size).sum()
     }
     pub fn seat(&self) -> &Seat {
         &self.seat
@@ -51,36 +52,34 @@ impl Store {
 
     /// Sets all states to zeros.
     pub fn reset(&self) {
-        let states = self.shared.iter().filter(|(k, _)| matches!(k, Key::State(_)));
+        let states = self.shared.iter().filter(|(k, _)| matches!(k, Key::State(_))).filter_map(|(_, m)| m.buffer().ok());
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        states.for_each(|(_, b)| encoder.clear_buffer(&b.inner, 0, None));
+        states.for_each(|b| encoder.clear_buffer(b, 0, None));
         self.gpu.submit(Some(encoder.finish()));
     }
 
     /// The buffer of a planned one; what a weight holds is uploaded by [`Store::fill`] or [`Store::feed`].
     /// `taken` are the scratch buffers that this program already uses.
-    pub(super) async fn get(&mut self, buffer: &plan::Buffer, weights: &dyn Weights, taken: &mut Vec<usize>) -> Result<Buffer> {
-        let usage =
-            wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+    pub(super) async fn get(&mut self, buffer: &plan::Buffer, weights: &dyn Weights, taken: &mut Vec<usize>) -> Result<Memory> {
         let key = match &buffer.role {
-            Role::Weight { parts, dtype, rows, .. } => Key::Weight(parts.clone(), *dtype, rows.clone()),
+            Role::Weight { parts, dtype, rows, .. } => Key::Weight(parts.clone(), *dtype, rows.clone(), buffer.texels),
             Role::Data(data) => Key::Data(data.as_ptr() as usize),
             Role::State(name) => Key::State(name.clone()),
-            Role::Input(_) | Role::Output(_) => return self.gpu.buffer(&buffer.label, buffer.bytes, usage).await,
-            Role::Scratch => return self.scratch(buffer, usage, taken).await,
+            Role::Input(_) | Role::Output(_) => return self.gpu.memory(buffer).await,
+            Role::Scratch => return self.scratch(buffer, taken).await,
         };
         if let Some(known) = self.shared.get(&key) {
-            if known.inner.size() < buffer.bytes {
-                return Err(Error::usage(format!("state \"{}\" is {} bytes here and {} in another plan", buffer.label, buffer.bytes, known.inner.size())));
+            if known.size() < buffer.bytes {
+                return Err(Error::usage(format!("state \"{}\" is {} bytes here and {} in another plan", buffer.label, buffer.bytes, known.size())));
             }
             return Ok(known.clone());
         }
-        let made = self.gpu.buffer(&buffer.label, buffer.bytes, usage).await?;
+        let made = self.gpu.memory(buffer).await?;
         match &buffer.role {
             Role::Weight { parts, dtype, rows, .. } => self.uploads.expect(&made, (parts, *dtype, rows), weights, &self.seat)?,
             Role::Data(data) => {
                 for (i, piece) in data.chunks(STAGE / 4).enumerate() {
-                    self.gpu.upload(&made.inner, (i * STAGE) as u64, bytemuck::cast_slice(piece));
+                    made.write(&self.gpu, (i * STAGE) as u64, bytemuck::cast_slice(piece));
                     self.gpu.submit(None);
                     self.gpu.done().await?;
                 }
@@ -111,13 +110,13 @@ impl Store {
         self.uploads.finish(&self.gpu).await
     }
 
-    async fn scratch(&mut self, buffer: &plan::Buffer, usage: wgpu::BufferUsages, taken: &mut Vec<usize>) -> Result<Buffer> {
-        let fits = |i: &usize| !taken.contains(i) && self.scratch[*i].inner.size() >= buffer.bytes;
-        let found = (0..self.scratch.len()).filter(fits).min_by_key(|&i| self.scratch[i].inner.size());
+    async fn scratch(&mut self, buffer: &plan::Buffer, taken: &mut Vec<usize>) -> Result<Memory> {
+        let fits = |i: &usize| !taken.contains(i) && self.scratch[*i].size() >= buffer.bytes;
+        let found = (0..self.scratch.len()).filter(fits).min_by_key(|&i| self.scratch[i].size());
         let index = match found {
             Some(i) => i,
             None => {
-                self.scratch.push(self.gpu.buffer(&buffer.label, buffer.bytes, usage).await?);
+                self.scratch.push(self.gpu.memory(buffer).await?);
                 self.scratch.len() - 1
             }
         };
@@ -129,8 +128,8 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         for b in self.shared.values().chain(&self.scratch) {
-            self.gpu.release(b.inner.size());
-            b.inner.destroy();
+            self.gpu.release(b.size());
+            b.destroy();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Weights on their way to a device: which bytes of which file tensor belong where.
 
 use super::Gpu;
-use super::gpu::Buffer;
+use super::memory::Memory;
 use crate::base::{DType, Error, Part, Piece, Result, Seat, Weights, block};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,9 +16,9 @@ pub struct Uploads {
     targets: Vec<Target>,
     /// Tensor → indices into `targets`.
     index: HashMap<String, Vec<usize>>,
-    /// Words of which one part of several has come, by buffer and offset: blocks need not end on a word.
+    /// Words or texels of which one part of several has come, by buffer and offset: blocks need not end on one.
     seams: HashMap<(usize, u64), Seam>,
-    buffers: Vec<Buffer>,
+    buffers: Vec<Memory>,
     /// Bytes staged since the device was last waited for.
     staged: usize,
 }
@@ -43,9 +43,9 @@ struct Target {
 
 #[derive(Default)]
 struct Seam {
-    word: [u8; 4],
-    /// Bytes of the word that have come, a bit each.
-    have: u8,
+    bytes: [u8; 16],
+    /// Bytes that have come, a bit each.
+    have: u16,
 }
 
 impl Target {
@@ -73,7 +73,7 @@ impl Uploads {
     ///
     /// # Errors
     /// Parts that do not exist, are of another type or have too few rows.
-    pub fn expect(&mut self, to: &Buffer, (parts, dtype, rows): (&[Part], DType, &Range<usize>), weights: &dyn Weights, seat: &Seat) -> Result<()> {
+    pub fn expect(&mut self, to: &Memory, (parts, dtype, rows): (&[Part], DType, &Range<usize>), weights: &dyn Weights, seat: &Seat) -> Result<()> {
         let (mut first, mut at) = (0, 0);
         let fresh = self.targets.len();
         for part in parts {
@@ -133,7 +133,8 @@ impl Uploads {
     /// Ends: half words are written, and nothing is expected any more.
     pub async fn finish(&mut self, gpu: &Gpu) -> Result<()> {
         for ((buffer, at), seam) in self.seams.drain() {
-            gpu.upload(&self.buffers[buffer].inner, at, &seam.word);
+            let to = &self.buffers[buffer];
+            to.write(gpu, at, &seam.bytes[..to.unit()]);
         }
         let lacks = |t: &&Target| t.got != t.blocks();
         if let Some(t) = self.targets.iter().find(lacks) {
@@ -173,35 +174,38 @@ impl Uploads {
         }
     }
 
-    /// Writes bytes anywhere; devices take whole words, so the ends wait for their neighbours.
+    /// Writes bytes anywhere; devices take whole words or texels, so the ends wait for their neighbours.
     fn put(&mut self, gpu: &Gpu, buffer: usize, at: u64, bytes: &[u8]) {
-        let head = ((4 - at % 4) % 4).min(bytes.len() as u64) as usize;
+        let unit = self.buffers[buffer].unit();
+        let head = ((unit - at as usize % unit) % unit).min(bytes.len());
         let (head, rest) = bytes.split_at(head);
-        let (body, tail) = rest.split_at(rest.len() / 4 * 4);
+        let (body, tail) = rest.split_at(rest.len() / unit * unit);
         let start = at + head.len() as u64;
         self.part(gpu, buffer, at, head);
         if !body.is_empty() {
-            gpu.upload(&self.buffers[buffer].inner, start, body);
+            self.buffers[buffer].write(gpu, start, body);
         }
         self.part(gpu, buffer, start + body.len() as u64, tail);
         self.staged += bytes.len();
     }
 
-    /// Up to three bytes of one word.
+    /// Some bytes of one word or texel.
     fn part(&mut self, gpu: &Gpu, buffer: usize, at: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        let word = at / 4 * 4;
-        let seam = self.seams.entry((buffer, word)).or_default();
+        let to = &self.buffers[buffer];
+        let unit = to.unit();
+        let start = at / unit as u64 * unit as u64;
+        let seam = self.seams.entry((buffer, start)).or_default();
         for (i, b) in bytes.iter().enumerate() {
-            let place = (at - word) as usize + i;
-            seam.word[place] = *b;
+            let place = (at - start) as usize + i;
+            seam.bytes[place] = *b;
             seam.have |= 1 << place;
         }
-        if seam.have == 15 {
-            gpu.upload(&self.buffers[buffer].inner, word, &seam.word);
-            self.seams.remove(&(buffer, word));
+        if seam.have.count_ones() as usize == unit {
+            to.write(gpu, start, &seam.bytes[..unit]);
+            self.seams.remove(&(buffer, start));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Matrix multiplication: forms, variants and the text of their inner loops.
 
 use super::Template;
-use crate::base::DType;
+use crate::base::{DType, TEXELS};
 use std::fmt::Write;
 
 pub static TILED: Template = Template { name: "matmul", source: include_str!("../../shaders/matmul.wgsl") };
@@ -52,6 +52,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { form: Form::Rows, tm: 8, tn: 1 },
     Variant { form: Form::Subgroup, tm: 1, tn: 1 },
     Variant { form: Form::Subgroup, tm: 1, tn: 4 },
+    Variant { form: Form::Rows, tm: 1, tn: 8 },
 ];
 
 /// Sizes of uniform bindings for the left operand; the last is what every device binds.
@@ -63,10 +64,12 @@ pub struct Right {
     pub dtype: DType,
     /// Rows of k elements, one an output column, as weights are; else columns of n.
     pub rows: bool,
+    /// In the texels of a texture, sixteen bytes each; else in a storage buffer.
+    pub texels: bool,
 }
 
 impl Right {
-    /// The element types of its bindings `b` and, where quantised, `s`.
+    /// The types of the elements of `b` and, where quantised, of its scales.
     pub fn elements(self, form: Form) -> (&'static str, Option<&'static str>) {
         match (self.dtype, form) {
             (DType::F32, Form::Tiled) => ("f32", None),
@@ -77,39 +80,61 @@ impl Right {
             (_, _) => ("vec4<u32>", Some("u32")),
         }
     }
-}
 
-/// Functions that decode quantised scales.
-pub fn scale_function(dtype: DType) -> String {
-    let body = match dtype {
-        DType::Q4_1 => "return unpack2x16float(s[at]);".to_string(),
-        DType::Q4_0 | DType::Q8_0 => {
-            let offset = if dtype == DType::Q4_0 { "-8.0 * d" } else { "0.0" };
-            format!("let pair = unpack2x16float(s[at >> 1u]);\n    let d = select(pair.x, pair.y, (at & 1u) == 1u);\n    return vec2<f32>(d, {offset});")
+    /// Functions that all forms load it by: `b_at(i)`, element `i`; where quantised, `scale(i)`, factor and offset of block `i`.
+    pub fn access(self, form: Form) -> String {
+        let (element, scales) = self.elements(form);
+        let load = match (self.texels, element) {
+            (false, _) => "return b[i];",
+            (true, "vec4<f32>") => "return bitcast<vec4<f32>>(texel(i));",
+            (true, "vec4<u32>") => "return texel(i);",
+            (true, "vec2<u32>") => "let t = texel(i / 2u); return select(t.xy, t.zw, (i & 1u) == 1u);",
+            (true, "f32") => "return bitcast<f32>(texel(i / 4u)[i % 4u]);",
+            (true, _) => "return texel(i / 4u)[i % 4u];",
+        };
+        let mut t = String::new();
+        if self.texels {
+            let _ = writeln!(t, "fn texel(i: u32) -> vec4<u32> {{ return textureLoad(b, vec2<u32>(i % {TEXELS}u, i / {TEXELS}u), 0); }}");
         }
-        _ => return String::new(),
-    };
-    format!("fn scale(at: u32) -> vec2<f32> {{\n    {body}\n}}\n")
+        let _ = writeln!(t, "fn b_at(i: u32) -> {element} {{ {load} }}");
+        if scales.is_some() {
+            let word = if self.texels { "texel(p.s0 + i / 4u)[i % 4u]" } else { "s[i]" };
+            let _ = writeln!(t, "fn s_at(i: u32) -> u32 {{ return {word}; }}");
+            t += &scale_function(self.dtype);
+        }
+        t
+    }
 }
 
-/// `load_b(base, k, n)`: one element of any format, for the tiled form.
+/// `scale(i)` of a quantised type.
+fn scale_function(dtype: DType) -> String {
+    let body = match dtype {
+        DType::Q4_1 => "return unpack2x16float(s_at(i));".to_string(),
+        _ => {
+            let offset = if dtype == DType::Q4_0 { "-8.0 * d" } else { "0.0" };
+            format!("let pair = unpack2x16float(s_at(i >> 1u));\n    let d = select(pair.x, pair.y, (i & 1u) == 1u);\n    return vec2<f32>(d, {offset});")
+        }
+    };
+    format!("fn scale(i: u32) -> vec2<f32> {{\n    {body}\n}}\n")
+}
+
+/// `load_b(base, k, n)`: one element of any format, for the tiled form. It loads by [`Right::access`], as all forms do.
 pub fn load_b(right: Right) -> String {
     let body = match right.dtype {
-        DType::F16 => "let at = base + k * p.b_col + n * p.b_row;\n    let pair = unpack2x16float(b[at >> 1u]);\n    return select(pair.x, pair.y, (at & 1u) == 1u);".to_string(),
-        DType::Q4_0 | DType::Q4_1 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b[block * 4u + (k % 16u) / 4u];\n    let q = (word >> (8u * (k % 4u) + 4u * ((k % 32u) / 16u))) & 15u;\n    let d = scale(block);\n    return f32(q) * d.x + d.y;".to_string(),
-        DType::Q8_0 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b[block * 8u + (k % 32u) / 4u];\n    let q = extractBits(bitcast<i32>(word), 8u * (k % 4u), 8u);\n    return f32(q) * scale(block).x;".to_string(),
-        _ => "return b[base + k * p.b_col + n * p.b_row];".to_string(),
+        DType::F16 => "let at = base + k * p.b_col + n * p.b_row;\n    let pair = unpack2x16float(b_at(at >> 1u));\n    return select(pair.x, pair.y, (at & 1u) == 1u);".to_string(),
+        DType::Q4_0 | DType::Q4_1 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b_at(block * 4u + (k % 16u) / 4u);\n    let q = (word >> (8u * (k % 4u) + 4u * ((k % 32u) / 16u))) & 15u;\n    let d = scale(block);\n    return f32(q) * d.x + d.y;".to_string(),
+        DType::Q8_0 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b_at(block * 8u + (k % 32u) / 4u);\n    let q = extractBits(bitcast<i32>(word), 8u * (k % 4u), 8u);\n    return f32(q) * scale(block).x;".to_string(),
+        _ => "return b_at(base + k * p.b_col + n * p.b_row);".to_string(),
     };
-    format!("{}fn load_b(base: u32, k: u32, n: u32) -> f32 {{\n    {body}\n}}\n", scale_function(right.dtype))
+    format!("fn load_b(base: u32, k: u32, n: u32) -> f32 {{\n    {body}\n}}\n")
 }
 
 /// `block_dot(row, kb, x0)`: the dot product of 32 weights with 32 elements of `a`, for the vector form.
 pub fn block_dot(dtype: DType) -> String {
-    let mut t = scale_function(dtype);
-    t += "fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {\n    let at = n * (p.k / 32u) + kb;\n    var sum = 0.0;\n";
+    let mut t = "fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {\n    let at = n * (p.k / 32u) + kb;\n    var sum = 0.0;\n".to_string();
     match dtype {
         DType::Q4_0 | DType::Q4_1 => {
-            t += "    let q = b[at];\n    let d = scale(at);\n    var all = vec4<f32>(0.0);\n";
+            t += "    let q = b_at(at);\n    let d = scale(at);\n    var all = vec4<f32>(0.0);\n";
             for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
                 let _ = write!(
                     t,
@@ -122,7 +147,7 @@ pub fn block_dot(dtype: DType) -> String {
         DType::Q8_0 => {
             t += "    let d = scale(at);\n";
             for half in 0..2 {
-                let _ = writeln!(t, "    let q{half} = b[at * 2u + {half}u];");
+                let _ = writeln!(t, "    let q{half} = b_at(at * 2u + {half}u);");
                 for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
                     let _ = writeln!(t, "    sum += dot(vec4<f32>(unpack4xI8(q{half}.{c})), a[x0 + {}u]);", half * 4 + j);
                 }
@@ -130,9 +155,9 @@ pub fn block_dot(dtype: DType) -> String {
             t += "    return sum * d.x;\n";
         }
         DType::F16 => {
-            t += "    for (var j = 0u; j < 8u; j++) {\n        let w = b[at * 8u + j];\n        sum += dot(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)), a[x0 + j]);\n    }\n    return sum;\n";
+            t += "    for (var j = 0u; j < 8u; j++) {\n        let w = b_at(at * 8u + j);\n        sum += dot(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)), a[x0 + j]);\n    }\n    return sum;\n";
         }
-        _ => t += "    for (var j = 0u; j < 8u; j++) { sum += dot(b[at * 8u + j], a[x0 + j]); }\n    return sum;\n",
+        _ => t += "    for (var j = 0u; j < 8u; j++) { sum += dot(b_at(at * 8u + j), a[x0 + j]); }\n    return sum;\n",
     }
     t + "}\n"
 }
@@ -140,8 +165,7 @@ pub fn block_dot(dtype: DType) -> String {
 /// The inner loop of the rows form: `tile(m0, n0, za, zb)` computes and stores TM × TN outputs in registers.
 /// Accumulators are spelled out, for no compiler here is asked to unroll.
 pub fn tile(right: Right, v: Variant) -> String {
-    let mut t = scale_function(right.dtype);
-    t += "fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {\n";
+    let mut t = "fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {\n".to_string();
     // Rows beyond the edge repeat the last one: their results are dropped.
     for r in 0..v.tm {
         let _ = writeln!(t, "    let a{r} = (za + min(m0 + {r}u, p.m - 1u) * p.a_row) / 4u;");
@@ -169,7 +193,7 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
         DType::Q4_0 | DType::Q4_1 => {
             *t += "    for (var kb = 0u; kb < p.k / 32u; kb++) {\n";
             for c in 0..v.tn {
-                let _ = writeln!(t, "        let at{c} = w{c} * (p.k / 32u) + kb;\n        let d{c} = scale(at{c});\n        let q{c} = b[at{c}];");
+                let _ = writeln!(t, "        let at{c} = w{c} * (p.k / 32u) + kb;\n        let d{c} = scale(at{c});\n        let q{c} = b_at(at{c});");
             }
             *t += "        for (var j = 0u; j < p.four; j++) {\n            let lo = kb * 8u + j;\n            let hi = lo + 4u;\n";
             for c in 0..v.tn {
@@ -187,7 +211,7 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
             }
             for half in 0..2 {
                 for c in 0..v.tn {
-                    let _ = writeln!(t, "        let q{half}{c} = b[at{c} * 2u + {half}u];");
+                    let _ = writeln!(t, "        let q{half}{c} = b_at(at{c} * 2u + {half}u);");
                 }
                 let _ = writeln!(t, "        for (var j = 0u; j < p.four; j++) {{\n            let lo = kb * 8u + {}u + j;", half * 4);
                 for c in 0..v.tn {
@@ -204,10 +228,10 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
                 let at = format!("(zb + w{c} * p.b_row) / 4u + lo");
                 match dtype {
                     DType::F16 => {
-                        let _ = writeln!(t, "        let h{c} = b[{at}];\n        let u{c} = vec4<f32>(unpack2x16float(h{c}.x), unpack2x16float(h{c}.y));");
+                        let _ = writeln!(t, "        let h{c} = b_at({at});\n        let u{c} = vec4<f32>(unpack2x16float(h{c}.x), unpack2x16float(h{c}.y));");
                     }
                     _ => {
-                        let _ = writeln!(t, "        let u{c} = b[{at}];");
+                        let _ = writeln!(t, "        let u{c} = b_at({at});");
                     }
                 }
             }
@@ -237,7 +261,7 @@ fn columns_tile(t: &mut String, v: Variant) {
     }
     for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
         for c in 0..vectors {
-            let _ = writeln!(t, "        let b{i}_{c} = b[w{c} + (k4 * 4u + {i}u) * (p.b_col / 4u)];");
+            let _ = writeln!(t, "        let b{i}_{c} = b_at(w{c} + (k4 * 4u + {i}u) * (p.b_col / 4u));");
             for r in 0..v.tm {
                 let _ = writeln!(t, "        s{r}_{c} += b{i}_{c} * x{r}.{lane};");
             }

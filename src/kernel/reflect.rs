@@ -8,6 +8,8 @@ use naga::{AddressSpace, StorageAccess, TypeInner};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Uniform,
+    /// A texture.
+    Texels,
     Read,
     ReadWrite,
 }
@@ -74,6 +76,7 @@ impl Kernel {
             let block = matches!(module.types[global.ty].inner, TypeInner::Struct { .. });
             let access = match global.space {
                 AddressSpace::Uniform if block => Access::Uniform,
+                AddressSpace::Handle => Access::Texels,
                 AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Access::ReadWrite,
                 _ => Access::Read,
             };

@@ -28,8 +28,17 @@ pub struct Bound {
     pub write: bool,
     /// Bytes from the buffer's start and in all, where not the whole.
     pub range: Option<(u64, u64)>,
-    /// Elements of a binding in uniform memory; else it lies in storage.
-    pub uniform: Option<u32>,
+    pub space: Space,
+}
+
+/// Where a binding lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    Storage,
+    /// In uniform memory, with so many elements.
+    Uniform(u32),
+    /// In a texture's texels.
+    Texels,
 }
 
 #[derive(Clone)]
@@ -131,7 +140,7 @@ impl<'a> Code<'a> {
             return b.name.clone();
         }
         let name = format!("x{}", self.bound.len());
-        self.bound.push(Bound { name: name.clone(), buffer, element: storage_type(dtype), write, range: None, uniform: None });
+        self.bound.push(Bound { name: name.clone(), buffer, element: storage_type(dtype), write, range: None, space: Space::Storage });
         name
     }
 

@@ -1,6 +1,6 @@
 //! Ops with kernels of their own: which layouts they read, and their dispatches.
 
-use super::code::{Bound, Coord, scalar_type};
+use super::code::{Bound, Coord, Space, scalar_type};
 use super::fuse::resolve;
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Dispatch, Param};
@@ -63,7 +63,7 @@ pub fn operand(l: &Lower, v: Value) -> Result<Operand> {
 }
 
 pub(super) fn bound(name: &str, buffer: BufferId, element: &'static str, write: bool) -> Bound {
-    Bound { name: name.into(), buffer, element, write, range: None, uniform: None }
+    Bound { name: name.into(), buffer, element, write, range: None, space: Space::Storage }
 }
 
 pub(super) fn u(name: &str, e: impl Into<Expr>) -> (String, Param) {
@@ -184,15 +184,18 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
             _ => all.clone(),
         };
         let mut bounds = vec![bound("ids", ids.buffer, "u32", false), bound("y", l.buffers(v)[0], "f32", true)];
-        bounds.extend(right_bounds(l, table.dtype, buffer, Form::Tiled));
-        let text = interface(&bounds, &[], &["n", "width", "ids0", "y0", "row0", "rows", "all", "b0", "k", "b_row", "b_col"])
-            + &matmul::load_b(Right { dtype: table.dtype, rows: true })
+        let right = Right { dtype: table.dtype, rows: true, texels: l.plan.buffer(buffer).texels };
+        bounds.extend(right_bounds(l, right, buffer, Form::Tiled));
+        let text = interface(&bounds, &[], &["n", "width", "ids0", "y0", "row0", "rows", "all", "b0", "k", "b_row", "b_col", "s0"])
+            + &right.access(Form::Tiled)
+            + &matmul::load_b(right)
             + "fn element(row: u32, i: u32) -> f32 { return load_b(p.b0, i, row); }\n";
         let kernel = Kernel::new(&crate::kernel::GATHER).hole("table", text);
         let params = vec![
             u("n", n.clone()), u("width", width.clone()), u("ids0", ids.layout.offset.clone()), u("y0", 0),
             u("row0", row0 as i64), u("rows", rows.clone()), u("all", all.clone()),
             u("b0", table.layout.offset.clone()), u("k", width.clone()), u("b_row", width.clone()), u("b_col", 1),
+            u("s0", scales_at(l, right.dtype, buffer)),
         ];
         let count = n.clone() * width.clone();
         let bytes = count.clone() * 8 + n.clone() * 4;
@@ -217,19 +220,29 @@ fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
 }
 
 /// The bindings of a table or right operand in one buffer.
-pub(super) fn right_bounds(l: &Lower, dtype: DType, buffer: BufferId, form: Form) -> Vec<Bound> {
-    let (element, scales) = Right { dtype, rows: true }.elements(form);
+pub(super) fn right_bounds(l: &Lower, right: Right, buffer: BufferId, form: Form) -> Vec<Bound> {
+    let (element, scales) = right.elements(form);
     let mut b = bound("b", buffer, element, false);
-    let mut out = vec![];
-    if let (Some(words), super::Role::Weight { rows, .. }) = (scales, &l.plan.buffer(buffer).role) {
-        let total = l.plan.buffer(buffer).bytes;
-        let blocks = blocks_of(dtype, total, rows.len());
-        let planes = Planes::new(dtype, blocks);
-        b.range = Some((0, planes.quant_bytes.max(16)));
-        out.push(Bound { name: "s".into(), buffer, element: words, write: false, range: Some((planes.scale_offset, planes.scale_bytes)), uniform: None });
+    if right.texels {
+        return vec![Bound { space: Space::Texels, ..b }];
     }
-    out.insert(0, b);
-    out
+    let (Some(words), Some(planes)) = (scales, planes(l, right.dtype, buffer)) else { return vec![b] };
+    b.range = Some((0, planes.quant_bytes.max(16)));
+    let s = Bound { range: Some((planes.scale_offset, planes.scale_bytes)), ..bound("s", buffer, words, false) };
+    vec![b, s]
+}
+
+/// The texel with which the scales of a quantised weight begin.
+pub(super) fn scales_at(l: &Lower, dtype: DType, buffer: BufferId) -> i64 {
+    planes(l, dtype, buffer).map_or(0, |p| p.scale_offset as i64 / 16)
+}
+
+fn planes(l: &Lower, dtype: DType, buffer: BufferId) -> Option<Planes> {
+    let b = l.plan.buffer(buffer);
+    match &b.role {
+        super::Role::Weight { rows, .. } if dtype.is_quantised() => Some(Planes::new(dtype, blocks_of(dtype, b.bytes, rows.len()))),
+        _ => None,
+    }
 }
 
 /// Blocks in a quantised buffer of `total` bytes: the number whose planes take just that.

@@ -1,13 +1,13 @@
 //! Each stored value becomes a dispatch; elementwise ones side by side become one.
 
-use super::code::{Bound, Code, Coord};
+use super::code::{Bound, Code, Coord, Space};
 use super::fuse::{self, Fusion};
 use super::{Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory};
 use crate::base::{Caps, DType, DeviceFault, Error, Expr, Part, Result, Type, block::Planes};
 use crate::graph::{Graph, Source};
 use crate::kernel::{Kernel, MAP};
 use crate::op::{Attrs, Body, Exchange, Fused, OpDef, Primitive, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Invocations of a map's workgroup.
 const MAP_GROUP: u32 = 64;
@@ -28,7 +28,8 @@ pub fn plan(graph: &Graph, caps: &Caps, options: &Options) -> Result<Plan> {
     }
     let graph = graph.expand(&keep)?;
     let fusion = fuse::fuse(&graph, options.fuse, options.tuning.serial)?;
-    let mut places = Places { map: HashMap::new(), chunks: HashMap::new(), buffers: vec![] };
+    let texels = if options.tuning.texels { texels(&graph) } else { HashSet::new() };
+    let mut places = Places { map: HashMap::new(), chunks: HashMap::new(), buffers: vec![], texels };
     for v in graph.values().filter(|v| fusion.stored[v.0 as usize]) {
         places.add(&graph, v, caps)?;
     }
@@ -49,6 +50,23 @@ pub struct Places {
     /// Weights beyond the binding limit lie in several buffers, by rows.
     chunks: HashMap<Value, Vec<BufferId>>,
     buffers: Vec<Buffer>,
+    /// Those that may lie in textures.
+    texels: HashSet<Value>,
+}
+
+/// Values that the host writes, and that are read only as right operands of products and as tables.
+fn texels(graph: &Graph) -> HashSet<Value> {
+    let written = |v: &Value| matches!(graph.node(*v).source, Source::Input | Source::Weight { .. });
+    let mut out: HashSet<Value> = graph.values().filter(written).filter(|v| !graph.outputs.iter().any(|(_, o)| o == v)).collect();
+    for v in graph.values() {
+        let node = graph.node(v);
+        for (i, arg) in node.args().iter().enumerate() {
+            if !matches!((node.kind(), i), ("matmul", 1) | ("gather", 0)) {
+                out.remove(arg);
+            }
+        }
+    }
+    out
 }
 
 /// Bytes of `ty` on a device at its bounds, whole words.
@@ -84,7 +102,8 @@ impl Places {
             let what = format!("\"{}\" {} takes {bytes} bytes, this device binds at most {limit}: use shorter sequences or a smaller context", node.name, node.ty);
             return Err(Error::device(DeviceFault::Limit, node.kind(), what));
         }
-        let id = self.push(Buffer { role, bytes, label: node.name.clone() });
+        let texels = self.texels.contains(&v) && bytes <= caps.texture_bytes();
+        let id = self.push(Buffer { role, bytes, texels, label: node.name.clone() });
         self.map.insert(v, id);
         Ok(())
     }
@@ -92,6 +111,7 @@ impl Places {
     /// A weight in one buffer, or in several by rows where the binding limit asks for it.
     fn add_weight(&mut self, v: Value, parts: &[Part], ty: &Type, name: &str, caps: &Caps) -> Result<()> {
         let limit = caps.binding_bytes.min(caps.buffer_bytes);
+        let texels = self.texels.contains(&v) && limit <= caps.texture_bytes();
         let dims = ty.shape.known().ok_or_else(|| Error::op("weight", name, format!("{} is not known", ty.shape)))?;
         let rows = dims.first().copied().unwrap_or(1);
         let bytes_of = |rows: usize| {
@@ -113,7 +133,7 @@ impl Places {
         loop {
             let end = (start + most).min(rows);
             let role = Role::Weight { parts: parts.to_vec(), dtype: ty.dtype, rows: start..end, of_rows: rows };
-            ids.push(self.push(Buffer { role, bytes: bytes_of(end - start), label: name.into() }));
+            ids.push(self.push(Buffer { role, bytes: bytes_of(end - start), texels, label: name.into() }));
             start = end;
             if start >= rows {
                 break;
@@ -238,7 +258,7 @@ impl<'a> Lower<'a> {
         let work = match (exchange, args.first()) {
             (Exchange::ReduceScatter, Some(a)) => {
                 let bytes = device_bytes(&self.graph.node(*a).ty);
-                self.plan.buffers.push(Buffer { role: Role::Scratch, bytes, label: format!("{} parts", node.name) });
+                self.plan.buffers.push(Buffer { role: Role::Scratch, bytes, texels: false, label: format!("{} parts", node.name) });
                 Some(BufferId(self.plan.buffers.len() as u32 - 1))
             }
             _ => None,
@@ -419,7 +439,7 @@ impl<'a> Lower<'a> {
                 own
             } else {
                 let bytes = device_bytes(&node.ty);
-                self.plan.buffers.push(Buffer { role: Role::Output(name.clone()), bytes, label: name.clone() });
+                self.plan.buffers.push(Buffer { role: Role::Output(name.clone()), bytes, texels: false, label: name.clone() });
                 let buffer = BufferId(self.plan.buffers.len() as u32 - 1);
                 self.flush()?;
                 let target = Target { buffer, dtype: node.ty.dtype, offset: Expr::new(0), count: node.ty.shape.count() };
@@ -472,11 +492,12 @@ pub fn interface(bound: &[Bound], params: &[(String, Expr)], fixed: &[&str]) -> 
     }
     for (i, b) in bound.iter().enumerate() {
         let access = if b.write { "read_write" } else { "read" };
-        let (space, elements) = match b.uniform {
-            Some(n) => ("uniform".to_string(), format!(", {n}")),
-            None => (format!("storage, {access}"), String::new()),
+        let (space, ty) = match b.space {
+            Space::Storage => (format!("<storage, {access}>"), format!("array<{}>", b.element)),
+            Space::Uniform(n) => ("<uniform>".into(), format!("array<{}, {n}>", b.element)),
+            Space::Texels => (String::new(), "texture_2d<u32>".into()),
         };
-        out += &format!("@group(0) @binding({}) var<{space}> {}: array<{}{elements}>;\n", i + 1, b.name, b.element);
+        out += &format!("@group(0) @binding({}) var{space} {}: {ty};\n", i + 1, b.name);
     }
     out
 }

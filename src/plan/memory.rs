@@ -39,7 +39,7 @@ pub fn assign(plan: &mut Plan, apart: bool) {
             (have < need, have.abs_diff(need))
         });
         let slot = best.unwrap_or_else(|| {
-            kept.push(super::Buffer { role: Role::Scratch, bytes: 0, label: format!("scratch {}", slots.len()) });
+            kept.push(super::Buffer { role: Role::Scratch, bytes: 0, texels: false, label: format!("scratch {}", slots.len()) });
             slots.push((kept.len() - 1, 0));
             slots.len() - 1
         });

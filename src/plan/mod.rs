@@ -71,6 +71,9 @@ pub struct Buffer {
     pub role: Role,
     /// Size at the variables' bounds.
     pub bytes: u64,
+    /// Whether it is a texture: texels of sixteen bytes, [`TEXELS`](crate::base::TEXELS) a row. Shaders that run on a CPU load
+    /// a texel at once, and what lies in storage word by word and lane by lane.
+    pub texels: bool,
     pub label: String,
 }
 

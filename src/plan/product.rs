@@ -1,7 +1,7 @@
 //! Matrix products: which form and variant a product takes, and its dispatches.
 
-use super::code::{Bound, Code, Coord};
-use super::heavy::{Launch, Operand, bound, ceil, launch, operand, read_bytes, right_bounds, u};
+use super::code::{Bound, Code, Coord, Space};
+use super::heavy::{Launch, Operand, bound, ceil, launch, operand, read_bytes, right_bounds, scales_at, u};
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Param, Role};
 use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
@@ -31,7 +31,8 @@ impl Product {
             if swapped { (r - 1, r - 2) } else { (r - 2, r - 1) }
         };
         let ((am, ak), (bk, bn)) = (axes(&a, ta), axes(&b, tb));
-        let right = Right { dtype: b.dtype, rows: b.layout.strides[bk].is(1) || b.dtype.is_quantised() };
+        let texels = l.plan.buffer(b.buffer).texels;
+        let right = Right { dtype: b.dtype, rows: b.layout.strides[bk].is(1) || b.dtype.is_quantised(), texels };
         let lead = Shape(out[..out.rank() - 2].to_vec());
         Ok(Product { a, b, am, ak, bk, bn, out, lead, right })
     }
@@ -90,10 +91,10 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
 
 fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen: Variant, piece: Piece) {
     let strips = strips(l, p, chosen.form);
-    let variant = if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0]) } else { chosen };
+    let variant = if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0], p.right.texels) } else { chosen };
     let mut code = l.code();
     code.bound.push(strips[0].left.clone());
-    code.bound.extend(right_bounds(l, p.b.dtype, piece.buffer, variant.form));
+    code.bound.extend(right_bounds(l, p.right, piece.buffer, variant.form));
     code.bound.push(bound("y", l.buffers(root)[0], "f32", true));
     let (kernel, grid) = kernel(&mut code, p, variant, &piece.n, (anchor, root));
     let weights = if piece.split { Expr::new(l.plan.buffer(piece.buffer).bytes as i64) } else { read_bytes(&p.b) };
@@ -102,6 +103,7 @@ fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen
     let n = p.n().bound() as i64;
     for strip in strips {
         let mut params = params(p, &piece, &strip);
+        params.push(u("s0", scales_at(l, p.b.dtype, piece.buffer)));
         params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
         let (mut bound, mut grid) = (code.bound.clone(), grid.clone());
         bound[0] = strip.left.clone();
@@ -120,7 +122,7 @@ fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (V
     } else {
         code.epilogue("epilogue", "acc: f32, o: u32", root, anchor, &Coord::Flat("o".into()))
     };
-    let mut body = code.helpers.clone() + &epilogue;
+    let mut body = code.helpers.clone() + &epilogue + &p.right.access(v.form);
     if !matches!(v.form, Form::Vector | Form::Subgroup) {
         body += &batch(code, "batch_a", &p.a, &p.lead);
         body += &batch(code, "batch_b", &p.b, &p.lead);
@@ -148,7 +150,7 @@ fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (V
             (kernel.set("TN", v.tn), [ceil(n.clone(), v.tn), ceil(p.m(), 1), ceil(1, 1)])
         }
     };
-    let fixed = ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four"];
+    let fixed = ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0"];
     (kernel.hole("interface", interface(&code.bound, &code.params, &fixed)).hole("body", body), grid)
 }
 
@@ -197,19 +199,18 @@ fn strips(l: &mut Lower, p: &Product, form: Form) -> Vec<Strip> {
     // Few sizes, so that shapes share kernels.
     if let Some(size) = matmul::UNIFORM_BYTES.iter().copied().find(|n| buffer.bytes <= *n) {
         buffer.bytes = size;
-        left.uniform = Some((size / 16) as u32);
+        left.space = Space::Uniform((size / 16) as u32);
         return whole(left);
     }
     let plain = a.layout == Layout::contiguous(&a.shape) && p.lead.count().is(1);
     let (Some(m), Some(k), true) = (m.known(), p.k().known(), plain) else { return whole(left) };
-    // Bindings start at multiples of 256 bytes: sixteen rows of whole vectors do.
-    let rows = (matmul::UNIFORM_BYTES[1] as i64 / (k * 4).max(1) / 16 * 16).min(m);
-    if rows < 16 {
-        return whole(left);
-    }
+    // Bindings start at multiples of 256 bytes.
+    let fit = matmul::UNIFORM_BYTES[1] as i64 / (k * 4).max(1);
+    let Some(step) = [16, 8, 4].into_iter().find(|n| *n <= fit && n * k * 4 % 256 == 0) else { return whole(left) };
+    let rows = (fit / step * step).min(m);
     let bytes = (rows * k * 4) as u64;
     buffer.bytes = buffer.bytes.max(bytes * (m as u64).div_ceil(rows as u64));
-    left.uniform = Some((bytes / 16) as u32);
+    left.space = Space::Uniform((bytes / 16) as u32);
     let strip = |first: i64| Strip {
         first,
         rows: Expr::new(rows.min(m - first)),
@@ -256,9 +257,10 @@ impl Fits {
     }
 }
 
-/// The variant for strips of many rows: what a lane loads is worth the more, the more rows use it.
-fn tall(strip: &Strip) -> Variant {
-    Variant { form: Form::Rows, tm: if strip.rows.known().is_some_and(|n| n >= 32) { 32 } else { 16 }, tn: 8 }
+/// The variant for strips of many rows: what a lane loads is worth the more, the more rows use it, and a word of storage
+/// more than one of a texture.
+fn tall(strip: &Strip, texels: bool) -> Variant {
+    Variant { form: Form::Rows, tm: if !texels && strip.rows.known().is_some_and(|n| n >= 32) { 32 } else { 16 }, tn: 8 }
 }
 
 /// The tuned variant of this class of matmul, else a guess.

@@ -16,7 +16,8 @@ impl fmt::Display for Plan {
                 Role::Output(_) => "output".into(),
                 Role::Scratch => "scratch".into(),
             };
-            writeln!(f, "  b{i:<4} {:>12} B  {role}  \"{}\"", b.bytes, b.label)?;
+            let texels = if b.texels { " in texels" } else { "" };
+            writeln!(f, "  b{i:<4} {:>12} B  {role}{texels}  \"{}\"", b.bytes, b.label)?;
         }
         writeln!(f, "dispatches")?;
         let transfers = |f: &mut fmt::Formatter<'_>, i: usize| {

@@ -4,7 +4,7 @@ use super::Notice;
 use crate::base::{Array, Bindings, DType, Error, Result};
 use crate::device::{Gpu, Program, Store, median};
 use crate::graph::GraphBuilder;
-use crate::kernel::matmul::{Right, VARIANTS};
+use crate::kernel::matmul::VARIANTS;
 use crate::plan::{self, Options, Tuning};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,14 @@ use std::sync::Arc;
 use web_time::Instant;
 
 /// Raised whenever kernels or their variants change, so that old timings are not trusted.
-const GENERATION: u32 = 3;
+const GENERATION: u32 = 4;
+
+/// What a file of the cache folder says.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Saved {
+    texels: bool,
+    chosen: BTreeMap<String, usize>,
+}
 
 fn file(gpu: &Gpu, cache: &Path) -> PathBuf {
     let plain = |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect::<String>();
@@ -23,9 +30,9 @@ fn file(gpu: &Gpu, cache: &Path) -> PathBuf {
 /// The tuning of this adapter from the cache folder; `None` where there is none, or it is damaged.
 pub fn load_tuning(gpu: &Gpu, cache: &Path) -> Option<Tuning> {
     let text = std::fs::read_to_string(file(gpu, cache)).ok()?;
-    let chosen: BTreeMap<String, usize> = serde_json::from_str(&text).ok()?;
+    let Saved { texels, chosen } = serde_json::from_str(&text).ok()?;
     let valid = chosen.values().all(|i| *i < VARIANTS.len());
-    valid.then(|| Tuning { chosen, ..Tuning::for_kind(gpu.caps().kind) })
+    valid.then(|| Tuning { texels, chosen, ..Tuning::for_kind(gpu.caps().kind) })
 }
 
 /// Remembers a tuning; written under another name first, so that a reader never sees half of it.
@@ -34,7 +41,8 @@ pub fn save_tuning(gpu: &Gpu, cache: &Path, tuning: &Tuning) -> Result<()> {
     let fail = |e: std::io::Error| Error::file(&path, format!("cannot be written: {e}"));
     std::fs::create_dir_all(path.parent().unwrap_or(cache)).map_err(fail)?;
     let fresh = path.with_extension(format!("{}.part", std::process::id()));
-    let text = serde_json::to_string_pretty(&tuning.chosen).unwrap_or_default();
+    let saved = Saved { texels: tuning.texels, chosen: tuning.chosen.clone() };
+    let text = serde_json::to_string_pretty(&saved).unwrap_or_default();
     std::fs::write(&fresh, text).map_err(fail)?;
     std::fs::rename(&fresh, &path).map_err(fail)
 }
@@ -63,8 +71,7 @@ pub async fn tune(gpu: &Arc<Gpu>, tell: &mut dyn FnMut(&str)) -> Result<Tuning> 
     let mut tuning = Tuning::for_kind(gpu.caps().kind);
     for dtype in Tuning::STORED {
         for tall in [false, true] {
-            let right = Right { dtype, rows: true };
-            let class = Tuning::matmul_class(right, tall);
+            let class = Tuning::matmul_class(dtype, true, tall);
             let mut best: Option<(usize, f64)> = None;
             for index in candidates(tall, tuning.serial, gpu.caps().subgroup > 0) {
                 let seconds = time(gpu, dtype, if tall { MANY } else { FEW }, &class, index, &tuning).await?;
@@ -76,7 +83,23 @@ pub async fn tune(gpu: &Arc<Gpu>, tell: &mut dyn FnMut(&str)) -> Result<Tuning> 
             tuning.chosen.extend(best.map(|b| (class, b.0)));
         }
     }
+    tuning.texels = texels(gpu, &tuning).await?;
+    tell(&format!("weights in {}", if tuning.texels { "textures" } else { "buffers" }));
     Ok(tuning)
+}
+
+/// Whether weights are read faster from textures: the chosen variants of one type, timed both ways.
+async fn texels(gpu: &Arc<Gpu>, tuning: &Tuning) -> Result<bool> {
+    let mut seconds = [0.0; 2];
+    for (texels, sum) in [false, true].into_iter().zip(&mut seconds) {
+        let placed = Tuning { texels, ..tuning.clone() };
+        for (tall, sizes) in [(false, FEW), (true, MANY)] {
+            let class = Tuning::matmul_class(DType::Q4_1, true, tall);
+            let Some(index) = tuning.chosen.get(&class) else { continue };
+            *sum += time(gpu, DType::Q4_1, sizes, &class, *index, &placed).await?;
+        }
+    }
+    Ok(seconds[1] < seconds[0])
 }
 
 /// Variants worth timing: forms without barriers on adapters that run on a CPU, all forms elsewhere.
@@ -98,7 +121,7 @@ async fn time(gpu: &Arc<Gpu>, dtype: DType, (m, n, k): (usize, usize, usize), cl
     let w = g.weight("w", dtype, [n, k])?;
     g.output("y", x.matmul_t(w)?)?;
     let mut options = Options::for_caps(gpu.caps());
-    options.tuning = Tuning { chosen: BTreeMap::from([(class.to_string(), variant)]), serial: base.serial };
+    options.tuning = Tuning { chosen: BTreeMap::from([(class.to_string(), variant)]), ..base.clone() };
     let bytes = dtype.bytes((n * k) as u64).unwrap_or(0) as usize;
     let weights = HashMap::from([("w".to_string(), Array::new(dtype, &[n, k], vec![0x11; bytes])?)]);
     let mut store = Store::new(gpu.clone());

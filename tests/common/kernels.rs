@@ -13,37 +13,38 @@ pub fn all() -> HashSet<Kernel> {
     let mut out: HashSet<Kernel> = warpweft::device::cluster::kernels().into_iter().collect();
     out.insert(Kernel::new(&PROBE));
     out.insert(Kernel::new(&PROBE).hole("body", "fn run(i: u32) { y[i] = x[i] + p.seed; }"));
-    for kind in [AdapterKind::Discrete, AdapterKind::Software] {
+    for (kind, texels) in [AdapterKind::Discrete, AdapterKind::Software].into_iter().flat_map(|k| [(k, false), (k, true)]) {
         let subgroup = if kind == AdapterKind::Discrete { 8 } else { 0 };
         let caps = Caps { kind, subgroup, ..Caps::FLOOR };
+        let mut options = Options::for_caps(&caps);
+        options.tuning.texels = texels;
         for fuse in [true, false] {
-            of_cases(&caps, fuse, &mut out);
+            options.fuse = fuse;
+            of_cases(&caps, &mut options, &mut out);
         }
         for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
             let model = seeded::quantised(4, 2, 2, 1, dtype);
             for seq in [1, 32] {
-                out.extend(plan(&model.graph(seq, 64, false, true), &caps, &Options::for_caps(&caps)).unwrap().kernels);
+                out.extend(plan(&model.graph(seq, 64, false, true), &caps, &options).unwrap().kernels);
             }
         }
     }
     out
 }
 
-fn of_cases(caps: &Caps, fuse: bool, out: &mut HashSet<Kernel>) {
-    let mut options = Options::for_caps(caps);
-    options.fuse = fuse;
+fn of_cases(caps: &Caps, options: &mut Options, out: &mut HashSet<Kernel>) {
     for def in op::computing() {
         for case in (def.cases)() {
             let graph = case_graph(def, &case, 1).unwrap().graph;
-            out.extend(plan(&graph, caps, &options).unwrap().kernels);
-            if def.name == "matmul" && fuse {
+            out.extend(plan(&graph, caps, options).unwrap().kernels);
+            if def.name == "matmul" && options.fuse {
                 let dtype = case.operands[1].0.dtype;
                 for tall in [true, false] {
                     for rows in [true, false] {
-                        let class = Tuning::matmul_class(warpweft::kernel::matmul::Right { dtype, rows }, tall);
+                        let class = Tuning::matmul_class(dtype, rows, tall);
                         for index in 0..VARIANTS.len() {
                             options.tuning.chosen.insert(class.clone(), index);
-                            out.extend(plan(&graph, caps, &options).unwrap().kernels);
+                            out.extend(plan(&graph, caps, options).unwrap().kernels);
                         }
                     }
                 }

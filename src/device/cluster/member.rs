@@ -1,7 +1,7 @@
 //! One rank of a cluster on its device: its program, and the buffers in which messages land and are added.
 
 use crate::base::{Bindings, Combine, Error, Result, Weights};
-use crate::device::gpu::Buffer;
+use crate::device::memory::Buffer;
 use crate::device::pipeline::Pipeline;
 use crate::device::{Gpu, Program, Store};
 use crate::kernel::{Kernel, MAP};
@@ -93,7 +93,7 @@ impl Member {
         let entries = [
             wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(uniform) },
             wgpu::BindGroupEntry { binding: 1, resource: landing.inner.as_entire_binding() },
-            wgpu::BindGroupEntry { binding: 2, resource: self.program.buffer(t.work.unwrap_or(t.to)).as_entire_binding() },
+            wgpu::BindGroupEntry { binding: 2, resource: self.program.buffer(t.work.unwrap_or(t.to))?.as_entire_binding() },
         ];
         let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries });
         Ok(Adder { pipeline, group, slot })

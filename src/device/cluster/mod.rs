@@ -272,7 +272,7 @@ impl Cluster {
         let bindings = step.bindings[m].clone().unwrap_or_default();
         let Some((buffer, offset)) = &t.from else { return Err(Error::op("send", &t.label, "has no operand")) };
         let offset = offset.eval(&bindings)?.max(0) as u64 * 4;
-        let source = self.members[m].program.buffer(*buffer).clone();
+        let source = self.members[m].program.buffer(*buffer)?.clone();
         let gpu = self.members[m].gpu().clone();
         let span = watch.start();
         match self.member_of(to) {
@@ -302,7 +302,7 @@ impl Cluster {
         let bytes = step.rounds[m][step.at[m]].elements as u64 * 4;
         let from = self.group(m, t.how.over)[t.how.peer];
         let gpu = self.members[m].gpu().clone();
-        let target = self.members[m].program.buffer(t.to).clone();
+        let target = self.members[m].program.buffer(t.to)?.clone();
         if self.member_of(from).is_some() {
             let Some(at) = step.arrived.iter().position(|a| *a == (m, step.at[m])) else { return Ok(false) };
             step.arrived.swap_remove(at);
@@ -389,9 +389,9 @@ impl Cluster {
         if matches!(t.exchange, Exchange::Permute | Exchange::AllToAll) {
             let bindings = step.bindings[m].clone().unwrap_or_default();
             let (buffer, start) = t.from.as_ref().ok_or_else(|| Error::op("cluster", &t.label, "has no operand"))?;
-            return Ok((member.program.buffer(*buffer).clone(), offset + start.eval(&bindings)?.max(0) as u64 * 4));
+            return Ok((member.program.buffer(*buffer)?.clone(), offset + start.eval(&bindings)?.max(0) as u64 * 4));
         }
-        Ok((member.program.buffer(t.work.unwrap_or(t.to)).clone(), offset))
+        Ok((member.program.buffer(t.work.unwrap_or(t.to))?.clone(), offset))
     }
 
     /// Where a message lands on a member: in the working buffer, or aside where it will be added.
@@ -400,7 +400,7 @@ impl Cluster {
         let t = &member.program.plan().transfers[step.at[m]];
         let what = &rounds.rounds[round][message];
         if !what.reduce {
-            return Ok((member.program.buffer(t.work.unwrap_or(t.to)).clone(), what.at as u64 * 4));
+            return Ok((member.program.buffer(t.work.unwrap_or(t.to))?.clone(), what.at as u64 * 4));
         }
         let place = group.iter().position(|r| *r == member.rank).unwrap_or(0);
         let found = landings(rounds, place).into_iter().find(|l| (l.round, l.message) == (round, message));
@@ -422,9 +422,9 @@ impl Cluster {
                 Exchange::AllGather => (rounds.parts[..place].iter().sum(), rounds.parts[place]),
                 _ => continue,
             };
-            let work = member.program.buffer(t.work.unwrap_or(t.to)).clone();
+            let work = member.program.buffer(t.work.unwrap_or(t.to))?.clone();
             if len > 0 {
-                step.encoders.of(member.gpu()).copy_buffer_to_buffer(member.program.buffer(*buffer), start, &work, at as u64 * 4, len as u64 * 4);
+                step.encoders.of(member.gpu()).copy_buffer_to_buffer(member.program.buffer(*buffer)?, start, &work, at as u64 * 4, len as u64 * 4);
             }
         }
         Ok(())
@@ -451,7 +451,7 @@ impl Cluster {
             let start = rounds.parts[..place].iter().sum::<usize>() as u64 * 4;
             if len > 0 {
                 let encoder = step.encoders.of(member.gpu());
-                encoder.copy_buffer_to_buffer(member.program.buffer(work), start, member.program.buffer(t.to), 0, len);
+                encoder.copy_buffer_to_buffer(member.program.buffer(work)?, start, member.program.buffer(t.to)?, 0, len);
             }
         }
         Ok(())
