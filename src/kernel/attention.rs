@@ -5,8 +5,10 @@ use std::fmt::Write;
 
 pub static ATTENTION: Template = Template { name: "attention", source: include_str!("../../shaders/attention.wgsl") };
 
-/// Invocations of a workgroup in the serial form.
-pub const GROUP: u32 = 64;
+/// Invocations of a workgroup, lanes along the keys.
+const GROUP: u32 = 64;
+/// Invocations of a workgroup in the serial form: one vector of a CPU, for small workgroups keep all cores busy.
+const SERIAL_GROUP: u32 = 8;
 /// The widest head that has a kernel.
 pub const MAX_WIDTH: u32 = 256;
 
@@ -24,7 +26,8 @@ pub struct Spec {
 
 /// The kernel, and the queries (of all heads) that one workgroup makes.
 pub fn kernel(spec: Spec) -> (Kernel, u32) {
-    let mut kernel = Kernel::new(&ATTENTION).set("WG", GROUP);
+    let group = if spec.serial { SERIAL_GROUP } else { GROUP };
+    let mut kernel = Kernel::new(&ATTENTION).set("WG", group);
     if let Some(boolean) = spec.mask {
         kernel = kernel.hole("mask", mask(boolean));
     }
@@ -39,7 +42,7 @@ pub fn kernel(spec: Spec) -> (Kernel, u32) {
     if spec.width.is_multiple_of(4) && spec.width <= 64 {
         kernel = kernel.hole("body", serial_body(spec.width / 4));
     }
-    (kernel, GROUP)
+    (kernel, group)
 }
 
 fn mask(boolean: bool) -> String {

@@ -139,8 +139,8 @@ fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (V
         }
         Form::Rows => {
             body += &matmul::tile(p.right, v);
-            // Few rows a dispatch leave few workgroups: smaller ones keep all cores busy.
-            let lanes = if v.tm >= 16 { 8 } else { 32 };
+            // One vector of a CPU: small workgroups keep all cores busy.
+            let lanes = 8;
             let kernel = Kernel::new(&matmul::ROWS).set("WG", lanes).set("TM", v.tm).set("TN", v.tn);
             (kernel, [ceil(n.clone(), lanes * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
         }
