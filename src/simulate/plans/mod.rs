@@ -1,5 +1,6 @@
 //! A plan's step in virtual time: the dispatches and messages that devices would run, one after the other, each at its
-//! price. What is counted here is what a run counts ([`Traffic`]); a test holds the two equal.
+//! price. What is counted here is what a run counts ([`Traffic`]); tests hold the two equal, for steps
+//! that answer and for steps that train.
 
 mod adapter;
 mod machine;
