@@ -9,14 +9,17 @@ use common::{Found, device};
 use model::{Sizes, Training, training};
 use pollster::block_on;
 use std::collections::HashMap;
+use std::sync::Arc;
 use warpweft::base::{Array, Bindings, DType, MeshAxis, Shape};
 use warpweft::device::cluster::{RankPlan, Watch};
-use warpweft::device::{Cluster, Nobody, Program, Store};
+use warpweft::device::{Cluster, Gpu, Nobody, Program, Store};
 use warpweft::graph::{Graph, GraphBuilder, Optimiser, Parameters, Source, Zero};
 use warpweft::plan::shard::{Sharded, shard};
 use warpweft::plan::{Options, Policy, plan};
 use warpweft::reference::sample::Random;
 use warpweft::reference::{Interpreter, Ranks};
+use warpweft::simulate::plans::{self, Machine};
+use warpweft::topology::{Precision, shipped};
 
 const SIZES: Sizes = Sizes { vocab: 11, width: 16, heads: 4, layers: 2, batch: 4, seq: 5 };
 const STEPS: usize = 4;
@@ -294,34 +297,47 @@ fn virtual_devices_train_as_the_reference_does() {
             near(&format!("one device, fuse={fuse}"), block_on(program.step(&Bindings::new(), inputs, &["loss"])).unwrap()[0].to_f32()[0], *want);
         }
     }
-    use MeshAxis::{Data, Pipeline, Tensor};
-    let meshes = [
-        (vec![(Data, 2)], Zero::Off), (vec![(Data, 2)], Zero::Moments), (vec![(Data, 2)], Zero::Gradients), (vec![(Data, 2)], Zero::Weights),
-        (vec![(Tensor, 2)], Zero::Off), (vec![(Pipeline, 2)], Zero::Off), (vec![(Pipeline, 2), (Data, 2)], Zero::Weights),
-    ];
-    for (mesh, zero) in meshes {
-        let what = format!("{mesh:?} {zero:?}");
-        let t = training(&SIZES, ADAMW, zero).unwrap();
-        let sharded = shard(&t.graph, &mesh).unwrap();
-        let rank_plan = |rank: usize| {
-            let plan = plan(&sharded.class(rank).graph, gpu.caps(), &options).unwrap_or_else(|e| panic!("{what}: {e}"));
-            RankPlan { rank, plan, largest: sharded.bindings(rank, &t.graph.largest()).unwrap() }
-        };
-        let plans: Vec<RankPlan> = (0..sharded.ranks()).map(rank_plan).collect();
-        let mut stores: Vec<Store> = sharded.seats.iter().map(|s| Store::at(gpu.clone(), s.clone())).collect();
-        let loaded = block_on(Cluster::load(sharded.seats.clone(), plans, &mut stores, &none(), Policy::default(), &mut |_, _| {}));
-        let mut cluster = loaded.unwrap_or_else(|e| panic!("{what}: {e}"));
-        for r in 0..sharded.ranks() {
-            for (name, piece) in sharded.states(r, &contents(&t)).unwrap() {
-                assert!(cluster.set_state(r, name, &piece).unwrap(), "{what}: rank {r} has no {name}");
-            }
+    for (mesh, stages) in meshes() {
+        for zero in stages {
+            over_virtual_devices(&gpu, &mesh, zero, &want);
         }
-        let readers: Vec<usize> = (0..sharded.ranks()).collect();
-        for (inputs, want) in all_inputs().iter().zip(&want) {
-            let part = |r: usize| Some((sharded.bindings(r, &Bindings::new()).unwrap(), sharded.inputs(r, &Bindings::new(), inputs).unwrap()));
-            let parts: Vec<_> = readers.iter().map(|r| part(*r)).collect();
-            let got = block_on(cluster.step(&parts, (&readers, &["loss"]), &mut Nobody, &mut Watch::default())).unwrap_or_else(|e| panic!("{what}: {e}"));
-            got.iter().enumerate().for_each(|(r, o)| near(&format!("{what} rank {r}"), o[0].to_f32()[0], *want));
+    }
+}
+
+/// The losses of one machine, and in every step the FLOPs, bytes, dispatches, messages and collective volumes that the
+/// simulator predicts of the same plans.
+fn over_virtual_devices(gpu: &Arc<Gpu>, mesh: &[(MeshAxis, usize)], zero: Zero, want: &[f64]) {
+    let what = format!("{mesh:?} {zero:?}");
+    let t = training(&SIZES, ADAMW, zero).unwrap();
+    let sharded = shard(&t.graph, mesh).unwrap();
+    let options = Options::for_caps(gpu.caps());
+    let rank_plan = |rank: usize| {
+        let plan = plan(&sharded.class(rank).graph, gpu.caps(), &options).unwrap_or_else(|e| panic!("{what}: {e}"));
+        RankPlan { rank, plan, largest: sharded.bindings(rank, &t.graph.largest()).unwrap() }
+    };
+    let readers: Vec<usize> = (0..sharded.ranks()).collect();
+    let plans: Vec<RankPlan> = readers.iter().map(|r| rank_plan(*r)).collect();
+    let mut stores: Vec<Store> = sharded.seats.iter().map(|s| Store::at(gpu.clone(), s.clone())).collect();
+    let loaded = block_on(Cluster::load(sharded.seats.clone(), plans, &mut stores, &none(), Policy::default(), &mut |_, _| {}));
+    let mut cluster = loaded.unwrap_or_else(|e| panic!("{what}: {e}"));
+    for r in &readers {
+        for (name, piece) in sharded.states(*r, &contents(&t)).unwrap() {
+            assert!(cluster.set_state(*r, name, &piece).unwrap(), "{what}: rank {r} has no {name}");
         }
+    }
+    for (inputs, want) in all_inputs().iter().zip(want) {
+        let bound = |r: usize| sharded.bindings(r, &Bindings::new()).unwrap();
+        let parts: Vec<_> = readers.iter().map(|r| Some((bound(*r), sharded.inputs(*r, &Bindings::new(), inputs).unwrap()))).collect();
+        let mut watch = Watch::counting();
+        let got = block_on(cluster.step(&parts, (&readers, &["loss"]), &mut Nobody, &mut watch)).unwrap_or_else(|e| panic!("{what}: {e}"));
+        for (r, o) in got.iter().enumerate() {
+            let loss = o[0].to_f32()[0];
+            assert!((loss as f64 - want).abs() < 2e-4 * (1.0 + want.abs()), "{what} rank {r}: {loss} for {want}");
+        }
+        let ranks: Vec<plans::Rank> = readers.iter().map(|r| plans::Rank { seat: sharded.seats[*r].clone(), plan: cluster.plan(*r), bindings: bound(*r) }).collect();
+        let machine = Machine::new(&shipped("dgx-h100").unwrap().with_nodes(1).unwrap(), ranks.len(), Precision::Fp32).unwrap();
+        let predicted = plans::run(&ranks, &Policy::default(), &machine).unwrap().traffic;
+        assert_eq!(watch.traffic, predicted, "{what}: counted and predicted");
+        assert!(predicted.messages > 0 && predicted.work.values().all(|w| w.flops > 0), "{what}");
     }
 }

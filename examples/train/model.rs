@@ -43,7 +43,7 @@ pub fn training(s: &Sizes, how: Optimiser, zero: Zero) -> Result<Training> {
     g.at("head");
     let x = x.layer_norm(p.add("norm.w", [s.width], &[])?, p.add("norm.b", [s.width], &[])?, 1e-5)?;
     let logits = x.matmul_t(p.add("head", [s.vocab, s.width], &[(MeshAxis::Tensor, Placement::Split(0), Cut::ONES)])?)?;
-    let loss = cross_entropy(&g, s, logits, targets)?;
+    let loss = logits.cross_entropy(targets.reshape([s.batch * s.seq])?)?;
     g.output("loss", loss)?;
     p.update(loss, how, rate, step)?;
 
@@ -74,13 +74,6 @@ fn block<'g>(g: &'g GraphBuilder, p: &Parameters<'g>, s: &Sizes, layer: usize, x
     let h = norm("norm2", x)?.matmul_t(p.add(&name("up"), [4 * w, w], &across(0, 1))?)?.gelu()?;
     let y = h.matmul_t(p.add(&name("down"), [w, 4 * w], &across(1, 1))?)?.place(MeshAxis::Tensor, Placement::Whole);
     x + y
-}
-
-/// The mean of −ln p(target).
-fn cross_entropy<'g>(g: &'g GraphBuilder, s: &Sizes, logits: Tensor<'g>, targets: Tensor<'g>) -> Result<Tensor<'g>> {
-    let log = logits.log_softmax()?;
-    let right = targets.reshape([s.batch * s.seq, 1])?.eq(g.iota(DType::U32, [1, s.vocab], 1, 0)?)?;
-    right.select(log, g.constant(0.0))?.sum(&[1])?.mean(&[0])?.neg()
 }
 
 /// Ones for scales, zeros for shifts, small random numbers for the rest.

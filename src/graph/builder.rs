@@ -166,6 +166,16 @@ impl<'g> Tensor<'g> {
     pub fn select(self, y: Tensor<'_>, z: Tensor<'_>) -> Result<Self> {
         self.with(&op::WHERE, Attrs::None, &[y, z])
     }
+    /// The mean of −ln p(target) over rows, in nats: logits `self` `[n, kinds]`, targets u32 `[n]`.
+    pub fn cross_entropy(self, targets: Tensor<'_>) -> Result<Self> {
+        let shape = self.shape();
+        if shape.rank() != 2 {
+            return Err(Error::op("cross_entropy", "", format!("logits are {shape}, they must be [n, kinds]")));
+        }
+        let kinds = self.builder.iota(DType::U32, vec![Dim::new(1), shape[1]], 1, 0)?;
+        let right = kinds.eq(targets.reshape(vec![shape[0], Dim::new(1)])?)?;
+        right.select(self.log_softmax()?, self.builder.constant(0.0))?.sum(&[1])?.mean(&[0])?.neg()
+    }
     pub fn layer_norm(self, w: Tensor<'_>, b: Tensor<'_>, eps: f32) -> Result<Self> {
         self.with(&op::LAYER_NORM, Attrs::Norm { eps }, &[w, b])
     }

@@ -12,7 +12,9 @@ pub enum Axis {
     Tensor,
     Context,
     Expert,
+    /// Ranks that hold the same weights outside of experts, and of experts.
     Data,
+    ExpertData,
     Pipeline,
 }
 
@@ -60,15 +62,72 @@ pub fn layer(shape: &Shape, layout: &Layout, index: usize) -> Layer {
     let (tokens, t) = (layout.tokens(), layout.tp as f64);
     let norm_tokens = if layout.sequence_parallel { tokens / t } else { tokens };
     let (shared, experts) = shape.layer_parameters(index);
-    let mut w = Writer { shape, layout, tokens, norm_tokens, t, layer: Layer { parameters: (shared / t, experts / t / layout.ep as f64), ..Layer::default() } };
+    // Norms lie whole on every tensor rank.
+    let norms = shape.norm_parameters();
+    let parameters = ((shared - norms) / t + norms, experts / t / layout.ep as f64);
+    let mut w = Writer { shape, layout, tokens, norm_tokens, t, layer: Layer { parameters, ..Layer::default() } };
     w.attention();
     if shape.routed(index) { w.experts() } else { w.mlp(shape.dense_width() as f64, tokens, true) }
     w.finish()
 }
 
+/// Bytes of an element outside of products: activations, and weights as they are gathered.
+fn width(layout: &Layout) -> f64 {
+    layout.precision.bytes().max(2.0)
+}
+
+/// Bytes of an element of gradients: 32 bits beside bf16 and fp8 weights, 16 beside fp16 (Megatron's default then).
+fn wide(layout: &Layout) -> f64 {
+    if layout.precision == Precision::Fp16 { 2.0 } else { 4.0 }
+}
+
+/// Of a rank's parameters (outside of experts, and of experts) so many bytes each, over those that hold the same.
+fn over_copies(name: &'static str, kind: Kind, (shared, experts): (f64, f64), bytes: f64) -> [Work; 2] {
+    let one = |parameters: f64, axis| Work::Collective { name, kind, bytes: parameters * bytes, axis, hidden: 0.0 };
+    [one(shared, Axis::Data), one(experts, Axis::ExpertData)]
+}
+
+/// ZeRO 3: weights are gathered before each pass of a layer. Nothing at other stages.
+pub fn gather_weights(layout: &Layout, layer: &Layer) -> Vec<Work> {
+    if layout.zero < 3 {
+        return vec![];
+    }
+    over_copies("gather weights", Kind::AllGather, layer.parameters, width(layout)).to_vec()
+}
+
+/// ZeRO 3: gradients are scattered after a layer's backward pass. Nothing at other stages.
+pub fn scatter_gradients(layout: &Layout, layer: &Layer) -> Vec<Work> {
+    if layout.zero < 3 {
+        return vec![];
+    }
+    over_copies("scatter gradients", Kind::ReduceScatter, layer.parameters, 4.0).to_vec()
+}
+
+/// What ranks that hold the same parameters send each other after the last backward pass.
+pub fn share_gradients(layout: &Layout, parameters: (f64, f64)) -> Vec<Work> {
+    let over = |kind, bytes| over_copies("data-parallel gradients", kind, parameters, bytes);
+    match layout.zero {
+        0 => over(Kind::AllReduce, wide(layout)).to_vec(),
+        1 | 2 => [over(Kind::ReduceScatter, wide(layout)), over(Kind::AllGather, width(layout))].concat(),
+        _ => vec![],
+    }
+}
+
+/// A tied head on another stage than the embedding is a copy of it: their gradients are summed.
+pub fn share_embedding(shape: &Shape, layout: &Layout) -> Option<Work> {
+    let bytes = (shape.vocab * shape.hidden) as f64 * wide(layout) / layout.tp as f64;
+    (shape.tied && layout.pp > 1).then_some(Work::Collective { name: "tied embedding", kind: Kind::AllReduce, bytes, axis: Axis::Pipeline, hidden: 0.0 })
+}
+
+/// Bytes that a rank sends to the next stage for a micro-batch: sequence parallel and scatter-gather both send each
+/// tensor rank's share only.
+pub fn hop(shape: &Shape, layout: &Layout) -> f64 {
+    layout.tokens() * shape.hidden as f64 * width(layout) / layout.tp as f64
+}
+
 impl Writer<'_> {
     fn bytes(&self) -> f64 {
-        self.layout.precision.bytes().max(2.0)
+        width(self.layout)
     }
     /// What a product's operand takes when it is kept: its own width.
     fn operand(&self) -> f64 {
@@ -313,7 +372,7 @@ impl Writer<'_> {
 
 /// The embedding on the first stage.
 pub fn embedding(shape: &Shape, layout: &Layout) -> Layer {
-    let x = layout.tokens() * shape.hidden as f64 * 2.0;
+    let x = layout.tokens() * shape.hidden as f64 * width(layout);
     let mut out = Layer { parameters: (shape.embedding_parameters() / layout.tp as f64, 0.0), ..Layer::default() };
     out.forward.push(Work::Stream { name: "embedding", bytes: 2.0 * x, rows: false });
     out.backward.push(Work::Stream { name: "embedding", bytes: 4.0 * x, rows: false });
@@ -321,19 +380,22 @@ pub fn embedding(shape: &Shape, layout: &Layout) -> Layer {
         let kind = if layout.sequence_parallel { Kind::ReduceScatter } else { Kind::AllReduce };
         out.forward.push(Work::Collective { name: "sum parts", kind, bytes: x, axis: Axis::Tensor, hidden: 0.0 });
     }
-    out.kept = if layout.stack.dropout { x / 2.0 } else { 0.0 };
+    out.kept = if layout.stack.dropout { x / width(layout) } else { 0.0 };
     out
 }
 
-/// The head and the loss on the last stage. Logits are kept in 16 bits, the loss works in 32.
+/// The head, its norm and the loss on the last stage. Logits are kept as wide as activations, the loss works in 32 bits.
 pub fn head(shape: &Shape, layout: &Layout) -> Layer {
     let (tokens, h, v) = (layout.tokens(), shape.hidden as f64, shape.vocab as f64 / layout.tp as f64);
     let owned = shape.vocab as f64 * h / layout.tp as f64;
     // On a pipeline, a tied head is a copy of the embedding.
     let parameters = if shape.tied && layout.pp == 1 { 0.0 } else { owned };
-    let mut out = Layer { parameters: (parameters, 0.0), ..Layer::default() };
-    let gemm = |m, n, k| Work::Gemm { name: "head", batch: 1.0, m, n, k, precision: Precision::Bf16 };
-    out.forward.push(Work::Stream { name: "norm", bytes: 4.0 * tokens * h, rows: true });
+    let mut out = Layer { parameters: (parameters + shape.norm_parameters() / 2.0, 0.0), ..Layer::default() };
+    let b = width(layout);
+    // 8-bit training leaves the head in 16.
+    let precision = if layout.precision.bytes() < 2.0 { Precision::Bf16 } else { layout.precision };
+    let gemm = |m, n, k| Work::Gemm { name: "head", batch: 1.0, m, n, k, precision };
+    out.forward.push(Work::Stream { name: "norm", bytes: 2.0 * b * tokens * h, rows: true });
     out.forward.push(gemm(tokens, v, h));
     // Bytes of the loss a logit: PyTorch's widens it (2 + 4), takes the logarithm (4 + 4), and goes back the same way; that
     // over tensor ranks (Megatron's) also takes maximum, difference, exponential, sum and quotient apart, and goes back in two.
@@ -344,9 +406,9 @@ pub fn head(shape: &Shape, layout: &Layout) -> Layer {
     if layout.tp > 1 {
         let c = |bytes| Work::Collective { name: "sum loss", kind: Kind::AllReduce, bytes, axis: Axis::Tensor, hidden: 0.0 };
         out.forward.extend([c(tokens * 4.0), c(tokens * 4.0), c(tokens * 4.0)]);
-        out.backward.push(c(tokens * h * 2.0));
+        out.backward.push(c(tokens * h * b));
     }
-    out.kept = tokens * (4.0 * h + v * if pytorch { 6.0 } else { 4.0 });
+    out.kept = tokens * (2.0 * b * h + v * if pytorch { 4.0 + b } else { 4.0 });
     out.working = tokens * v * if pytorch { 8.0 } else { 4.0 };
     out
 }

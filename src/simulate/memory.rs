@@ -58,11 +58,12 @@ pub fn memory(l: &Layout, chip: &Chip, stages: &[Held]) -> Vec<Memory> {
         };
         let narrow = if l.precision.bytes() < 2.0 { 2.0 } else { 0.0 };
         let wide = if l.precision.bytes() >= 4.0 { 4.0 } else { 2.0 };
-        // ZeRO 3 keeps its shard of weights in 32 bits only; 16-bit copies are gathered layer by layer.
-        let weights = if l.zero == 3 { 0.0 } else { spread(3) * (wide + narrow) };
+        // ZeRO 3 keeps its shard of weights in 32 bits only (beside the optimiser, where weights are narrower); copies are
+        // gathered layer by layer.
+        let weights = if l.zero == 3 && wide < 4.0 { 0.0 } else { spread(3) * (wide + narrow) };
         let gradients = spread(2) * 4.0;
         let optimizer = if l.offload { 0.0 } else { spread(1) * if wide == 4.0 { 8.0 } else { 12.0 } };
-        let gathered = if l.zero == 3 { h.largest * (2.0 * 2.0 + 4.0) } else { 0.0 };
+        let gathered = if l.zero == 3 { h.largest * (2.0 * wide + 4.0) } else { 0.0 };
         let passes = in_flight(&order(l.schedule, l.pp, l.chunks, bounded(l), stage)) as f64;
         let activations = passes * h.kept;
         let buffers = h.working + gathered;

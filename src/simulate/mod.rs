@@ -7,6 +7,7 @@ pub mod collective;
 pub mod compare;
 pub mod config;
 pub mod constants;
+pub mod counts;
 pub mod energy;
 pub mod fit;
 mod fits;

@@ -177,7 +177,12 @@ impl Shape {
             None => h * (heads + 2.0 * kv) * d + heads * d * h,
         };
         let biases = if self.biases { (heads + 2.0 * kv) * d + h } else { 0.0 };
-        products + biases + 2.0 * h * if self.biases { 2.0 } else { 1.0 }
+        products + biases + self.norm_parameters()
+    }
+
+    /// Parameters of a layer's two norms.
+    pub fn norm_parameters(&self) -> f64 {
+        2.0 * self.hidden as f64 * if self.biases { 2.0 } else { 1.0 }
     }
 
     /// Parameters of one MLP of this width.
@@ -203,7 +208,8 @@ impl Shape {
 
     pub fn parameters(&self) -> f64 {
         let layers: f64 = (0..self.layers).map(|i| self.layer_parameters(i)).map(|(a, b)| a + b).sum();
-        layers + self.embedding_parameters() + if self.tied { 0.0 } else { (self.vocab * self.hidden) as f64 }
+        let head = if self.tied { 0.0 } else { (self.vocab * self.hidden) as f64 };
+        layers + self.embedding_parameters() + head + self.norm_parameters() / 2.0
     }
 
     /// Parameters that a token meets.

@@ -3,7 +3,7 @@
 use super::chip::Chip;
 use super::collective::{Placed, price};
 use super::energy::{Energy, Spent};
-use super::layer::{Axis, Layer, Work, embedding, head, layer};
+use super::layer::{Axis, Layer, Work, embedding, gather_weights, head, layer, scatter_gradients, share_embedding, share_gradients};
 use super::layout::Layout;
 use super::memory::{Memory, memory};
 use super::pipeline::{Durations, finish};
@@ -70,6 +70,7 @@ impl<'a> Site<'a> {
             Axis::Context => &self.context,
             Axis::Expert => &self.expert,
             Axis::Data => &self.data,
+            Axis::ExpertData => &self.expert_data,
             Axis::Pipeline => &self.pipeline,
         }
     }
@@ -131,6 +132,18 @@ pub fn price_all(site: &Site, work: &[Work]) -> Result<Priced> {
     Ok(out)
 }
 
+/// Seconds of collectives one after the other with nothing beside them, and bytes that a rank sends.
+fn travel(site: &Site, work: &[Work]) -> (f64, f64) {
+    let one = |w: &Work| match w {
+        Work::Collective { kind, bytes, axis, .. } => {
+            let p = price(&site.chip.constants.collective, site.placed(*axis), *kind, *bytes, None);
+            (p.seconds.0, p.near.0 + p.far.0)
+        }
+        _ => (0.0, 0.0),
+    };
+    work.iter().map(one).fold((0.0, 0.0), |sum, w| (sum.0 + w.0, sum.1 + w.1))
+}
+
 /// Operations of the products of a list, as the hardware does them.
 fn flops(work: &[Work]) -> f64 {
     let of = |w: &Work| match w {
@@ -168,8 +181,7 @@ pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> R
     let stages = chunks(shape, &site, l)?;
     let m = l.micro_batches();
     let per = |f: fn(&Chunk) -> f64| stages.iter().map(|s| s.iter().map(f).collect()).collect::<Vec<Vec<f64>>>();
-    // Sequence parallel and scatter-gather both send each tensor rank's share only.
-    let hop_bytes = l.tokens() * shape.hidden as f64 * 2.0 / l.tp as f64;
+    let hop_bytes = super::layer::hop(shape, l);
     let hop = price(&chip.constants.collective, &site.pipeline, Kind::SendRecv { from: 0, to: 1 }, hop_bytes, None);
     let passes = Durations { forward: per(|c| c.forward.seconds), backward: per(|c| c.backward.seconds), weights: per(|c| c.backward.weights), hop: hop.seconds.0 };
     let ends = finish(l.schedule, &passes, m)?;
@@ -273,14 +285,9 @@ fn priced(site: &Site, l: &Layout, layer: Layer) -> Result<(Layer, Priced, Price
         backward.add("recompute", total);
     }
     let operations = flops(&layer.forward) + flops(&layer.backward) + flops(&layer.recompute);
+    let c = &site.chip.constants.collective;
+    let (gather, scatter) = (travel(site, &gather_weights(l, &layer)), travel(site, &scatter_gradients(l, &layer)));
     if l.zero == 3 {
-        let c = &site.chip.constants.collective;
-        let both = |kind, bytes: f64| {
-            let a = price(c, &site.data, kind, layer.parameters.0 * bytes, None);
-            let b = price(c, &site.expert_data, kind, layer.parameters.1 * bytes, None);
-            (a.seconds.0 + b.seconds.0, a.near.0 + a.far.0 + b.near.0 + b.far.0)
-        };
-        let (gather, scatter) = (both(Kind::AllGather, 2.0), both(Kind::ReduceScatter, 4.0));
         for (pass, seconds, bytes) in [(&mut forward, gather.0, gather.1), (&mut backward, gather.0 + scatter.0, gather.1 + scatter.1)] {
             let shown = (seconds - pass.seconds).max(0.0) + c.tax * seconds.min(pass.seconds);
             pass.add("gather weights, scatter gradients", shown);
@@ -295,18 +302,8 @@ fn update(shape: &Shape, site: &Site, l: &Layout, stage: &[Chunk]) -> Priced {
     let mut out = Priced::default();
     let c = &site.chip.constants.collective;
     let (shared, experts) = stage.iter().fold((0.0, 0.0), |sum, c| (sum.0 + c.parameters.0, sum.1 + c.parameters.1));
-    // Gradients are 32 bits wide beside bf16 and fp8 weights, 16 beside fp16 (Megatron's default then).
-    let wide = if l.precision == Precision::Fp16 { 2.0 } else { 4.0 };
-    let over = |kind, bytes: f64| {
-        let a = price(c, &site.data, kind, shared * bytes, None);
-        let b = price(c, &site.expert_data, kind, experts * bytes, None);
-        (a.seconds.0 + b.seconds.0, a.near.0 + a.far.0 + b.near.0 + b.far.0)
-    };
     if l.zero < 3 {
-        let (seconds, bytes) = if l.zero == 0 { over(Kind::AllReduce, wide) } else {
-            let (a, b) = (over(Kind::ReduceScatter, wide), over(Kind::AllGather, 2.0));
-            (a.0 + b.0, a.1 + b.1)
-        };
+        let (seconds, bytes) = travel(site, &share_gradients(l, (shared, experts)));
         // What overlaps runs beside one micro-batch's passes through this stage, layer by layer: a layer's share stays.
         let beside: f64 = stage.iter().map(|c| c.backward.seconds + if l.zero > 0 { c.forward.seconds } else { 0.0 }).sum();
         let shown = if l.stack.overlap_gradients { (seconds - 0.9 * beside).max(seconds * 0.05) + c.tax * seconds.min(beside) } else { seconds };
@@ -325,9 +322,8 @@ fn update(shape: &Shape, site: &Site, l: &Layout, stage: &[Chunk]) -> Priced {
     } else {
         out.add("optimiser", site.chip.stream(bytes, false));
     }
-    if shape.tied && l.pp > 1 {
-        let bytes = (shape.vocab * shape.hidden) as f64 * wide / l.tp as f64;
-        out.add("tied embedding", price(c, &site.pipeline, Kind::AllReduce, bytes, None).seconds.0);
+    if let Some(work) = share_embedding(shape, l) {
+        out.add("tied embedding", travel(site, &[work]).0);
     }
     out
 }

@@ -34,6 +34,34 @@ fn a_plan_is_priced_with_the_counts_that_plan_prints() {
 }
 
 #[test]
+fn a_training_step_is_planned_and_priced_from_sizes_alone() {
+    let at = |more: &[&str]| json(&[&["simulate", "llama-3-8b", "--layers", "2", "--cluster", "dgx-h100", "--plan", "--train", "--seq", "256"], more].concat());
+    let (one, spread) = (at(&[]), at(&["--mesh", "dp=2,tp=4", "--zero", "3"]));
+    // Each of two replicas takes a sequence; tensor ranks share its products, six operations a parameter and token and more.
+    let flops = |v: &Json| v["flops"].as_f64().unwrap();
+    assert!((flops(&spread) / flops(&one) - 2.0).abs() < 0.1, "{} {}", flops(&spread), flops(&one));
+    assert!(flops(&one) > 6.0 * 256.0 * (2.0 * 218e6 + 525e6), "{}", flops(&one));
+    assert_eq!((one["messages"].as_u64(), one["tokens"].as_f64(), spread["tokens"].as_f64()), (Some(0), Some(256.0), Some(512.0)));
+    let bytes = |v: &Json, key: &str| v["memory"][0][key].as_f64().unwrap();
+    // AdamW has two moments a parameter; ZeRO 3 and tensor ranks share all three, but for norms, which tensor ranks hold whole.
+    assert_eq!(bytes(&one, "optimiser_bytes"), 2.0 * bytes(&one, "parameters_bytes"));
+    assert!((bytes(&one, "parameters_bytes") / bytes(&spread, "parameters_bytes") - 8.0).abs() < 0.01);
+    let kinds: Vec<&str> = spread["collectives"].as_array().unwrap().iter().map(|c| c["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["all-gather", "all-reduce", "reduce-scatter"]);
+    let plan = ["--cluster", "dgx-h100", "--plan", "--train"];
+    let told = [
+        refused(&[&["mixtral-8x7b"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--recompute", "full"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--mesh", "cp=2"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--zero", "4"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--seq", "99999999"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--global-batch", "7"], &plan[..]].concat()),
+        refused(&["llama-3-8b", "--cluster", "dgx-h100", "--plan", "--layers", "2"]),
+    ];
+    insta::assert_snapshot!(told.concat());
+}
+
+#[test]
 fn traces_and_pages_are_whole_and_compare() {
     let (_folder, path) = tiny(Tiny::default());
     let out = Folder::new("simulate");

@@ -18,7 +18,7 @@ use std::fmt::Write;
 #[command(next_help_heading = "Here")]
 pub struct Here {
     /// Predict the steps of MODEL on an adapter of this machine from probes of its kernels, run them in turn with the probes, and print both
-    #[arg(long, conflicts_with_all = ["cluster", "plan", "mesh", "serve"])]
+    #[arg(long, conflicts_with_all = ["cluster", "plan", "mesh", "serve", "layers"])]
     pub here: bool,
     /// The adapter: an index (see `devices`) or a part of its name
     #[arg(long, default_value = "0", value_name = "WHICH", requires = "here")]
@@ -69,7 +69,7 @@ impl Simulate {
         let bindings = last.measured.bindings.clone();
         let ranks = [Rank { seat: Seat::default(), plan: last.measured.plan, bindings }];
         let trace = plans::dispatches(&last.outcome, &ranks, on);
-        let told = Told { model: &name, on, mesh: String::new(), tokens: last.measured.tokens as f64, total: 0.0, prices: self.prices() };
+        let told = Told { model: &name, on, mesh: String::new(), tokens: last.measured.tokens as f64, of: &plans::Of::Answer { total: 0 }, prices: self.prices() };
         let page = || Ok(plans::page(&last.outcome, &ranks, &told, roof.clone(), 0.0, &trace));
         let compared = self.pictures(&|| Ok(trace.clone()), &page)?;
         let text = || {

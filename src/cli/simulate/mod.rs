@@ -4,6 +4,7 @@ mod compare;
 mod here;
 mod model;
 mod plan;
+mod train;
 
 use super::{cluster, style};
 use crate::base::units::Bytes;
@@ -35,6 +36,9 @@ pub struct Simulate {
     /// Norms are shared between tensor ranks by tokens (plans; training does where its software did)
     #[arg(long)]
     sequence_parallel: bool,
+    /// That many layers instead of the model's (not for plans that answer, which have the file's)
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
     /// Change a figure of the machine first: device.hbm_bandwidth=8TB/s, link.bandwidth=x2 …
     #[arg(long, value_name = "FIGURE=VALUE")]
     set: Vec<String>,

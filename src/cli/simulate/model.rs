@@ -17,6 +17,15 @@ const MOST_HEADER: u64 = 256 << 20;
 
 impl Simulate {
     pub fn shape(&self) -> Result<Shape> {
+        let shape = self.named()?;
+        match self.layers {
+            Some(0) => Err(Error::usage("--layers is 0, must be 1 or more")),
+            Some(n) => Ok(Shape { layers: n, dense_layers: shape.dense_layers.min(n), ..shape }),
+            None => Ok(shape),
+        }
+    }
+
+    fn named(&self) -> Result<Shape> {
         let path = Path::new(&self.model);
         if path.exists() || self.model.contains(['/', '\\']) || [".gguf", ".json"].iter().any(|e| self.model.ends_with(e)) {
             return file(path);

@@ -8,7 +8,7 @@ use crate::plan::shard::Sharded;
 use crate::plan::{self, Plan};
 use crate::session::{self, Layout};
 use crate::simulate::page::roof;
-use crate::simulate::plans::{self, Machine, Outcome, Rank, Rates, Told};
+use crate::simulate::plans::{self, Machine, Of, Outcome, Rank, Rates, Told};
 use crate::topology::{Mesh, Precision, Topology};
 use crate::trace::Trace;
 use clap::Args;
@@ -20,6 +20,9 @@ pub struct Plans {
     /// Price the very plan that `run` runs, dispatch by dispatch and message by message: MODEL is a file, a folder or of the catalogue
     #[arg(long)]
     pub plan: bool,
+    /// With --plan: a step that trains instead (forward, loss, gradients, AdamW) of --micro-batch sequences of --seq tokens a data-parallel rank, with --zero; llama-type models by their sizes, presets too
+    #[arg(long, requires = "plan", conflicts_with_all = ["step", "past"])]
+    pub train: bool,
     /// Tokens of the step: 1 decodes, more read a prompt
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub step: usize,
@@ -41,12 +44,13 @@ pub struct Planned {
     /// One a class of ranks.
     pub plans: Vec<Plan>,
     pub bindings: Bindings,
-    pub step: usize,
-    pub total: usize,
+    /// Tokens of the step over all replicas, and what becomes of them.
+    pub tokens: usize,
+    pub of: Of,
 }
 
 /// What devices of machines offer to plans: buffers as large as wgpu counts.
-fn caps() -> Caps {
+pub fn caps() -> Caps {
     Caps { kind: AdapterKind::Discrete, binding_bytes: (2 << 30) - 4, buffer_bytes: 1 << 40, storage_buffers: 16, ..Caps::FLOOR }
 }
 
@@ -55,7 +59,7 @@ impl Plans {
         Model::new(ModelSource::open(fetch::resolve(model, &self.cache, &Interrupt::new())?)?)
     }
 
-    fn layout(&self, mesh: Mesh, sequence_parallel: bool) -> Result<Layout> {
+    pub fn layout(&self, mesh: Mesh, sequence_parallel: bool) -> Result<Layout> {
         Ok(Layout { mesh, algorithm: self.algorithm.as_deref().map(session::algorithm).transpose()?, sequence_parallel, ..Layout::default() })
     }
 
@@ -74,7 +78,9 @@ impl Plans {
         let sharded = session::sharded(model, total, step, &layout)?;
         let plans = sharded.classes.iter().map(|c| plan::plan(&c.graph, caps, options)).collect::<Result<_>>()?;
         let bindings = if encodes { Bindings::new().with("batch", 1).with("seq", step as u64) } else { Bindings::new().with("seq", step as u64).with("total", total as u64) };
-        Ok(Planned { model: info.name, layout, sharded, plans, bindings, step, total })
+        // Replicas answer prompts of their own.
+        let tokens = step * layout.mesh.size("dp");
+        Ok(Planned { model: info.name, layout, sharded, plans, bindings, tokens, of: Of::Answer { total } })
     }
 }
 
@@ -99,17 +105,20 @@ impl Simulate {
     pub fn price_plan(&self, topology: &Topology) -> Result<()> {
         let mesh = Mesh::parse(self.mesh.as_deref().unwrap_or(""))?;
         let caps = caps();
-        let model = self.plans.open(&self.model)?;
-        let planned = self.plans.planned(&model, mesh, self.sequence_parallel, &caps, &plan::Options::for_caps(&caps))?;
+        if self.layers.is_some() && !self.plans.train {
+            return Err(Error::usage("--layers changes a model's sizes, a plan that answers has its file's: leave it out, or add --train"));
+        }
+        let planned = if self.plans.train { self.planned_training(mesh)? } else {
+            let model = self.plans.open(&self.model)?;
+            self.plans.planned(&model, mesh, self.sequence_parallel, &caps, &plan::Options::for_caps(&caps))?
+        };
         let ranks = planned.ranks()?;
         // Plans compute in 32 bits whatever their weights are stored in.
         let machine = Machine::new(topology, ranks.len(), self.dtype.unwrap_or(Precision::Fp32))?;
         let outcome = planned.run(&ranks, &machine)?;
         let on = format!("{} × {}", ranks.len(), topology.slowest().title);
         let mesh = if ranks.len() > 1 { planned.layout.mesh.to_string() } else { String::new() };
-        // Replicas answer prompts of their own.
-        let tokens = (planned.step * planned.layout.mesh.size("dp")) as f64;
-        let told = Told { model: &planned.model, on: &on, mesh, tokens, total: planned.total as f64, prices: self.prices() };
+        let told = Told { model: &planned.model, on: &on, mesh, tokens: planned.tokens as f64, of: &planned.of, prices: self.prices() };
         let mut more = String::new();
         if self.sensitivity {
             let seconds = |t: &Topology| Ok(planned.run(&ranks, &Machine::new(t, ranks.len(), machine.precision)?)?.seconds);

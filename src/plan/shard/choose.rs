@@ -39,8 +39,10 @@ impl Sharder {
                 continue;
             }
             let Some(cost) = self.cost(args, &choice.args, axis) else { continue };
+            let cost = cost + self.debt(def, &choice, ty, axis);
             // Of equals, the one that shares the work.
-            if cost < best.0 || (cost == best.0 && best.1.out.0 == Whole) {
+            let shares = best.1.out.0 == Whole && !matches!(choice.out.0, Partial(_));
+            if cost < best.0 || (cost == best.0 && shares) {
                 best = (cost, choice);
             }
         }
@@ -68,6 +70,11 @@ impl Sharder {
                 Split(_) => (*place, self.cut_for(def, attrs, s, (types, ty), from, cut, Some(i))?),
                 _ => (*place, Cut::ONES),
             });
+        }
+        // Ranks that share a key head hold the same piece: their parts would count it twice.
+        let shared = |p: &Placed| matches!(*p, (Split(_), Cut::Key { groups, .. }) if self.axes[axis].1 > groups as usize);
+        if matches!(s.out, Partial(_)) && placed.iter().any(shared) {
+            return None;
         }
         let out = match s.out {
             Split(_) => (s.out, self.cut_for(def, attrs, s, (types, ty), from, cut, None)?),
@@ -118,6 +125,15 @@ impl Sharder {
         Some(cut)
     }
 
+    /// What it costs later to have computed on parts: a product or a scatter does its whole work on every rank then, and
+    /// its result, which may be far larger than the operand, is still to be reduced. What is elementwise passes parts on
+    /// for nothing: they are reduced once, where they meet.
+    fn debt(&self, def: &OpDef, choice: &Choice, ty: &Type, axis: usize) -> f64 {
+        let parts = |p: &Placed| matches!(p.0, Partial(_));
+        let heavy = def.is(&op::MATMUL) || def.is(&op::SCATTER_ADD);
+        if heavy && choice.args.iter().any(parts) && parts(&choice.out) { reduction(ty, self.axes[axis].1) } else { 0.0 }
+    }
+
     /// Bytes to bring every operand where it must be; `None` where that cannot be.
     fn cost(&self, args: &[Value], want: &[Placed], axis: usize) -> Option<f64> {
         let mut sum = 0.0;
@@ -140,12 +156,18 @@ impl Sharder {
             ((Split(_), c), (Split(_), d)) if c.is_stripe() || d.is_stripe() => (n - 1.0) / n * bytes + LATENCY,
             ((Split(_), _), (Split(_), _)) => (n - 1.0) / n * bytes / n + LATENCY,
             ((Split(_), _), (Whole, _)) => (n - 1.0) / n * bytes + LATENCY,
-            ((Partial(_), _), (Whole, _)) => 2.0 * (n - 1.0) / n * bytes + LATENCY,
+            ((Partial(_), _), (Whole, _)) => reduction(&held.ty, self.axes[axis].1),
             // Parts are scattered only towards a stated split: see `convert`.
             ((Partial(_), _), (Split(_), _)) if self.wanted.iter().any(|w| w.0 == axis && matches!(w.1.0, Split(_))) => (n - 1.0) / n * bytes + LATENCY,
             _ => return None,
         })
     }
+}
+
+/// Bytes to sum parts on every rank.
+fn reduction(ty: &Type, ways: usize) -> f64 {
+    let n = ways as f64;
+    2.0 * (n - 1.0) / n * ty.shape.count().bound() as f64 * 4.0 + LATENCY
 }
 
 /// Whether another mesh axis already cuts a tensor axis that this strategy would cut.

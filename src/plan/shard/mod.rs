@@ -260,6 +260,7 @@ impl Sharder {
         for h in graph.hints.iter().filter(|h| h.value == v) {
             let Some(axis) = self.axes.iter().position(|a| a.0 == h.over) else { continue };
             let name = &graph.node(v).name;
+            let cut = whole_groups(h.cut, self.axes[axis].1);
             if let Placement::Split(dim) = h.placement {
                 if dim >= graph.node(v).ty.shape.rank() {
                     return Err(Error::op(graph.node(v).kind(), name, format!("is to be split along axis {dim}, it is {}", graph.node(v).ty.shape)));
@@ -269,12 +270,12 @@ impl Sharder {
                     return Err(Error::op(graph.node(v).kind(), name, what));
                 }
             }
-            if let Some((_, other)) = out.iter().find(|(a, p)| *a == axis && *p != (h.placement, h.cut)) {
+            if let Some((_, other)) = out.iter().find(|(a, p)| *a == axis && *p != (h.placement, cut)) {
                 let what = format!("is to be {} and {} along {}: placements contradict each other", other.0, h.placement, h.over);
                 return Err(Error::op(graph.node(v).kind(), name, what));
             }
             // The keys of one group are everybody's.
-            let placed = if matches!(h.cut, Cut::Key { groups: 1, .. }) { (Placement::Whole, Cut::ONES) } else { (h.placement, h.cut) };
+            let placed = if matches!(h.cut, Cut::Key { groups: 1, .. }) { (Placement::Whole, Cut::ONES) } else { (h.placement, cut) };
             out.push((axis, placed));
         }
         Ok(out)
@@ -420,6 +421,16 @@ impl Sharder {
             let _ = write!(line, "\n    ← {moved}");
         }
         self.explained.push(line);
+    }
+}
+
+/// Where every rank has whole groups of heads, queries and keys are cut by one rule: an axis of heads may become one of
+/// groups then, and back.
+fn whole_groups(cut: Cut, ways: usize) -> Cut {
+    match cut {
+        Cut::Query { groups, each, width } if ways <= groups as usize => Cut::Even { unit: each * width },
+        Cut::Key { groups, width, .. } if ways <= groups as usize => Cut::Even { unit: width },
+        cut => cut,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A plan's step in virtual time: the dispatches and messages that devices would run, one after the other, each at its
-//! price. What is counted here is what a run counts ([`Traffic`]); a test holds the two equal.
+//! price. What is counted here is what a run counts ([`Traffic`]); tests hold the two equal, for steps
+//! that answer and for steps that train.
 
 mod adapter;
 mod machine;
@@ -225,8 +226,27 @@ pub struct Told<'a> {
     pub model: &'a str,
     pub on: &'a str,
     pub mesh: String,
-    /// Tokens that the step takes, and those in the cache after it.
+    /// Tokens that the step takes.
     pub tokens: f64,
-    pub total: f64,
+    pub of: &'a Of,
     pub prices: Prices,
+}
+
+/// What a step does with its tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Of {
+    /// Reads them and answers; so many are in the cache after it.
+    Answer { total: usize },
+    /// Trains on them. Names of the states that are parameters; the others are the optimiser's.
+    Training { parameters: Vec<String> },
+}
+
+impl Of {
+    /// For people, behind the number of tokens.
+    fn words(&self, tokens: f64) -> String {
+        match self {
+            Of::Answer { total } => format!("the plan of a step of {tokens} tokens, {total} in the cache after it"),
+            Of::Training { .. } => format!("the plan of a step that trains on {tokens} tokens: forward, loss, gradients, update"),
+        }
+    }
 }

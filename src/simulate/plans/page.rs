@@ -24,12 +24,12 @@ fn points(o: &Outcome, ranks: &[Rank]) -> Vec<Point> {
 
 /// One HTML page. `capacity`: bytes that a device has, 0 where nobody knows.
 pub fn page(o: &Outcome, ranks: &[Rank], told: &Told, roof: Roof, capacity: f64, trace: &Trace) -> String {
-    let held = |(i, r): (usize, &Rank)| (format!("rank {i}"), memory(r.plan).into_iter().map(|(n, b)| (n.to_string(), b as f64)).collect());
+    let held = |(i, r): (usize, &Rank)| (format!("rank {i}"), memory(r.plan, told.of).into_iter().map(|(n, b)| (n.to_string(), b as f64)).collect());
     let mesh = if told.mesh.is_empty() { String::new() } else { format!(" over {}", told.mesh) };
     let all: u64 = o.traffic.work.values().map(|w| w.bytes).sum();
     Page {
         title: format!("{} on {}", told.model, told.on),
-        subtitle: format!("The plan of a step of {} tokens{mesh}, {} in the cache after it: predicted, dispatch by dispatch.", told.tokens, told.total),
+        subtitle: format!("Predicted, dispatch by dispatch{mesh}: {}.", told.of.words(told.tokens)),
         figures: vec![
             ("step", Seconds(o.seconds).to_string()), ("tokens a second", format!("{:.1}", told.tokens / o.seconds)), ("computed", format!("{:.3} GFLOP", o.traffic.all_flops() as f64 / 1e9)),
             ("moved", Bytes(all as f64).to_string()), ("sent", format!("{} in {} messages", Bytes(o.traffic.bytes() as f64), o.traffic.messages)),

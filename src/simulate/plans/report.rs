@@ -1,6 +1,6 @@
 //! A plan's step for people and for programs.
 
-use super::{Outcome, Rank, Told};
+use super::{Of, Outcome, Rank, Told};
 use crate::base::units::{Bytes, Seconds};
 use crate::plan::{Plan, Role};
 use crate::simulate::energy::{Energy, Spent, energy};
@@ -8,14 +8,21 @@ use crate::simulate::{Chip, Cost};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// Bytes of a plan on its rank, by what they hold.
-pub fn memory(plan: &Plan) -> [(&'static str, u64); 4] {
-    [
-        ("weights", plan.bytes_where(|r| matches!(r, Role::Weight { .. } | Role::Data(_)))),
-        ("states", plan.bytes_where(|r| matches!(r, Role::State(_)))),
-        ("activations", plan.bytes_where(|r| matches!(r, Role::Scratch))),
+/// Bytes of a plan on its rank, by what they hold. Gradients are among the activations: they share their buffers.
+pub fn memory(plan: &Plan, of: &Of) -> Vec<(&'static str, u64)> {
+    let mut out = vec![("weights", plan.bytes_where(|r| matches!(r, Role::Weight { .. } | Role::Data(_))))];
+    match of {
+        Of::Answer { .. } => out.push(("states", plan.bytes_where(|r| matches!(r, Role::State(_))))),
+        Of::Training { parameters } => {
+            let state = |is: bool| plan.bytes_where(|r| matches!(r, Role::State(name) if parameters.contains(name) == is));
+            out.extend([("parameters", state(true)), ("optimiser", state(false))]);
+        }
+    }
+    out.extend([
+        (if matches!(of, Of::Training { .. }) { "activations and gradients" } else { "activations" }, plan.bytes_where(|r| matches!(r, Role::Scratch))),
         ("inputs and outputs", plan.bytes_where(|r| matches!(r, Role::Input(_) | Role::Output(_)))),
-    ]
+    ]);
+    out
 }
 
 fn fullest<'a>(ranks: &'a [Rank]) -> Option<(usize, &'a Plan)> {
@@ -53,7 +60,7 @@ fn spent(o: &Outcome) -> Spent {
 /// Numbers carry their units. `chip` prices energy; none where the devices' power is not known.
 pub fn text(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> String {
     let mut out = format!("{}{} on {}\n", told.model, if told.mesh.is_empty() { String::new() } else { format!(" over {}", told.mesh) }, told.on);
-    let _ = writeln!(out, "the plan of a step of {} tokens, {} in the cache after it\n", told.tokens, told.total);
+    let _ = writeln!(out, "{}\n", told.of.words(told.tokens));
     let _ = writeln!(out, "step                  {}", Seconds(o.seconds));
     let _ = writeln!(out, "tokens                {:.1} a second", told.tokens / o.seconds);
     let dispatches: usize = o.traffic.work.values().map(|w| w.dispatches).sum();
@@ -74,7 +81,7 @@ pub fn text(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> St
     }
     if let Some((rank, plan)) = fullest(ranks) {
         let _ = writeln!(out, "\nmemory of the fullest rank ({rank} of {})", ranks.len());
-        for (name, bytes) in memory(plan).into_iter().filter(|m| m.1 > 0) {
+        for (name, bytes) in memory(plan, told.of).into_iter().filter(|m| m.1 > 0) {
             let _ = writeln!(out, "    {name:<34} {:>9}", Bytes(bytes as f64));
         }
         let verdict = chip.map_or(String::new(), |c| {
@@ -101,10 +108,14 @@ pub fn json(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> Va
     let work: Value = o.traffic.work.iter().map(|(r, w)| json!({ "rank": r, "dispatches": w.dispatches, "flops": w.flops, "bytes": w.bytes })).collect();
     let links: Value = o.traffic.links.iter().map(|((from, to), b)| json!({ "from": from, "to": to, "bytes": b })).collect();
     let collectives: Value = o.traffic.volumes.iter().map(|(n, v)| json!({ "kind": n, "count": v.collectives, "messages": v.messages, "bytes": v.bytes })).collect();
-    let bytes: Value = ranks.iter().map(|r| json!(memory(r.plan).into_iter().map(|(n, b)| (format!("{}_bytes", n.replace(' ', "_")), json!(b))).collect::<serde_json::Map<_, _>>())).collect();
+    let bytes: Value = ranks.iter().map(|r| json!(memory(r.plan, told.of).into_iter().map(|(n, b)| (format!("{}_bytes", n.replace(' ', "_")), json!(b))).collect::<serde_json::Map<_, _>>())).collect();
+    let cached = match told.of {
+        Of::Answer { total } => Some(*total),
+        Of::Training { .. } => None,
+    };
     let joules = chip.map(|c| energy(c, spent(o), o.seconds, ranks.len()).joules.0);
     json!({
-        "model": told.model, "on": told.on, "mesh": told.mesh, "tokens": told.tokens, "cache_tokens": told.total, "step_seconds": o.seconds,
+        "model": told.model, "on": told.on, "mesh": told.mesh, "tokens": told.tokens, "cache_tokens": cached, "step_seconds": o.seconds,
         "tokens_per_second": told.tokens / o.seconds, "flops": o.traffic.all_flops(), "messages": o.traffic.messages, "sent_bytes": o.traffic.bytes(),
         "energy_joules": joules, "ranks": work, "links": links, "collectives": collectives, "memory": bytes,
         "costs": costs(o, ranks).iter().map(|c| json!({ "name": c.name, "seconds": c.seconds })).collect::<Vec<_>>(),
