@@ -58,7 +58,7 @@ test("a model in two files opens from an address, from files, and once more from
     const got = await page.evaluate(
         async (/** @type {any} */ { bytes, prompt, count }) => {
             const { open } = /** @type {any} */ (globalThis).warpweft;
-            const blobs = await Promise.all(Object.entries(bytes).map(async ([n, b]) => /** @type {[string, Blob]} */ ([n, await (await fetch(`data:;base64,${b}`)).blob()])));
+            const blobs = Object.entries(bytes).map(([n, b]) => /** @type {[string, Blob]} */ ([n, new Blob([Uint8Array.from(atob(b), (c) => c.charCodeAt(0))])]));
             const files = blobs.map(([n, b]) => new File([b], n));
             const streams = Object.fromEntries(blobs.map(([n, b]) => [n, b.stream()]));
             const out = [];
