@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the browser package beside its peers from npm in one headless Chromium: scripts/web-bench.sh [operations] [models].
+# Measures the browser package beside its peers from npm in one headless Chromium: scripts/web-bench.sh [operations] [models] [threads].
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/web.sh

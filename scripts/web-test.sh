@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Tests the browser package and its page in a headless Chromium on a software WebGPU adapter, and every kernel with Tint.
 # It installs what is missing, once: the wasm toolchain (see wasm.sh), Chromium, playwright-core and Dawn from npm.
-# Names of tests/web/*.test.mjs (tint tensors models faults page catalogue) choose some of them.
+# Names of tests/web/*.test.mjs (tint tensors models threads files faults page catalogue) choose some of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/web.sh
 
 chosen=()
-for name in "${@:-tint tensors models faults page catalogue}"; do
+for name in "${@:-tint tensors models threads files faults page catalogue}"; do
     # shellcheck disable=SC2086
     for one in $name; do
         [ -f "tests/web/$one.test.mjs" ] || need "there is no tests/web/$one.test.mjs"

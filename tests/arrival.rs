@@ -11,7 +11,7 @@ use warpweft::base::{Array, Bindings, DType, Error, Result, Type, Weights, block
 use warpweft::device::{Gpu, Program, Store};
 use warpweft::graph::GraphBuilder;
 use warpweft::plan::{self, Options, Role};
-use warpweft::session::{self, DeviceChoice, Generator, Loading, Opened, Request};
+use warpweft::session::{self, DeviceChoice, Generator, Head, Layout, Loading, Opened, Request};
 use warpweft::text::Sampling;
 
 /// Weights of which only types and shapes are known.
@@ -175,6 +175,99 @@ fn a_model_folder_answers_the_same_in_small_pieces_and_of_unknown_size() {
     assert!(wrong.contains("follow its header"), "{wrong}");
     let cut = arrive(&bytes[..bytes.len() - 40], None).err().expect("a file that ends early is refused").to_string();
     assert!(cut.contains("download it again"), "{cut}");
+}
+
+/// A tiny model in two files, whose bytes arrive in small pieces after both heads.
+fn in_two(folder: &std::path::Path, device: DeviceChoice, change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Result<Vec<u32>> {
+    let read = |name: &str| change(name, std::fs::read(folder.join(name)).unwrap());
+    let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let side = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"].map(|n| (n.to_string(), read(n)));
+    let files = names.map(read);
+    let head = |(name, bytes): (&str, &Vec<u8>)| Head { name: name.into(), size: Some(bytes.len() as u64), bytes: bytes[..bytes.len().min(5000)].to_vec() };
+    let heads: Vec<Head> = names.into_iter().zip(&files).map(head).collect();
+    let options = session::Options { device, ..Default::default() };
+    block_on(async {
+        let mut loading = Loading::of_files("m", &heads, HashMap::from(side), options, &mut |_| {}).await?;
+        for (name, bytes) in names.iter().zip(&files) {
+            for piece in bytes.chunks(10_007) {
+                loading.push(piece, &mut |_| {}).await?;
+            }
+            loading.file_ends(name)?;
+        }
+        let Opened::Generator(mut model) = loading.finish(&mut |_| {}).await? else { panic!("a llama generates") };
+        Ok(answer(&mut model))
+    })
+}
+
+#[test]
+fn a_model_in_two_files_answers_as_in_one_and_an_index_that_lies_is_told() {
+    let (one, two) = (common::Folder::new("one"), common::Folder::new("two"));
+    let tiny = common::tiny::Tiny { layers: 3, ..Default::default() };
+    tiny.folder(one.path(), false);
+    tiny.folder_in_two(two.path());
+    let options = session::Options { device: DeviceChoice::Cpu, ..Default::default() };
+    let open = |path: &std::path::Path| block_on(Generator::open(path, &options, &mut |_| {}));
+    let wanted = answer(&mut open(one.path()).unwrap());
+    assert_eq!(answer(&mut open(two.path()).unwrap()), wanted);
+    let mut devices = vec![DeviceChoice::Cpu];
+    if let Found::Device(_) = device(None) {
+        devices.push(DeviceChoice::Index(0));
+    }
+    for device in devices {
+        assert_eq!(in_two(two.path(), device, |_, bytes| bytes).unwrap(), wanted);
+    }
+    let index = std::fs::read_to_string(two.path().join("model.safetensors.index.json")).unwrap();
+    let (a, b) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let swapped = index.replace(a, "x").replace(b, a).replace('x', b);
+    let lies = [
+        ("a tensor elsewhere", swapped, "it is in model-0000"),
+        ("a tensor that is nowhere", index.replacen("model.norm.weight", "model.warp.weight", 1), "\"model.warp.weight\" is in model-00001-of-00002.safetensors, it is in none"),
+        ("a file outside", index.replacen(a, "../x.safetensors", 1), "outside of its folder"),
+        ("a number", index.replacen(&format!("\"{a}\""), "7", 1), "no file"),
+        ("nothing", "{\"weight_map\":{}}".into(), "names no tensor"),
+        ("no JSON", "[".into(), "not valid JSON"),
+    ];
+    for (what, lie, says) in lies {
+        let change = |name: &str, bytes: Vec<u8>| if name.ends_with("index.json") { lie.clone().into_bytes() } else { bytes };
+        let said = in_two(two.path(), DeviceChoice::Cpu, change).unwrap_err().to_string();
+        assert!(said.contains(says) && said.contains("model.safetensors.index.json") && !said.contains('\n'), "{what}: {said}");
+        std::fs::write(two.path().join("model.safetensors.index.json"), lie).unwrap();
+        let said = open(two.path()).err().expect("lies are refused").to_string();
+        assert!(said.contains(says) && said.contains("model.safetensors.index.json"), "{what} on disk: {said}");
+    }
+    std::fs::write(two.path().join("model.safetensors.index.json"), index).unwrap();
+    // A file that changed between its head and its end.
+    let cut = in_two(two.path(), DeviceChoice::Cpu, |name, bytes| if name == a { bytes[..bytes.len() - 4].to_vec() } else { bytes }).unwrap_err().to_string();
+    assert!(cut.contains(a) && cut.contains("download it again"), "{cut}");
+    let twice = in_two(two.path(), DeviceChoice::Cpu, |name, bytes| match name == b {
+        true => std::fs::read(two.path().join(a)).unwrap(),
+        false => bytes,
+    });
+    assert!(twice.unwrap_err().to_string().contains("in two files"));
+}
+
+#[test]
+fn a_mesh_takes_its_pieces_as_they_arrive() {
+    let Found::Device(_) = device(None) else { return };
+    let file = common::tiny::Tiny { layers: 2, width: 128, heads: 4, kv_heads: 2, ..Default::default() }.gguf().bytes();
+    let arrive = |mesh: Option<&str>| {
+        let layout = mesh.map_or(Layout::default(), |m| Layout { mesh: session::mesh(m).unwrap(), ..Layout::default() });
+        let options = session::Options { device: DeviceChoice::Index(0), layout, ..Default::default() };
+        let mut loading = Loading::new("m.gguf", Some(file.len() as u64), HashMap::new(), options);
+        block_on(async {
+            for piece in file.chunks(9_001) {
+                loading.push(piece, &mut |_| {}).await?;
+            }
+            loading.finish(&mut |_| {}).await
+        })
+    };
+    let Opened::Generator(mut one) = arrive(None).unwrap() else { panic!("a llama generates") };
+    let wanted = answer(&mut one);
+    for mesh in ["tp=2", "pp=2"] {
+        let Opened::Generator(mut model) = arrive(Some(mesh)).unwrap() else { panic!("a llama generates") };
+        assert_eq!(answer(&mut model), wanted, "{mesh}");
+        assert_eq!(model.rank_bytes().len(), 2);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use common::{Found, device};
 use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::Arc;
-use warpweft::base::{Array, Bindings, Caps, DType, Result, Var, Weights, block};
+use warpweft::base::{AdapterKind, Array, Bindings, Caps, DType, Result, Var, Weights, block};
 use warpweft::device::{Gpu, Program, Store};
 use warpweft::graph::{Graph, GraphBuilder};
 use warpweft::plan::{Options, Plan, Role, plan};
@@ -77,6 +77,19 @@ fn a_weight_beyond_the_binding_limit_is_split_and_right() {
             assert!(worst < 1e-4 && array.count() == want.len(), "{dtype} {name}: {worst}");
         }
     }
+}
+
+#[test]
+fn a_software_adapter_reads_a_large_weight_by_slices() {
+    let graph = lookup_and_product(DType::Q4_0, 70_000, 1024).unwrap();
+    let pieces = |kind| {
+        let caps = Caps { kind, binding_bytes: 1 << 30, buffer_bytes: 1 << 30, ..Caps::FLOOR };
+        let made = plan(&graph, &caps, &Options::for_caps(&caps)).unwrap();
+        made.buffers.iter().filter(|b| matches!(b.role, Role::Weight { .. })).map(|b| b.bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(pieces(AdapterKind::Discrete).len(), 1);
+    let slices = pieces(AdapterKind::Software);
+    assert!(slices.len() == 3 && slices.iter().all(|b| *b <= (1 << 25) / 32 * 18), "{slices:?}");
 }
 
 #[test]

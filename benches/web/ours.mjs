@@ -20,10 +20,10 @@ export async function operations() {
     return out;
 }
 
-/** @param {{ device: string }} how */
-export async function generates({ device }) {
+/** @param {{ device: string, threads?: number }} how */
+export async function generates({ device, threads }) {
     const start = performance.now();
-    const model = await open("/model.gguf", { device, context: 512, cache: false });
+    const model = await open("/model.gguf", { device, threads, context: 512, cache: false });
     const opened = (performance.now() - start) / 1000;
     const rounds = [];
     // The first answer compiles; the second is the one that users meet from then on.
@@ -35,4 +35,25 @@ export async function generates({ device }) {
     const { text, promptTokens, promptPerSecond, tokensPerSecond, firstTokenSeconds, adapter } = rounds[1];
     await model.close();
     return { opened, adapter, promptTokens, prompt: promptPerSecond, decode: tokensPerSecond, first: firstTokenSeconds, text };
+}
+
+/** The CPU with each number of threads, in turn: prompt and answer in tokens a second. @param {{ counts: number[], rounds: number }} how */
+export async function threads({ counts, rounds }) {
+    const models = [];
+    for (const n of counts) models.push(await open("/model.gguf", { device: "cpu", threads: n, context: 512, cache: false }));
+    const made = counts.map((n, i) => ({ threads: n, wasmBytes: models[i].info().wasmBytes, prompt: [], decode: [], text: "" }));
+    for (let round = -1; round < rounds; round++) {
+        for (const [i, model] of models.entries()) {
+            // Nothing of the prompt is left from the round before.
+            for await (const _ of model.generate(".", { maxTokens: 1 }));
+            const answer = model.chat([{ role: "user", content: PROMPT }], { maxTokens: TOKENS });
+            made[i].text = await answer.text();
+            const { promptPerSecond, tokensPerSecond } = await answer.figures;
+            if (round < 0) continue;
+            made[i].prompt.push(promptPerSecond);
+            made[i].decode.push(tokensPerSecond);
+        }
+    }
+    for (const model of models) await model.close();
+    return made;
 }

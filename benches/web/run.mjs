@@ -1,5 +1,5 @@
 // Figures in a browser beside peers from npm, all in one Chromium on one adapter: scripts/web-bench.sh runs it.
-// Which parts: operations models (both where none is named).
+// Which parts: operations models threads (all where none is named).
 
 import { createReadStream, existsSync, statSync } from "node:fs";
 import { createServer } from "node:http";
@@ -74,10 +74,17 @@ if (all || wanted.includes("operations")) {
 }
 
 if (all || wanted.includes("models")) {
-    for (const [engine, how] of [["ours", { device: "cpu" }], ["wllama", { threads: 1 }], ["wllama", { threads: 2 }], ["wllama", { threads: 2, gpu: true }], ["ours", { device: "webgpu" }]]) {
+    for (const [engine, how] of [["ours", { device: "cpu", threads: 1 }], ["ours", { device: "cpu", threads: 2 }], ["wllama", { threads: 1 }], ["wllama", { threads: 2 }], ["wllama", { threads: 2, gpu: true }], ["ours", { device: "webgpu" }]]) {
         const made = await fresh((page) => page.evaluate(async (/** @type {any} */ { engine, how }) => (await import(`/page/${engine}.mjs`)).generates(how), { engine, how }));
         console.log(engine, JSON.stringify(how), JSON.stringify(made, (_, v) => (typeof v === "number" ? Number(v.toPrecision(4)) : v)));
     }
+}
+if (all || wanted.includes("threads")) {
+    const made = await fresh((page) => page.evaluate(async () => (await import(/** @type {any} */ ("/page/ours.mjs"))).threads({ counts: [1, 2], rounds: 7 })));
+    const middle = (/** @type {number[]} */ x) => [...x].sort((a, b) => a - b)[x.length >> 1].toFixed(1);
+    const spread = (/** @type {number[]} */ x) => `${middle(x)} (${Math.min(...x).toFixed(1)} to ${Math.max(...x).toFixed(1)})`;
+    if (typeof made === "string") console.log(made);
+    else for (const m of made) console.log(`${m.threads} threads: prompt ${spread(m.prompt)}, answer ${spread(m.decode)} tokens/s, ${(m.wasmBytes / 2 ** 20).toFixed(0)} MiB; ${m.text.slice(0, 40)}`);
 }
 await chromium.close();
 server.close();

@@ -104,7 +104,7 @@ impl Place {
             cache: Some(self.cache.folder()?),
             layout: self.spread.layout()?,
             cancel: interrupt.cancel.clone(),
-            breathe: None,
+            ..Options::default()
         })
     }
 }

@@ -5,6 +5,8 @@ use super::pipeline::Pipeline;
 use super::{Gpu, Store};
 use crate::base::{Array, Bindings, DType, Error, Expr, Result, Weights};
 use crate::plan::{Dispatch, Param, Plan, Port};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +20,10 @@ pub struct Program {
     /// What no store owns: inputs, outputs, parameters, staging.
     own: Vec<Memory>,
     launches: Vec<Launch>,
-    /// FLOPs and bytes of a whole step, added.
-    work: Expr,
+    /// What tells each of the plan's kernels from all others.
+    keys: Vec<u64>,
+    /// FLOPs and bytes of a whole step, added, of each kernel.
+    work: Vec<Expr>,
     params: Params,
     staging: Option<Buffer>,
     timing: Option<Timing>,
@@ -101,8 +105,12 @@ impl Program {
         };
         own.extend(staging.iter().map(|b: &Buffer| Memory::Buffer(b.inner.clone())));
         gpu.check()?;
-        let work = plan.dispatches.iter().fold(Expr::new(0), |sum, d| sum + d.flops.clone() + d.bytes.clone());
-        Ok(Program { gpu, plan, buffers, own, launches, work, params, staging, timing: None })
+        let mut work = vec![Expr::new(0); plan.kernels.len()];
+        for d in &plan.dispatches {
+            work[d.kernel] = work[d.kernel].clone() + d.flops.clone() + d.bytes.clone();
+        }
+        let keys = plan.kernels.iter().map(|k| BuildHasherDefault::<DefaultHasher>::default().hash_one(k)).collect();
+        Ok(Program { gpu, plan, buffers, own, launches, keys, work, params, staging, timing: None })
     }
 
     pub fn plan(&self) -> &Plan {
@@ -135,13 +143,13 @@ impl Program {
                 self.gpu.submit(Some(encoder.finish()));
                 let out = self.collect(reading, bindings).await?;
                 if waits {
-                    self.learn(work, start);
+                    self.learn(&work, start);
                 }
                 return Ok(out);
             }
             self.gpu.submit(Some(encoder.finish()));
             self.gpu.done().await?;
-            self.learn(work, start);
+            self.learn(&work, start);
             if cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
@@ -149,35 +157,43 @@ impl Program {
         }
     }
 
-    /// Where a submission that begins with dispatch `from` should end, and its work.
-    fn portion(&self, from: usize, bindings: &Bindings) -> Result<(usize, f64)> {
-        let most = self.gpu.pace.lock().unwrap_or_else(|e| e.into_inner()).most();
-        let (all, mut sum) = (self.launches.len(), 0.0);
+    /// Where a submission that begins with dispatch `from` should end, and its work by kernels.
+    fn portion(&self, from: usize, bindings: &Bindings) -> Result<(usize, HashMap<u64, f64>)> {
+        let pace = self.gpu.pace.lock().unwrap_or_else(|e| e.into_inner());
+        let all = self.launches.len();
         if from == 0 {
-            let whole = self.work.eval(bindings)? as f64;
-            if whole <= most {
+            let (mut whole, mut sum) = (HashMap::new(), 0.0);
+            for (key, work) in self.keys.iter().zip(&self.work) {
+                let work = work.eval(bindings)?.max(0) as f64;
+                sum += pace.share(*key, work);
+                *whole.entry(*key).or_insert(0.0) += work;
+            }
+            if sum <= 1.0 {
                 return Ok((all, whole));
             }
         }
+        let (mut parts, mut sum) = (HashMap::new(), 0.0);
         for (i, dispatch) in self.plan.dispatches.iter().enumerate().skip(from) {
-            let more = work(dispatch, bindings)?;
-            if sum + more > most && i > from {
-                return Ok((i, sum));
+            let (key, work) = (self.keys[dispatch.kernel], work(dispatch, bindings)?);
+            let more = pace.share(key, work);
+            if sum + more > 1.0 && i > from {
+                return Ok((i, parts));
             }
             sum += more;
+            *parts.entry(key).or_insert(0.0) += work;
         }
-        Ok((all, sum))
+        Ok((all, parts))
     }
 
-    fn learn(&self, work: f64, start: Instant) {
+    fn learn(&self, work: &HashMap<u64, f64>, start: Instant) {
         self.gpu.pace.lock().unwrap_or_else(|e| e.into_inner()).learn(work, start.elapsed());
     }
 
     /// Whether no single dispatch of such a step would take longer than a submission should, by what is known so far.
     pub fn is_brisk(&self, bindings: &Bindings) -> Result<bool> {
-        let most = self.gpu.pace.lock().unwrap_or_else(|e| e.into_inner()).most();
+        let pace = self.gpu.pace.lock().unwrap_or_else(|e| e.into_inner());
         for d in &self.plan.dispatches {
-            if work(d, bindings)? > most {
+            if !pace.is_brisk(self.keys[d.kernel], work(d, bindings)?) {
                 return Ok(false);
             }
         }

@@ -11,7 +11,7 @@ pub use builder::{GraphBuilder, Tensor};
 pub use optimiser::{Optimiser, Parameters, Zero};
 
 use crate::base::{Bindings, Cut, DType, Error, MeshAxis, Part, Placement, Result, Shape, Type};
-use crate::op::{APPEND, ASSIGN, Attrs, Body, Build, OpDef, Value};
+use crate::op::{APPEND, ASSIGN, Attrs, Body, Build, OpDef, Primitive, Value};
 use std::sync::Arc;
 
 /// Where a node's value comes from.
@@ -109,6 +109,19 @@ impl Graph {
         let used = self.nodes.iter().flat_map(Node::args).chain(self.outputs.iter().map(|o| &o.1));
         used.for_each(|v| uses[v.0 as usize] += 1);
         uses
+    }
+    /// Whether whatever uses a matrix uses it row by row: products with its transpose, and gathers of its rows.
+    pub fn is_read_by_rows(&self, matrix: Value) -> bool {
+        let fits = |node: &&Node| {
+            let Source::Op { def, attrs, args } = &node.source else { return false };
+            match &def.body {
+                Body::Primitive(Primitive::Matmul) => *attrs == Attrs::Matmul { ta: false, tb: true } && args[0] != matrix,
+                Body::Primitive(Primitive::Gather) => args[1] != matrix,
+                _ => false,
+            }
+        };
+        let used = || self.nodes.iter().filter(|n| n.args().contains(&matrix));
+        self.node(matrix).ty.shape.rank() == 2 && used().next().is_some() && used().all(|n| fits(&n)) && self.outputs.iter().all(|o| o.1 != matrix)
     }
     /// Every variable at its bound: the largest step.
     pub fn largest(&self) -> Bindings {

@@ -1,11 +1,12 @@
-//! safetensors files: the crate parses the header, what it lets pass is refused here.
+//! safetensors files, alone or several to a model. Sizes and offsets are of 64 bits wherever this is compiled to; the crate,
+//! whose are the machine's, gives the names of types.
 
 use super::tensor::{TensorInfo, TensorType};
 use crate::base::{DType, Error, Result};
-use safetensors::tensor::{Metadata, TensorInfo as Entry};
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::Dtype;
+use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// The longest header that is read: the crate's own bound.
 const MAX_HEADER: u64 = 100 << 20;
@@ -37,20 +38,19 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
     if let Some(name) = duplicate(text) {
         return Err(wrong(format!("names \"{name}\" twice")));
     }
-    let start = 8 + header;
-    let data = file - start;
-    let parsed = match SafeTensors::read_metadata(bytes) {
-        Ok((_, parsed)) => parsed,
-        // The crate wants all of the file: where this is its first bytes, its size is compared here.
-        Err(e @ SafeTensorError::MetadataIncompleteBuffer) => match serde_json::from_slice::<Metadata>(text) {
-            Ok(head) if (bytes.len() as u64) < file && (head.data_len() as u64 == data || file == UNKNOWN) => head,
-            _ => return Err(wrong(explain(&e, text, data))),
-        },
-        Err(e) => return Err(wrong(explain(&e, text, data))),
-    };
-    let mut out = vec![];
-    for (name, info) in parsed.tensors() {
-        let ty = match info.dtype {
+    let entries = entries(text).map_err(|e| wrong(format!("is not a valid safetensors file: invalid JSON in header: {e}")))?;
+    let (start, data) = (8 + header, file - 8 - header);
+    let (mut out, mut at) = (vec![], 0);
+    for (name, Entry { dtype, shape, data_offsets: (from, to) }) in entries {
+        if from != at || to < from {
+            return Err(wrong(format!("is not a valid safetensors file: invalid offset for tensor `{name}`")));
+        }
+        at = to;
+        let bits = shape.iter().try_fold(dtype.bitsize() as u64, |n, d| n.checked_mul(*d));
+        if (to - from).checked_mul(8) != bits {
+            return Err(wrong(format!("tensor \"{name}\" {shape:?} of {dtype:?} does not fill its place from byte {from} to {to} of the data")));
+        }
+        let ty = match dtype {
             Dtype::F32 => TensorType::Known(DType::F32),
             Dtype::F16 => TensorType::Known(DType::F16),
             Dtype::BF16 => TensorType::Bf16,
@@ -60,42 +60,97 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
             Dtype::U8 | Dtype::I8 | Dtype::BOOL => TensorType::Other { name: "i8", block: 1, bytes: 1 },
             other => return Err(wrong(format!("tensor \"{name}\" has the unknown type {other:?}"))),
         };
-        let shape: Vec<u64> = info.shape.iter().map(|d| *d as u64).collect();
-        let (from, to) = info.data_offsets;
-        if ty.bytes(&shape) != Some((to - from) as u64) {
-            return Err(wrong(format!("tensor \"{name}\" {shape:?} of {} does not take the {} bytes that it is given", ty.name(), to - from)));
-        }
-        let end = start + to as u64;
-        if end > file {
-            return Err(wrong(format!("tensor \"{name}\" ends at byte {end}, the file has {file}: download it again")));
-        }
-        out.push(TensorInfo { name: name.clone(), ty, shape, offset: start + from as u64, bytes: (to - from) as u64 });
+        out.push(TensorInfo { name, ty, shape, offset: start + from, bytes: to - from });
     }
-    out.sort_by_key(|t| t.offset);
+    if at > data || (at < data && file != UNKNOWN) {
+        return Err(wrong(format!("names {at} bytes of tensors, {data} follow its header: download it again")));
+    }
     Ok(Some(out))
 }
 
-/// The crate's word for what is wrong, with the tensor and the numbers that it leaves out.
-fn explain(e: &SafeTensorError, header: &[u8], data: u64) -> String {
-    let named = match e {
-        SafeTensorError::MetadataIncompleteBuffer => serde_json::from_slice::<Metadata>(header)
-            .ok()
-            .map(|m| format!("names {} bytes of tensors, {data} follow its header: download it again", m.data_len())),
-        SafeTensorError::TensorInvalidInfo | SafeTensorError::ValidationOverflow => misfit(header),
-        _ => None,
-    };
-    named.unwrap_or_else(|| format!("is not a valid safetensors file: {e}"))
+/// What a header says of one tensor: offsets from the header's end, which may lie beyond 4 GiB wherever this runs.
+#[derive(Deserialize)]
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
 }
 
-/// The first tensor whose shape does not fill its bytes.
-fn misfit(header: &[u8]) -> Option<String> {
-    let entries: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
-    entries.into_iter().find_map(|(name, value)| {
-        let Entry { dtype, shape, data_offsets: (from, to) } = serde_json::from_value(value).ok()?;
-        let bits = shape.iter().try_fold(dtype.bitsize(), |n, d| n.checked_mul(*d));
-        let fits = to.checked_sub(from).and_then(|n| n.checked_mul(8)) == bits;
-        (!fits).then(|| format!("tensor \"{name}\" {shape:?} of {dtype:?} does not fill its place from byte {from} to {to} of the data"))
-    })
+/// The tensors that a header names, in the order of their data.
+fn entries(text: &[u8]) -> serde_json::Result<Vec<(String, Entry)>> {
+    struct Tensors;
+    impl<'de> Visitor<'de> for Tensors {
+        type Value = Vec<(String, Entry)>;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut out = vec![];
+            while let Some(key) = map.next_key::<String>()? {
+                match key == "__metadata__" {
+                    true => drop(map.next_value::<IgnoredAny>()?),
+                    false => out.push((key, map.next_value()?)),
+                }
+            }
+            Ok(out)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let mut out = reader.deserialize_map(Tensors)?;
+    reader.end()?;
+    out.sort_by_key(|(_, e)| e.data_offsets);
+    Ok(out)
+}
+
+/// The file that holds the index of a model in several.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// Which file of a model folder holds which tensor, by an index.
+pub struct Index {
+    path: String,
+    tensors: Vec<(String, String)>,
+}
+
+impl Index {
+    /// # Errors
+    /// What is no JSON, names no file, or one outside of its folder.
+    pub fn parse(bytes: &[u8], path: &str) -> Result<Index> {
+        let wrong = |what: String| Error::file(path, what);
+        let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
+        let map = json.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| wrong("lacks weight_map".into()))?;
+        let mut tensors = vec![];
+        for (tensor, file) in map {
+            let file = file.as_str().ok_or_else(|| wrong(format!("gives tensor \"{tensor}\" no file")))?;
+            if file.is_empty() || file.contains(['/', '\\']) || file.starts_with('.') {
+                return Err(wrong(format!("names the file \"{file}\" outside of its folder")));
+            }
+            tensors.push((tensor.clone(), file.to_string()));
+        }
+        match tensors.is_empty() {
+            true => Err(wrong("names no tensor".into())),
+            false => Ok(Index { path: path.into(), tensors }),
+        }
+    }
+
+    /// The files, each once.
+    pub fn files(&self) -> Vec<&str> {
+        self.tensors.iter().map(|t| t.1.as_str()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Holds the index to the files: `file` tells in which one a tensor is.
+    ///
+    /// # Errors
+    /// A tensor that is in none, or in another.
+    pub fn check<'a>(&self, file: impl Fn(&str) -> Option<&'a str>) -> Result<()> {
+        for (tensor, named) in &self.tensors {
+            let found = file(tensor);
+            if found != Some(named) {
+                let where_ = found.map_or("in none".into(), |f| format!("in {f}"));
+                return Err(Error::file(&self.path, format!("says that tensor \"{tensor}\" is in {named}, it is {where_}")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A key that the top-level object has twice: the crate would take one of them in silence.

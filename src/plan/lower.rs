@@ -3,7 +3,7 @@
 use super::code::{Bound, Code, Coord, Space};
 use super::fuse::{self, Fusion};
 use super::{Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory};
-use crate::base::{Caps, DType, DeviceFault, Error, Expr, Part, Result, Type, block::Planes};
+use crate::base::{AdapterKind, Caps, DType, DeviceFault, Error, Expr, Part, Result, Type, block::Planes};
 use crate::graph::{Graph, Source};
 use crate::kernel::{Kernel, MAP};
 use crate::op::{Attrs, Body, Exchange, Fused, OpDef, Primitive, Value};
@@ -80,6 +80,9 @@ pub fn device_bytes(ty: &Type) -> u64 {
     .max(4)
 }
 
+/// Elements of a weight that one dispatch of a software adapter reads.
+const MOST_ELEMENTS: usize = 1 << 25;
+
 impl Places {
     fn add(&mut self, graph: &Graph, v: Value, caps: &Caps) -> Result<()> {
         let node = graph.node(v);
@@ -88,7 +91,7 @@ impl Places {
             Source::Input => Role::Input(node.name.clone()),
             Source::State => Role::State(node.name.clone()),
             Source::Data(data) => Role::Data(data.clone()),
-            Source::Weight { parts } => return self.add_weight(v, parts, &node.ty, &node.name, caps),
+            Source::Weight { parts } => return self.add_weight(graph, v, parts, caps),
         };
         if let Source::Op { def, args, .. } = &node.source {
             if matches!(def.body, Body::Primitive(Primitive::Append | Primitive::Assign)) {
@@ -108,8 +111,10 @@ impl Places {
         Ok(())
     }
 
-    /// A weight in one buffer, or in several by rows where the binding limit asks for it.
-    fn add_weight(&mut self, v: Value, parts: &[Part], ty: &Type, name: &str, caps: &Caps) -> Result<()> {
+    /// A weight in one buffer, or in several by rows where the binding limit asks for it, or a software adapter's speed: there
+    /// one dispatch over all of a large one would keep the device for too long.
+    fn add_weight(&mut self, graph: &Graph, v: Value, parts: &[Part], caps: &Caps) -> Result<()> {
+        let (ty, name) = (&graph.node(v).ty, &graph.node(v).name);
         let limit = caps.binding_bytes.min(caps.buffer_bytes);
         let texels = self.texels.contains(&v) && limit <= caps.texture_bytes();
         let dims = ty.shape.known().ok_or_else(|| Error::op("weight", name, format!("{} is not known", ty.shape)))?;
@@ -127,6 +132,10 @@ impl Places {
                 let what = format!("weight \"{name}\" {ty} has rows beyond the {limit} bytes that this device binds");
                 return Err(Error::device(DeviceFault::Limit, "weight", what));
             }
+        }
+        if caps.kind == AdapterKind::Software && graph.is_read_by_rows(v) {
+            let slice = MOST_ELEMENTS / dims.get(1).copied().unwrap_or(1).max(1) / 64 * 64;
+            most = most.min(slice.max(64));
         }
         let mut ids = vec![];
         let mut start = 0;

@@ -2,24 +2,34 @@
 
 use super::dot;
 use super::primitive::Call;
+use super::rows::Rows;
 use super::value::{Data, Real, Tensor};
 use crate::base::{DType, Result};
 use crate::op::Attrs;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Rows of weights that are decoded at a time: they stay in the second-level cache.
-const PANEL: usize = 64;
+pub const PANEL: usize = 64;
 /// Rows of the left operand from which decoding a panel once pays.
 const TALL: usize = 5;
 
 pub fn run<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
     let Attrs::Matmul { ta, tb } = *call.attrs else { return Err(call.wrong()) };
     let (a, b) = (swapped(call.operands[0], ta), swapped(call.operands[1], tb));
-    if let Data::Blocks(bytes, dtype) = &b.data {
-        return Ok(blocks(&a, bytes, *dtype, call));
+    let k = a.shape[a.shape.len() - 1];
+    match &b.data {
+        Data::Blocks(bytes, dtype) => {
+            return by_rows(&a, call, usize::MAX, |x, m, out| {
+                columns(Matrix::Blocks(bytes, *dtype), k, x, m, out);
+                Ok(())
+            });
+        }
+        Data::Rows(rows) => return by_rows(&a, call, Rows::most_rows(rows.width()), |x, m, out| rows.columns(x, m, out)),
+        _ => {}
     }
     let rank = call.shape.len();
-    let (m, n, k) = (call.shape[rank - 2], call.shape[rank - 1], a.shape[a.shape.len() - 1]);
+    let (m, n) = (call.shape[rank - 2], call.shape[rank - 1]);
     let lead = &call.shape[..rank - 2];
     let widen = |t: &Tensor<T>| t.broadcast(&[lead, &t.shape[t.shape.len() - 2..]].concat());
     let (a, b) = (widen(&a), widen(&b));
@@ -77,38 +87,71 @@ fn multiply<T: Real>(a: Strided<T>, b: Strided<T>, y: &mut [T], (m, n, k): (usiz
     }
 }
 
-/// Rows of quantised weights `[n, k]`: dot products for few rows of `a`, decoded panels for many.
-fn blocks<T: Real>(a: &Tensor<T>, bytes: &[u8], dtype: DType, call: &Call<T>) -> Tensor<T> {
+/// Rows of weights `[n, k]`.
+#[derive(Clone, Copy)]
+pub enum Matrix<'a> {
+    Blocks(&'a [u8], DType),
+    Floats(&'a [f32]),
+}
+
+/// A product with weights `[n, k]` by `columns(x, m, out)`, for at most `most` rows of the left operand at a time.
+fn by_rows<T: Real>(a: &Tensor<T>, call: &Call<T>, most: usize, columns: impl Fn(&[f32], usize, &mut [f32]) -> Result<()>) -> Result<Tensor<T>> {
     let k = a.shape[a.shape.len() - 1];
     let n = call.shape[call.shape.len() - 1];
     let m = a.count().checked_div(k).unwrap_or(0);
     let x: Vec<f32> = a.slice().iter().map(|v| v.get() as f32).collect();
-    let row_bytes = k / dtype.block() * dtype.block_bytes();
+    let (mut rows, most) = (vec![0.0; m * n], most.min(m.max(1)));
     // Columns first: each weight row makes one run of `m`.
-    let mut columns = vec![0.0f32; m * n];
+    let mut made = vec![0.0; if m < 2 { 0 } else { most * n }];
+    for (i, x) in x.chunks((most * k).max(1)).enumerate().filter(|_| n > 0) {
+        let m = x.len() / k;
+        let out = &mut rows[i * most * n..][..m * n];
+        if m < 2 {
+            columns(x, m, out)?;
+        } else {
+            columns(x, m, &mut made[..m * n])?;
+            dot::transpose(&made[..m * n], m, out);
+        }
+    }
+    Ok(Tensor::floats(T::from_f32s(rows), &call.shape))
+}
+
+/// `x · wᵀ` with a run of `m` outputs for each row of `w`: dot products for few rows of `x`, else panels, decoded.
+pub fn columns(w: Matrix, k: usize, x: &[f32], m: usize, out: &mut [f32]) {
+    let of = |rows: Range<usize>| match w {
+        Matrix::Floats(w) => Matrix::Floats(&w[rows.start * k..rows.end * k]),
+        Matrix::Blocks(bytes, dtype) => {
+            let row = k / dtype.block() * dtype.block_bytes();
+            Matrix::Blocks(&bytes[rows.start * row..rows.end * row], dtype)
+        }
+    };
     if m < TALL {
-        let dot = dot::dot(dtype);
-        columns.par_chunks_mut(m.max(1) * 16).enumerate().for_each(|(chunk, out)| {
+        out.par_chunks_mut(m.max(1) * 16).enumerate().for_each(|(chunk, out)| {
             for (i, y) in out.chunks_mut(m.max(1)).enumerate() {
-                let row = &bytes[(chunk * 16 + i) * row_bytes..][..row_bytes];
-                y.iter_mut().zip(x.chunks_exact(k)).for_each(|(y, x)| *y = dot(row, x));
+                let row = chunk * 16 + i;
+                y.iter_mut().zip(x.chunks_exact(k)).for_each(|(y, x)| {
+                    *y = match of(row..row + 1) {
+                        Matrix::Blocks(row, dtype) => dot::dot(dtype)(row, x),
+                        Matrix::Floats(row) => dot::plain(row, x),
+                    }
+                });
             }
         });
     } else {
-        columns.par_chunks_mut(m * PANEL).enumerate().for_each_init(Vec::new, |w, (panel, out)| {
+        out.par_chunks_mut(m * PANEL).enumerate().for_each_init(Vec::new, |decoded, (panel, out)| {
             let rows = out.len() / m;
-            w.resize(rows * k, 0.0);
-            dot::decode(dtype, &bytes[panel * PANEL * row_bytes..][..rows * row_bytes], w);
-            let (left, right) = (Strided { data: &w[..], row: k, col: 1 }, Strided { data: &x[..], row: 1, col: k });
+            let w = match of(panel * PANEL..panel * PANEL + rows) {
+                Matrix::Floats(w) => w,
+                Matrix::Blocks(bytes, dtype) => {
+                    decoded.resize(rows * k, 0.0);
+                    dot::decode(dtype, bytes, decoded);
+                    &decoded[..]
+                }
+            };
+            let (left, right) = (Strided { data: w, row: k, col: 1 }, Strided { data: x, row: 1, col: k });
             multiply_panel(left, right, out, (rows, m, k));
         });
     }
-    let rows = if m < 2 { columns } else {
-        let mut out = vec![0.0; m * n];
-        dot::transpose(&columns, m, &mut out);
-        out
-    };
-    Tensor::floats(T::from_f32s(rows), &call.shape)
 }
 
 /// One panel on the thread it is called on.

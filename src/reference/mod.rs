@@ -3,27 +3,34 @@
 //!
 //! It shares no code with `plan`, `kernel` or `device`. In f64 every composite runs as its definition.
 
+mod arrival;
 mod dot;
 mod matmul;
 mod native;
 mod primitive;
 mod ranks;
+mod rows;
 pub mod sample;
 mod value;
 
 pub use ranks::Ranks;
+pub use rows::{MOST_MADE, MOST_SHARED, Member, Team, WORDS};
 pub use value::Real;
 
 use crate::base::{Array, Bindings, DType, Error, Part, Result, Seat, Type, Weights, read_parts};
 use crate::graph::{Graph, Source};
 use crate::op::{APPEND, ASSIGN, Attrs, Body, Fused, OpDef, Value};
+use arrival::Arrival;
 use std::collections::HashMap;
+use std::sync::Arc;
 use value::{Data, Tensor};
 
 /// Runs steps of one graph. States live here between steps.
 pub struct Interpreter<T: Real> {
     graph: Graph,
     weights: HashMap<Value, Tensor<T>>,
+    /// Weights that have not all come.
+    arrival: Arrival,
     states: HashMap<String, Tensor<T>>,
     /// The last node that uses each value.
     last_use: Vec<usize>,
@@ -56,19 +63,49 @@ impl<T: Real> Interpreter<T> {
 
     /// Like [`Interpreter::new`], for one rank of a mesh: it loads its own pieces only.
     pub fn at(graph: &Graph, weights: &dyn Weights, seat: &Seat) -> Result<Self> {
+        let mut interpreter = Interpreter::bare(graph)?;
+        for v in interpreter.graph.values() {
+            let node = interpreter.graph.node(v);
+            if let Source::Weight { parts } = &node.source {
+                interpreter.weights.insert(v, load(parts, &node.ty, seat, weights)?);
+            }
+        }
+        Ok(interpreter)
+    }
+
+    /// Like [`Interpreter::new`] where the weights arrive later: [`Interpreter::feed`] takes them, and a team shares them.
+    ///
+    /// # Errors
+    /// Beside those, memory that is not there.
+    pub fn waiting(graph: &Graph, weights: &dyn Weights, team: Option<Arc<dyn Team>>) -> Result<Self> {
+        let mut interpreter = Interpreter::bare(graph)?;
+        interpreter.arrival = Arrival::of(&interpreter.graph, weights, team)?;
+        Ok(interpreter)
+    }
+
+    /// Takes blocks of a tensor as the file stores them, from block `block` of it on.
+    pub fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
+        self.arrival.feed(tensor, block, bytes)
+    }
+
+    /// Ends the arrival of weights.
+    ///
+    /// # Errors
+    /// A weight of which not every block came.
+    pub fn arrived(&mut self) -> Result<()> {
+        self.weights.extend(std::mem::take(&mut self.arrival).finish()?);
+        Ok(())
+    }
+
+    /// Without its weights.
+    fn bare(graph: &Graph) -> Result<Self> {
         let graph = graph.expand(&|def| T::FALLBACK && is_native(def))?;
         let mut loaded = HashMap::new();
         for v in graph.values() {
             let node = graph.node(v);
-            match &node.source {
-                Source::Weight { parts } => {
-                    loaded.insert(v, load(parts, &node.ty, seat, weights)?);
-                }
-                Source::Data(data) => {
-                    let shape = node.ty.shape.known().unwrap_or_default();
-                    loaded.insert(v, Tensor::floats(data.iter().map(|x| T::of(*x as f64)).collect(), &shape));
-                }
-                _ => {}
+            if let Source::Data(data) = &node.source {
+                let shape = node.ty.shape.known().unwrap_or_default();
+                loaded.insert(v, Tensor::floats(data.iter().map(|x| T::of(*x as f64)).collect(), &shape));
             }
         }
         check_memory::<T>(&graph)?;
@@ -77,7 +114,7 @@ impl<T: Real> Interpreter<T> {
             node.args().iter().for_each(|a| last_use[a.0 as usize] = i);
         }
         graph.outputs.iter().for_each(|(_, v)| last_use[v.0 as usize] = usize::MAX);
-        Ok(Interpreter { graph, weights: loaded, states: HashMap::new(), last_use, peak: 0, check: false })
+        Ok(Interpreter { graph, weights: loaded, arrival: Arrival::default(), states: HashMap::new(), last_use, peak: 0, check: false })
     }
 
     /// Whether steps stop at the first value that is not finite.
@@ -227,7 +264,10 @@ impl<T: Real> Interpreter<T> {
         let shape = || node.ty.shape.eval(bindings);
         match &node.source {
             Source::Const(x) => Ok(Tensor::floats(vec![T::of(*x as f64)], &[])),
-            Source::Weight { .. } | Source::Data(_) => Ok(self.weights[&v].clone()),
+            Source::Weight { .. } | Source::Data(_) => {
+                let held = self.weights.get(&v).cloned();
+                held.ok_or_else(|| Error::op("weight", &node.name, "has not arrived"))
+            }
             Source::Input => input(&node.name, &node.ty, &shape()?, inputs),
             Source::State => {
                 let bound: Vec<usize> = node.ty.shape.iter().map(|d| d.bound().max(0) as usize).collect();

@@ -28,7 +28,7 @@ impl<T: Real> Call<'_, T> {
             Body::Primitive(p) => match p {
                 Primitive::Matmul => matmul::run(self),
                 Primitive::Reduce(kind) => self.reduce(*kind),
-                Primitive::Gather => Ok(self.gather()),
+                Primitive::Gather => self.gather(),
                 Primitive::ScatterAdd => Ok(self.scatter_add()),
                 Primitive::Concat => self.concat(),
                 Primitive::Pad => self.pad(),
@@ -144,9 +144,19 @@ impl<T: Real> Call<'_, T> {
         Ok(self.result(outer.offsets().map(fold).collect()))
     }
 
-    fn gather(&self) -> Tensor<T> {
+    fn gather(&self) -> Result<Tensor<T>> {
         let (table, ids) = (self.operands[0], self.operands[1]);
         let rows = table.shape[0];
+        if let Data::Rows(held) = &table.data {
+            let mut out = vec![0.0; self.shape.iter().product()];
+            for (i, row) in ids.offsets().zip(out.chunks_exact_mut(held.width())) {
+                let id = ids.at(i);
+                if id >= 0.0 && (id as usize) < rows {
+                    held.row(id as usize, row)?;
+                }
+            }
+            return Ok(Tensor::floats(T::from_f32s(out), &self.shape));
+        }
         let row = Tensor { data: table.data.clone(), shape: table.shape[1..].to_vec(), strides: table.strides[1..].to_vec(), offset: 0 };
         let inner: Vec<usize> = row.offsets().collect();
         let mut out: Vec<T> = Vec::with_capacity(self.shape.iter().product());
@@ -162,7 +172,7 @@ impl<T: Real> Call<'_, T> {
                 out.extend(inner.iter().map(|_| T::default()));
             }
         }
-        Tensor::floats(out, &self.shape)
+        Ok(Tensor::floats(out, &self.shape))
     }
 
     fn scatter_add(&self) -> Tensor<T> {

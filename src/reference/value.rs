@@ -1,5 +1,6 @@
 //! Strided tensors of the interpreter.
 
+use super::rows::Rows;
 use crate::base::{Array, DType, block};
 use half::f16;
 use std::sync::Arc;
@@ -48,12 +49,13 @@ impl Real for f32 {
     }
 }
 
-/// Elements: floats, whole numbers and truth, or quantised blocks as a file has them.
+/// Elements: floats, whole numbers and truth, quantised blocks as a file has them, or rows that a team may share.
 #[derive(Debug, Clone)]
 pub enum Data<T> {
     Floats(Arc<Vec<T>>),
     Ints(Arc<Vec<i64>>),
     Blocks(Arc<[u8]>, DType),
+    Rows(Arc<Rows>),
 }
 
 /// A view of shared elements.
@@ -115,6 +117,7 @@ impl<T: Real> Tensor<T> {
                 block::decode_block(*dtype, &bytes[start..start + size], &mut values);
                 values[i % block::BLOCK] as f64
             }
+            Data::Rows(rows) => rows.at(i) as f64,
         }
     }
     /// The same elements, row-major and nothing beside them.
@@ -122,7 +125,7 @@ impl<T: Real> Tensor<T> {
         let all = match &self.data {
             Data::Floats(x) => x.len(),
             Data::Ints(x) => x.len(),
-            Data::Blocks(..) => 0,
+            Data::Blocks(..) | Data::Rows(_) => 0,
         };
         match &self.data {
             _ if self.is_contiguous() && self.offset == 0 && all == self.count() => Tensor { strides: strides(&self.shape), ..self.clone() },
@@ -138,6 +141,7 @@ impl<T: Real> Tensor<T> {
             Data::Floats(x) => (x.len() * size_of::<T>()) as u64,
             Data::Ints(x) => (x.len() * 8) as u64,
             Data::Blocks(b, _) => b.len() as u64,
+            Data::Rows(rows) => rows.bytes(),
         }
     }
     pub fn is_contiguous(&self) -> bool {
@@ -183,7 +187,7 @@ impl<T: Real> Tensor<T> {
                 let values: Vec<i64> = rows.to_f64().iter().map(|v| *v as i64).collect();
                 Arc::make_mut(x)[start..start + values.len()].copy_from_slice(&values);
             }
-            Data::Blocks(..) => {}
+            Data::Blocks(..) | Data::Rows(_) => {}
         }
     }
 }

@@ -144,9 +144,14 @@ impl Engine {
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Engine> {
         let Some(gpu) = gpu else {
-            let mut interpreter = Box::new(Interpreter::new(&graphs[0], weights)?);
+            let team = how.team.clone();
+            let threads = team.as_ref().map_or(rayon::current_num_threads(), |t| t.threads());
+            let mut interpreter = Box::new(match weights.arrives() {
+                true => Interpreter::waiting(&graphs[0], weights, team)?,
+                false => Interpreter::new(&graphs[0], weights)?,
+            });
             interpreter.check_numerics(how.check_numerics);
-            let inner = Inner::Cpu { interpreter, threads: rayon::current_num_threads(), breathe: how.breathe };
+            let inner = Inner::Cpu { interpreter, threads, breathe: how.breathe };
             return Ok(Engine { inner, states: states(graphs) });
         };
         let mut options = plan::Options::for_caps(gpu.caps());
@@ -178,7 +183,8 @@ impl Engine {
     pub(super) async fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
         match &mut self.inner {
             Inner::Device { store, .. } => store.feed(tensor, block, bytes).await,
-            Inner::Cpu { .. } | Inner::Mesh(_) => Ok(()),
+            Inner::Cpu { interpreter, .. } => interpreter.feed(tensor, block, bytes),
+            Inner::Mesh(mesh) => mesh.feed(tensor, block, bytes).await,
         }
     }
 
@@ -186,7 +192,8 @@ impl Engine {
     pub(super) async fn finish(&mut self) -> Result<()> {
         match &mut self.inner {
             Inner::Device { store, .. } => store.finish().await,
-            Inner::Cpu { .. } | Inner::Mesh(_) => Ok(()),
+            Inner::Cpu { interpreter, .. } => interpreter.arrived(),
+            Inner::Mesh(mesh) => mesh.arrived().await,
         }
     }
 
@@ -233,6 +240,14 @@ impl Engine {
             Inner::Device { store, .. } => format!("{} ({})", store.gpu().report.name, store.gpu().report.backend),
             Inner::Cpu { threads, .. } => format!("CPU fallback ({threads} threads)"),
             Inner::Mesh(mesh) => mesh.adapter(),
+        }
+    }
+
+    /// Threads of the CPU fallback; none where a device computes.
+    pub fn threads(&self) -> usize {
+        match &self.inner {
+            Inner::Cpu { threads, .. } => *threads,
+            Inner::Device { .. } | Inner::Mesh(_) => 0,
         }
     }
 

@@ -145,6 +145,10 @@ impl Generator {
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.engine.gpu()
     }
+    /// Threads of the CPU fallback; none where a device computes.
+    pub fn threads(&self) -> usize {
+        self.engine.threads()
+    }
     pub fn peak_bytes(&self) -> u64 {
         self.engine.peak_bytes()
     }

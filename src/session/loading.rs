@@ -2,16 +2,15 @@
 
 use super::{DeviceChoice, Embedder, Generator, Notice, Options, pick};
 use crate::base::{Error, Result};
-use crate::model::source::Cursor;
+use crate::model::source::{Cursor, Head};
 use crate::model::{Family, Model, ModelSource};
 use std::collections::HashMap;
 
 /// Bytes of a head that are waited for before it is first read; then for twice as many, and so on.
 const FIRST: usize = 64 << 10;
 
-/// Takes the bytes of a model's file in order. On a device they go there as they come: the host holds the file's head, then
-/// the piece at hand. On the CPU all are kept, for that is where they are used; and for a mesh, whose ranks take pieces in
-/// orders of their own.
+/// Takes the bytes of a model's file in order. They go to the engine as they come: beside it the host holds the file's head,
+/// then the piece at hand. For a mesh of ranks on the CPU all are kept.
 pub struct Loading {
     name: String,
     size: Option<u64>,
@@ -22,7 +21,7 @@ pub struct Loading {
 
 enum Stage {
     Head { bytes: Vec<u8>, enough: usize },
-    Device { model: Box<Model>, cursor: Cursor, opened: Opened },
+    Engine { model: Box<Model>, cursor: Cursor, opened: Opened },
     Memory { model: Box<Model>, cursor: Cursor },
 }
 
@@ -53,6 +52,29 @@ impl Loading {
         Loading { name: name.into(), size, side, options, stage: Stage::Head { bytes: vec![], enough: FIRST } }
     }
 
+    /// A model in several files, from their heads: their bytes are pushed whole, one file after another, in this order, with
+    /// [`Loading::file_ends`] after each.
+    ///
+    /// # Errors
+    /// Heads that do not fit each other or their index; a model that cannot be run, a device that is too small.
+    pub async fn of_files(name: &str, heads: &[Head], side: HashMap<String, Vec<u8>>, options: Options, notify: &mut dyn FnMut(Notice)) -> Result<Loading> {
+        let source = ModelSource::from_heads(name, heads, &side)?;
+        let mut loading = Loading::new(name, None, side, options);
+        loading.engage(source, notify).await?;
+        Ok(loading)
+    }
+
+    /// Tells that the last byte of one of several files was pushed.
+    ///
+    /// # Errors
+    /// Where it is another length than its head says.
+    pub fn file_ends(&self, name: &str) -> Result<()> {
+        match &self.stage {
+            Stage::Head { .. } => Ok(()),
+            Stage::Engine { model, cursor, .. } | Stage::Memory { model, cursor } => cursor.file_ends(&model.source, name),
+        }
+    }
+
     /// Takes the file's next bytes.
     ///
     /// # Errors
@@ -67,7 +89,7 @@ impl Loading {
                 *enough = head.len() * 2;
                 self.begin(notify).await
             }
-            Stage::Device { model, cursor, opened } => {
+            Stage::Engine { model, cursor, opened } => {
                 for piece in cursor.push(&model.source, bytes) {
                     let t = &model.source.tensors()[piece.tensor];
                     opened.engine().feed(&t.name, piece.block, &t.ty.widened(&piece.bytes)).await?;
@@ -94,7 +116,7 @@ impl Loading {
         }
         match self.stage {
             Stage::Head { bytes, .. } => Err(Error::file(&self.name, format!("ends at byte {} inside of its head: download it again", bytes.len()))),
-            Stage::Device { model, cursor, mut opened } => {
+            Stage::Engine { model, cursor, mut opened } => {
                 cursor.finish(&model.source)?;
                 opened.engine().finish().await?;
                 Ok(opened)
@@ -111,26 +133,32 @@ impl Loading {
         let Stage::Head { bytes, .. } = &mut self.stage else { return Ok(()) };
         let Some(source) = ModelSource::from_head(&self.name, bytes, self.size, &self.side)? else { return Ok(()) };
         let head = std::mem::take(bytes);
+        self.engage(source, notify).await?;
+        Box::pin(self.push(&head, notify)).await
+    }
+
+    /// Makes ready for a source's bytes.
+    async fn engage(&mut self, source: ModelSource, notify: &mut dyn FnMut(Notice)) -> Result<()> {
         let model = Box::new(Model::new(source)?);
         let cursor = Cursor::new(&model.source);
         let picked = pick(&self.options.device).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
         // Whatever is opened from here on is on what was picked.
-        self.stage = match picked.gpu {
-            Some(gpu) if !self.options.layout.is_single() => {
-                self.options.device = DeviceChoice::Open(gpu);
-                Stage::Memory { model, cursor }
-            }
-            Some(gpu) => {
-                self.options.device = DeviceChoice::Open(gpu);
-                let opened = Opened::with(&model, &self.options, notify).await?;
-                Stage::Device { model, cursor, opened }
-            }
-            None => {
-                self.options.device = DeviceChoice::Cpu;
-                Stage::Memory { model, cursor }
-            }
+        self.options.device = match picked.gpu {
+            Some(gpu) => DeviceChoice::Open(gpu),
+            None => DeviceChoice::Cpu,
         };
-        Box::pin(self.push(&head, notify)).await
+        let on_cpu = matches!(self.options.device, DeviceChoice::Cpu);
+        self.stage = match self.options.layout.is_single() || !on_cpu {
+            true => {
+                if let (true, Some(gather)) = (on_cpu, self.options.gather) {
+                    self.options.team = gather().await;
+                }
+                let opened = Opened::with(&model, &self.options, notify).await?;
+                Stage::Engine { model, cursor, opened }
+            }
+            false => Stage::Memory { model, cursor },
+        };
+        Ok(())
     }
 }

@@ -165,6 +165,25 @@ impl MeshEngine {
         Ok(MeshEngine { sharded, runner, traffic: Traffic::default(), timed: false, last: None, adapter })
     }
 
+    /// Gives blocks of a tensor to the ranks that have a piece of it; ranks on the CPU read theirs when they are made.
+    pub async fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
+        if let Runner::Devices { stores, .. } = &mut self.runner {
+            for store in stores {
+                store.feed(tensor, block, bytes).await?;
+            }
+        }
+        Ok(())
+    }
+    /// Ends the arrival of weights.
+    pub async fn arrived(&mut self) -> Result<()> {
+        if let Runner::Devices { stores, .. } = &mut self.runner {
+            for store in stores {
+                store.finish().await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a step of graph `which` on the ranks of one replica and reads outputs of its first rank here.
     pub async fn step(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
         let mut watch = if self.timed { Watch::timing() } else { Watch::default() };

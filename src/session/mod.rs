@@ -23,15 +23,18 @@ pub use embed::Embedder;
 pub use engine::Engine;
 pub use mesh::{Layout, algorithm, mesh, policy, sharded};
 pub use generation::Generation;
+pub use crate::model::source::Head;
 pub use loading::{Loading, Opened};
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
 pub use probes::Rate;
+pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS};
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +52,14 @@ pub struct Options {
     pub cancel: Cancel,
     /// What a host with one thread does while the CPU computes for long.
     pub breathe: Option<Breathe>,
+    /// Asked for others to compute with, where a model that arrives turns out to run on the CPU.
+    pub gather: Option<Gather>,
+    /// Who shares the weights that arrive; [`Loading`] sets what `gather` gave.
+    pub team: Option<Arc<dyn Team>>,
 }
+
+/// Calls a team together; `None` where there is nobody else.
+pub type Gather = fn() -> Pin<Box<dyn Future<Output = Option<Arc<dyn Team>>>>>;
 
 /// Gives the thread back for a moment: browsers hear of a cancel only then.
 pub type Breathe = fn() -> Pin<Box<dyn Future<Output = ()>>>;

@@ -20,9 +20,11 @@ export { WarpweftError } from "./errors.js";
  * @property {(text: string) => void} [onNotice]  Sentences for people: which device was taken and why, a device that was lost.
  * @property {"auto" | "webgpu" | "cpu"} [device]  `auto` is a real GPU, else the CPU in WebAssembly.
  * @property {boolean} [cache]  Whether a model from an address is kept in the origin's private files; it is, unless this is false.
+ * @property {number} [threads]  Of the CPU, where no device computes and the page is cross-origin isolated: one for each core, up to 8,
+ *   where not given. Elsewhere there is one.
  * @property {number} [context]  Tokens of context; the model's own, up to 4,096, where not given.
  * @property {string} [mesh]  Axes such as `tp=3` or `pp=2,tp=2`: virtual devices on the adapter share the model. Each token
- *   then brings its `spans`. The file stays in WebAssembly memory, and every rank waits to be timed: for looking, not for speed.
+ *   then brings its `spans`, for which every rank waits to be timed: for looking, not for speed.
  * @property {AbortSignal} [signal]
  */
 
@@ -43,10 +45,11 @@ export { WarpweftError } from "./errors.js";
  * @property {boolean} chat  Whether it brings a form for conversations.
  * @property {string} adapter
  * @property {"webgpu" | "cpu"} device
+ * @property {number} threads  Of the CPU that compute; 0 on WebGPU.
  * @property {number} gpuBytes  Bytes of GPU buffers in use.
  * @property {number} peakBytes  The most that were, on the CPU of weights and values.
  * @property {number[]} rankBytes  Bytes of each rank of a mesh; none on one device.
- * @property {number} wasmBytes  Bytes of WebAssembly memory.
+ * @property {number} wasmBytes  Bytes of WebAssembly memory, of all threads together.
  */
 
 /**
@@ -87,19 +90,20 @@ export { WarpweftError } from "./errors.js";
 /** @typedef {string | URL | Blob | ArrayBuffer | ArrayBufferView<ArrayBuffer> | ReadableStream<Uint8Array>} File  One file of a model. */
 
 /**
- * Opens a model: a .gguf from anywhere, or a folder with config.json, tokenizer.json and model.safetensors (an address that
- * ends with `/`, an array of Files, or an object of them by name).
+ * Opens a model: a .gguf from anywhere, or a folder with config.json, tokenizer.json and model.safetensors, or the files that
+ * model.safetensors.index.json names (an address that ends with `/`, an array of Files, or an object of them by name).
  * @param {File | readonly globalThis.File[] | Record<string, File>} source
  * @param {OpenOptions} [options]
  * @returns {Promise<Model>}
  */
 export async function open(source, options = {}) {
+    const { device = "auto", context = 0, mesh = "", cache = true, threads } = options;
+    if (threads !== undefined && !(Number.isInteger(threads) && threads > 0)) throw new WarpweftError("usage", `threads is ${threads}, it must be a whole number from 1`);
     const { plain, ports } = put("model", source);
     const link = await Link.start();
     try {
-        const { device = "auto", context = 0, mesh = "", cache = true } = options;
         const heard = (/** @type {any} */ event) => (event.notice ? options.onNotice?.(event.notice) : options.onProgress?.(event));
-        const ask = { plain, device, context, mesh: String(mesh), cache: cache !== false };
+        const ask = { plain, device, context, mesh: String(mesh), cache: cache !== false, threads };
         const info = await link.ask("open", ask, { signal: options.signal, heard, transfer: ports });
         return new Model(link, info, options.onNotice);
     } catch (e) {

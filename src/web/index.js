@@ -1,10 +1,13 @@
 // One file is both sides: what a page imports, and the Worker that it starts from the same address.
 
-import { serve } from "./worker.js";
+import { serve, serveMember } from "./worker.js";
 
 export { open, graph, probe, kept, WarpweftError } from "./api.js";
 export { Model, Answer } from "./api.js";
 export { Graph, Tensor, Program } from "./tensors.js";
 
 const here = /** @type {any} */ (globalThis);
-if (here.WorkerGlobalScope && here instanceof here.WorkerGlobalScope && here.name === "warpweft") serve();
+if (here.WorkerGlobalScope && here instanceof here.WorkerGlobalScope) {
+    if (here.name === "warpweft") serve();
+    if (here.name === "warpweft member") serveMember();
+}

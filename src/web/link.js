@@ -1,6 +1,7 @@
 // A Worker and the requests to it.
 
 import { WarpweftError, asError } from "./errors.js";
+import { dismiss } from "./team.js";
 
 /** @type {Promise<WebAssembly.Module> | undefined} */
 let compiled;
@@ -23,12 +24,30 @@ async function compile(url) {
     return streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
 }
 
-/** A Worker from this very file; from another origin it takes a detour, which browsers ask for. */
-function start() {
+/**
+ * A Worker from this very file; from another origin it takes a detour, which browsers ask for.
+ * @param {string} name What it is to be: see index.js.
+ */
+export function start(name) {
     const url = import.meta.url;
-    if (new URL(url).origin === globalThis.location?.origin) return new Worker(url, { type: "module", name: "warpweft" });
+    if (new URL(url).origin === globalThis.location?.origin) return new Worker(url, { type: "module", name });
     const detour = URL.createObjectURL(new Blob([`import ${JSON.stringify(url)};`], { type: "text/javascript" }));
-    return new Worker(detour, { type: "module", name: "warpweft" });
+    return new Worker(detour, { type: "module", name });
+}
+
+/** Starts a member's engine. @param {Worker} worker @param {object} first @returns {Promise<void>} */
+function ready(worker, first) {
+    return new Promise((resolve, reject) => {
+        const late = setTimeout(() => reject(new WarpweftError("internal", "they do not start")), START);
+        const failed = (/** @type {string} */ why) => reject(new WarpweftError("internal", why));
+        worker.onmessage = (e) => (clearTimeout(late), e.data === "ready" ? resolve() : failed(String(e.data)));
+        worker.onerror = (e) => {
+            e.preventDefault?.();
+            clearTimeout(late);
+            failed(e.message || "their script cannot be loaded");
+        };
+        worker.postMessage(first);
+    });
 }
 
 /**
@@ -38,12 +57,19 @@ function start() {
  * @property {Transferable[]} [transfer]
  */
 
+/** Milliseconds for a team to start. */
+const START = 20_000;
+
 /** Requests to one Worker. */
 export class Link {
     /** @type {Map<number, { resolve: (value: any) => void, reject: (e: Error) => void, heard?: (event: any) => void }>} */
     #open = new Map();
     #next = 1;
     #worker;
+    /** The Worker's team, if it has one. @type {Worker[]} */
+    #members = [];
+    /** What lets them go. */
+    #dismiss = () => {};
     /** Why nothing can be asked any more. @type {WarpweftError | undefined} */
     #over;
 
@@ -59,13 +85,15 @@ export class Link {
 
     static async start() {
         const module = await engine();
-        const worker = start();
+        const worker = start("warpweft");
         worker.postMessage({ module });
         return new Link(worker);
     }
 
     /** @param {any} said */
     #hear(said) {
+        if (said.team) return void this.#gather(said.team);
+        if (said.disband) return this.#disband();
         const open = this.#open.get(said.id);
         if (said.event) {
             try {
@@ -80,6 +108,30 @@ export class Link {
         if (said.error) open?.reject(new WarpweftError(said.error.code, said.error.message));
         else open?.resolve(said.value);
         if (said.broken) this.end(said.error.message, "internal");
+    }
+
+    /**
+     * Starts a team for the Worker, and tells it what stood in the way, if anything did.
+     * @param {{ buffer: SharedArrayBuffer, sizes: { members: number } }} team
+     */
+    async #gather({ buffer, sizes }) {
+        let problem = "";
+        try {
+            const module = await engine();
+            this.#dismiss = () => dismiss(buffer, sizes);
+            this.#members = Array.from({ length: sizes.members }, () => start("warpweft member"));
+            await Promise.all(this.#members.map((worker, index) => ready(worker, { module, buffer, sizes, index })));
+        } catch (e) {
+            this.#disband();
+            problem = asError(e).message;
+        }
+        this.#worker.postMessage({ team: problem });
+        if (this.#over) this.#disband();
+    }
+
+    #disband() {
+        this.#dismiss();
+        for (const worker of this.#members.splice(0)) worker.terminate();
     }
 
     /**
@@ -117,6 +169,7 @@ export class Link {
     end(why, code = "closed") {
         this.#over ??= new WarpweftError(code, why);
         this.#worker.terminate();
+        this.#disband();
         for (const { reject } of this.#open.values()) reject(this.#over);
         this.#open.clear();
     }

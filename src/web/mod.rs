@@ -6,6 +6,7 @@
 mod bench;
 mod graph;
 mod model;
+mod team;
 
 use crate::base::{DeviceFault, Error};
 use crate::session::{DeviceChoice, Notice};

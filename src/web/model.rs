@@ -1,14 +1,14 @@
 //! A model in the Worker: opened from pieces of its file, asked token by token.
 
-use super::{Flag, breathe, choice, tell};
+use super::{Flag, breathe, choice, team, tell};
 use crate::base::Error;
 use crate::device::Gpu;
+use crate::session::Head;
 use crate::session::{self, Generation, Generator, Layout, Loading, Opened, Options, Request};
 use crate::text::{Message, Sampling};
 use crate::trace::Span;
 use serde::Deserialize;
 use serde_json::json;
-use std::collections::HashMap;
 use std::sync::Arc;
 use wasm_bindgen::prelude::*;
 
@@ -19,20 +19,40 @@ pub struct Opening {
     notify: js_sys::Function,
 }
 
+/// Names and bytes of arrays that begin with them.
+fn files(all: &js_sys::Array) -> impl Iterator<Item = (String, Vec<u8>)> {
+    all.iter().map(|one| {
+        let one = js_sys::Array::from(&one);
+        (one.get(0).as_string().unwrap_or_default(), js_sys::Uint8Array::new(&one.get(1)).to_vec())
+    })
+}
+
+/// A size, where it is not negative.
+fn known(size: f64) -> Option<u64> {
+    (size >= 0.0).then_some(size as u64)
+}
+
 #[wasm_bindgen]
 impl Opening {
     /// `size` is negative where it is not known; `side` are pairs of a name and bytes.
     #[wasm_bindgen(constructor)]
-    pub fn new(name: &str, size: f64, side: js_sys::Array, how: &How, notify: js_sys::Function) -> Result<Opening, JsValue> {
-        let mut files = HashMap::new();
-        for pair in side.iter() {
-            let pair = js_sys::Array::from(&pair);
-            let name = pair.get(0).as_string().unwrap_or_default();
-            files.insert(name, js_sys::Uint8Array::new(&pair.get(1)).to_vec());
-        }
+    pub fn new(name: &str, size: f64, side: js_sys::Array, how: How, notify: js_sys::Function) -> Result<Opening, JsValue> {
+        let loading = Loading::new(name, known(size), files(&side).collect(), how.options()?);
+        Ok(Opening { loading, notify })
+    }
+
+    /// A model in several files: `heads` are of each a name, its first bytes, and its size.
+    pub async fn of_files(name: String, heads: js_sys::Array, side: js_sys::Array, how: How, notify: js_sys::Function) -> Result<Opening, JsValue> {
+        let sizes = heads.iter().map(|h| known(js_sys::Array::from(&h).get(2).as_f64().unwrap_or(-1.0)));
+        let heads: Vec<Head> = files(&heads).zip(sizes).map(|((name, bytes), size)| Head { name, size, bytes }).collect();
         let options = how.options()?;
-        let size = (size >= 0.0).then_some(size as u64);
-        Ok(Opening { loading: Loading::new(name, size, files, options), notify })
+        let loading = Loading::of_files(&name, &heads, files(&side).collect(), options, &mut |n| tell(n, &notify)).await?;
+        Ok(Opening { loading, notify })
+    }
+
+    /// Tells that the last byte of one of several files was pushed.
+    pub fn file_ends(&self, name: &str) -> Result<(), JsValue> {
+        Ok(self.loading.file_ends(name)?)
     }
 
     /// The file's next bytes.
@@ -76,7 +96,7 @@ impl How {
             true => Layout::default(),
             false => Layout { mesh: session::mesh(&self.mesh)?, ..Layout::default() },
         };
-        Ok(Options { device: choice(&self.device)?, context, layout, breathe: Some(breathe), ..Options::default() })
+        Ok(Options { device: choice(&self.device)?, context, layout, breathe: Some(breathe), gather: Some(team::gather), ..Options::default() })
     }
 }
 
@@ -157,16 +177,16 @@ impl Model {
 
     /// What `model.info()` gives, as JSON.
     pub fn info(&self) -> String {
-        let (info, adapter, peak, context, chat) = match &self.opened {
-            Opened::Generator(g) => (g.info(), g.adapter(), g.peak_bytes(), g.context(), g.is_chat()),
-            Opened::Embedder(e) => (e.info(), e.adapter(), e.peak_bytes(), e.max_tokens(), false),
+        let (info, adapter, peak, context, chat, threads) = match &self.opened {
+            Opened::Generator(g) => (g.info(), g.adapter(), g.peak_bytes(), g.context(), g.is_chat(), g.threads()),
+            Opened::Embedder(e) => (e.info(), e.adapter(), e.peak_bytes(), e.max_tokens(), false, e.threads()),
         };
         json!({
             "name": info.name, "family": info.family, "kind": if matches!(self.opened, Opened::Generator(_)) { "generator" } else { "embedder" },
             "layers": info.layers, "width": info.width, "heads": info.heads, "kvHeads": info.kv_heads, "vocabulary": info.vocab,
             "trainedContext": info.context, "context": context, "parameters": info.parameters, "weightBytes": info.weight_bytes,
             "chat": chat, "adapter": adapter, "device": if self.gpu().is_some() { "webgpu" } else { "cpu" }, "peakBytes": peak,
-            "gpuBytes": self.gpu().map_or(0, |g| g.used_bytes()),
+            "threads": threads, "gpuBytes": self.gpu().map_or(0, |g| g.used_bytes()),
         })
         .to_string()
     }

@@ -5,6 +5,12 @@ import { WarpweftError } from "./errors.js";
 /** The largest piece that is handed to the engine at once. */
 const PIECE = 4 << 20;
 
+/** The longest head of a .safetensors file. */
+const MOST_HEAD = 100 << 20;
+
+const SINGLE = "model.safetensors";
+const INDEX = "model.safetensors.index.json";
+
 /** Small files of a model folder; the first two must be there. */
 const SIDE_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
 const NEEDED = 2;
@@ -32,27 +38,28 @@ const NEEDED = 2;
 
 /**
  * @typedef {object} How
- * @property {boolean} cache
+ * @property {boolean | "look"} cache  Whether a file is kept; `look` reads what is kept, and keeps nothing.
  * @property {AbortSignal} signal
  * @property {(text: string) => void} notice
  */
 
 /**
- * The file with the weights, and the small files beside it.
+ * The files with the weights, and the small files beside them. Of several files each has its head.
  * @param {Plain} plain
  * @param {How} how
- * @returns {Promise<{ main: Bytes, side: [string, Uint8Array][] }>}
+ * @returns {Promise<{ files: (Bytes & { head?: Uint8Array })[], side: [string, Uint8Array][] }>}
  */
 export async function read(plain, how) {
     if (plain.kind !== "folder" && !(plain.kind === "url" && plain.url?.endsWith("/"))) {
-        return { main: await file(plain, how), side: [] };
+        return { files: [await file(plain, how)], side: [] };
     }
-    const files = plain.files ?? {};
+    const given = plain.files ?? {};
     /** @param {string} name @returns {Plain | undefined} */
-    const at = (name) => (plain.url ? { kind: "url", name, url: plain.url + name } : files[name]);
-    const weights = plain.url ? "model.safetensors" : Object.keys(files).find((n) => n.endsWith(".safetensors") || n.endsWith(".gguf"));
+    const at = (name) => (plain.url ? { kind: "url", name, url: plain.url + name } : given[name]);
+    const several = !plain.url && given[INDEX] && !given[SINGLE];
+    const weights = plain.url ? SINGLE : Object.keys(given).find((n) => n.endsWith(".safetensors") || n.endsWith(".gguf"));
     const main = weights && at(weights);
-    if (!main) throw new WarpweftError("file", `the folder ${plain.name} lacks model.safetensors`);
+    if (!main) throw new WarpweftError("file", `the folder ${plain.name} lacks ${SINGLE}`);
     /** @type {[string, Uint8Array][]} */
     const side = [];
     if (!main.name.endsWith(".gguf")) {
@@ -63,7 +70,88 @@ export async function read(plain, how) {
             else if (i < NEEDED) throw new WarpweftError("file", `the folder ${plain.name} lacks ${name}`);
         }
     }
-    return { main: await file(main, how), side };
+    if (several) return shards(plain, at, side, how);
+    try {
+        return { files: [await file(main, how)], side };
+    } catch (e) {
+        // A server may have the model in several files instead.
+        if (plain.url && e instanceof WarpweftError && e.code === "network") return shards(plain, at, side, how, e);
+        throw e;
+    }
+}
+
+/**
+ * The files that an index names, with their heads: only then is it known what the model needs.
+ * @param {Plain} plain @param {(name: string) => Plain | undefined} at @param {[string, Uint8Array][]} side @param {How} how
+ * @param {WarpweftError} [instead] What to say where there is no index either.
+ */
+async function shards(plain, at, side, how, instead) {
+    const index = /** @type {Plain} */ (at(INDEX));
+    const bytes = await whole(index, how, instead !== undefined);
+    if (!bytes) throw instead;
+    let names;
+    try {
+        names = /** @type {unknown[]} */ (Object.values(JSON.parse(new TextDecoder().decode(bytes)).weight_map));
+    } catch (e) {
+        throw new WarpweftError("file", `${INDEX}: has no weight_map that could be read (${e instanceof Error ? e.message : e})`);
+    }
+    const files = [];
+    for (const name of [...new Set(names)].sort()) {
+        if (typeof name !== "string" || /[/\\]|^\.|^$/.test(name)) throw new WarpweftError("file", `${INDEX}: names the file "${name}" outside of its folder`);
+        const one = at(name);
+        if (!one) throw new WarpweftError("file", `the folder ${plain.name} lacks ${name}, which ${INDEX} names`);
+        files.push(await headed(one, how));
+    }
+    return { files, side: [...side, /** @type {[string, Uint8Array]} */ ([INDEX, bytes])] };
+}
+
+/**
+ * A file of which the head is read before its turn comes; then it is read anew, or, where that cannot be, goes on.
+ * @param {Plain} plain @param {How} how @returns {Promise<Bytes & { head: Uint8Array }>}
+ */
+async function headed(plain, how) {
+    const first = await file(plain, { ...how, cache: how.cache && "look" });
+    const pieces = first.pieces[Symbol.asyncIterator]();
+    /** @type {Uint8Array[]} */
+    const had = [];
+    let [got, wanted] = [0, 8];
+    while (got < wanted) {
+        const { done, value } = await pieces.next();
+        if (done) break;
+        // The buffer may be the engine's to take: a head is kept.
+        had.push(value.slice());
+        got += value.length;
+        if (wanted === 8 && got >= 8) {
+            const start = joined(had, 8);
+            wanted = 8 + Number(new DataView(start.buffer).getBigUint64(0, true));
+            if (wanted > MOST_HEAD) wanted = 8;
+        }
+    }
+    const head = joined(had, wanted);
+    if (!first.again) {
+        const rest = (async function* () {
+            yield* had;
+            for (let next = await pieces.next(); !next.done; next = await pieces.next()) yield next.value;
+        })();
+        return { ...first, head, pieces: rest };
+    }
+    await pieces.return?.(undefined);
+    const anew = (async function* () {
+        yield* (await file(plain, how)).pieces;
+    })();
+    return { ...first, head, pieces: anew };
+}
+
+/** The first bytes of some pieces. @param {Uint8Array[]} pieces @param {number} most */
+function joined(pieces, most) {
+    const all = new Uint8Array(Math.min(most, pieces.reduce((n, p) => n + p.length, 0)));
+    let at = 0;
+    for (const piece of pieces) {
+        const part = piece.subarray(0, all.length - at);
+        all.set(part, at);
+        at += part.length;
+    }
+    return all;
 }
 
 /**
@@ -235,6 +323,7 @@ async function cached(name, url, how) {
         return { name, size: known.file.size, again: true, from: "cache", pieces: cut(chunks(known.file.stream())) };
     }
     const fresh = await fetched(name, url, how);
+    if (how.cache === "look") return fresh;
     const sink = await keep(dir, id, how);
     return sink ? { ...fresh, pieces: kept(fresh, url, sink, how) } : fresh;
 }

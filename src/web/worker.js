@@ -3,10 +3,11 @@
 import init, { Flag, How, Opening, Program, probe } from "./engine.js";
 import { WarpweftError, asError } from "./errors.js";
 import { read } from "./source.js";
+import { Team, allowed, obey } from "./team.js";
 
 /** @typedef {import("./engine.js").Model} Model */
 /** @typedef {import("./source.js").Plain} Plain */
-/** @typedef {{ plain: Plain, device: string, context: number, mesh: string, cache: boolean }} OpenAsk */
+/** @typedef {{ plain: Plain, device: string, context: number, mesh: string, cache: boolean, threads?: number }} OpenAsk */
 
 /** @type {any} */
 const scope = globalThis;
@@ -25,6 +26,24 @@ scope.warpweftBreathe = () =>
         waiting.push(() => resolve(undefined));
         turns.port2.postMessage(0);
     });
+
+/** Hears whether the page has started a team: what stood in the way, or nothing. @type {(problem: string) => void} */
+let teamed = () => {};
+/** Who shares the weights on the CPU. @type {Team | undefined} */
+let team;
+/** Asked for by the engine where a model turns out to run on the CPU. @type {(shared: number, made: number) => Promise<number>} */
+let gather = async () => 1;
+scope.warpweftTeam = {
+    gather: (/** @type {number} */ shared, /** @type {number} */ made) => gather(shared, made),
+    share: (/** @type {Uint8Array} */ bytes) => team?.share(bytes),
+    order: (/** @type {number} */ member, /** @type {Uint32Array} */ words) => team?.order(member, words),
+    done: (/** @type {number} */ member, /** @type {Float32Array} */ made) => team?.done(member, made),
+};
+
+function disband() {
+    if (team) scope.postMessage({ disband: true });
+    team = undefined;
+}
 
 /** @type {Model | undefined} */
 let model;
@@ -51,28 +70,53 @@ function post(id, message, transfer = []) {
 /** @param {number} id @param {OpenAsk} ask */
 async function load(id, ask) {
     const notice = (/** @type {string} */ text) => post(id, { event: { notice: text } });
-    const { main, side } = await read(ask.plain, { cache: ask.cache, signal: stopper.signal, notice });
+    const { files, side } = await read(ask.plain, { cache: ask.cache, signal: stopper.signal, notice });
+    gather = async (shared, made) => {
+        const threads = allowed(ask.threads);
+        if (threads < 2) return 1;
+        team = new Team(threads - 1, shared, made);
+        const answer = new Promise((resolve) => (teamed = resolve));
+        scope.postMessage({ team: { buffer: team.buffer, sizes: team.sizes } });
+        const problem = await answer;
+        if (!problem) return threads;
+        disband();
+        notice(`the CPU runs on one thread, others could not be started: ${problem}`);
+        return 1;
+    };
     const tell = (/** @type {string} */ json) => post(id, { event: JSON.parse(json) });
     const how = new How(ask.device, ask.context, ask.mesh);
-    const opening = new Opening(main.name, main.size, side, how, tell);
-    how.free();
+    const [main] = files;
+    const total = files.every((f) => f.size >= 0) ? files.reduce((n, f) => n + f.size, 0) : -1;
+    /** @type {Opening | undefined} */
+    let opening;
     let [loaded, told] = [0, 0];
     try {
-        for await (const piece of main.pieces) {
-            if (stopper.signal.aborted) throw new WarpweftError("cancelled", "cancelled");
-            await opening.push(piece);
-            loaded += piece.length;
-            if (performance.now() - told > 50 || loaded === main.size) {
-                told = performance.now();
-                post(id, { event: { stage: main.from === "network" ? "download" : "read", loaded, total: main.size } });
+        if (main.head) opening = await Opening.of_files(ask.plain.name, files.map((f) => [f.name, f.head, f.size]), side, how, tell);
+        else opening = new Opening(main.name, main.size, side, how, tell);
+        for (const file of files) {
+            for await (const piece of file.pieces) {
+                if (stopper.signal.aborted) throw new WarpweftError("cancelled", "cancelled");
+                await opening.push(piece);
+                loaded += piece.length;
+                if (performance.now() - told > 50 || loaded === total) {
+                    told = performance.now();
+                    post(id, { event: { stage: file.from === "network" ? "download" : "read", loaded, total } });
+                }
             }
+            if (file.head) opening.file_ends(file.name);
         }
+        again = files.every((f) => f.again);
     } catch (e) {
-        opening.free();
+        opening?.free();
+        disband();
         throw e;
     }
-    again = main.again;
-    return opening.finish();
+    try {
+        return await opening.finish();
+    } catch (e) {
+        disband();
+        throw e;
+    }
 }
 
 /**
@@ -92,6 +136,9 @@ async function lasting(id, ask) {
         const passage = model.leave();
         model.close();
         model = undefined;
+        // A thread that was lost may be lost again: one is enough to go on.
+        if (team) opened = { ...opened, threads: 1 };
+        disband();
         model = await load(id, opened);
         if (passage) model.enter(passage);
         return await ask(model);
@@ -105,7 +152,7 @@ function span([track, name, start, duration, bytes]) {
 
 function info() {
     if (!model) throw new WarpweftError("closed", "the model is closed");
-    return { ...JSON.parse(model.info()), rankBytes: [...model.ranks()], wasmBytes: memory?.buffer.byteLength ?? 0 };
+    return { ...JSON.parse(model.info()), rankBytes: [...model.ranks()], wasmBytes: (memory?.buffer.byteLength ?? 0) + (team?.bytes ?? 0) };
 }
 
 /** @type {Record<string, (id: number, ask: any) => Promise<unknown>>} */
@@ -144,6 +191,7 @@ const does = {
     async close() {
         const left = model?.close() ?? program?.close() ?? 0;
         model = program = undefined;
+        disband();
         return left;
     },
     async compile(_, { json, data, device }) {
@@ -193,6 +241,8 @@ export function serve() {
         if (request.module) {
             const failed = (/** @type {unknown} */ e) => (broken = new WarpweftError("internal", `the engine does not start here: ${asError(e).message}`));
             last = init({ module_or_path: request.module }).then((exports) => (memory = exports.memory), failed);
+        } else if (request.team !== undefined) {
+            teamed(request.team);
         } else if (request.cancel) {
             if (request.cancel === running) {
                 flag?.set(true);
@@ -202,5 +252,19 @@ export function serve() {
             const refuse = (/** @type {WarpweftError} */ { code, message }) => post(request.id, { error: { code, message }, broken: true });
             last = last.then(() => (broken ? refuse(broken) : answer(request)));
         }
+    };
+}
+
+/** Makes this Worker a member of another's team, which its first message brings. */
+export function serveMember() {
+    scope.onmessage = async (/** @type {MessageEvent} */ e) => {
+        try {
+            const { memory } = await init({ module_or_path: e.data.module });
+            scope.postMessage("ready");
+            obey(e.data, memory);
+        } catch (thrown) {
+            scope.postMessage(asError(thrown).message);
+        }
+        scope.close();
     };
 }

@@ -117,6 +117,24 @@ impl Tiny {
 
     /// The same model as a folder: f32, f16, or bf16 where `bf16`.
     pub fn folder(&self, at: &Path, bf16: bool) {
+        std::fs::write(at.join("model.safetensors"), safetensors(&self.tensors_of_folder(at, bf16))).unwrap();
+    }
+
+    /// The same folder with its tensors in two files and their index.
+    pub fn folder_in_two(&self, at: &Path) {
+        let all = self.tensors_of_folder(at, false);
+        let (first, second) = all.split_at(all.len() / 2);
+        let mut map = serde_json::Map::new();
+        for (name, tensors) in [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)] {
+            std::fs::write(at.join(name), safetensors(tensors)).unwrap();
+            tensors.iter().for_each(|t| drop(map.insert(t.0.clone(), name.into())));
+        }
+        let index = serde_json::json!({ "metadata": { "total_size": 0 }, "weight_map": map });
+        std::fs::write(at.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    }
+
+    /// Writes what a folder has beside its tensors, and gives those: name, type, shape, bytes.
+    fn tensors_of_folder(&self, at: &Path, bf16: bool) -> Vec<(String, &'static str, Vec<usize>, Vec<u8>)> {
         std::fs::create_dir_all(at).unwrap();
         let config = serde_json::json!({
             "model_type": "llama", "num_hidden_layers": self.layers, "hidden_size": self.width, "num_attention_heads": self.heads,
@@ -127,15 +145,15 @@ impl Tiny {
         std::fs::write(at.join("tokenizer.json"), tokenizer_json(self.vocab).to_string()).unwrap();
         let words = serde_json::json!({ "bos_token": "<|end|>", "eos_token": { "content": "<|end|>" }, "chat_template": TEMPLATE });
         std::fs::write(at.join("tokenizer_config.json"), words.to_string()).unwrap();
-        let tensors: Vec<_> = self.matrices().into_iter().map(|m| {
+        let one = |m: Matrix| {
             let bytes: Vec<u8> = match (bf16, self.dtype) {
                 (true, _) => m.values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect(),
                 (false, dtype) => block::encode(dtype, &m.values),
             };
             let dtype = if bf16 { "BF16" } else if self.dtype == DType::F16 { "F16" } else { "F32" };
             (folder_name(&m.name), dtype, m.shape, bytes)
-        }).collect();
-        std::fs::write(at.join("model.safetensors"), safetensors(&tensors)).unwrap();
+        };
+        self.matrices().into_iter().map(one).collect()
     }
 }
 

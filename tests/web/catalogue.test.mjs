@@ -27,7 +27,7 @@ for (const device of ["cpu", "webgpu"]) {
             // Every figure on the CPU; on a software adapter the first, and its first tokens.
             if (device === "webgpu" && i > 0) break;
             const most = device === "webgpu" ? 10 : wanted.output_ids.length;
-            const got = await page.evaluate(
+            const ask = () => page.evaluate(
                 async (/** @type {any} */ { url, device, prompt, most }) => {
                     const { open } = /** @type {any} */ (globalThis).warpweft;
                     const submissions = /** @type {number[]} */ ([]);
@@ -42,13 +42,19 @@ for (const device of ["cpu", "webgpu"]) {
                 },
                 { url, device, prompt: wanted.prompt, most },
             );
+            // Half a second is what a submission may take (src/device/pace.rs). A machine that does much else besides can stop one
+            // for longer: of three whole rounds one has to keep to it throughout.
+            let got = await ask();
+            const longest = () => Math.max(...got.submissions);
+            for (let round = 1; device === "webgpu" && round < 3 && longest() >= 500; round++) {
+                console.log(`# a submission took ${longest().toFixed(0)} ms: once more`);
+                got = await ask();
+            }
             const { opened, figures, info } = got;
             console.log(`# ${wanted.name} on ${device}: opened in ${opened.toFixed(1)} s, first token ${figures.firstTokenSeconds.toFixed(2)} s, prompt ${figures.promptPerSecond.toFixed(1)} tokens/s, answer ${figures.tokensPerSecond.toFixed(2)} tokens/s; ${(info.wasmBytes / 2 ** 20).toFixed(0)} MiB WebAssembly, ${(info.gpuBytes / 2 ** 20).toFixed(0)} MiB GPU`);
             if (device === "webgpu") {
-                const longest = Math.max(...got.submissions);
-                console.log(`# ${got.submissions.length} submissions, the longest of ${longest.toFixed(0)} ms`);
-                // Half a second is the aim (src/device/pace.rs); a machine that does much else besides takes a multiple.
-                assert.ok(longest < 3000, `a submission took ${longest} ms`);
+                console.log(`# ${got.submissions.length} submissions, the longest of ${longest().toFixed(0)} ms`);
+                assert.ok(longest() < 500, `a submission took ${longest()} ms`);
             }
             assert.equal(info.device, device);
             assert.equal(got.left, 0);

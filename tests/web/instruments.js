@@ -1,11 +1,27 @@
 // Put in front of the package by the tests, never shipped. In the Worker it lets an adapter offer no more than WebGPU's floor
 // (`?floor`), hides WebGPU (`?nogpu`), does what a message on the channel "instruments" says (destroys the devices), and tells
-// there how long each submission kept its device.
+// there how long each submission kept its device. A member of a team traps (`?trap=N`) or falls silent (`?mute=N`) at its Nth
+// order.
 (() => {
     const here = globalThis;
     if (!(here.WorkerGlobalScope && here instanceof here.WorkerGlobalScope)) return;
     const asked = new URL(import.meta.url).searchParams;
     if (asked.has("nogpu")) Object.defineProperty(here.navigator, "gpu", { value: undefined });
+    if (here.name === "warpweft member") {
+        const [trap, mute] = ["trap", "mute"].map((name) => Number(asked.get(name) ?? 0));
+        const subarray = here.Uint8Array.prototype.subarray;
+        let orders = 0;
+        // Of what the leader shares, a member takes a part once an order.
+        here.Uint8Array.prototype.subarray = function (...range) {
+            if (this.buffer instanceof SharedArrayBuffer) {
+                orders++;
+                if (orders === trap) throw new WebAssembly.RuntimeError("unreachable");
+                if (orders === mute) for (;;) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+            }
+            return subarray.apply(this, range);
+        };
+        return;
+    }
     if (!here.GPUAdapter) return;
     // https://www.w3.org/TR/webgpu/#limits
     const FLOOR = {

@@ -16,6 +16,7 @@ export const require = createRequire(path.join(tools, "npm/"));
 /** What tests/web.rs has written: seeded checkpoints with the native engine's answers. */
 export const seeded = path.join(root, "target/tmp/web");
 const answers = path.join(seeded, "expected.json");
+/** @type {any} */
 export const expected = existsSync(answers) ? JSON.parse(readFileSync(answers, "utf8")) : { prompt: "", models: {} };
 export const shots = path.join(root, "target/web/shots");
 
@@ -46,9 +47,11 @@ export async function serve(folder) {
     return { url, stop: () => server.kill() };
 }
 
+export const instrumentedFolder = path.join(root, "target/tmp/web-instrumented");
+
 /** The package with instruments.js in front of it: another folder, the same engine. */
 export async function instrumented() {
-    const [from, to] = [path.join(root, "target/web/package"), path.join(root, "target/tmp/web-instrumented")];
+    const [from, to] = [path.join(root, "target/web/package"), instrumentedFolder];
     await rm(to, { recursive: true, force: true });
     await mkdir(to, { recursive: true });
     await copyFile(path.join(from, "warpweft.wasm"), path.join(to, "warpweft.wasm"));
@@ -74,10 +77,12 @@ export async function files(folder) {
         const headers = url.searchParams.has("closed") ? {} : { "access-control-allow-origin": "*", "cross-origin-resource-policy": "cross-origin", "access-control-expose-headers": "etag, content-length" };
         const bytes = await readFile(path.join(folder, path.normalize(url.pathname))).catch(() => undefined);
         if (!bytes) return response.writeHead(404, headers).end();
-        headers["content-length"] = bytes.length;
+        const zeros = expected.hollow?.find((/** @type {any} */ h) => h.path === url.pathname);
+        headers["content-length"] = bytes.length + (zeros?.zeros ?? 0);
         if (url.searchParams.has("versioned")) headers.etag = `"${state.version}"`;
         response.writeHead(200, headers);
         if (request.method === "HEAD") return response.end();
+        if (zeros) return filled(response, bytes, zeros);
         if (url.searchParams.has("cut")) return response.write(bytes.subarray(0, bytes.length / 2), () => response.destroy());
         if (!url.searchParams.has("slow")) return response.end(bytes);
         for (let at = 0; at < bytes.length && !response.destroyed; at += 65536) {
@@ -89,6 +94,22 @@ export async function files(folder) {
     await new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(undefined)));
     const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
     return { url: `http://127.0.0.1:${port}/`, asked, state, stop: () => server.close() };
+}
+
+/**
+ * Sends a file with zeros where they were left out, as fast as they are taken.
+ * @param {import("node:http").ServerResponse} response @param {Buffer} bytes @param {{ at: number, zeros: number }} hollow
+ */
+async function filled(response, bytes, { at, zeros }) {
+    const block = Buffer.alloc(4 << 20);
+    response.write(bytes.subarray(0, at));
+    for (let left = zeros; left > 0 && !response.destroyed; left -= block.length) {
+        const more = response.write(left < block.length ? block.subarray(0, left) : block);
+        if (!more) await new Promise((resolve) => (response.once("drain", () => resolve(undefined)), response.once("close", () => resolve(undefined))));
+        response.removeAllListeners("drain");
+        response.removeAllListeners("close");
+    }
+    response.end(bytes.subarray(at));
 }
 
 /** What `host` has started, live for whoever imports it. @type {any} */

@@ -3,7 +3,7 @@
 use super::{Bytes, MAX_SIDE, ModelSource, SIDE_FILES};
 use crate::base::{Error, Result};
 use crate::model::gguf::Gguf;
-use crate::model::safetensors;
+use crate::model::safetensors::{self, Index};
 use memmap2::Mmap;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ impl ModelSource {
         let gguf = Gguf::parse(&map, &text)?;
         let tensors = gguf.tensors.clone();
         let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), (i, 0))).collect();
-        Ok(ModelSource { path: path.into(), bytes: Bytes::Mapped(vec![map]), tensors, index, gguf: Some(gguf), side: HashMap::new() })
+        Ok(ModelSource { path: path.into(), bytes: Bytes::Mapped(vec![map]), tensors, index, gguf: Some(gguf), side: HashMap::new(), ends: vec![] })
     }
 
     fn folder(path: &Path) -> Result<ModelSource> {
@@ -45,43 +45,46 @@ impl ModelSource {
                 Err(_) => {}
             }
         }
-        let mut source = ModelSource { path: path.into(), bytes: Bytes::Mapped(vec![]), tensors: vec![], index: HashMap::new(), gguf: None, side };
+        let mut source = ModelSource { path: path.into(), bytes: Bytes::Mapped(vec![]), tensors: vec![], index: HashMap::new(), gguf: None, side, ends: vec![] };
+        let (files, index) = weight_files(path)?;
         let mut maps = vec![];
-        for file in weight_files(path)? {
-            let map = map(&file)?;
+        for file in &files {
+            let map = map(file)?;
             for tensor in safetensors::parse(&map, &file.display().to_string())? {
                 let at = (source.tensors.len(), maps.len());
                 if source.index.insert(tensor.name.clone(), at).is_some() {
-                    return Err(Error::file(&file, format!("tensor \"{}\" is in two files", tensor.name)));
+                    return Err(Error::file(file, format!("tensor \"{}\" is in two files", tensor.name)));
                 }
                 source.tensors.push(tensor);
             }
             maps.push(map);
         }
         source.bytes = Bytes::Mapped(maps);
+        if let Some(index) = index {
+            let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect();
+            index.check(|tensor| source.index.get(tensor).map(|at| names[at.1].as_str()))?;
+        }
         Ok(source)
     }
 }
 
-/// The safetensors files of a folder: one, or those that the index names.
-fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
+/// The safetensors files of a folder: one, or those that an index names.
+fn weight_files(path: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
     let single = path.join("model.safetensors");
     if single.exists() {
-        return Ok(vec![single]);
+        return Ok((vec![single], None));
     }
-    let index = path.join("model.safetensors.index.json");
-    let Ok(bytes) = std::fs::read(&index) else {
-        return Err(Error::file(path, "lacks model.safetensors: a model folder has config.json, tokenizer.json and model.safetensors"));
-    };
-    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Error::file(&index, format!("is not valid JSON: {e}")))?;
-    let map = json.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| Error::file(&index, "lacks weight_map"))?;
-    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    match names.iter().find(|n| n.contains(['/', '\\']) || n.starts_with('.')) {
-        Some(name) => Err(Error::file(&index, format!("names the file \"{name}\" outside of its folder"))),
-        None => Ok(names.iter().map(|n| path.join(n)).collect()),
+    let file = path.join(safetensors::INDEX);
+    match std::fs::metadata(&file) {
+        Err(_) => return Err(Error::file(path, "lacks model.safetensors: a model folder has config.json, tokenizer.json and model.safetensors")),
+        Ok(m) if !m.is_file() => return Err(Error::file(&file, "is not a regular file")),
+        Ok(m) if m.len() > MAX_SIDE => return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len()))),
+        Ok(_) => {}
     }
+    let bytes = std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?;
+    let index = Index::parse(&bytes, &file.display().to_string())?;
+    let files = index.files().into_iter().map(|n| path.join(n)).collect();
+    Ok((files, Some(index)))
 }
 
 fn map(path: &Path) -> Result<Mmap> {

@@ -9,7 +9,7 @@ mod stream;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use fetch::{Fetcher, Progress};
-pub use stream::{Cursor, Piece};
+pub use stream::{Cursor, Head, Piece};
 
 use super::gguf::Gguf;
 use super::tensor::TensorInfo;
@@ -24,7 +24,8 @@ pub const SIDE_FILES: &[&str] = &["config.json", "tokenizer.json", "tokenizer_co
 #[cfg(not(target_arch = "wasm32"))]
 const MAX_SIDE: u64 = 256 << 20;
 
-/// A model: one .gguf file, or a folder with config.json, tokenizer.json and model.safetensors.
+/// A model: one .gguf file, or a folder with config.json, tokenizer.json and model.safetensors, or several such files that
+/// model.safetensors.index.json names.
 pub struct ModelSource {
     path: PathBuf,
     bytes: Bytes,
@@ -33,6 +34,8 @@ pub struct ModelSource {
     index: HashMap<String, (usize, usize)>,
     gguf: Option<Gguf>,
     side: HashMap<String, Vec<u8>>,
+    /// Where each of several files that arrive one behind another ends.
+    ends: Vec<u64>,
 }
 
 /// Where tensors are read from.

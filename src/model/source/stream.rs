@@ -3,7 +3,8 @@
 use super::{Bytes, ModelSource};
 use crate::base::{Error, Result};
 use crate::model::gguf::Gguf;
-use crate::model::{TensorInfo, safetensors};
+use crate::model::TensorInfo;
+use crate::model::safetensors::{self, Index};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -32,7 +33,36 @@ impl ModelSource {
             return Err(Error::file(name, "is not a GGUF file, and no config.json came with it: give a .gguf, or a folder with config.json, tokenizer.json and model.safetensors"));
         };
         let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), (i, 0))).collect();
-        Ok(Some(ModelSource { path: name.into(), bytes: Bytes::Stream(HashMap::new()), tensors, index, gguf, side: side.clone() }))
+        Ok(Some(ModelSource { path: name.into(), bytes: Bytes::Stream(HashMap::new()), tensors, index, gguf, side: side.clone(), ends: vec![] }))
+    }
+
+    /// A model in several .safetensors files from their first bytes, at least their heads. It reads as one file in which they
+    /// lie one behind another, in the order given; the index file is among `side`.
+    ///
+    /// # Errors
+    /// A head that is damaged or cut, a tensor in two files, an index that does not tell the truth.
+    pub fn from_heads(name: &str, heads: &[Head], side: &HashMap<String, Vec<u8>>) -> Result<ModelSource> {
+        let mut source = ModelSource { path: name.into(), bytes: Bytes::Stream(HashMap::new()), tensors: vec![], index: HashMap::new(), gguf: None, side: side.clone(), ends: vec![] };
+        let mut start = 0;
+        for (i, head) in heads.iter().enumerate() {
+            let cut = || Error::file(&head.name, format!("ends at byte {} inside of its head: download it again", head.bytes.len()));
+            let tensors = safetensors::parse_head(&head.bytes, head.size.unwrap_or(safetensors::UNKNOWN), &head.name)?.ok_or_else(cut)?;
+            let header = u64::from_le_bytes(head.bytes[..8].try_into().unwrap_or_default());
+            let end = tensors.iter().map(|t| t.offset + t.bytes).max().unwrap_or(8 + header);
+            for t in tensors {
+                if source.index.insert(t.name.clone(), (source.tensors.len(), i)).is_some() {
+                    return Err(Error::file(&head.name, format!("tensor \"{}\" is in two files", t.name)));
+                }
+                source.tensors.push(TensorInfo { offset: start + t.offset, ..t });
+            }
+            start += end;
+            source.ends.push(start);
+        }
+        if let Some(index) = side.get(safetensors::INDEX) {
+            let file = |tensor: &str| source.index.get(tensor).map(|at| heads[at.1].name.as_str());
+            Index::parse(index, safetensors::INDEX)?.check(file)?;
+        }
+        Ok(source)
     }
 
     /// Keeps bytes of a tensor in memory, behind those that it has: for the CPU, which reads them there.
@@ -41,6 +71,14 @@ impl ModelSource {
             kept.entry(piece.tensor).or_insert_with(|| Vec::with_capacity(t.bytes as usize)).extend_from_slice(&piece.bytes);
         }
     }
+}
+
+/// The first bytes of one of a model's files.
+pub struct Head {
+    pub name: String,
+    /// Of the whole file, if it is known.
+    pub size: Option<u64>,
+    pub bytes: Vec<u8>,
 }
 
 fn wait(name: &str, head: &[u8]) -> Result<Option<ModelSource>> {
@@ -112,6 +150,17 @@ impl Cursor {
         self.carry = rest.to_vec();
         if !whole.is_empty() {
             out.push(Piece { tensor, block: first, bytes: Cow::Borrowed(whole) });
+        }
+    }
+
+    /// Tells that one of several files has ended.
+    ///
+    /// # Errors
+    /// Where it should not have.
+    pub fn file_ends(&self, source: &ModelSource, name: &str) -> Result<()> {
+        match source.ends.contains(&self.at) {
+            true => Ok(()),
+            false => Err(Error::file(name, "is shorter or longer than its head says: download it again")),
         }
     }
 
