@@ -11,6 +11,8 @@ use std::collections::HashMap;
 
 /// Invocations of a map's workgroup.
 const MAP_GROUP: u32 = 64;
+/// And where shaders run on a CPU, which takes longer from one workgroup to the next than within one.
+const SERIAL_GROUP: u32 = 256;
 /// Results that one map may write.
 const MAX_RESULTS: usize = 4;
 
@@ -378,11 +380,12 @@ impl<'a> Lower<'a> {
         let Some(map) = self.pending.take() else { return Ok(()) };
         let interface = interface(&map.code.bound, &map.code.params, &[]);
         let body = format!("{}{}fn run(index: u32) {{\n    var j = index;\n{}}}\n", map.code.helpers, map.functions, map.run);
-        let kernel = Kernel::new(&MAP).set("WG", MAP_GROUP).hole("interface", interface).hole("body", body);
+        let group = if self.options.tuning.serial { SERIAL_GROUP } else { MAP_GROUP };
+        let kernel = Kernel::new(&MAP).set("WG", group).hole("interface", interface).hole("body", body);
         let args = map.code.bound.iter().map(|b| self.arg(b)).collect();
         let params = map.code.params.iter().map(|(n, e)| (n.clone(), Param::U(e.clone()))).collect();
         let one = || Ceil { n: Expr::new(1), by: 1 };
-        let grid = [Ceil { n: map.count.clone(), by: MAP_GROUP }, one(), one()];
+        let grid = [Ceil { n: map.count.clone(), by: group }, one(), one()];
         let bytes = map.code.read_bytes() + map.written;
         self.push(kernel, Dispatch { label: map.label, ops: map.ops, kernel: 0, args, params, grid, flops: map.flops, bytes });
         Ok(())

@@ -11,6 +11,9 @@ use crate::simulate::Shape;
 use crate::simulate::plans::Of;
 use crate::topology::Mesh;
 
+/// Every layer is written out.
+const MOST_LAYERS: usize = 1024;
+
 /// A llama of this shape. Constants that no price depends on are the family's usual ones.
 pub fn config(shape: &Shape, context: usize) -> Result<Config> {
     let lacks = [
@@ -53,6 +56,10 @@ impl Simulate {
     pub fn planned_training(&self, mesh: Mesh) -> Result<Planned> {
         self.check_training_plan(&mesh)?;
         let (shape, t) = (self.shape()?, &self.training);
+        shape.check()?;
+        if shape.layers > MOST_LAYERS {
+            return Err(Error::usage(format!("{} has {} layers: up to {MOST_LAYERS} are planned, --layers takes fewer", shape.name, shape.layers)));
+        }
         let batch = t.micro_batch.unwrap_or(1).saturating_mul(mesh.size("dp"));
         // Positions and ids are counted in 32 bits.
         let most = 1usize << 24;
