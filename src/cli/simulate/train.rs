@@ -22,7 +22,7 @@ pub fn config(shape: &Shape, context: usize) -> Result<Config> {
     if let Some((_, what)) = lacks.iter().find(|l| l.0) {
         return Err(Error::usage(format!("{} has {what}: training steps are planned for llama-type models; leave --plan out to price it from its shape", shape.name)));
     }
-    if shape.head() % 2 != 0 || shape.head() > 256 {
+    if !shape.head().is_multiple_of(2) || shape.head() > 256 {
         return Err(Error::usage(format!("{} has heads {} wide: an even width up to 256 can be planned", shape.name, shape.head())));
     }
     Ok(Config {
