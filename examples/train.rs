@@ -49,7 +49,7 @@ fn samples(text: &[u32], s: &Sizes, random: &mut Random) -> [Array; 2] {
 fn main() -> Result<()> {
     let device: DeviceChoice = std::env::args().nth(1).map_or(Ok(DeviceChoice::Auto), |name| name.parse())?;
     let (text, vocab) = characters();
-    let sizes = Sizes { vocab, width: 64, heads: 4, layers: 2, batch: 8, seq: 32 };
+    let sizes = Sizes { vocab, width: 48, heads: 4, layers: 2, batch: 16, seq: 16 };
     let training = training(&sizes, Optimiser::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.01 }, Zero::Off)?;
     let limit = bigram(&text, vocab);
     let mut engine = pollster::block_on(Engine::open(&device, &training.graph, &HashMap::<String, Array>::new()))?;
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
     for step in 1..=STEPS {
         let [tokens, targets] = samples(&text, &sizes, &mut random);
         // A short warm-up, as is usual.
-        let rate = 3e-3 * (step as f32 / 20.0).min(1.0);
+        let rate = 6e-3 * (step as f32 / 20.0).min(1.0);
         let number = |x: f32| Array::f32(&[], &[x]);
         let inputs = [("tokens", tokens), ("targets", targets), ("rate", number(rate)), ("step", number(step as f32))];
         let loss = pollster::block_on(engine.run(&Bindings::new(), &inputs, &["loss"]))?[0].to_f32()[0] as f64;

@@ -11,7 +11,7 @@ pub use builder::{GraphBuilder, Tensor};
 pub use optimiser::{Optimiser, Parameters, Zero};
 
 use crate::base::{Bindings, Cut, DType, Error, MeshAxis, Part, Placement, Result, Shape, Type};
-use crate::op::{APPEND, ASSIGN, Attrs, Body, Build, OpDef, Primitive, Value};
+use crate::op::{APPEND, ASSIGN, Attrs, Body, Build, OpDef, Value};
 use std::sync::Arc;
 
 /// Where a node's value comes from.
@@ -110,18 +110,22 @@ impl Graph {
         used.for_each(|v| uses[v.0 as usize] += 1);
         uses
     }
+    fn users(&self, v: Value) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |n| n.args().contains(&v))
+    }
+    /// Whether a value is used, but only on the right of products and as the table of gathers.
+    pub fn is_right_or_table(&self, v: Value) -> bool {
+        let fits = |n: &Node| match n.kind() {
+            "matmul" => n.args()[0] != v,
+            "gather" => n.args()[1] != v,
+            _ => false,
+        };
+        self.users(v).next().is_some() && self.users(v).all(fits) && self.outputs.iter().all(|o| o.1 != v)
+    }
     /// Whether whatever uses a matrix uses it row by row: products with its transpose, and gathers of its rows.
     pub fn is_read_by_rows(&self, matrix: Value) -> bool {
-        let fits = |node: &&Node| {
-            let Source::Op { def, attrs, args } = &node.source else { return false };
-            match &def.body {
-                Body::Primitive(Primitive::Matmul) => *attrs == Attrs::Matmul { ta: false, tb: true } && args[0] != matrix,
-                Body::Primitive(Primitive::Gather) => args[1] != matrix,
-                _ => false,
-            }
-        };
-        let used = || self.nodes.iter().filter(|n| n.args().contains(&matrix));
-        self.node(matrix).ty.shape.rank() == 2 && used().next().is_some() && used().all(|n| fits(&n)) && self.outputs.iter().all(|o| o.1 != matrix)
+        let across = |n: &Node| matches!(n.source, Source::Op { attrs: Attrs::Matmul { ta: true, .. } | Attrs::Matmul { tb: false, .. }, .. });
+        self.node(matrix).ty.shape.rank() == 2 && self.is_right_or_table(matrix) && !self.users(matrix).any(across)
     }
     /// Every variable at its bound: the largest step.
     pub fn largest(&self) -> Bindings {

@@ -53,6 +53,8 @@ pub const VARIANTS: &[Variant] = &[
     Variant { form: Form::Subgroup, tm: 1, tn: 1 },
     Variant { form: Form::Subgroup, tm: 1, tn: 4 },
     Variant { form: Form::Rows, tm: 1, tn: 8 },
+    Variant { form: Form::Rows, tm: 16, tn: 2 },
+    Variant { form: Form::Rows, tm: 16, tn: 4 },
 ];
 
 /// Sizes of uniform bindings for the left operand; the last is what every device binds.
@@ -239,10 +241,13 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
             *t += "    }\n";
         }
     }
-    for r in 0..v.tm {
-        for c in 0..v.tn {
-            let _ = writeln!(t, "    store(y, m0 + {r}u, n0 + {c}u, s{r}_{c});");
-        }
+    store_tile(t, v, |r, c| format!("s{r}_{c}"));
+}
+
+/// Outputs in registers through the epilogue.
+fn store_tile(t: &mut String, v: Variant, sum: impl Fn(u32, u32) -> String) {
+    for (r, c) in (0..v.tm).flat_map(|r| (0..v.tn).map(move |c| (r, c))) {
+        let _ = writeln!(t, "    store(y, m0 + {r}u, n0 + {c}u, {});", sum(r, c));
     }
 }
 
@@ -268,11 +273,5 @@ fn columns_tile(t: &mut String, v: Variant) {
         }
     }
     *t += "    }\n";
-    for r in 0..v.tm {
-        for c in 0..vectors {
-            for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-                let _ = writeln!(t, "    store(y, m0 + {r}u, n0 + {}u, s{r}_{c}.{lane});", c * 4 + i as u32);
-            }
-        }
-    }
+    store_tile(t, v, |r, c| format!("s{r}_{}.{}", c / 4, ["x", "y", "z", "w"][c as usize % 4]));
 }

@@ -7,10 +7,12 @@ use crate::base::{AdapterKind, Caps, DType, DeviceFault, Error, Expr, Part, Resu
 use crate::graph::{Graph, Source};
 use crate::kernel::{Kernel, MAP};
 use crate::op::{Attrs, Body, Exchange, Fused, OpDef, Primitive, Value};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// Invocations of a map's workgroup.
 const MAP_GROUP: u32 = 64;
+/// And where shaders run on a CPU, which takes longer from one workgroup to the next than within one.
+const SERIAL_GROUP: u32 = 256;
 /// Results that one map may write.
 const MAX_RESULTS: usize = 4;
 
@@ -28,8 +30,7 @@ pub fn plan(graph: &Graph, caps: &Caps, options: &Options) -> Result<Plan> {
     }
     let graph = graph.expand(&keep)?;
     let fusion = fuse::fuse(&graph, options.fuse, options.tuning.serial)?;
-    let texels = if options.tuning.texels { texels(&graph) } else { HashSet::new() };
-    let mut places = Places { map: HashMap::new(), chunks: HashMap::new(), buffers: vec![], texels };
+    let mut places = Places { map: HashMap::new(), chunks: HashMap::new(), buffers: vec![], texels: options.tuning.texels };
     for v in graph.values().filter(|v| fusion.stored[v.0 as usize]) {
         places.add(&graph, v, caps)?;
     }
@@ -50,23 +51,8 @@ pub struct Places {
     /// Weights beyond the binding limit lie in several buffers, by rows.
     chunks: HashMap<Value, Vec<BufferId>>,
     buffers: Vec<Buffer>,
-    /// Those that may lie in textures.
-    texels: HashSet<Value>,
-}
-
-/// Values that the host writes, and that are read only as right operands of products and as tables.
-fn texels(graph: &Graph) -> HashSet<Value> {
-    let written = |v: &Value| matches!(graph.node(*v).source, Source::Input | Source::Weight { .. });
-    let mut out: HashSet<Value> = graph.values().filter(written).filter(|v| !graph.outputs.iter().any(|(_, o)| o == v)).collect();
-    for v in graph.values() {
-        let node = graph.node(v);
-        for (i, arg) in node.args().iter().enumerate() {
-            if !matches!((node.kind(), i), ("matmul", 1) | ("gather", 0)) {
-                out.remove(arg);
-            }
-        }
-    }
-    out
+    /// Whether what the host writes and only products (on the right) and gathers read goes into textures.
+    texels: bool,
 }
 
 /// Bytes of `ty` on a device at its bounds, whole words.
@@ -105,7 +91,7 @@ impl Places {
             let what = format!("\"{}\" {} takes {bytes} bytes, this device binds at most {limit}: use shorter sequences or a smaller context", node.name, node.ty);
             return Err(Error::device(DeviceFault::Limit, node.kind(), what));
         }
-        let texels = self.texels.contains(&v) && bytes <= caps.texture_bytes();
+        let texels = self.texels && matches!(role, Role::Input(_)) && graph.is_right_or_table(v) && bytes <= caps.texture_bytes();
         let id = self.push(Buffer { role, bytes, texels, label: node.name.clone() });
         self.map.insert(v, id);
         Ok(())
@@ -116,7 +102,7 @@ impl Places {
     fn add_weight(&mut self, graph: &Graph, v: Value, parts: &[Part], caps: &Caps) -> Result<()> {
         let (ty, name) = (&graph.node(v).ty, &graph.node(v).name);
         let limit = caps.binding_bytes.min(caps.buffer_bytes);
-        let texels = self.texels.contains(&v) && limit <= caps.texture_bytes();
+        let texels = self.texels && graph.is_right_or_table(v) && limit <= caps.texture_bytes();
         let dims = ty.shape.known().ok_or_else(|| Error::op("weight", name, format!("{} is not known", ty.shape)))?;
         let rows = dims.first().copied().unwrap_or(1);
         let bytes_of = |rows: usize| {
@@ -407,11 +393,12 @@ impl<'a> Lower<'a> {
         let Some(map) = self.pending.take() else { return Ok(()) };
         let interface = interface(&map.code.bound, &map.code.params, &[]);
         let body = format!("{}{}fn run(index: u32) {{\n    var j = index;\n{}}}\n", map.code.helpers, map.functions, map.run);
-        let kernel = Kernel::new(&MAP).set("WG", MAP_GROUP).hole("interface", interface).hole("body", body);
+        let group = if self.options.tuning.serial { SERIAL_GROUP } else { MAP_GROUP };
+        let kernel = Kernel::new(&MAP).set("WG", group).hole("interface", interface).hole("body", body);
         let args = map.code.bound.iter().map(|b| self.arg(b)).collect();
         let params = map.code.params.iter().map(|(n, e)| (n.clone(), Param::U(e.clone()))).collect();
         let one = || Ceil { n: Expr::new(1), by: 1 };
-        let grid = [Ceil { n: map.count.clone(), by: MAP_GROUP }, one(), one()];
+        let grid = [Ceil { n: map.count.clone(), by: group }, one(), one()];
         let bytes = map.code.read_bytes() + map.written;
         self.push(kernel, Dispatch { label: map.label, ops: map.ops, kernel: 0, args, params, grid, flops: map.flops, bytes });
         Ok(())

@@ -278,7 +278,12 @@ fn choose(l: &Lower, p: &Product) -> Variant {
         return v;
     }
     let find = |form, tm, tn| VARIANTS.iter().copied().find(|v| v.form == form && v.tm == tm && v.tn == tn).filter(allowed);
+    // Tiles of many rows are worth it where it is known that there are as many.
+    let many = p.m().known().is_some_and(|m| m >= 16);
     let guess = match (l.options.tuning.serial, tall, right.rows) {
+        (true, true, rows) if many => find(Form::Rows, 16, if rows { 2 } else { 4 }),
+        (true, true, true) if right.texels => find(Form::Rows, 8, 4),
+        (true, false, true) if right.texels => find(Form::Rows, 1, 4),
         (true, true, true) => find(Form::Rows, 4, 4),
         (true, true, false) => find(Form::Rows, 8, 8),
         (true, false, true) => find(Form::Rows, 1, 2),

@@ -56,6 +56,11 @@ fn a_training_step_is_planned_and_priced_from_sizes_alone() {
         refused(&[&["llama-3-8b", "--zero", "4"], &plan[..]].concat()),
         refused(&[&["llama-3-8b", "--seq", "99999999"], &plan[..]].concat()),
         refused(&[&["llama-3-8b", "--global-batch", "7"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--layers", "60000"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--mesh", "dp=16777216"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--micro-batch", "0"], &plan[..]].concat()),
+        refused(&["llama-3-8b", "--cluster", "dgx-h100", "--micro-batch", "0"]),
+        refused(&["llama-3-8b", "--cluster", "dgx-h100", "--micro-batch", "18446744073709551615"]),
         refused(&["llama-3-8b", "--cluster", "dgx-h100", "--plan", "--layers", "2"]),
     ];
     insta::assert_snapshot!(told.concat());

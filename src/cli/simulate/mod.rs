@@ -248,8 +248,10 @@ impl Simulate {
         let soft = &chip.constants.software;
         let zero = t.zero.unwrap_or(usize::from(soft.distributed_optimizer));
         let base = Layout::single(t.seq).with_mesh(&mesh);
-        let unit = if t.search { 1 } else { base.dp * t.micro_batch.unwrap_or(1) * if t.chunks > 1 { base.pp } else { 1 } };
-        let global_batch = t.global_batch.unwrap_or(1536usize.div_ceil(unit) * unit);
+        let each = base.dp.saturating_mul(t.micro_batch.unwrap_or(1)).saturating_mul(if t.chunks > 1 { base.pp } else { 1 });
+        // A size of nothing is refused with the layout.
+        let unit = if t.search { 1 } else { each.max(1) };
+        let global_batch = t.global_batch.unwrap_or(1536usize.div_ceil(unit).saturating_mul(unit));
         let layout = Layout {
             chunks: t.chunks, zero, sequence_parallel: base.tp > 1 && !t.no_sequence_parallel && (soft.sequence_parallel || t.search), micro_batch: t.micro_batch.unwrap_or(1), global_batch,
             precision: self.precision(&chip), offload: t.offload, stack: simulate::stack(&chip, zero),

@@ -49,6 +49,9 @@ pub struct Planned {
     pub of: Of,
 }
 
+/// Every rank is gone through by itself.
+const MOST_RANKS: usize = 4096;
+
 /// What devices of machines offer to plans: buffers as large as wgpu counts.
 pub fn caps() -> Caps {
     Caps { kind: AdapterKind::Discrete, binding_bytes: (2 << 30) - 4, buffer_bytes: 1 << 40, storage_buffers: 16, ..Caps::FLOOR }
@@ -105,6 +108,11 @@ impl Simulate {
     pub fn price_plan(&self, topology: &Topology) -> Result<()> {
         let mesh = Mesh::parse(self.mesh.as_deref().unwrap_or(""))?;
         let caps = caps();
+        // Plans compute in 32 bits whatever their weights are stored in.
+        let machine = Machine::new(topology, mesh.ranks(), self.dtype.unwrap_or(Precision::Fp32))?;
+        if mesh.ranks() > MOST_RANKS {
+            return Err(Error::usage(format!("mesh {mesh} has {} ranks: plans are priced rank by rank, up to {MOST_RANKS}; leave --plan out to price more from the model's shape", mesh.ranks())));
+        }
         if self.layers.is_some() && !self.plans.train {
             return Err(Error::usage("--layers changes a model's sizes, a plan that answers has its file's: leave it out, or add --train"));
         }
@@ -113,8 +121,6 @@ impl Simulate {
             self.plans.planned(&model, mesh, self.sequence_parallel, &caps, &plan::Options::for_caps(&caps))?
         };
         let ranks = planned.ranks()?;
-        // Plans compute in 32 bits whatever their weights are stored in.
-        let machine = Machine::new(topology, ranks.len(), self.dtype.unwrap_or(Precision::Fp32))?;
         let outcome = planned.run(&ranks, &machine)?;
         let on = format!("{} × {}", ranks.len(), topology.slowest().title);
         let mesh = if ranks.len() > 1 { planned.layout.mesh.to_string() } else { String::new() };

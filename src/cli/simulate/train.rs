@@ -11,6 +11,9 @@ use crate::simulate::Shape;
 use crate::simulate::plans::Of;
 use crate::topology::Mesh;
 
+/// Every layer is written out.
+const MOST_LAYERS: usize = 1024;
+
 /// A llama of this shape. Constants that no price depends on are the family's usual ones.
 pub fn config(shape: &Shape, context: usize) -> Result<Config> {
     let lacks = [
@@ -19,7 +22,7 @@ pub fn config(shape: &Shape, context: usize) -> Result<Config> {
     if let Some((_, what)) = lacks.iter().find(|l| l.0) {
         return Err(Error::usage(format!("{} has {what}: training steps are planned for llama-type models; leave --plan out to price it from its shape", shape.name)));
     }
-    if shape.head() % 2 != 0 || shape.head() > 256 {
+    if !shape.head().is_multiple_of(2) || shape.head() > 256 {
         return Err(Error::usage(format!("{} has heads {} wide: an even width up to 256 can be planned", shape.name, shape.head())));
     }
     Ok(Config {
@@ -53,6 +56,10 @@ impl Simulate {
     pub fn planned_training(&self, mesh: Mesh) -> Result<Planned> {
         self.check_training_plan(&mesh)?;
         let (shape, t) = (self.shape()?, &self.training);
+        shape.check()?;
+        if shape.layers > MOST_LAYERS {
+            return Err(Error::usage(format!("{} has {} layers: up to {MOST_LAYERS} are planned, --layers takes fewer", shape.name, shape.layers)));
+        }
         let batch = t.micro_batch.unwrap_or(1).saturating_mul(mesh.size("dp"));
         // Positions and ids are counted in 32 bits.
         let most = 1usize << 24;
