@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use warpweft::base::{Bindings, DType, DeviceFault, Error, Result, Type, Weights, block};
 use warpweft::base::{Array, Var};
 use warpweft::graph::GraphBuilder;
-use warpweft::reference::{Interpreter, MOST_MADE, MOST_SHARED, Member, Team, WORDS};
+use warpweft::reference::{Interpreter, MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 use warpweft::session::{DeviceChoice, Loading, Opened, Options, Request};
 use warpweft::text::Sampling;
 
@@ -174,6 +174,36 @@ fn a_model_says_the_same_with_a_team_and_a_member_that_ends_is_an_error() {
             assert!(matches!(&e, Error::Device { fault: DeviceFault::Lost, .. }), "{e}");
         }
     }
+}
+
+#[test]
+fn a_trial_finds_out_whether_a_team_pays() {
+    // Members that take their time: nothing is gained.
+    #[derive(Debug)]
+    struct Slow(Arc<Threads>);
+    impl Team for Slow {
+        fn threads(&self) -> usize {
+            self.0.threads()
+        }
+        fn share(&self, bytes: &[u8]) -> Result<()> {
+            self.0.share(bytes)
+        }
+        fn order(&self, member: usize, words: [u32; WORDS]) -> Result<()> {
+            self.0.order(member, words)
+        }
+        fn done(&self, member: usize, made: &mut [f32]) -> Result<()> {
+            std::thread::sleep(std::time::Duration::from_millis(3));
+            self.0.done(member, made)
+        }
+    }
+    let slow: Arc<dyn Team> = Arc::new(Slow(Threads::of(2, usize::MAX)));
+    assert!(!pays(&slow).unwrap());
+    let gone: Arc<dyn Team> = Threads::of(2, 5);
+    assert!(pays(&gone).is_err());
+    // A team does its work after the trial as before it.
+    let team = Threads::of(3, usize::MAX);
+    pays(&(team.clone() as Arc<dyn Team>)).unwrap();
+    assert!(products(DType::Q4_0, [96, 32], 4, Some(team)) == products(DType::Q4_0, [96, 32], 4, None));
 }
 
 #[test]

@@ -5,8 +5,9 @@ use crate::base::AdapterKind;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Seconds that a submission is meant to take at most: a guess that is three times off stays within half a second.
-const BUDGET: f64 = 0.15;
+/// Seconds that a submission is meant to take at most: on a machine that does much else besides it takes a multiple, which
+/// stays within half a second.
+const BUDGET: f64 = 0.08;
 /// A kernel that nothing is known of counts this many times what it is guessed to take.
 const CAUTION: f64 = 5.0;
 /// A submission that takes less than this says little of how slow its kernels are: waiting is most of it.
@@ -153,7 +154,7 @@ mod tests {
         let usual = device.step(&mut pace, &dispatches, |_| 1.0).len();
         // Four times as slow from now on: one submission finds out, those after it are in time (one dispatch takes 0.28 s).
         let slow = device.step(&mut pace, &dispatches, |_| 4.0);
-        assert!(slow[0] < 0.7 && slow[1..].iter().all(|t| *t < 0.4), "{slow:?}");
+        assert!(slow[0] < 0.5 && slow[1..].iter().all(|t| *t < 0.35), "{slow:?}");
         (0..10).for_each(|_| drop(device.step(&mut pace, &dispatches, |_| 1.0)));
         assert!(device.step(&mut pace, &dispatches, |_| 1.0).len() <= usual + 1);
     }

@@ -67,7 +67,7 @@ pub fn device_bytes(ty: &Type) -> u64 {
 }
 
 /// Elements of a weight that one dispatch of a software adapter reads.
-const MOST_ELEMENTS: usize = 1 << 25;
+const MOST_ELEMENTS: usize = 1 << 24;
 
 impl Places {
     fn add(&mut self, graph: &Graph, v: Value, caps: &Caps) -> Result<()> {

@@ -14,7 +14,7 @@ pub mod sample;
 mod value;
 
 pub use ranks::Ranks;
-pub use rows::{MOST_MADE, MOST_SHARED, Member, Team, WORDS};
+pub use rows::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 pub use value::Real;
 
 use crate::base::{Array, Bindings, DType, Error, Part, Result, Seat, Type, Weights, read_parts};

@@ -8,6 +8,7 @@ use crate::base::{DType, DeviceFault, Error, Result, block};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use web_time::Instant;
 
 /// Words of an order.
 pub const WORDS: usize = 5;
@@ -145,6 +146,46 @@ impl Member {
             _ => Err(wrong()),
         }
     }
+}
+
+/// What a trial of a team multiplies: as much as a small model's product.
+const TRIAL: [usize; 2] = [1024, 576];
+/// Rounds of a trial, products of a round, and how much less time they must take with the team than without.
+const ROUNDS: usize = 9;
+const PRODUCTS: usize = 8;
+const GAIN: f64 = 0.85;
+
+/// Whether products are faster with a team than without, by a trial of some ten milliseconds: a core that other programs have,
+/// or that the system gives to two threads in turn, is none to share work with.
+///
+/// # Errors
+/// Those of the members.
+pub fn pays(team: &Arc<dyn Team>) -> Result<bool> {
+    let (dtype, [n, k]) = (DType::Q8_0, TRIAL);
+    let rows = [Rows::new(u32::MAX, dtype, TRIAL, None)?, Rows::new(u32::MAX, dtype, TRIAL, Some(team.clone()))?];
+    let (x, mut out) = (vec![0.5; k], vec![0.0; n]);
+    let mut times = [vec![], vec![]];
+    for round in 0..=ROUNDS {
+        for (rows, times) in rows.iter().zip(&mut times) {
+            let start = Instant::now();
+            for _ in 0..PRODUCTS {
+                rows.columns(&x, 1, &mut out)?;
+            }
+            // The first round wakes everybody.
+            if round > 0 {
+                times.push(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    for member in 1..team.threads() {
+        team.order(member, [HOLD, u32::MAX, 0, 0, 0])?;
+        team.done(member, &mut [])?;
+    }
+    let [alone, shared] = times.map(|mut t| {
+        t.sort_by(f64::total_cmp);
+        t[ROUNDS / 2]
+    });
+    Ok(shared < alone * GAIN)
 }
 
 /// A weight by its rows, all here or shared out among a team.

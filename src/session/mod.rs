@@ -27,7 +27,7 @@ pub use crate::model::source::Head;
 pub use loading::{Loading, Opened};
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
 pub use probes::Rate;
-pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS};
+pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
 

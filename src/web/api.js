@@ -20,8 +20,8 @@ export { WarpweftError } from "./errors.js";
  * @property {(text: string) => void} [onNotice]  Sentences for people: which device was taken and why, a device that was lost.
  * @property {"auto" | "webgpu" | "cpu"} [device]  `auto` is a real GPU, else the CPU in WebAssembly.
  * @property {boolean} [cache]  Whether a model from an address is kept in the origin's private files; it is, unless this is false.
- * @property {number} [threads]  Of the CPU, where no device computes and the page is cross-origin isolated: one for each core, up to 8,
- *   where not given. Elsewhere there is one.
+ * @property {number} [threads]  Of the CPU, where no device computes and the page is cross-origin isolated; elsewhere there is one.
+ *   Where not given: one for each core, up to 8, if a short trial finds that they help.
  * @property {number} [context]  Tokens of context; the model's own, up to 4,096, where not given.
  * @property {string} [mesh]  Axes such as `tp=3` or `pp=2,tp=2`: virtual devices on the adapter share the model. Each token
  *   then brings its `spans`, for which every rank waits to be timed: for looking, not for speed.

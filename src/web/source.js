@@ -89,12 +89,7 @@ async function shards(plain, at, side, how, instead) {
     const index = /** @type {Plain} */ (at(INDEX));
     const bytes = await whole(index, how, instead !== undefined);
     if (!bytes) throw instead;
-    let names;
-    try {
-        names = /** @type {unknown[]} */ (Object.values(JSON.parse(new TextDecoder().decode(bytes)).weight_map));
-    } catch (e) {
-        throw new WarpweftError("file", `${INDEX}: has no weight_map that could be read (${e instanceof Error ? e.message : e})`);
-    }
+    const names = filesOf(bytes);
     const files = [];
     for (const name of [...new Set(names)].sort()) {
         if (typeof name !== "string" || /[/\\]|^\.|^$/.test(name)) throw new WarpweftError("file", `${INDEX}: names the file "${name}" outside of its folder`);
@@ -103,6 +98,19 @@ async function shards(plain, at, side, how, instead) {
         files.push(await headed(one, how));
     }
     return { files, side: [...side, /** @type {[string, Uint8Array]} */ ([INDEX, bytes])] };
+}
+
+/** The files that an index gives to tensors. @param {Uint8Array} bytes @returns {unknown[]} */
+function filesOf(bytes) {
+    let json;
+    try {
+        json = JSON.parse(new TextDecoder().decode(bytes));
+    } catch (e) {
+        throw new WarpweftError("file", `${INDEX}: is not valid JSON: ${e instanceof Error ? e.message : e}`);
+    }
+    const map = json?.weight_map;
+    if (!map || typeof map !== "object") throw new WarpweftError("file", `${INDEX}: lacks weight_map`);
+    return Object.values(map);
 }
 
 /**

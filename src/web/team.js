@@ -13,8 +13,9 @@ const [FINE, FAILED, ENDED] = [0, 1, 2];
 /** Bytes that are shared, bytes of an error's text, pages of the member's memory, the order's words. */
 const [BYTES, TEXT, PAGES, WORDS] = [3, 4, 5, 8];
 
-/** Looks at a word before a thread goes to sleep: some tens of microseconds, what lies between two products. */
-const LOOKS = 20_000;
+/** Looks at a word before a thread goes to sleep: some tens of microseconds, what lies between two products. More would keep the
+ * other thread waiting where both are on one core. */
+const LOOKS = 4_000;
 /** Milliseconds for an answer, beside a multiple of what the leader needed for its own part. */
 const PATIENCE = 10_000;
 const MULTIPLE = 20;

@@ -14,6 +14,12 @@ extern "C" {
     /// A promise of the number of threads, the caller's among them.
     #[wasm_bindgen(js_namespace = warpweftTeam, js_name = gather)]
     fn gather_js(shared: u32, made: u32) -> js_sys::Promise;
+    /// Whether the number of threads was asked for.
+    #[wasm_bindgen(js_namespace = warpweftTeam, js_name = isAsked)]
+    fn is_asked() -> bool;
+    /// Sends all members away.
+    #[wasm_bindgen(js_namespace = warpweftTeam)]
+    fn disband();
     #[wasm_bindgen(js_namespace = warpweftTeam, js_name = share, catch)]
     fn share_js(bytes: &[u8]) -> Result<(), JsValue>;
     #[wasm_bindgen(js_namespace = warpweftTeam, js_name = order, catch)]
@@ -53,11 +59,20 @@ fn told(e: JsValue) -> Error {
     Error::device(fault, "the CPU fallback", text("message").unwrap_or_else(|| "a thread stopped".into()))
 }
 
-/// Starts as many Workers as the page allows and was asked for; nobody where that is one thread.
+/// Starts as many Workers as the page allows and was asked for; nobody where that is one thread, or where it was left to the
+/// engine and a trial shows that they do not help.
 pub fn gather() -> Pin<Box<dyn Future<Output = Option<Arc<dyn session::Team>>>>> {
     Box::pin(async {
         let threads = JsFuture::from(gather_js(MOST_SHARED as u32 * 4, MOST_MADE as u32 * 4)).await.ok()?.as_f64()? as usize;
-        (threads > 1).then(|| Arc::new(Workers { threads }) as Arc<dyn session::Team>)
+        if threads < 2 {
+            return None;
+        }
+        let team: Arc<dyn session::Team> = Arc::new(Workers { threads });
+        if is_asked() || session::pays(&team).unwrap_or(false) {
+            return Some(team);
+        }
+        disband();
+        None
     })
 }
 

@@ -35,6 +35,8 @@ let team;
 let gather = async () => 1;
 scope.warpweftTeam = {
     gather: (/** @type {number} */ shared, /** @type {number} */ made) => gather(shared, made),
+    isAsked: () => opened?.threads !== undefined,
+    disband: () => disband(),
     share: (/** @type {Uint8Array} */ bytes) => team?.share(bytes),
     order: (/** @type {number} */ member, /** @type {Uint32Array} */ words) => team?.order(member, words),
     done: (/** @type {number} */ member, /** @type {Float32Array} */ made) => team?.done(member, made),

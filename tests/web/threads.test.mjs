@@ -59,7 +59,10 @@ test("every thread more gives the same tokens with the same probabilities, and s
         }
     }
     const usual = await answered(page, models.url + first.file, {});
-    assert.equal(usual.info.threads, Math.min(8, await page.evaluate(() => navigator.hardwareConcurrency)));
+    const most = Math.min(8, await page.evaluate(() => navigator.hardwareConcurrency));
+    // A trial decides whether they help: on a busy machine they may not.
+    assert.ok([1, most].includes(usual.info.threads), `${usual.info.threads} threads`);
+    assert.deepEqual(usual.ids, first.ids);
     const wrong = await answered(page, models.url + first.file, { threads: 1.5 });
     assert.equal(wrong.code, "usage");
     assert.deepEqual(complaints, []);
