@@ -15,29 +15,30 @@ struct Params { m: u32, n: u32, k: u32, a0: u32, a_row: u32, b0: u32, b_row: u32
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 //}
 
-fn store(z: u32, m: u32, n: u32, acc: f32) {
-    if (m < p.m && n < p.n) {
-        let o = (z * p.m + p.m0 + m) * p.y_row + p.n0 + n;
-        y[p.y0 + o] = epilogue(acc, o);
-    }
+// Element `o` of the result, which begins at `to`.
+fn store(to: u32, o: u32, inside: bool, acc: f32) {
+    if (inside) { y[to + o] = epilogue(acc, o); }
 }
 
 //{ body
 fn batch_a(z: u32) -> u32 { return 0u; }
 fn batch_b(z: u32) -> u32 { return 0u; }
 fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
-fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {
+fn tile(m0: u32, n0: u32, za: u32, zb: u32, z: u32, lane: u32) {
     let row = (za + min(m0, p.m - 1u) * p.a_row) / 4u;
     let w = (zb + min(n0, p.n - 1u) * p.b_row) / 4u;
     var sum = 0.0;
     for (var k = 0u; k < p.k / 4u; k++) { sum += dot(b[w + k], a[row + k]); }
-    store(y, m0, n0, sum);
+    let o = (z * p.m + p.m0 + m0) * p.y_row + p.n0 + n0;
+    store(p.y0, o, m0 < p.m && n0 < p.n, sum);
 }
 //}
 
+//{ entry
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let n = (group.x * WG + lane) * TN;
     if (n >= p.n) { return; }
-    tile(group.y * TM, n, p.a0 + batch_a(group.z), p.b0 + batch_b(group.z), group.z);
+    tile(group.y * TM, n, p.a0 + batch_a(group.z), p.b0 + batch_b(group.z), group.z, lane);
 }
+//}

@@ -16,7 +16,7 @@ pub use gpu::{AdapterReport, Counts, Gpu, adapters};
 
 pub(crate) use probe::median;
 pub use probe::{Probes, probe};
-pub use program::{DispatchTime, Program};
+pub use program::{DispatchTime, Program, Recorded};
 pub use cluster::Cluster;
 pub use store::Store;
 pub use transport::{Nobody, Post, Transport};

@@ -55,6 +55,11 @@ struct Timing {
     staging: Buffer,
 }
 
+/// The commands of a step that was recorded, not run.
+pub struct Recorded {
+    _commands: wgpu::CommandBuffer,
+}
+
 /// One dispatch of a profiled step.
 #[derive(Debug, Clone)]
 pub struct DispatchTime {
@@ -249,11 +254,10 @@ impl Program {
     }
 
     /// Records a step without running it: what a bench of recording times.
-    pub fn record_only(&self, bindings: &Bindings) -> Result<()> {
+    pub fn record_only(&self, bindings: &Bindings) -> Result<Recorded> {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.record(&mut encoder, bindings)?;
-        drop(encoder.finish());
-        Ok(())
+        Ok(Recorded { _commands: encoder.finish() })
     }
 
     fn record(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings) -> Result<()> {

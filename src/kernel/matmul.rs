@@ -12,6 +12,11 @@ pub static SUBGROUP: Template = Template { name: "matvec_subgroup", source: VECT
 /// Fills the hole `sums`.
 pub static SUBGROUP_SUMS: &str = include_str!("../../shaders/shared/subgroup_sums.wgsl");
 
+/// Fills the hole `entry` of [`ROWS`] where tiles are made with broadcasts.
+pub static SUBGROUP_ROWS: &str = include_str!("../../shaders/shared/subgroup_rows.wgsl");
+/// Lanes of a workgroup of the rows form, one vector of a CPU: small workgroups keep all cores busy.
+pub const ROWS_LANES: u32 = 8;
+
 /// How the work is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -83,7 +88,8 @@ impl Right {
         }
     }
 
-    /// Functions that all forms load it by: `b_at(i)`, element `i`; where quantised, `scale(i)`, factor and offset of block `i`.
+    /// Functions that all forms load it by: `b_at(i)`, element `i`; where quantised, `scale(s0, i)`, factor and offset of
+    /// block `i`, whose plane begins at texel `s0`.
     pub fn access(self, form: Form) -> String {
         let (element, scales) = self.elements(form);
         let load = match (self.texels, element) {
@@ -100,32 +106,32 @@ impl Right {
         }
         let _ = writeln!(t, "fn b_at(i: u32) -> {element} {{ {load} }}");
         if scales.is_some() {
-            let word = if self.texels { "texel(p.s0 + i / 4u)[i % 4u]" } else { "s[i]" };
-            let _ = writeln!(t, "fn s_at(i: u32) -> u32 {{ return {word}; }}");
+            let word = if self.texels { "texel(s0 + i / 4u)[i % 4u]" } else { "s[i]" };
+            let _ = writeln!(t, "fn s_at(s0: u32, i: u32) -> u32 {{ return {word}; }}");
             t += &scale_function(self.dtype);
         }
         t
     }
 }
 
-/// `scale(i)` of a quantised type.
+/// `scale(s0, i)` of a quantised type.
 fn scale_function(dtype: DType) -> String {
     let body = match dtype {
-        DType::Q4_1 => "return unpack2x16float(s_at(i));".to_string(),
+        DType::Q4_1 => "return unpack2x16float(s_at(s0, i));".to_string(),
         _ => {
             let offset = if dtype == DType::Q4_0 { "-8.0 * d" } else { "0.0" };
-            format!("let pair = unpack2x16float(s_at(i >> 1u));\n    let d = select(pair.x, pair.y, (i & 1u) == 1u);\n    return vec2<f32>(d, {offset});")
+            format!("let pair = unpack2x16float(s_at(s0, i >> 1u));\n    let d = select(pair.x, pair.y, (i & 1u) == 1u);\n    return vec2<f32>(d, {offset});")
         }
     };
-    format!("fn scale(i: u32) -> vec2<f32> {{\n    {body}\n}}\n")
+    format!("fn scale(s0: u32, i: u32) -> vec2<f32> {{\n    {body}\n}}\n")
 }
 
 /// `load_b(base, k, n)`: one element of any format, for the tiled form. It loads by [`Right::access`], as all forms do.
 pub fn load_b(right: Right) -> String {
     let body = match right.dtype {
         DType::F16 => "let at = base + k * p.b_col + n * p.b_row;\n    let pair = unpack2x16float(b_at(at >> 1u));\n    return select(pair.x, pair.y, (at & 1u) == 1u);".to_string(),
-        DType::Q4_0 | DType::Q4_1 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b_at(block * 4u + (k % 16u) / 4u);\n    let q = (word >> (8u * (k % 4u) + 4u * ((k % 32u) / 16u))) & 15u;\n    let d = scale(block);\n    return f32(q) * d.x + d.y;".to_string(),
-        DType::Q8_0 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b_at(block * 8u + (k % 32u) / 4u);\n    let q = extractBits(bitcast<i32>(word), 8u * (k % 4u), 8u);\n    return f32(q) * scale(block).x;".to_string(),
+        DType::Q4_0 | DType::Q4_1 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b_at(block * 4u + (k % 16u) / 4u);\n    let q = (word >> (8u * (k % 4u) + 4u * ((k % 32u) / 16u))) & 15u;\n    let d = scale(p.s0, block);\n    return f32(q) * d.x + d.y;".to_string(),
+        DType::Q8_0 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b_at(block * 8u + (k % 32u) / 4u);\n    let q = extractBits(bitcast<i32>(word), 8u * (k % 4u), 8u);\n    return f32(q) * scale(p.s0, block).x;".to_string(),
         _ => "return b_at(base + k * p.b_col + n * p.b_row);".to_string(),
     };
     format!("fn load_b(base: u32, k: u32, n: u32) -> f32 {{\n    {body}\n}}\n")
@@ -136,7 +142,7 @@ pub fn block_dot(dtype: DType) -> String {
     let mut t = "fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {\n    let at = n * (p.k / 32u) + kb;\n    var sum = 0.0;\n".to_string();
     match dtype {
         DType::Q4_0 | DType::Q4_1 => {
-            t += "    let q = b_at(at);\n    let d = scale(at);\n    var all = vec4<f32>(0.0);\n";
+            t += "    let q = b_at(at);\n    let d = scale(p.s0, at);\n    var all = vec4<f32>(0.0);\n";
             for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
                 let _ = write!(
                     t,
@@ -147,7 +153,7 @@ pub fn block_dot(dtype: DType) -> String {
             t += "    return sum * d.x + (all.x + all.y + all.z + all.w) * d.y;\n";
         }
         DType::Q8_0 => {
-            t += "    let d = scale(at);\n";
+            t += "    let d = scale(p.s0, at);\n";
             for half in 0..2 {
                 let _ = writeln!(t, "    let q{half} = b_at(at * 2u + {half}u);");
                 for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
@@ -164,28 +170,66 @@ pub fn block_dot(dtype: DType) -> String {
     t + "}\n"
 }
 
-/// The inner loop of the rows form: `tile(m0, n0, za, zb)` computes and stores TM × TN outputs in registers.
-/// Accumulators are spelled out, for no compiler here is asked to unroll.
-pub fn tile(right: Right, v: Variant) -> String {
-    let mut t = "fn tile(m0: u32, n0: u32, za: u32, zb: u32, y: u32) {\n".to_string();
+/// The inner loop of the rows form: `tile(m0, n0, za, zb, z, lane)` computes and stores TM × TN outputs in registers. With
+/// `broadcast`, each lane of a subgroup loads a row of the left operand, for all lanes; else each lane loads all rows.
+/// Accumulators are spelled out, for no compiler here is asked to unroll, and parameters are read before the loops: a CPU's
+/// compiler leaves them where they stand.
+pub fn tile(right: Right, v: Variant, broadcast: bool) -> String {
+    let mut t = "fn tile(m0: u32, n0: u32, za: u32, zb: u32, z: u32, lane: u32) {\n".to_string();
     // Rows beyond the edge repeat the last one: their results are dropped.
-    for r in 0..v.tm {
-        let _ = writeln!(t, "    let a{r} = (za + min(m0 + {r}u, p.m - 1u) * p.a_row) / 4u;");
+    t += "    let k4 = p.k / 4u;\n";
+    if broadcast {
+        for g in 0..v.tm.div_ceil(ROWS_LANES) {
+            let _ = writeln!(t, "    let g{g} = (za + min(m0 + {}u + lane, p.m - 1u) * p.a_row) / 4u;", g * ROWS_LANES);
+        }
+    } else {
+        for r in 0..v.tm {
+            let _ = writeln!(t, "    let a{r} = (za + min(m0 + {r}u, p.m - 1u) * p.a_row) / 4u;");
+        }
     }
-    if right.rows { rows_tile(&mut t, right.dtype, v) } else { columns_tile(&mut t, v) }
+    let left = Left { rows: v.tm, broadcast };
+    if right.rows { rows_tile(&mut t, right.dtype, v, left) } else { columns_tile(&mut t, v, left) }
     t + "}\n"
 }
 
-fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
+/// How the rows of the left operand get into registers.
+#[derive(Clone, Copy)]
+struct Left {
+    rows: u32,
+    broadcast: bool,
+}
+
+impl Left {
+    /// All rows at vector `at`, as `x` and their numbers.
+    fn load(self, t: &mut String, pad: &str, x: &str, at: &str) {
+        if self.broadcast {
+            for g in 0..self.rows.div_ceil(ROWS_LANES) {
+                let _ = writeln!(t, "{pad}let {x}g{g} = a[g{g} + {at}];");
+            }
+        }
+        for r in 0..self.rows {
+            let _ = match self.broadcast {
+                true => writeln!(t, "{pad}let {x}{r} = subgroupBroadcast({x}g{}, {}u);", r / ROWS_LANES, r % ROWS_LANES),
+                false => writeln!(t, "{pad}let {x}{r} = a[a{r} + {at}];"),
+            };
+        }
+    }
+}
+
+fn rows_tile(t: &mut String, dtype: DType, v: Variant, left: Left) {
+    if dtype.is_quantised() {
+        *t += "    let blocks = p.k / 32u;\n    let s0 = p.s0;\n    let four = p.four;\n";
+    }
     for c in 0..v.tn {
-        let _ = writeln!(t, "    let w{c} = min(n0 + {c}u, p.n - 1u);");
+        let first = if dtype.is_quantised() { format!("min(n0 + {c}u, p.n - 1u) * blocks") } else { format!("(zb + min(n0 + {c}u, p.n - 1u) * p.b_row) / 4u") };
+        let _ = writeln!(t, "    let w{c} = {first};");
         for r in 0..v.tm {
             let _ = writeln!(t, "    var s{r}_{c} = 0.0;");
         }
     }
     let accumulate = |t: &mut String, pad: &str, weight: &str, x: &str| {
+        left.load(t, pad, x, if x == "l" { "lo" } else { "hi" });
         for r in 0..v.tm {
-            let _ = writeln!(t, "{pad}let {x}{r} = a[a{r} + {}];", if x == "l" { "lo" } else { "hi" });
             for c in 0..v.tn {
                 let _ = writeln!(t, "{pad}s{r}_{c} += dot({weight}{c}, {x}{r});");
             }
@@ -193,11 +237,11 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
     };
     match dtype {
         DType::Q4_0 | DType::Q4_1 => {
-            *t += "    for (var kb = 0u; kb < p.k / 32u; kb++) {\n";
+            *t += "    for (var kb = 0u; kb < blocks; kb++) {\n";
             for c in 0..v.tn {
-                let _ = writeln!(t, "        let at{c} = w{c} * (p.k / 32u) + kb;\n        let d{c} = scale(at{c});\n        let q{c} = b_at(at{c});");
+                let _ = writeln!(t, "        let at{c} = w{c} + kb;\n        let d{c} = scale(s0, at{c});\n        let q{c} = b_at(at{c});");
             }
-            *t += "        for (var j = 0u; j < p.four; j++) {\n            let lo = kb * 8u + j;\n            let hi = lo + 4u;\n";
+            *t += "        for (var j = 0u; j < four; j++) {\n            let lo = kb * 8u + j;\n            let hi = lo + 4u;\n";
             for c in 0..v.tn {
                 let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xU8(q{c}[j] & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
                 let _ = writeln!(t, "            let v{c} = vec4<f32>(unpack4xU8((q{c}[j] >> 4u) & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
@@ -207,15 +251,15 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
             *t += "        }\n    }\n";
         }
         DType::Q8_0 => {
-            *t += "    for (var kb = 0u; kb < p.k / 32u; kb++) {\n";
+            *t += "    for (var kb = 0u; kb < blocks; kb++) {\n";
             for c in 0..v.tn {
-                let _ = writeln!(t, "        let at{c} = w{c} * (p.k / 32u) + kb;\n        let d{c} = scale(at{c}).x;");
+                let _ = writeln!(t, "        let at{c} = w{c} + kb;\n        let d{c} = scale(s0, at{c}).x;");
             }
             for half in 0..2 {
                 for c in 0..v.tn {
                     let _ = writeln!(t, "        let q{half}{c} = b_at(at{c} * 2u + {half}u);");
                 }
-                let _ = writeln!(t, "        for (var j = 0u; j < p.four; j++) {{\n            let lo = kb * 8u + {}u + j;", half * 4);
+                let _ = writeln!(t, "        for (var j = 0u; j < four; j++) {{\n            let lo = kb * 8u + {}u + j;", half * 4);
                 for c in 0..v.tn {
                     let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xI8(q{half}{c}[j])) * d{c};");
                 }
@@ -225,9 +269,9 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
             *t += "    }\n";
         }
         _ => {
-            *t += "    for (var lo = 0u; lo < p.k / 4u; lo++) {\n";
+            *t += "    for (var lo = 0u; lo < k4; lo++) {\n";
             for c in 0..v.tn {
-                let at = format!("(zb + w{c} * p.b_row) / 4u + lo");
+                let at = format!("w{c} + lo");
                 match dtype {
                     DType::F16 => {
                         let _ = writeln!(t, "        let h{c} = b_at({at});\n        let u{c} = vec4<f32>(unpack2x16float(h{c}.x), unpack2x16float(h{c}.y));");
@@ -246,27 +290,29 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant) {
 
 /// Outputs in registers through the epilogue.
 fn store_tile(t: &mut String, v: Variant, sum: impl Fn(u32, u32) -> String) {
+    *t += "    let row = p.y_row;\n    let first = (z * p.m + p.m0 + m0) * row + p.n0 + n0;\n    let to = p.y0;\n";
+    // Lanes beyond the last column have none.
+    *t += "    let rows = p.m - m0;\n    let cols = max(p.n, n0) - n0;\n";
     for (r, c) in (0..v.tm).flat_map(|r| (0..v.tn).map(move |c| (r, c))) {
-        let _ = writeln!(t, "    store(y, m0 + {r}u, n0 + {c}u, {});", sum(r, c));
+        let _ = writeln!(t, "    store(to, first + {r}u * row + {c}u, {r}u < rows && {c}u < cols, {});", sum(r, c));
     }
 }
 
 /// TN counts columns; four lie in one vector.
-fn columns_tile(t: &mut String, v: Variant) {
+fn columns_tile(t: &mut String, v: Variant, left: Left) {
     let vectors = v.tn / 4;
+    *t += "    let col = p.b_col / 4u;\n";
     for c in 0..vectors {
         let _ = writeln!(t, "    let w{c} = (zb + min(n0 + {}u, p.n - 4u)) / 4u;", c * 4);
         for r in 0..v.tm {
             let _ = writeln!(t, "    var s{r}_{c} = vec4<f32>(0.0);");
         }
     }
-    *t += "    for (var k4 = 0u; k4 < p.k / 4u; k4++) {\n";
-    for r in 0..v.tm {
-        let _ = writeln!(t, "        let x{r} = a[a{r} + k4];");
-    }
+    *t += "    for (var k = 0u; k < k4; k++) {\n";
+    left.load(t, "        ", "x", "k");
     for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
         for c in 0..vectors {
-            let _ = writeln!(t, "        let b{i}_{c} = b_at(w{c} + (k4 * 4u + {i}u) * (p.b_col / 4u));");
+            let _ = writeln!(t, "        let b{i}_{c} = b_at(w{c} + (k * 4u + {i}u) * col);");
             for r in 0..v.tm {
                 let _ = writeln!(t, "        s{r}_{c} += b{i}_{c} * x{r}.{lane};");
             }

@@ -96,7 +96,8 @@ fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen
     code.bound.push(strips[0].left.clone());
     code.bound.extend(right_bounds(l, p.right, piece.buffer, variant.form));
     code.bound.push(bound("y", l.buffers(root)[0], "f32", true));
-    let (kernel, grid) = kernel(&mut code, p, variant, &piece.n, (anchor, root));
+    let subgroups = l.caps.subgroup >= matmul::ROWS_LANES;
+    let (kernel, grid) = kernel(&mut code, p, (variant, subgroups), &piece.n, (anchor, root));
     let weights = if piece.split { Expr::new(l.plan.buffer(piece.buffer).bytes as i64) } else { read_bytes(&p.b) };
     let written = Expr::product(&p.out[..p.out.rank() - 1]) * piece.n.clone() * 4;
     let bytes = read_bytes(&p.a) + weights + written + code.read_bytes();
@@ -115,8 +116,8 @@ fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen
     }
 }
 
-/// The filled kernel of a variant and its grid over all rows.
-fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (Value, Value)) -> (Kernel, [Ceil; 3]) {
+/// The filled kernel of a variant and its grid over all rows. `subgroups`: whether all lanes of a rows form are in one.
+fn kernel(code: &mut Code, p: &Product, (v, subgroups): (Variant, bool), n: &Expr, (anchor, root): (Value, Value)) -> (Kernel, [Ceil; 3]) {
     let epilogue = if anchor == root {
         "fn epilogue(acc: f32, o: u32) -> f32 { return acc; }\n".to_string()
     } else {
@@ -138,11 +139,13 @@ fn kernel(code: &mut Code, p: &Product, v: Variant, n: &Expr, (anchor, root): (V
             (Kernel::new(&matmul::TILED), [ceil(n.clone(), 64), ceil(p.m(), 64), ceil(p.lead.count(), 1)])
         }
         Form::Rows => {
-            body += &matmul::tile(p.right, v);
-            // One vector of a CPU: small workgroups keep all cores busy.
-            let lanes = 8;
-            let kernel = Kernel::new(&matmul::ROWS).set("WG", lanes).set("TM", v.tm).set("TN", v.tn);
-            (kernel, [ceil(n.clone(), lanes * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
+            let broadcast = subgroups && v.tm % matmul::ROWS_LANES == 0;
+            body += &matmul::tile(p.right, v, broadcast);
+            let mut kernel = Kernel::new(&matmul::ROWS).set("WG", matmul::ROWS_LANES).set("TM", v.tm).set("TN", v.tn);
+            if broadcast {
+                kernel = kernel.hole("entry", matmul::SUBGROUP_ROWS);
+            }
+            (kernel, [ceil(n.clone(), matmul::ROWS_LANES * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
         }
         Form::Vector | Form::Subgroup => {
             body += &matmul::block_dot(p.right.dtype);
