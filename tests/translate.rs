@@ -17,7 +17,7 @@ fn write(all: &[&Kernel]) {
     for (i, kernel) in all.iter().enumerate() {
         let source = kernel.source().unwrap();
         // A line that Tint asks for and naga refuses.
-        let enable = if source.contains("subgroupAdd") { "enable subgroups;\n" } else { "" };
+        let enable = if source.contains("subgroup") { "enable subgroups;\n" } else { "" };
         std::fs::write(folder.join(format!("{}-{i}.wgsl", kernel.name())), format!("{enable}{source}")).unwrap();
     }
 }
