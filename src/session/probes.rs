@@ -65,8 +65,12 @@ impl Probes {
     /// The dispatches of `form` in a graph's plan, as often as takes a while.
     async fn add(&mut self, graph: &Graph, form: &str, options: &Options) -> Result<()> {
         let Some(mut plan) = self.plan_of(graph, form, options)? else { return Ok(()) };
-        let mine: Vec<Dispatch> = plan.dispatches.iter().filter(|d| plan.form(d) == form).cloned().collect();
-        let Some(first) = mine.first() else { return Ok(()) };
+        let mut mine: Vec<Dispatch> = plan.dispatches.iter().filter(|d| plan.form(d) == form).cloned().collect();
+        let Some(first) = mine.first().cloned() else { return Ok(()) };
+        // All write to one place, so that each waits for the one before, as a model's do.
+        for (arg, to) in mine.iter_mut().flat_map(|d| d.args.iter_mut().zip(&first.args)).filter(|(arg, _)| arg.write) {
+            *arg = to.clone();
+        }
         let size = first.size(&first.work(&Bindings::new())?) as f64;
         plan.dispatches = mine.clone();
         let once = self.load(plan.clone(), graph).await?;

@@ -142,7 +142,7 @@ fn steps(model: &Model, n: usize) -> Result<Vec<Step>> {
         return Ok(vec![Step { name: format!("encode {n} tokens"), graph, bindings, inputs, output: "embeddings", tokens: n }]);
     }
     let total = Var::new("total", n as u32 + 1);
-    let many = StepShape { seq: Var::new("seq", n as u32).into(), total, context: n + 1, last_only: true, sequence_parallel: false };
+    let many = StepShape { seq: n.into(), total, context: n + 1, last_only: true, sequence_parallel: false };
     let one = StepShape { seq: 1.into(), ..many };
     let bindings = |seq: usize, total: usize| Bindings::new().with("seq", seq as u64).with("total", total as u64);
     Ok(vec![
