@@ -2,36 +2,17 @@
 
 mod common;
 
-use common::{Found, device, model};
+use common::{Found, Later, device, model, values};
 use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use warpweft::base::{Array, Bindings, DType, Error, Result, Type, Weights, block};
+use warpweft::base::{Array, Bindings, DType, Error, Result, block};
 use warpweft::device::{Gpu, Program, Store};
 use warpweft::graph::GraphBuilder;
 use warpweft::plan::{self, Options, Role};
 use warpweft::session::{self, DeviceChoice, Generator, Head, Layout, Loading, Opened, Request};
 use warpweft::text::Sampling;
-
-/// Weights of which only types and shapes are known.
-struct Later<'a>(&'a HashMap<String, Array>);
-
-impl Weights for Later<'_> {
-    fn info(&self, name: &str) -> Result<Type> {
-        self.0.info(name)
-    }
-    fn read(&self, name: &str, _: std::ops::Range<usize>) -> Result<std::borrow::Cow<'_, [u8]>> {
-        panic!("{name} was read, it arrives")
-    }
-    fn arrives(&self) -> bool {
-        true
-    }
-}
-
-fn values(n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 20.0).collect()
-}
 
 /// Sums over x · aᵀ and x · bᵀ where a and b have odd numbers of blocks a row, so that neither ends on a whole word.
 fn joined(gpu: &Arc<Gpu>, dtype: DType, k: usize, feed: Option<usize>) -> Vec<f32> {

@@ -3,9 +3,11 @@
 mod common;
 
 use common::{Found, device};
+use std::sync::Arc;
 use warpweft::base::{Array, Bindings, Caps, DType};
-use warpweft::op::{self, Within};
-use warpweft::plan::Options;
+use warpweft::device::Gpu;
+use warpweft::op::{self, OpDef, Within};
+use warpweft::plan::{Options, plan};
 use warpweft::reference::Interpreter;
 use warpweft::reference::sample::{CaseGraph, case_graph};
 
@@ -28,6 +30,17 @@ fn compare(what: &str, within: Within, got: &[f64], want: &[f64]) {
     assert_eq!(got.len(), want.len(), "{what}: length");
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         assert!(within.holds(*g, *w), "{what}: element {i} is {g}, the reference says {w}");
+    }
+}
+
+/// Holds every case of an op on the device to the reference; `see` looks at each first.
+fn hold(gpu: &Arc<Gpu>, def: &'static OpDef, options: &Options, how: &str, mut see: impl FnMut(&str, &CaseGraph)) {
+    for (i, case) in (def.cases)().iter().enumerate() {
+        let graph = case_graph(def, case, 1000 + i as u64).unwrap();
+        let what = format!("{} case {i} {:?} {how}", def.name, case.types());
+        see(&what, &graph);
+        let got = common::run_case(gpu, &graph, options).unwrap_or_else(|e| panic!("{what}: {e}"));
+        compare(&what, def.within, &numbers(&got), &reference(&graph));
     }
 }
 
@@ -55,12 +68,7 @@ fn the_device_equals_the_reference_fused_and_unfused() {
             options.fuse = fuse;
             options.tuning.serial = serial;
             for def in op::computing() {
-                for (i, case) in (def.cases)().iter().enumerate() {
-                    let graph = case_graph(def, case, 1000 + i as u64).unwrap();
-                    let what = format!("{} case {i} {:?} fuse={fuse} serial={serial}", def.name, case.types());
-                    let got = common::run_case(&gpu, &graph, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
-                    compare(&what, def.within, &numbers(&got), &reference(&graph));
-                }
+                hold(&gpu, def, &options, &format!("fuse={fuse} serial={serial}"), |_, _| {});
             }
         }
     }
@@ -74,14 +82,10 @@ fn right_operands_lie_in_textures_or_buffers() {
             let mut options = Options::for_caps(gpu.caps());
             (options.tuning.serial, options.tuning.texels) = (serial, texels);
             for def in [&op::MATMUL, &op::GATHER] {
-                for (i, case) in (def.cases)().iter().enumerate() {
-                    let graph = case_graph(def, case, 1000 + i as u64).unwrap();
-                    let what = format!("{} case {i} {:?} serial={serial} texels={texels}", def.name, case.types());
-                    let plan = warpweft::plan::plan(&graph.graph, gpu.caps(), &options).unwrap();
+                hold(&gpu, def, &options, &format!("serial={serial} texels={texels}"), |what, case| {
+                    let plan = plan(&case.graph, gpu.caps(), &options).unwrap();
                     assert_eq!(plan.buffers.iter().any(|b| b.texels), texels, "{what}");
-                    let got = common::run_case(&gpu, &graph, &options).unwrap();
-                    compare(&what, def.within, &numbers(&got), &reference(&graph));
-                }
+                });
             }
         }
     }
@@ -96,13 +100,10 @@ fn sums_over_subgroups_equal_the_reference() {
     let mut options = Options::for_caps(gpu.caps());
     common::by_subgroups(&mut options);
     let mut planned = 0;
-    for (i, case) in (op::MATMUL.cases)().iter().enumerate() {
-        let graph = case_graph(&op::MATMUL, case, 1000 + i as u64).unwrap();
-        let plan = warpweft::plan::plan(&graph.graph, gpu.caps(), &options).unwrap();
+    hold(&gpu, &op::MATMUL, &options, "by subgroups", |_, case| {
+        let plan = plan(&case.graph, gpu.caps(), &options).unwrap();
         planned += plan.kernels.iter().filter(|k| k.name() == "matvec_subgroup").count();
-        let got = common::run_case(&gpu, &graph, &options).unwrap();
-        compare(&format!("matmul case {i} {:?} by subgroups", case.types()), op::MATMUL.within, &numbers(&got), &reference(&graph));
-    }
+    });
     assert!(planned >= 5, "only {planned} cases sum over subgroups");
 }
 
@@ -111,11 +112,6 @@ fn every_op_runs_within_the_floor_that_all_devices_have() {
     let Found::Device(gpu) = device(Some(&Caps::FLOOR)) else { return };
     let options = Options::for_caps(gpu.caps());
     for def in op::computing() {
-        for (i, case) in (def.cases)().iter().enumerate() {
-            let graph = case_graph(def, case, 1000 + i as u64).unwrap();
-            let what = format!("{} case {i} {:?} at the floor", def.name, case.types());
-            let got = common::run_case(&gpu, &graph, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
-            compare(&what, def.within, &numbers(&got), &reference(&graph));
-        }
+        hold(&gpu, def, &options, "at the floor", |_, _| {});
     }
 }

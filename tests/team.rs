@@ -3,13 +3,13 @@
 mod common;
 
 use common::tiny::Tiny;
+use common::{Later, values};
 use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use warpweft::base::{Bindings, DType, DeviceFault, Error, Result, Type, Weights, block};
-use warpweft::base::{Array, Var};
+use warpweft::base::{Array, Bindings, DType, DeviceFault, Error, Result, Var, block};
 use warpweft::graph::GraphBuilder;
 use warpweft::reference::{Interpreter, MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 use warpweft::session::{DeviceChoice, Loading, Opened, Options, Request};
@@ -71,25 +71,6 @@ impl Team for Threads {
         made.copy_from_slice(&answer);
         Ok(())
     }
-}
-
-/// Weights of which only types and shapes are known.
-struct Later<'a>(&'a HashMap<String, Array>);
-
-impl Weights for Later<'_> {
-    fn info(&self, name: &str) -> Result<Type> {
-        self.0.info(name)
-    }
-    fn read(&self, name: &str, _: std::ops::Range<usize>) -> Result<std::borrow::Cow<'_, [u8]>> {
-        panic!("{name} was read, it arrives")
-    }
-    fn arrives(&self) -> bool {
-        true
-    }
-}
-
-fn values(n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 20.0).collect()
 }
 
 /// Rows of a table by their ids, times the table's own transpose and then another weight's: the bits of what comes out.

@@ -172,7 +172,6 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Help and version as they are; what is wrong in one line, with clap's tips.
 /// The text of a file that is no larger than `most`, or why it is no `what`.
 fn read_text(path: &Path, what: &str, (most, limit): (u64, &str)) -> Result<String> {
     let fail = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
@@ -183,6 +182,7 @@ fn read_text(path: &Path, what: &str, (most, limit): (u64, &str)) -> Result<Stri
     std::fs::read_to_string(path).map_err(fail)
 }
 
+/// Help and version as they are; what is wrong in one line, with clap's tips.
 fn wrong_arguments(e: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
     if matches!(e.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {

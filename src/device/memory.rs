@@ -8,13 +8,7 @@ use std::sync::atomic::Ordering;
 /// Bytes of a texture's row.
 const ROW: u64 = TEXELS as u64 * 16;
 
-/// A buffer; its size counts until it is released with its owner.
-#[derive(Clone)]
-pub(super) struct Buffer {
-    pub inner: wgpu::Buffer,
-}
-
-/// Memory of a planned buffer; counted likewise.
+/// Memory of a planned buffer; its size counts until it is released with its owner.
 #[derive(Clone)]
 pub(super) enum Memory {
     Buffer(wgpu::Buffer),
@@ -81,17 +75,18 @@ fn write_rows(gpu: &Gpu, texture: &wgpu::Texture, (x, y): (u64, u64), bytes: &[u
 }
 
 impl Gpu {
-    pub(super) async fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
+    /// A buffer, whose size counts until it is released.
+    pub(super) async fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
         let size = bytes.max(16).next_multiple_of(16);
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
-        Ok(Buffer { inner: self.allocate(label, size, |d| d.create_buffer(&descriptor)).await? })
+        self.allocate(label, size, |d| d.create_buffer(&descriptor)).await
     }
 
     /// Memory for a planned buffer that kernels read and write, or for one in texels, that they read.
     pub(super) async fn memory(&self, planned: &plan::Buffer) -> Result<Memory> {
         if !planned.texels {
             let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
-            return Ok(Memory::Buffer(self.buffer(&planned.label, planned.bytes, usage).await?.inner));
+            return Ok(Memory::Buffer(self.buffer(&planned.label, planned.bytes, usage).await?));
         }
         let rows = planned.bytes.div_ceil(ROW).max(1);
         let descriptor = wgpu::TextureDescriptor {

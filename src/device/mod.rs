@@ -14,7 +14,6 @@ mod upload;
 
 pub use gpu::{AdapterReport, Counts, Gpu, adapters};
 
-pub(crate) use probe::median;
 pub use probe::{Probes, probe};
 pub use program::{DispatchTime, Program, Recorded};
 pub use cluster::Cluster;

@@ -1,6 +1,7 @@
 //! What an adapter can do at best, measured: the floor that figures are held against.
 
 use super::{Gpu, Program, Store};
+use crate::base::units::median;
 use crate::base::{Array, Bindings, Expr, Result, Type};
 use crate::kernel::{Kernel, PROBE};
 use crate::plan::{Arg, Buffer, BufferId, Ceil, Dispatch, Param, Plan, Port, Role};
@@ -39,12 +40,6 @@ pub async fn probe(gpu: &Arc<Gpu>) -> Result<Probes> {
         submit: one,
         dispatch: ((many - one) / 256.0).max(0.0),
     })
-}
-
-/// The middle of some times; 0 of none.
-pub(crate) fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Median seconds of a step of `repeat` dispatches of `kernel` over `n` vectors.

@@ -1,6 +1,6 @@
 //! A plan on a device: pipelines, bind groups and parameters made once, steps recorded from them.
 
-use super::memory::{Buffer, Memory};
+use super::memory::Memory;
 use super::pipeline::Pipeline;
 use super::{Gpu, Store};
 use crate::base::{Array, Bindings, DType, Error, Expr, Result, Weights};
@@ -17,7 +17,7 @@ pub struct Program {
     gpu: Arc<Gpu>,
     plan: Plan,
     buffers: Vec<Memory>,
-    /// What no store owns: inputs, outputs, parameters, staging.
+    /// What no store owns: inputs, outputs, parameters, staging, timestamps.
     own: Vec<Memory>,
     launches: Vec<Launch>,
     /// What tells each of the plan's kernels from all others.
@@ -25,7 +25,7 @@ pub struct Program {
     /// FLOPs and bytes of a whole step, added, of each kernel.
     work: Vec<Expr>,
     params: Params,
-    staging: Option<Buffer>,
+    staging: Option<wgpu::Buffer>,
     timing: Option<Timing>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Reading {
 
 /// The parameter blocks of all dispatches, one after another: one upload a step.
 struct Params {
-    buffer: Buffer,
+    buffer: wgpu::Buffer,
     image: Vec<u8>,
     /// Words that depend on the step: byte offset, dispatch, parameter.
     dynamic: Vec<(usize, usize, usize)>,
@@ -51,8 +51,8 @@ struct Params {
 /// Timestamps around dispatches.
 struct Timing {
     set: wgpu::QuerySet,
-    resolved: Buffer,
-    staging: Buffer,
+    resolved: wgpu::Buffer,
+    staging: wgpu::Buffer,
 }
 
 /// The commands of a step that was recorded, not run.
@@ -92,7 +92,7 @@ impl Program {
             pipelines.push(gpu.pipeline(kernel).await?);
         }
         let params = Params::new(&gpu, &plan, &pipelines).await?;
-        own.push(Memory::Buffer(params.buffer.inner.clone()));
+        own.push(Memory::Buffer(params.buffer.clone()));
         let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let mut launches = vec![];
         for (i, d) in plan.dispatches.iter().enumerate() {
@@ -108,7 +108,7 @@ impl Program {
             0 => None,
             n => Some(gpu.buffer("staging", n, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?),
         };
-        own.extend(staging.iter().map(|b: &Buffer| Memory::Buffer(b.inner.clone())));
+        own.extend(staging.clone().map(Memory::Buffer));
         gpu.check()?;
         let mut work = vec![Expr::new(0); plan.kernels.len()];
         for d in &plan.dispatches {
@@ -220,7 +220,7 @@ impl Program {
         for port in ports {
             let bytes = bytes_now(&port.ty, bindings)?;
             if let (Some(staging), true) = (&self.staging, bytes > 0) {
-                encoder.copy_buffer_to_buffer(self.buffers[port.buffer.0 as usize].buffer()?, 0, &staging.inner, reading.bytes, staged(bytes));
+                encoder.copy_buffer_to_buffer(self.buffers[port.buffer.0 as usize].buffer()?, 0, &staging, reading.bytes, staged(bytes));
             }
             reading.bytes += staged(bytes);
             reading.ports.push((port, bytes));
@@ -231,7 +231,7 @@ impl Program {
     /// Waits for staged outputs and takes them apart.
     pub(super) async fn collect(&self, reading: Reading, bindings: &Bindings) -> Result<Vec<Array>> {
         let bytes = match &self.staging {
-            Some(staging) if reading.bytes > 0 => self.gpu.map_read(&staging.inner, reading.bytes).await?,
+            Some(staging) if reading.bytes > 0 => self.gpu.map_read(&staging, reading.bytes).await?,
             _ => vec![],
         };
         self.gpu.check()?;
@@ -295,7 +295,9 @@ impl Program {
         }
         self.upload(bindings, inputs)?;
         if self.timing.is_none() {
-            self.timing = Some(Timing::new(&self.gpu).await?);
+            let timing = Timing::new(&self.gpu).await?;
+            self.own.extend([&timing.resolved, &timing.staging].map(|b| Memory::Buffer(b.clone())));
+            self.timing = Some(timing);
         }
         let Some(timing) = &self.timing else { return Ok(vec![]) };
         let mut times: Vec<(usize, u64, u64)> = vec![];
@@ -316,10 +318,10 @@ impl Program {
                 }
             }
             let count = chunk.len() as u32 * 2;
-            encoder.resolve_query_set(&timing.set, 0..count, &timing.resolved.inner, 0);
-            encoder.copy_buffer_to_buffer(&timing.resolved.inner, 0, &timing.staging.inner, 0, count as u64 * 8);
+            encoder.resolve_query_set(&timing.set, 0..count, &timing.resolved, 0);
+            encoder.copy_buffer_to_buffer(&timing.resolved, 0, &timing.staging, 0, count as u64 * 8);
             self.gpu.submit(Some(encoder.finish()));
-            let bytes = self.gpu.map_read(&timing.staging.inner, count as u64 * 8).await?;
+            let bytes = self.gpu.map_read(&timing.staging, count as u64 * 8).await?;
             let ticks: Vec<u64> = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default())).collect();
             times.extend(chunk.iter().enumerate().map(|(slot, &i)| (i, ticks[slot * 2], ticks[slot * 2 + 1])));
         }
@@ -347,10 +349,10 @@ impl Program {
         let from = self.buffers[id.0 as usize].buffer()?;
         let to = self.gpu.buffer("read", from.size(), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(from, 0, &to.inner, 0, from.size());
+        encoder.copy_buffer_to_buffer(from, 0, &to, 0, from.size());
         self.gpu.submit(Some(encoder.finish()));
-        let bytes = self.gpu.map_read(&to.inner, from.size()).await;
-        self.gpu.release(to.inner.size());
+        let bytes = self.gpu.map_read(&to, from.size()).await;
+        self.gpu.release(to.size());
         bytes
     }
 
@@ -422,11 +424,6 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let timing = self.timing.iter().flat_map(|t| [&t.resolved, &t.staging]);
-        for b in timing {
-            self.gpu.release(b.inner.size());
-            b.inner.destroy();
-        }
         for memory in &self.own {
             self.gpu.release(memory.size());
             memory.destroy();
@@ -456,7 +453,7 @@ fn bind(gpu: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline, buffers: &[Me
         let range = |buffer, offset, bytes| wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(bytes) });
         let resource = if b.access == crate::kernel::Access::Uniform {
             let (offset, bytes) = params.range(gpu, plan, index, pipeline);
-            range(&params.buffer.inner, offset, bytes)
+            range(&params.buffer, offset, bytes)
         } else {
             let arg = d.args.iter().find(|a| a.name == b.name).ok_or_else(|| wrong(format!("binding {} has no argument", b.name)))?;
             match &buffers[arg.buffer.0 as usize] {
@@ -495,7 +492,7 @@ impl Params {
         }
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let buffer = gpu.buffer("parameters", image.len() as u64, usage).await?;
-        gpu.upload(&buffer.inner, 0, &image);
+        gpu.upload(&buffer, 0, &image);
         Ok(Params { buffer, image, dynamic })
     }
 
@@ -517,7 +514,7 @@ impl Params {
             }
         }
         if !self.dynamic.is_empty() {
-            gpu.upload(&self.buffer.inner, 0, &self.image);
+            gpu.upload(&self.buffer, 0, &self.image);
         }
         Ok(())
     }

@@ -176,18 +176,8 @@ pub fn block_dot(dtype: DType) -> String {
 /// compiler leaves them where they stand.
 pub fn tile(right: Right, v: Variant, broadcast: bool) -> String {
     let mut t = "fn tile(m0: u32, n0: u32, za: u32, zb: u32, z: u32, lane: u32) {\n".to_string();
-    // Rows beyond the edge repeat the last one: their results are dropped.
-    t += "    let k4 = p.k / 4u;\n";
-    if broadcast {
-        for g in 0..v.tm.div_ceil(ROWS_LANES) {
-            let _ = writeln!(t, "    let g{g} = (za + min(m0 + {}u + lane, p.m - 1u) * p.a_row) / 4u;", g * ROWS_LANES);
-        }
-    } else {
-        for r in 0..v.tm {
-            let _ = writeln!(t, "    let a{r} = (za + min(m0 + {r}u, p.m - 1u) * p.a_row) / 4u;");
-        }
-    }
     let left = Left { rows: v.tm, broadcast };
+    left.begin(&mut t);
     if right.rows { rows_tile(&mut t, right.dtype, v, left) } else { columns_tile(&mut t, v, left) }
     t + "}\n"
 }
@@ -200,11 +190,22 @@ struct Left {
 }
 
 impl Left {
+    /// Loads that each lane makes.
+    fn loads(self) -> u32 {
+        if self.broadcast { self.rows / ROWS_LANES } else { self.rows }
+    }
+    /// Where they begin, before the loops. Rows beyond the edge repeat the last one: their results are dropped.
+    fn begin(self, t: &mut String) {
+        for i in 0..self.loads() {
+            let row = if self.broadcast { format!("{}u + lane", i * ROWS_LANES) } else { format!("{i}u") };
+            let _ = writeln!(t, "    let a{i} = (za + min(m0 + {row}, p.m - 1u) * p.a_row) / 4u;");
+        }
+    }
     /// All rows at vector `at`, as `x` and their numbers.
     fn load(self, t: &mut String, pad: &str, x: &str, at: &str) {
         if self.broadcast {
-            for g in 0..self.rows.div_ceil(ROWS_LANES) {
-                let _ = writeln!(t, "{pad}let {x}g{g} = a[g{g} + {at}];");
+            for g in 0..self.loads() {
+                let _ = writeln!(t, "{pad}let {x}g{g} = a[a{g} + {at}];");
             }
         }
         for r in 0..self.rows {
@@ -217,9 +218,7 @@ impl Left {
 }
 
 fn rows_tile(t: &mut String, dtype: DType, v: Variant, left: Left) {
-    if dtype.is_quantised() {
-        *t += "    let blocks = p.k / 32u;\n    let s0 = p.s0;\n    let four = p.four;\n";
-    }
+    *t += if dtype.is_quantised() { "    let blocks = p.k / 32u;\n    let s0 = p.s0;\n    let four = p.four;\n" } else { "    let k4 = p.k / 4u;\n" };
     for c in 0..v.tn {
         let first = if dtype.is_quantised() { format!("min(n0 + {c}u, p.n - 1u) * blocks") } else { format!("(zb + min(n0 + {c}u, p.n - 1u) * p.b_row) / 4u") };
         let _ = writeln!(t, "    let w{c} = {first};");
@@ -301,7 +300,7 @@ fn store_tile(t: &mut String, v: Variant, sum: impl Fn(u32, u32) -> String) {
 /// TN counts columns; four lie in one vector.
 fn columns_tile(t: &mut String, v: Variant, left: Left) {
     let vectors = v.tn / 4;
-    *t += "    let col = p.b_col / 4u;\n";
+    *t += "    let k4 = p.k / 4u;\n    let col = p.b_col / 4u;\n";
     for c in 0..vectors {
         let _ = writeln!(t, "    let w{c} = (zb + min(n0 + {}u, p.n - 4u)) / 4u;", c * 4);
         for r in 0..v.tm {

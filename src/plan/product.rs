@@ -60,6 +60,8 @@ struct Piece {
     buffer: BufferId,
     first: i64,
     n: Expr,
+    /// The texel with which its scales begin.
+    scales: i64,
     /// Whether it is one of several.
     split: bool,
 }
@@ -83,7 +85,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
             _ => Expr::from(p.n()),
         };
         let next = first + n.bound() as i64;
-        emit_piece(l, (anchor, root), &p, chosen, Piece { buffer, first, n, split });
+        emit_piece(l, (anchor, root), &p, chosen, Piece { buffer, first, n, scales: scales_at(l, p.b.dtype, buffer), split });
         first = next;
     }
     Ok(())
@@ -104,7 +106,6 @@ fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen
     let n = p.n().bound() as i64;
     for strip in strips {
         let mut params = params(p, &piece, &strip);
-        params.push(u("s0", scales_at(l, p.b.dtype, piece.buffer)));
         params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
         let (mut bound, mut grid) = (code.bound.clone(), grid.clone());
         bound[0] = strip.left.clone();
@@ -163,7 +164,7 @@ fn params(p: &Product, piece: &Piece, strip: &Strip) -> Vec<(String, Param)> {
         u("m", strip.rows.clone()), u("n", piece.n.clone()), u("k", p.k()), u("a0", a.offset.clone()), u("a_row", a.strides[p.am].clone()),
         u("a_col", a.strides[p.ak].clone()), u("b0", if piece.split { Expr::new(0) } else { b.offset.clone() }),
         u("b_row", b.strides[p.bn].clone()), u("b_col", b.strides[p.bk].clone()), u("y0", 0), u("y_row", p.n()), u("m0", strip.first),
-        u("n0", piece.first), u("four", 4),
+        u("n0", piece.first), u("four", 4), u("s0", piece.scales),
     ]
 }
 

@@ -4,7 +4,8 @@ use crate::base::{AdapterKind, DType};
 use crate::kernel::matmul::Right;
 use std::collections::BTreeMap;
 
-/// How an adapter is planned for: the chosen variant (an index into the kernel's own table) for each kernel class, such as `matmul.q4_1.m1`.
+/// How an adapter is planned for: where operands lie, and the chosen variant (an index into the kernel's own table) for each
+/// kernel class, such as `matmul.q4_1.rows.few`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
     /// Whether forms without workgroup memory and barriers are the better guess: they are where shaders run on a CPU.

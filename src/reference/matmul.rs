@@ -94,6 +94,19 @@ pub enum Matrix<'a> {
     Floats(&'a [f32]),
 }
 
+impl Matrix<'_> {
+    /// Some of its rows.
+    pub fn rows(&self, k: usize, rows: Range<usize>) -> Self {
+        match *self {
+            Matrix::Floats(w) => Matrix::Floats(&w[rows.start * k..rows.end * k]),
+            Matrix::Blocks(bytes, dtype) => {
+                let row = k / dtype.block() * dtype.block_bytes();
+                Matrix::Blocks(&bytes[rows.start * row..rows.end * row], dtype)
+            }
+        }
+    }
+}
+
 /// A product with weights `[n, k]` by `columns(x, m, out)`, for at most `most` rows of the left operand at a time.
 fn by_rows<T: Real>(a: &Tensor<T>, call: &Call<T>, most: usize, columns: impl Fn(&[f32], usize, &mut [f32]) -> Result<()>) -> Result<Tensor<T>> {
     let k = a.shape[a.shape.len() - 1];
@@ -118,19 +131,12 @@ fn by_rows<T: Real>(a: &Tensor<T>, call: &Call<T>, most: usize, columns: impl Fn
 
 /// `x · wᵀ` with a run of `m` outputs for each row of `w`: dot products for few rows of `x`, else panels, decoded.
 pub fn columns(w: Matrix, k: usize, x: &[f32], m: usize, out: &mut [f32]) {
-    let of = |rows: Range<usize>| match w {
-        Matrix::Floats(w) => Matrix::Floats(&w[rows.start * k..rows.end * k]),
-        Matrix::Blocks(bytes, dtype) => {
-            let row = k / dtype.block() * dtype.block_bytes();
-            Matrix::Blocks(&bytes[rows.start * row..rows.end * row], dtype)
-        }
-    };
     if m < TALL {
         out.par_chunks_mut(m.max(1) * 16).enumerate().for_each(|(chunk, out)| {
             for (i, y) in out.chunks_mut(m.max(1)).enumerate() {
                 let row = chunk * 16 + i;
                 y.iter_mut().zip(x.chunks_exact(k)).for_each(|(y, x)| {
-                    *y = match of(row..row + 1) {
+                    *y = match w.rows(k, row..row + 1) {
                         Matrix::Blocks(row, dtype) => dot::dot(dtype)(row, x),
                         Matrix::Floats(row) => dot::plain(row, x),
                     }
@@ -140,7 +146,7 @@ pub fn columns(w: Matrix, k: usize, x: &[f32], m: usize, out: &mut [f32]) {
     } else {
         out.par_chunks_mut(m * PANEL).enumerate().for_each_init(Vec::new, |decoded, (panel, out)| {
             let rows = out.len() / m;
-            let w = match of(panel * PANEL..panel * PANEL + rows) {
+            let w = match w.rows(k, panel * PANEL..panel * PANEL + rows) {
                 Matrix::Floats(w) => w,
                 Matrix::Blocks(bytes, dtype) => {
                     decoded.resize(rows * k, 0.0);

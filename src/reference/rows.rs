@@ -4,6 +4,7 @@
 use super::dot;
 use super::matmul::{self, Matrix, PANEL};
 use crate::base::block::BLOCK;
+use crate::base::units::median;
 use crate::base::{DType, DeviceFault, Error, Result, block};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -92,13 +93,11 @@ impl Strip {
     }
 
     fn matrix(&self, rows: Range<usize>) -> Matrix<'_> {
-        match &self.held {
-            Held::Blocks(bytes) => {
-                let row = self.k / self.dtype.block() * self.dtype.block_bytes();
-                Matrix::Blocks(&bytes[rows.start * row..rows.end * row], self.dtype)
-            }
-            Held::Floats(values) => Matrix::Floats(&values[rows.start * self.k..rows.end * self.k]),
-        }
+        let whole = match &self.held {
+            Held::Blocks(bytes) => Matrix::Blocks(bytes, self.dtype),
+            Held::Floats(values) => Matrix::Floats(values),
+        };
+        whole.rows(self.k, rows)
     }
 
     fn row(&self, row: usize, out: &mut [f32]) {
@@ -181,10 +180,7 @@ pub fn pays(team: &Arc<dyn Team>) -> Result<bool> {
         team.order(member, [HOLD, u32::MAX, 0, 0, 0])?;
         team.done(member, &mut [])?;
     }
-    let [alone, shared] = times.map(|mut t| {
-        t.sort_by(f64::total_cmp);
-        t[ROUNDS / 2]
-    });
+    let [alone, shared] = times.map(median);
     Ok(shared < alone * GAIN)
 }
 

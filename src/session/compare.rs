@@ -87,5 +87,5 @@ async fn median(engine: &mut Engine) -> Result<f64> {
             times.push(start.elapsed().as_secs_f64());
         }
     }
-    Ok(crate::device::median(times))
+    Ok(crate::base::units::median(times))
 }

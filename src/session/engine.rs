@@ -3,7 +3,8 @@
 use super::mesh::MeshEngine;
 use super::{Breathe, DeviceChoice, Notice, Options, pick};
 use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
-use crate::device::{Gpu, Program, Store, median};
+use crate::base::units::median;
+use crate::device::{Gpu, Program, Store};
 use crate::graph::{Graph, Source};
 use crate::plan::{self, Tuning};
 use crate::reference::Interpreter;

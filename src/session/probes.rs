@@ -2,7 +2,8 @@
 //! they are to predict. (Other programs share machines; medians of interleaved rounds compare.)
 
 use crate::base::{Array, Bindings, DType, Error, Result};
-use crate::device::{Gpu, Program, Store, median};
+use crate::base::units::median;
+use crate::device::{Gpu, Program, Store};
 use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
 use crate::kernel::matmul::VARIANTS;
 use crate::plan::{self, Dispatch, Options, Plan, Role};

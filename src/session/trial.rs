@@ -144,9 +144,9 @@ fn steps(model: &Model, n: usize) -> Result<Vec<Step>> {
     let total = Var::new("total", n as u32 + 1);
     let many = StepShape { seq: n.into(), total, context: n + 1, last_only: true, sequence_parallel: false };
     let one = StepShape { seq: 1.into(), ..many };
-    let bindings = |seq: usize, total: usize| Bindings::new().with("seq", seq as u64).with("total", total as u64);
+    let bindings = |total: usize| Bindings::new().with("total", total as u64);
     Ok(vec![
-        Step { name: format!("read {n} tokens"), graph: model.step_graph(&many)?, bindings: bindings(n, n), inputs: vec![("tokens", Array::u32(&[n], &ids))], output: "logits", tokens: n },
-        Step { name: format!("decode after {n}"), graph: model.step_graph(&one)?, bindings: bindings(1, n + 1), inputs: vec![("tokens", Array::u32(&[1], &ids[..1]))], output: "logits", tokens: 1 },
+        Step { name: format!("read {n} tokens"), graph: model.step_graph(&many)?, bindings: bindings(n), inputs: vec![("tokens", Array::u32(&[n], &ids))], output: "logits", tokens: n },
+        Step { name: format!("decode after {n}"), graph: model.step_graph(&one)?, bindings: bindings(n + 1), inputs: vec![("tokens", Array::u32(&[1], &ids[..1]))], output: "logits", tokens: 1 },
     ])
 }

@@ -2,7 +2,8 @@
 
 use super::Notice;
 use crate::base::{Array, Bindings, DType, Error, Result};
-use crate::device::{Gpu, Program, Store, median};
+use crate::base::units::median;
+use crate::device::{Gpu, Program, Store};
 use crate::graph::GraphBuilder;
 use crate::kernel::matmul::VARIANTS;
 use crate::plan::{self, Options, Tuning};

@@ -1,7 +1,6 @@
 //! One rank of a cluster on its device: its program, and the buffers in which messages land and are added.
 
 use crate::base::{Bindings, Combine, Error, Result, Weights};
-use crate::device::memory::Buffer;
 use crate::device::pipeline::Pipeline;
 use crate::device::{Gpu, Program, Store};
 use crate::kernel::{Kernel, MAP};
@@ -17,11 +16,11 @@ pub struct Member {
     pub rank: usize,
     pub program: Program,
     /// Messages that will be added land here.
-    landing: Option<Buffer>,
+    landing: Option<wgpu::Buffer>,
     /// What a stage before has sent, by transfer.
-    mail: Vec<Option<Buffer>>,
+    mail: Vec<Option<wgpu::Buffer>>,
     adders: Vec<Vec<Adder>>,
-    params: Option<Buffer>,
+    params: Option<wgpu::Buffer>,
     image: Vec<u8>,
 }
 
@@ -89,10 +88,10 @@ impl Member {
         let pipeline = gpu.pipeline(&kernel(t.how.combine)).await?;
         let missing = || Error::op("cluster", &t.label, "has no room for messages");
         let (landing, params) = (self.landing.as_ref().ok_or_else(missing)?, self.params.as_ref().ok_or_else(missing)?);
-        let uniform = wgpu::BufferBinding { buffer: &params.inner, offset: (slot * stride(gpu)) as u64, size: std::num::NonZeroU64::new(16) };
+        let uniform = wgpu::BufferBinding { buffer: &params, offset: (slot * stride(gpu)) as u64, size: std::num::NonZeroU64::new(16) };
         let entries = [
             wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(uniform) },
-            wgpu::BindGroupEntry { binding: 1, resource: landing.inner.as_entire_binding() },
+            wgpu::BindGroupEntry { binding: 1, resource: landing.as_entire_binding() },
             wgpu::BindGroupEntry { binding: 2, resource: self.program.buffer(t.work.unwrap_or(t.to))?.as_entire_binding() },
         ];
         let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries });
@@ -103,15 +102,15 @@ impl Member {
         self.program.gpu()
     }
     pub fn landing(&self) -> Option<&wgpu::Buffer> {
-        self.landing.as_ref().map(|b| &b.inner)
+        self.landing.as_ref()
     }
     pub fn mail(&self, transfer: usize) -> Option<&wgpu::Buffer> {
-        self.mail.get(transfer)?.as_ref().map(|b| &b.inner)
+        self.mail.get(transfer)?.as_ref()
     }
     /// Bytes of this rank beside its store's.
     pub fn own_bytes(&self) -> u64 {
         let mine = self.landing.iter().chain(&self.params).chain(self.mail.iter().flatten());
-        self.program.own_bytes() + mine.map(|b| b.inner.size()).sum::<u64>()
+        self.program.own_bytes() + mine.map(|b| b.size()).sum::<u64>()
     }
 
     /// Sends the sizes of all additions of a step to the device, at once.
@@ -127,7 +126,7 @@ impl Member {
                 }
             }
         }
-        gpu.queue.write_buffer(&params.inner, 0, &self.image);
+        gpu.queue.write_buffer(&params, 0, &self.image);
     }
 
     /// Records the additions `range` of a transfer, each over `len` elements.
@@ -152,8 +151,8 @@ impl Drop for Member {
     fn drop(&mut self) {
         let gpu = self.program.gpu().clone();
         for b in self.landing.iter().chain(&self.params).chain(self.mail.iter().flatten()) {
-            gpu.release(b.inner.size());
-            b.inner.destroy();
+            gpu.release(b.size());
+            b.destroy();
         }
     }
 }

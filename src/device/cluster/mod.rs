@@ -483,9 +483,9 @@ async fn read(step: &mut Step, gpu: &Arc<Gpu>, from: &wgpu::Buffer, offset: u64,
         return Ok(vec![]);
     }
     let staging = gpu.buffer("message", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
-    step.encoders.of(gpu).copy_buffer_to_buffer(from, offset, &staging.inner, 0, bytes);
+    step.encoders.of(gpu).copy_buffer_to_buffer(from, offset, &staging, 0, bytes);
     step.encoders.flush(gpu);
-    let data = gpu.map_read(&staging.inner, bytes).await;
-    gpu.release(staging.inner.size());
+    let data = gpu.map_read(&staging, bytes).await;
+    gpu.release(staging.size());
     data
 }
