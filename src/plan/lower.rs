@@ -91,7 +91,7 @@ impl Places {
             let what = format!("\"{}\" {} takes {bytes} bytes, this device binds at most {limit}: use shorter sequences or a smaller context", node.name, node.ty);
             return Err(Error::device(DeviceFault::Limit, node.kind(), what));
         }
-        let texels = self.texels && matches!(role, Role::Input(_)) && graph.is_right_or_table(v) && bytes <= caps.texture_bytes();
+        let texels = matches!(role, Role::Input(_)) && self.in_texels(graph, v, bytes, caps);
         let id = self.push(Buffer { role, bytes, texels, label: node.name.clone() });
         self.map.insert(v, id);
         Ok(())
@@ -102,7 +102,6 @@ impl Places {
     fn add_weight(&mut self, graph: &Graph, v: Value, parts: &[Part], caps: &Caps) -> Result<()> {
         let (ty, name) = (&graph.node(v).ty, &graph.node(v).name);
         let limit = caps.binding_bytes.min(caps.buffer_bytes);
-        let texels = self.texels && graph.is_right_or_table(v) && limit <= caps.texture_bytes();
         let dims = ty.shape.known().ok_or_else(|| Error::op("weight", name, format!("{} is not known", ty.shape)))?;
         let rows = dims.first().copied().unwrap_or(1);
         let bytes_of = |rows: usize| {
@@ -123,6 +122,7 @@ impl Places {
             let slice = MOST_ELEMENTS / dims.get(1).copied().unwrap_or(1).max(1) / 64 * 64;
             most = most.min(slice.max(64));
         }
+        let texels = self.in_texels(graph, v, bytes_of(most), caps);
         let mut ids = vec![];
         let mut start = 0;
         loop {
@@ -137,6 +137,11 @@ impl Places {
         self.map.insert(v, ids[0]);
         self.chunks.insert(v, ids);
         Ok(())
+    }
+
+    /// Whether what the host writes goes into textures, of which the largest has `bytes`.
+    fn in_texels(&self, graph: &Graph, v: Value, bytes: u64, caps: &Caps) -> bool {
+        self.texels && bytes <= caps.texture_bytes() && graph.is_right_or_table(v)
     }
 
     fn push(&mut self, buffer: Buffer) -> BufferId {
