@@ -31,12 +31,21 @@ struct Case {
     times: Vec<f64>,
 }
 
-async fn case(gpu: &Arc<Gpu>, tuning: &Tuning, name: &'static str, graph: Graph, inputs: &[(&str, Array)], weights: HashMap<String, Array>) -> Result<Case> {
+async fn case(
+    gpu: &Arc<Gpu>,
+    tuning: &Tuning,
+    name: &'static str,
+    graph: Graph,
+    inputs: &[(&str, Array)],
+    weights: HashMap<String, Array>,
+) -> Result<Case> {
     let mut options = PlanOptions::for_caps(gpu.caps());
     options.tuning = tuning.clone();
     let plan = plan(&graph, gpu.caps(), &options)?;
     let none = Bindings::new();
-    let sum = |f: fn(&warpweft::plan::Dispatch) -> &warpweft::base::Expr| plan.dispatches.iter().map(|d| f(d).eval(&none).unwrap_or(0) as f64).sum();
+    let sum = |f: fn(&warpweft::plan::Dispatch) -> &warpweft::base::Expr| {
+        plan.dispatches.iter().map(|d| f(d).eval(&none).unwrap_or(0) as f64).sum()
+    };
     let (flops, bytes) = (sum(|d| &d.flops), sum(|d| &d.bytes));
     let mut store = Store::new(gpu.clone());
     let mut program = Program::load(plan, &mut store, &weights, &mut |_, _| {}).await?;
@@ -60,8 +69,13 @@ impl Case {
         let seconds = median(self.times.clone());
         let floor = (self.flops / p.flops).max(self.bytes / p.bandwidth);
         println!(
-            "  {:<26} {:>9.1} µs {:>7.2} GFLOP/s {:>7.2} GB/s   floor {:>8.1} µs: {:>3.0} %", self.name, seconds * 1e6,
-            self.flops / seconds / 1e9, self.bytes / seconds / 1e9, floor * 1e6, floor / seconds * 100.0
+            "  {:<26} {:>9.1} µs {:>7.2} GFLOP/s {:>7.2} GB/s   floor {:>8.1} µs: {:>3.0} %",
+            self.name,
+            seconds * 1e6,
+            self.flops / seconds / 1e9,
+            self.bytes / seconds / 1e9,
+            floor * 1e6,
+            floor / seconds * 100.0
         );
     }
 }
@@ -124,11 +138,19 @@ async fn kernels(gpu: &Arc<Gpu>, tuning: &Tuning) -> Result<Probes> {
         }
     }
     let of = |f: fn(&Probes) -> f64| median(probes.iter().map(f).collect());
-    let p = Probes { flops: of(|p| p.flops), bandwidth: of(|p| p.bandwidth), submit: of(|p| p.submit), dispatch: of(|p| p.dispatch) };
+    let p = Probes {
+        flops: of(|p| p.flops),
+        bandwidth: of(|p| p.bandwidth),
+        submit: of(|p| p.submit),
+        dispatch: of(|p| p.dispatch),
+    };
     println!("{} ({})", gpu.report.name, gpu.report.backend);
     println!(
-        "  probes: {:.1} GFLOP/s of f32 FMA, {:.1} GB/s copied, submit and wait {:.0} µs, a dispatch {:.1} µs", p.flops / 1e9, p.bandwidth / 1e9,
-        p.submit * 1e6, p.dispatch * 1e6
+        "  probes: {:.1} GFLOP/s of f32 FMA, {:.1} GB/s copied, submit and wait {:.0} µs, a dispatch {:.1} µs",
+        p.flops / 1e9,
+        p.bandwidth / 1e9,
+        p.submit * 1e6,
+        p.dispatch * 1e6
     );
     all.iter().for_each(|c| c.print(&p));
     Ok(p)
@@ -153,7 +175,10 @@ async fn recording(gpu: &Arc<Gpu>, tuning: &Tuning, model: &Model) -> Result<()>
         // What dropping it takes is no part of recording.
         drop(recorded);
     }
-    println!("  recording a decode step: {:.2} µs a dispatch ({dispatches} dispatches)", median(times) / dispatches as f64 * 1e6);
+    println!(
+        "  recording a decode step: {:.2} µs a dispatch ({dispatches} dispatches)",
+        median(times) / dispatches as f64 * 1e6
+    );
     Ok(())
 }
 
@@ -186,9 +211,16 @@ async fn model(path: &std::path::Path, choice: &DeviceChoice, probes: &Probes) -
     };
     let (flops, bytes) = (sum(|d| &d.flops)?, sum(|d| &d.bytes)?);
     let (fastest_prompt, fastest) = (probes.flops / flops, 1.0 / (bytes / probes.bandwidth).max(flops / probes.flops));
-    println!("SmolLM2-135M, prompts of 40 tokens, 12 generated (the adapter's probes allow {fastest_prompt:.0} and {fastest:.0} tokens/s)");
+    println!(
+        "SmolLM2-135M, prompts of 40 tokens, 12 generated (the adapter's probes allow {fastest_prompt:.0} and {fastest:.0} tokens/s)"
+    );
     for (i, generator) in both.iter().enumerate() {
-        println!("  {:<44} prompt {:>6.1} tokens/s, generated {:>5.1} tokens/s", generator.adapter(), median(prompt[i].clone()), median(tokens[i].clone()));
+        println!(
+            "  {:<44} prompt {:>6.1} tokens/s, generated {:>5.1} tokens/s",
+            generator.adapter(),
+            median(prompt[i].clone()),
+            median(tokens[i].clone())
+        );
     }
     Ok(())
 }
@@ -198,7 +230,11 @@ fn first_token(path: &std::path::Path, device: &str) {
     let mut times = vec![];
     for _ in 0..3 {
         let start = Instant::now();
-        let out = Command::new(env!("CARGO_BIN_EXE_warpweft")).arg("run").arg(path).args(["--device", device, "-n", "1", "--raw", "-p", "Paris is"]).output();
+        let out = Command::new(env!("CARGO_BIN_EXE_warpweft"))
+            .arg("run")
+            .arg(path)
+            .args(["--device", device, "-n", "1", "--raw", "-p", "Paris is"])
+            .output();
         if out.is_ok_and(|o| o.status.success()) {
             times.push(start.elapsed().as_secs_f64());
         }

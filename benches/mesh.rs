@@ -32,8 +32,19 @@ impl Weights for Sizes {
 /// Llama 3 70B (Grattafiori et al., 2024, table 3): 80 layers.
 fn large() -> (llama::Config, Sizes) {
     let c = llama::Config {
-        layers: 80, width: 8192, heads: 64, kv_heads: 8, head_width: 128, ffn: 28672, vocab: 128256, context: 8192, eps: 1e-5, rope_base: 5e5,
-        rope_scale: 1.0, rope_layout: RopeLayout::Interleaved, window: None,
+        layers: 80,
+        width: 8192,
+        heads: 64,
+        kv_heads: 8,
+        head_width: 128,
+        ffn: 28672,
+        vocab: 128256,
+        context: 8192,
+        eps: 1e-5,
+        rope_base: 5e5,
+        rope_scale: 1.0,
+        rope_layout: RopeLayout::Interleaved,
+        window: None,
     };
     let mut all = HashMap::new();
     let mut add = |name: String, dtype, shape: &[usize]| all.insert(name, Type::new(dtype, shape));
@@ -42,8 +53,15 @@ fn large() -> (llama::Config, Sizes) {
     add("output_norm.weight".into(), DType::F32, &[c.width]);
     let (q, kv) = (c.heads * c.head_width, c.kv_heads * c.head_width);
     for l in 0..c.layers {
-        for (part, rows, cols) in [("attn_q", q, c.width), ("attn_k", kv, c.width), ("attn_v", kv, c.width), ("attn_output", c.width, q),
-            ("ffn_gate", c.ffn, c.width), ("ffn_up", c.ffn, c.width), ("ffn_down", c.width, c.ffn)] {
+        for (part, rows, cols) in [
+            ("attn_q", q, c.width),
+            ("attn_k", kv, c.width),
+            ("attn_v", kv, c.width),
+            ("attn_output", c.width, q),
+            ("ffn_gate", c.ffn, c.width),
+            ("ffn_up", c.ffn, c.width),
+            ("ffn_down", c.width, c.ffn),
+        ] {
             add(format!("blk.{l}.{part}.weight"), DType::F16, &[rows, cols]);
         }
         add(format!("blk.{l}.attn_norm.weight"), DType::F32, &[c.width]);
@@ -55,10 +73,21 @@ fn large() -> (llama::Config, Sizes) {
 fn planning() -> Result<()> {
     use MeshAxis::{Data, Pipeline, Tensor};
     let (config, sizes) = large();
-    let step = StepShape { seq: 1.into(), total: Var::new("total", 4096), context: 4096, last_only: true, sequence_parallel: false };
+    let step = StepShape {
+        seq: 1.into(),
+        total: Var::new("total", 4096),
+        context: 4096,
+        last_only: true,
+        sequence_parallel: false,
+    };
     let graph = llama::build(&config, &sizes, "llama-3-70b", &step)?;
     // A device that binds as much as a rank holds.
-    let caps = Caps { binding_bytes: 4 << 30, buffer_bytes: 4 << 30, kind: warpweft::base::AdapterKind::Discrete, ..Caps::FLOOR };
+    let caps = Caps {
+        binding_bytes: 4 << 30,
+        buffer_bytes: 4 << 30,
+        kind: warpweft::base::AdapterKind::Discrete,
+        ..Caps::FLOOR
+    };
     println!("planning Llama 3 70B, 80 layers ({} nodes)", graph.nodes.len());
     for axes in [vec![(Tensor, 8)], vec![(Data, 16), (Pipeline, 8), (Tensor, 8)]] {
         let ranks: usize = axes.iter().map(|a| a.1).product();
@@ -67,11 +96,18 @@ fn planning() -> Result<()> {
         for _ in 0..5 {
             let start = Instant::now();
             let sharded = shard(&graph, &axes)?;
-            let plans = sharded.classes.iter().map(|c| plan(&c.graph, &caps, &PlanOptions::for_caps(&caps))).collect::<Result<Vec<_>>>()?;
+            let plans = sharded
+                .classes
+                .iter()
+                .map(|c| plan(&c.graph, &caps, &PlanOptions::for_caps(&caps)))
+                .collect::<Result<Vec<_>>>()?;
             times.push(start.elapsed().as_secs_f64());
             (classes, dispatches) = (plans.len(), plans.iter().map(|p| p.dispatches.len()).sum::<usize>());
         }
-        println!("  {ranks:>5} ranks {axes:?}: {:.0} ms, {classes} kinds of rank, {dispatches} dispatches", median(times) * 1e3);
+        println!(
+            "  {ranks:>5} ranks {axes:?}: {:.0} ms, {classes} kinds of rank, {dispatches} dispatches",
+            median(times) * 1e3
+        );
     }
     Ok(())
 }
@@ -83,7 +119,8 @@ fn running() -> Result<()> {
     let mut models = vec![];
     for axes in meshes {
         let layout = Layout { mesh: mesh(axes)?, ..Layout::default() };
-        let options = Options { device: device(), context: Some(256), cache: Some(cache()), layout, ..Options::default() };
+        let options =
+            Options { device: device(), context: Some(256), cache: Some(cache()), layout, ..Options::default() };
         models.push(pollster::block_on(Generator::open(&path, &options, &mut |_| {}))?);
     }
     println!("SmolLM2-135M over virtual devices on {} (they share its cores)", models[0].adapter());
@@ -110,7 +147,11 @@ fn running() -> Result<()> {
         let (p, t) = (median(prompt[i].clone()), median(tokens[i].clone()));
         println!(
             "  {:<6} prefill {p:>6.1} tokens/s ({:>4.0} %), decode {t:>5.2} tokens/s ({:>4.0} %, {:+.2} ms a layer), {:>6.2} MB sent",
-            if axes.is_empty() { "plain" } else { axes }, p / base.0 * 100.0, t / base.1 * 100.0, (1.0 / t - 1.0 / base.1) * 1e3 / layers, sent[i] as f64 / 1e6
+            if axes.is_empty() { "plain" } else { axes },
+            p / base.0 * 100.0,
+            t / base.1 * 100.0,
+            (1.0 / t - 1.0 / base.1) * 1e3 / layers,
+            sent[i] as f64 / 1e6
         );
     }
     Ok(())

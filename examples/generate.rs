@@ -8,7 +8,9 @@ use warpweft::text::{Message, Sampling};
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let path = args.next().ok_or_else(|| Error::usage("give a .gguf file or a model folder (`warpweft pull smollm2-135m` prints one)"))?;
+    let path = args
+        .next()
+        .ok_or_else(|| Error::usage("give a .gguf file or a model folder (`warpweft pull smollm2-135m` prints one)"))?;
     let question = args.next().unwrap_or("What is the capital of France?".into());
 
     pollster::block_on(async {

@@ -17,15 +17,20 @@ use warpweft::text::Sampling;
 /// Sums over x · aᵀ and x · bᵀ where a and b have odd numbers of blocks a row, so that neither ends on a whole word.
 fn joined(gpu: &Arc<Gpu>, dtype: DType, k: usize, feed: Option<usize>) -> Vec<f32> {
     let rows = [("a", 3), ("b", 5)];
-    let weights: HashMap<String, Array> =
-        rows.iter().map(|(n, r)| (n.to_string(), Array::new(dtype, &[*r, k], block::encode(dtype, &values(r * k))).unwrap())).collect();
+    let weights: HashMap<String, Array> = rows
+        .iter()
+        .map(|(n, r)| (n.to_string(), Array::new(dtype, &[*r, k], block::encode(dtype, &values(r * k))).unwrap()))
+        .collect();
     let g = GraphBuilder::new();
     let x = g.input("x", DType::F32, [2, k]).unwrap();
     // Products with one left operand: the plan puts both weights into one buffer.
     let [y, z] = rows.map(|(n, r)| x.matmul_t(g.weight(n, dtype, [r, k]).unwrap()).unwrap());
     g.output("y", (y.sum(&[1]).unwrap() + z.sum(&[1]).unwrap()).unwrap()).unwrap();
     let plan = plan::plan(&g.finish(), gpu.caps(), &Options::for_caps(gpu.caps())).unwrap();
-    assert!(plan.buffers.iter().any(|b| matches!(&b.role, Role::Weight { parts, .. } if parts.len() == 2)), "the weights share a buffer");
+    assert!(
+        plan.buffers.iter().any(|b| matches!(&b.role, Role::Weight { parts, .. } if parts.len() == 2)),
+        "the weights share a buffer"
+    );
     let mut store = Store::new(gpu.clone());
     let input = Array::f32(&[2, k], &values(2 * k));
     block_on(async {
@@ -114,11 +119,18 @@ fn smollm2_answers_the_same_however_it_came() {
     for device in devices {
         let options = session::Options { device: device.clone(), context: Some(64), ..Default::default() };
         let mut whole = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
-        let Opened::Generator(mut fed) = arrived(&path, device, usize::MAX).unwrap() else { panic!("a llama generates") };
+        let Opened::Generator(mut fed) = arrived(&path, device, usize::MAX).unwrap() else {
+            panic!("a llama generates")
+        };
         assert_eq!(answer(&mut fed), answer(&mut whole));
         // Half of the answer from one, and half from the other: what happens when a device is lost.
         let prompt = fed.raw_prompt("The capital of France is").unwrap();
-        let request = Request { prompt, sampling: Sampling { temperature: 0.8, seed: 3, ..Sampling::default() }, max_tokens: Some(6), top: 0 };
+        let request = Request {
+            prompt,
+            sampling: Sampling { temperature: 0.8, seed: 3, ..Sampling::default() },
+            max_tokens: Some(6),
+            top: 0,
+        };
         let never = AtomicBool::new(false);
         let ids = |from: &[usize], models: &mut [&mut Generator]| {
             let mut g = models[0].begin(&request).unwrap();
@@ -152,19 +164,29 @@ fn a_model_folder_answers_the_same_in_small_pieces_and_of_unknown_size() {
         let Opened::Generator(mut fed) = arrive(&bytes, size).unwrap() else { panic!("a llama generates") };
         assert_eq!(answer(&mut fed), answer(&mut whole));
     }
-    let wrong = arrive(&bytes, Some(bytes.len() as u64 + 40)).err().expect("a size that is wrong is refused").to_string();
+    let wrong =
+        arrive(&bytes, Some(bytes.len() as u64 + 40)).err().expect("a size that is wrong is refused").to_string();
     assert!(wrong.contains("follow its header"), "{wrong}");
     let cut = arrive(&bytes[..bytes.len() - 40], None).err().expect("a file that ends early is refused").to_string();
     assert!(cut.contains("download it again"), "{cut}");
 }
 
 /// A tiny model in two files, whose bytes arrive in small pieces after both heads.
-fn in_two(folder: &std::path::Path, device: DeviceChoice, change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Result<Vec<u32>> {
+fn in_two(
+    folder: &std::path::Path,
+    device: DeviceChoice,
+    change: impl Fn(&str, Vec<u8>) -> Vec<u8>,
+) -> Result<Vec<u32>> {
     let read = |name: &str| change(name, std::fs::read(folder.join(name)).unwrap());
     let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
-    let side = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"].map(|n| (n.to_string(), read(n)));
+    let side = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"]
+        .map(|n| (n.to_string(), read(n)));
     let files = names.map(read);
-    let head = |(name, bytes): (&str, &Vec<u8>)| Head { name: name.into(), size: Some(bytes.len() as u64), bytes: bytes[..bytes.len().min(5000)].to_vec() };
+    let head = |(name, bytes): (&str, &Vec<u8>)| Head {
+        name: name.into(),
+        size: Some(bytes.len() as u64),
+        bytes: bytes[..bytes.len().min(5000)].to_vec(),
+    };
     let heads: Vec<Head> = names.into_iter().zip(&files).map(head).collect();
     let options = session::Options { device, ..Default::default() };
     block_on(async {
@@ -202,23 +224,37 @@ fn a_model_in_two_files_answers_as_in_one_and_an_index_that_lies_is_told() {
     let swapped = index.replace(a, "x").replace(b, a).replace('x', b);
     let lies = [
         ("a tensor elsewhere", swapped, "it is in model-0000"),
-        ("a tensor that is nowhere", index.replacen("model.norm.weight", "model.warp.weight", 1), "\"model.warp.weight\" is in model-00001-of-00002.safetensors, it is in none"),
+        (
+            "a tensor that is nowhere",
+            index.replacen("model.norm.weight", "model.warp.weight", 1),
+            "\"model.warp.weight\" is in model-00001-of-00002.safetensors, it is in none",
+        ),
         ("a file outside", index.replacen(a, "../x.safetensors", 1), "outside of its folder"),
         ("a number", index.replacen(&format!("\"{a}\""), "7", 1), "no file"),
         ("nothing", "{\"weight_map\":{}}".into(), "names no tensor"),
         ("no JSON", "[".into(), "not valid JSON"),
     ];
     for (what, lie, says) in lies {
-        let change = |name: &str, bytes: Vec<u8>| if name.ends_with("index.json") { lie.clone().into_bytes() } else { bytes };
+        let change =
+            |name: &str, bytes: Vec<u8>| if name.ends_with("index.json") { lie.clone().into_bytes() } else { bytes };
         let said = in_two(two.path(), DeviceChoice::Cpu, change).unwrap_err().to_string();
-        assert!(said.contains(says) && said.contains("model.safetensors.index.json") && !said.contains('\n'), "{what}: {said}");
+        assert!(
+            said.contains(says) && said.contains("model.safetensors.index.json") && !said.contains('\n'),
+            "{what}: {said}"
+        );
         std::fs::write(two.path().join("model.safetensors.index.json"), lie).unwrap();
         let said = open(two.path()).err().expect("lies are refused").to_string();
         assert!(said.contains(says) && said.contains("model.safetensors.index.json"), "{what} on disk: {said}");
     }
     std::fs::write(two.path().join("model.safetensors.index.json"), index).unwrap();
     // A file that changed between its head and its end.
-    let cut = in_two(two.path(), DeviceChoice::Cpu, |name, bytes| if name == a { bytes[..bytes.len() - 4].to_vec() } else { bytes }).unwrap_err().to_string();
+    let cut = in_two(
+        two.path(),
+        DeviceChoice::Cpu,
+        |name, bytes| if name == a { bytes[..bytes.len() - 4].to_vec() } else { bytes },
+    )
+    .unwrap_err()
+    .to_string();
     assert!(cut.contains(a) && cut.contains("download it again"), "{cut}");
     let twice = in_two(two.path(), DeviceChoice::Cpu, |name, bytes| match name == b {
         true => std::fs::read(two.path().join(a)).unwrap(),
@@ -232,7 +268,8 @@ fn a_mesh_takes_its_pieces_as_they_arrive() {
     let Found::Device(_) = device(None) else { return };
     let file = common::tiny::Tiny { layers: 2, width: 128, heads: 4, kv_heads: 2, ..Default::default() }.gguf().bytes();
     let arrive = |mesh: Option<&str>| {
-        let layout = mesh.map_or(Layout::default(), |m| Layout { mesh: session::mesh(m).unwrap(), ..Layout::default() });
+        let layout =
+            mesh.map_or(Layout::default(), |m| Layout { mesh: session::mesh(m).unwrap(), ..Layout::default() });
         let options = session::Options { device: DeviceChoice::Index(0), layout, ..Default::default() };
         let mut loading = Loading::new("m.gguf", Some(file.len() as u64), HashMap::new(), options);
         block_on(async {
@@ -281,7 +318,9 @@ fn a_cancel_is_heard_within_a_step() {
             let x = graph.input("x", DType::F32, [768, 768])?;
             graph.output("y", x.matmul(x)?.matmul(x)?.matmul(x)?)?;
             let mut engine = session::Engine::open(&device, &graph.finish(), &HashMap::new()).await?;
-            engine.run_until(&Bindings::new(), &[("x", Array::f32(&[768, 768], &vec![0.01; 768 * 768]))], &["y"], &cancel).await
+            engine
+                .run_until(&Bindings::new(), &[("x", Array::f32(&[768, 768], &vec![0.01; 768 * 768]))], &["y"], &cancel)
+                .await
         });
         assert_eq!(stepped, Err(Error::Cancelled), "on {device:?}");
     }

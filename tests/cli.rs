@@ -26,7 +26,13 @@ struct Said {
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_warpweft"));
-    command.args(args).env_remove("NO_COLOR").env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .env_remove("NO_COLOR")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -127,7 +133,10 @@ fn every_reason_to_stop_is_named() {
     let lines: Vec<Json> = full.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let end = &lines.last().unwrap()["done"];
     // Two tokens of the prompt, ten more in the context, and one that needs no place in it.
-    assert_eq!((end["stop"].as_str(), end["prompt_ids"].as_array().unwrap().len(), lines.len() - 1), (Some("context"), 2, 11));
+    assert_eq!(
+        (end["stop"].as_str(), end["prompt_ids"].as_array().unwrap().len(), lines.len() - 1),
+        (Some("context"), 2, 11)
+    );
     let plain = warpweft(&["run", &path, "-p", "Hi", "--raw", "--ctx", "12", "--device", "cpu"]);
     assert!(plain.err.trim_end().ends_with("the context is full (--ctx)"), "{}", plain.err);
     if model("smollm2-135m").is_some() {
@@ -151,7 +160,10 @@ fn prompts_come_from_stdin_and_may_be_empty_in_chat_form() {
 fn seeds_repeat_and_differ() {
     let (_folder, path) = tiny(Tiny::default());
     let run = |seed: &str, extra: &[&str]| {
-        let args = ["run", &path, "-p", "Hi", "-n", "24", "--temp", "1.5", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--device", "cpu", "--seed", seed];
+        let args = [
+            "run", &path, "-p", "Hi", "-n", "24", "--temp", "1.5", "--top-k", "0", "--top-p", "1", "--min-p", "0",
+            "--device", "cpu", "--seed", seed,
+        ];
         warpweft(&[&args[..], extra].concat()).out
     };
     assert_eq!(run("1", &[]), run("1", &[]));
@@ -222,7 +234,14 @@ fn numerics_checks_name_op_layer_and_element_on_both() {
         let last = said.err.lines().last().unwrap();
         // On a device the residual is added in the same kernel.
         let op = if place == "cpu" { "matmul" } else { "matmul+add" };
-        assert_eq!((said.code, last), (Some(1), format!("error: {op} \"layers.1.network.down\": element 0 is NaN, the first that is not finite").as_str()));
+        assert_eq!(
+            (said.code, last),
+            (
+                Some(1),
+                format!("error: {op} \"layers.1.network.down\": element 0 is NaN, the first that is not finite")
+                    .as_str()
+            )
+        );
     }
 }
 
@@ -243,11 +262,21 @@ fn auto_takes_the_faster_of_a_software_adapter_and_the_fallback() {
     };
     let first = run();
     let lines: Vec<&str> = first.lines().collect();
-    assert!(lines[0].starts_with(&format!("timing {} beside the CPU fallback (once; remembered in ", all[0].name)), "{first}");
-    assert!(lines[1].starts_with(&format!("found only a software adapter ({}): ", all[0].name)) && lines[1].contains(" times as fast"), "{first}");
+    assert!(
+        lines[0].starts_with(&format!("timing {} beside the CPU fallback (once; remembered in ", all[0].name)),
+        "{first}"
+    );
+    assert!(
+        lines[1].starts_with(&format!("found only a software adapter ({}): ", all[0].name))
+            && lines[1].contains(" times as fast"),
+        "{first}"
+    );
     let remembered = std::fs::read_dir(cache.join("tuning")).unwrap().map(|e| e.unwrap().path());
     let file = remembered.into_iter().find(|p| p.to_string_lossy().contains("beside-cpu")).unwrap();
-    for (times, taken) in [(r#"{"adapter":0.001,"cpu":0.004}"#, &all[0].name), (r#"{"adapter":0.004,"cpu":0.001}"#, &"CPU fallback".to_string())] {
+    for (times, taken) in [
+        (r#"{"adapter":0.001,"cpu":0.004}"#, &all[0].name),
+        (r#"{"adapter":0.004,"cpu":0.001}"#, &"CPU fallback".to_string()),
+    ] {
         std::fs::write(&file, times).unwrap();
         let said = run();
         assert!(!said.contains("beside the CPU fallback (once") && said.contains("4.0 times as fast"), "{said}");
@@ -268,13 +297,19 @@ fn a_profile_is_a_trace_that_names_every_dispatch() {
     let trace: Json = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     let spans: Vec<&Json> = trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X").collect();
     let planned = warpweft(&["plan", &path, "--device", &index]);
-    let dispatches = planned.out.lines().last().map(|_| planned.out.lines().filter(|l| l.contains(" FLOP, ") && !l.starts_with("for ")).count());
+    let dispatches = planned
+        .out
+        .lines()
+        .last()
+        .map(|_| planned.out.lines().filter(|l| l.contains(" FLOP, ") && !l.starts_with("for ")).count());
     assert_eq!(Some(spans.len()), dispatches, "{}", planned.out);
     for span in &spans {
         let name = span["name"].as_str().unwrap();
         assert!(["embedding", "layers.0.", "layers.1.", "head"].iter().any(|p| name.contains(p)), "{name}");
         assert!(span["dur"].as_f64().unwrap() >= 0.0 && span["ts"].as_f64().unwrap() >= 0.0);
-        assert!(!span["args"]["kernel"].as_str().unwrap().is_empty() && !span["args"]["ops"].as_str().unwrap().is_empty());
+        assert!(
+            !span["args"]["kernel"].as_str().unwrap().is_empty() && !span["args"]["ops"].as_str().unwrap().is_empty()
+        );
     }
     // On the fallback there is nothing to time, and that is said before anything is generated.
     let said = warpweft(&["run", &path, "-p", "Hi", "--device", "cpu", "--profile", &file]);
@@ -284,7 +319,8 @@ fn a_profile_is_a_trace_that_names_every_dispatch() {
 /// Where the examples lie that `cargo test` has built.
 fn example(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap();
-    let path = here.ancestors().nth(2).unwrap().join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    let path =
+        here.ancestors().nth(2).unwrap().join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(path.exists(), "{} is not built: `cargo test` without --test does it", path.display());
     path
 }

@@ -15,8 +15,8 @@ use warpweft::reference::Interpreter;
 use warpweft::reference::sample::Random;
 use warpweft::simulate::plans::{self, Machine};
 use warpweft::simulate::whatif;
-use warpweft::topology::{Precision, shipped};
 use warpweft::topology::collective::Algorithm;
+use warpweft::topology::{Precision, shipped};
 
 /// All ranks on one adapter.
 struct Virtual {
@@ -39,15 +39,25 @@ fn load(gpu: &Arc<Gpu>, graph: &Graph, mesh: &[(MeshAxis, usize)], weights: &dyn
         })
         .collect();
     let mut stores: Vec<Store> = sharded.seats.iter().map(|s| Store::at(gpu.clone(), s.clone())).collect();
-    let cluster = block_on(Cluster::load(sharded.seats.clone(), plans, &mut stores, weights, policy.clone(), &mut |_, _| {})).unwrap();
+    let cluster =
+        block_on(Cluster::load(sharded.seats.clone(), plans, &mut stores, weights, policy.clone(), &mut |_, _| {}))
+            .unwrap();
     Virtual { sharded, cluster, stores, policy }
 }
 
 impl Virtual {
-    fn step(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], output: &str, watch: &mut Watch) -> Vec<Vec<f32>> {
+    fn step(
+        &mut self,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+        output: &str,
+        watch: &mut Watch,
+    ) -> Vec<Vec<f32>> {
         let n = self.sharded.ranks();
         let parts: Vec<_> = (0..n)
-            .map(|r| Some((self.sharded.bindings(r, bindings).unwrap(), self.sharded.inputs(r, bindings, inputs).unwrap())))
+            .map(|r| {
+                Some((self.sharded.bindings(r, bindings).unwrap(), self.sharded.inputs(r, bindings, inputs).unwrap()))
+            })
             .collect();
         let readers: Vec<usize> = (0..n).collect();
         let got = block_on(self.cluster.step(&parts, (&readers, &[output]), &mut Nobody, watch)).unwrap();
@@ -65,7 +75,12 @@ impl Virtual {
                 // A collective counts once a group; a send once.
                 if t.exchange == warpweft::op::Exchange::Send || seen.insert((t.how.tag, group)) {
                     let f = t.facts(&own, &self.policy).unwrap();
-                    sum = Facts { rounds: 0, messages: sum.messages + f.messages, bytes: sum.bytes + f.bytes, flops: sum.flops + f.flops };
+                    sum = Facts {
+                        rounds: 0,
+                        messages: sum.messages + f.messages,
+                        bytes: sum.bytes + f.bytes,
+                        flops: sum.flops + f.flops,
+                    };
                 }
             }
         }
@@ -74,7 +89,11 @@ impl Virtual {
 
     /// The same step in virtual time.
     fn simulated(&self, bindings: &Bindings, change: Option<&str>) -> plans::Outcome {
-        let rank = |r: usize| plans::Rank { seat: self.sharded.seats[r].clone(), plan: self.cluster.plan(r), bindings: self.sharded.bindings(r, bindings).unwrap() };
+        let rank = |r: usize| plans::Rank {
+            seat: self.sharded.seats[r].clone(),
+            plan: self.cluster.plan(r),
+            bindings: self.sharded.bindings(r, bindings).unwrap(),
+        };
         let ranks: Vec<plans::Rank> = (0..self.sharded.ranks()).map(rank).collect();
         let mut topology = shipped("dgx-h100").unwrap().with_nodes(2).unwrap();
         change.iter().for_each(|c| whatif::set(&mut topology, c).unwrap());
@@ -87,15 +106,29 @@ impl Virtual {
     fn check_counts(&self, bindings: &Bindings, watch: &Watch, what: &str) {
         let planned = self.planned(bindings);
         let counted = &watch.traffic;
-        assert_eq!((counted.messages, counted.bytes(), counted.flops), (planned.messages, planned.bytes, planned.flops), "{what}: counted and planned");
+        assert_eq!(
+            (counted.messages, counted.bytes(), counted.flops),
+            (planned.messages, planned.bytes, planned.flops),
+            "{what}: counted and planned"
+        );
         let predicted = self.simulated(bindings, None);
         assert_eq!(*counted, predicted.traffic, "{what}: counted and predicted");
         assert!(counted.work.values().all(|w| w.flops > 0 && w.dispatches > 0), "{what}");
-        let latest = predicted.ran.iter().map(|r| r.end).chain(predicted.messages.iter().map(|m| m.end)).fold(0.0, f64::max);
-        assert!(predicted.seconds > 0.0 && latest <= predicted.seconds + 1e-12, "{what}: {latest} of {}", predicted.seconds);
+        let latest =
+            predicted.ran.iter().map(|r| r.end).chain(predicted.messages.iter().map(|m| m.end)).fold(0.0, f64::max);
+        assert!(
+            predicted.seconds > 0.0 && latest <= predicted.seconds + 1e-12,
+            "{what}: {latest} of {}",
+            predicted.seconds
+        );
         for worse in ["link.bandwidth=x0.01", "device.hbm_bandwidth=x0.01", "device.peak=x0.0001"] {
             let slower = self.simulated(bindings, Some(worse));
-            assert!(slower.traffic == predicted.traffic && slower.seconds >= predicted.seconds, "{what}, {worse}: {} < {}", slower.seconds, predicted.seconds);
+            assert!(
+                slower.traffic == predicted.traffic && slower.seconds >= predicted.seconds,
+                "{what}, {worse}: {} < {}",
+                slower.seconds,
+                predicted.seconds
+            );
         }
     }
 }
@@ -119,7 +152,11 @@ fn conversation(gpu: &Arc<Gpu>, dtype: DType, mesh: &[(MeshAxis, usize)], sequen
         for (rank, got) in ranks.step(&bindings, &inputs, "logits", &mut watch).iter().enumerate() {
             assert_eq!(got.len(), want.len());
             for (g, w) in got.iter().zip(&want) {
-                assert!((*g as f64 - w).abs() < 2e-4 * (1.0 + w.abs()), "{what} total={total} rank {rank}: {g} for {w}\n{}", ranks.sharded.explain());
+                assert!(
+                    (*g as f64 - w).abs() < 2e-4 * (1.0 + w.abs()),
+                    "{what} total={total} rank {rank}: {g} for {w}\n{}",
+                    ranks.sharded.explain()
+                );
             }
         }
         ranks.check_counts(&bindings, &watch, &format!("{what} total={total}"));
@@ -150,23 +187,38 @@ fn an_encoder_over_virtual_devices_answers_as_one_does_and_costs_what_is_predict
     use MeshAxis::{Data, Pipeline, Tensor};
     let Found::Device(gpu) = device(None) else { return };
     let (config, weights) = seeded::bert(4, 2, 3);
-    let graph = warpweft::model::bert::build(&config, &weights, "tiny", Var::new("batch", 3), Var::new("seq", 9)).unwrap();
+    let graph =
+        warpweft::model::bert::build(&config, &weights, "tiny", Var::new("batch", 3), Var::new("seq", 9)).unwrap();
     let mut oracle = Interpreter::<f64>::new(&graph, &weights).unwrap();
     let mut flops = vec![];
-    let meshes: [&[(MeshAxis, usize)]; 6] = [&[], &[(Tensor, 2)], &[(Tensor, 3)], &[(Pipeline, 2)], &[(Pipeline, 2), (Tensor, 2)], &[(Data, 2), (Tensor, 2)]];
+    let meshes: [&[(MeshAxis, usize)]; 6] = [
+        &[],
+        &[(Tensor, 2)],
+        &[(Tensor, 3)],
+        &[(Pipeline, 2)],
+        &[(Pipeline, 2), (Tensor, 2)],
+        &[(Data, 2), (Tensor, 2)],
+    ];
     for mesh in meshes {
         let mut ranks = load(&gpu, &graph, mesh, &weights, Policy::default());
         for (batch, seq) in [(2usize, 7usize), (3, 1)] {
             let mut r = Random::new(batch as u64);
             let tokens: Vec<u32> = (0..batch * seq).map(|_| r.below(config.vocab) as u32).collect();
             let mask: Vec<u32> = (0..batch * seq).map(|i| u32::from(i % seq < seq.max(2) - 1)).collect();
-            let inputs = [("tokens", Array::u32(&[batch, seq], &tokens)), ("mask", Array { dtype: DType::Bool, ..Array::u32(&[batch, seq], &mask) })];
+            let inputs = [
+                ("tokens", Array::u32(&[batch, seq], &tokens)),
+                ("mask", Array { dtype: DType::Bool, ..Array::u32(&[batch, seq], &mask) }),
+            ];
             let bindings = Bindings::new().with("batch", batch as u64).with("seq", seq as u64);
             let want = oracle.step_values(&bindings, &inputs).unwrap().remove(0).1;
             let mut watch = Watch::counting();
             for (rank, got) in ranks.step(&bindings, &inputs, "embeddings", &mut watch).iter().enumerate() {
                 let worst = got.iter().zip(&want).map(|(g, w)| (*g as f64 - w).abs()).fold(0.0, f64::max);
-                assert!(got.len() == want.len() && worst < 1e-4, "{mesh:?} rank {rank}: {worst}\n{}", ranks.sharded.explain());
+                assert!(
+                    got.len() == want.len() && worst < 1e-4,
+                    "{mesh:?} rank {rank}: {worst}\n{}",
+                    ranks.sharded.explain()
+                );
             }
             ranks.check_counts(&bindings, &watch, &format!("{mesh:?} {batch}×{seq}"));
             assert_eq!(watch.traffic.messages > 0, !mesh.is_empty(), "{mesh:?}");
@@ -181,7 +233,9 @@ fn an_encoder_over_virtual_devices_answers_as_one_does_and_costs_what_is_predict
 #[test]
 fn every_algorithm_gives_the_same_answer() {
     let Found::Device(gpu) = device(None) else { return };
-    for algorithm in [Algorithm::Ring, Algorithm::HalvingDoubling, Algorithm::Tree, Algorithm::Direct, Algorithm::Hierarchical] {
+    for algorithm in
+        [Algorithm::Ring, Algorithm::HalvingDoubling, Algorithm::Tree, Algorithm::Direct, Algorithm::Hierarchical]
+    {
         for sp in [false, true] {
             let policy = Policy { algorithm: Some(algorithm), ..Policy::default() };
             conversation(&gpu, DType::F32, &[(MeshAxis::Tensor, 3)], sp, policy);
@@ -195,9 +249,12 @@ fn collectives_equal_plain_loops_on_two_to_nine_ranks() {
     use warpweft::base::{Combine, Cut, Placement};
     let Found::Device(gpu) = device(None) else { return };
     let (rows, cols) = (11usize, 5usize);
-    let values = |rank: usize| (0..rows * cols).map(move |i| ((i * 31 + rank * 17) % 23) as f32 - 11.0).collect::<Vec<f32>>();
+    let values =
+        |rank: usize| (0..rows * cols).map(move |i| ((i * 31 + rank * 17) % 23) as f32 - 11.0).collect::<Vec<f32>>();
     for n in 2..=9 {
-        for algorithm in [Algorithm::Ring, Algorithm::HalvingDoubling, Algorithm::Tree, Algorithm::Direct, Algorithm::Hierarchical] {
+        for algorithm in
+            [Algorithm::Ring, Algorithm::HalvingDoubling, Algorithm::Tree, Algorithm::Direct, Algorithm::Hierarchical]
+        {
             let g = warpweft::graph::GraphBuilder::new();
             let over = MeshAxis::Tensor;
             let x = g.input("x", DType::F32, [rows, cols]).unwrap().place(over, Placement::Partial(Combine::Sum));
@@ -206,14 +263,30 @@ fn collectives_equal_plain_loops_on_two_to_nine_ranks() {
             let by_rows = (x * 3.0).unwrap().place(over, Placement::Split(0));
             let by_columns = by_rows.transpose(&[1, 0]).unwrap();
             g.output("rows", by_rows).unwrap();
-            g.output("columns", if n <= cols { by_columns.cut(over, Placement::Split(0), Cut::ONES) } else { by_columns }).unwrap();
+            g.output(
+                "columns",
+                if n <= cols { by_columns.cut(over, Placement::Split(0), Cut::ONES) } else { by_columns },
+            )
+            .unwrap();
             let policy = Policy { algorithm: Some(algorithm), ..Policy::default() };
-            let mut ranks = load(&gpu, &g.finish(), &[(over, n)], &std::collections::HashMap::<String, Array>::new(), policy);
+            let mut ranks =
+                load(&gpu, &g.finish(), &[(over, n)], &std::collections::HashMap::<String, Array>::new(), policy);
             let parts: Vec<_> = (0..n)
-                .map(|r| Some((ranks.sharded.bindings(r, &Bindings::new()).unwrap(), vec![("x", Array::f32(&[rows, cols], &values(r)))])))
+                .map(|r| {
+                    Some((
+                        ranks.sharded.bindings(r, &Bindings::new()).unwrap(),
+                        vec![("x", Array::f32(&[rows, cols], &values(r)))],
+                    ))
+                })
                 .collect();
             let readers: Vec<usize> = (0..n).collect();
-            let got = block_on(ranks.cluster.step(&parts, (&readers, &["sum", "rows", "columns"]), &mut Nobody, &mut Watch::counting())).unwrap();
+            let got = block_on(ranks.cluster.step(
+                &parts,
+                (&readers, &["sum", "rows", "columns"]),
+                &mut Nobody,
+                &mut Watch::counting(),
+            ))
+            .unwrap();
             let sum: Vec<f32> = (0..rows * cols).map(|i| (0..n).map(|r| values(r)[i]).sum()).collect();
             for (rank, outputs) in got.iter().enumerate() {
                 let what = format!("{} over {n}, rank {rank}", algorithm.name());

@@ -54,7 +54,9 @@ fn lookup_and_product(dtype: DType, rows: usize, width: usize) -> Result<Graph> 
 fn a_weight_beyond_the_binding_limit_is_split_and_right() {
     let caps = Caps { binding_bytes: 1 << 20, ..Caps::FLOOR };
     let Found::Device(gpu) = device(Some(&caps)) else { return };
-    for (dtype, rows) in [(DType::F32, 9001), (DType::F16, 17_000), (DType::Q4_0, 60_000), (DType::Q4_1, 60_000), (DType::Q8_0, 34_001)] {
+    for (dtype, rows) in
+        [(DType::F32, 9001), (DType::F16, 17_000), (DType::Q4_0, 60_000), (DType::Q4_1, 60_000), (DType::Q8_0, 34_001)]
+    {
         let width = 64;
         let graph = lookup_and_product(dtype, rows, width).unwrap();
         let made = planned(&gpu, &graph).unwrap();
@@ -100,7 +102,12 @@ fn two_devices_of_one_adapter_work_at_once() {
         let weights = Memory::from([("w".into(), matrix(DType::F32, 100, 32, seed))]);
         let inputs = [("x", matrix(DType::F32, 2, 32, 3)), ("ids", Array::u32(&[4], &[0, 1, 2, 99]))];
         let (mut program, _store) = loaded(gpu, &graph, &weights).unwrap();
-        let want = Interpreter::<f64>::new(&graph, &weights).unwrap().step_values(&Bindings::new(), &inputs).unwrap().remove(0).1;
+        let want = Interpreter::<f64>::new(&graph, &weights)
+            .unwrap()
+            .step_values(&Bindings::new(), &inputs)
+            .unwrap()
+            .remove(0)
+            .1;
         for _ in 0..20 {
             let got = block_on(program.step(&Bindings::new(), &inputs, &["y"])).unwrap()[0].to_f32();
             assert!(got.iter().zip(&want).all(|(g, w)| (*g as f64 - w).abs() < 1e-4));

@@ -31,9 +31,13 @@ const SIZES: Sizes = Sizes { groups: 4, tokens: 7, experts: 5, room: 2, width: 1
 
 /// Ones where a token of `[groups, tokens]` goes to a place of an expert: `[groups, tokens, experts, room]`.
 fn dispatch<'a>(g: &'a GraphBuilder, expert: Tensor<'a>, s: Sizes) -> Result<Tensor<'a>> {
-    let chosen = g.iota(DType::U32, [1, 1, s.experts], 2, 0)?.eq(expert.reshape([s.groups, s.tokens, 1])?)?.cast(DType::F32)?;
+    let chosen =
+        g.iota(DType::U32, [1, 1, s.experts], 2, 0)?.eq(expert.reshape([s.groups, s.tokens, 1])?)?.cast(DType::F32)?;
     // How many earlier tokens of the group chose the same expert.
-    let earlier = g.iota(DType::I32, [s.tokens, s.tokens], 1, 0)?.lt(g.iota(DType::I32, [s.tokens, s.tokens], 0, 0)?)?.cast(DType::F32)?;
+    let earlier = g
+        .iota(DType::I32, [s.tokens, s.tokens], 1, 0)?
+        .lt(g.iota(DType::I32, [s.tokens, s.tokens], 0, 0)?)?
+        .cast(DType::F32)?;
     let before = earlier.reshape([1, s.tokens, s.tokens])?.matmul(chosen)?;
     let place = g.iota(DType::F32, [1, 1, 1, s.room], 3, 0)?;
     let at = before.reshape([s.groups, s.tokens, s.experts, 1])?.eq(place)?.cast(DType::F32)?;
@@ -53,11 +57,15 @@ fn mixture(s: Sizes) -> Result<Graph> {
     let (places, all) = (s.experts * s.room, s.groups * s.room);
     let sent = send.reshape([s.groups, s.tokens, places])?.transpose(&[0, 2, 1])?.matmul(x)?;
     // From groups to experts, and back.
-    let to = sent.reshape([s.groups, s.experts, s.room, s.width])?.transpose(&[1, 0, 2, 3])?.place(MeshAxis::Expert, split(0));
+    let to = sent
+        .reshape([s.groups, s.experts, s.room, s.width])?
+        .transpose(&[1, 0, 2, 3])?
+        .place(MeshAxis::Expert, split(0));
     let y = to.reshape([s.experts, all, s.width])?.matmul(up)?.relu()?.matmul(down)?;
     let back = y.reshape([s.experts, s.groups, s.room, s.width])?.place(MeshAxis::Expert, split(1));
     let back = back.transpose(&[1, 0, 2, 3])?.reshape([s.groups, places, s.width])?;
-    let combine = send.mul(share.reshape([s.groups, s.tokens, s.experts, 1])?)?.reshape([s.groups, s.tokens, places])?;
+    let combine =
+        send.mul(share.reshape([s.groups, s.tokens, s.experts, 1])?)?.reshape([s.groups, s.tokens, places])?;
     g.output("y", combine.matmul(back)?)?;
     Ok(g.finish())
 }
@@ -69,7 +77,11 @@ fn random(r: &mut Random, shape: &[usize]) -> Array {
 
 fn weights(s: Sizes) -> HashMap<String, Array> {
     let mut r = Random::new(11);
-    let all = [("router", vec![s.width, s.experts]), ("up", vec![s.experts, s.width, s.inner]), ("down", vec![s.experts, s.inner, s.width])];
+    let all = [
+        ("router", vec![s.width, s.experts]),
+        ("up", vec![s.experts, s.width, s.inner]),
+        ("down", vec![s.experts, s.inner, s.width]),
+    ];
     all.into_iter().map(|(name, shape)| (name.to_string(), random(&mut r, &shape))).collect()
 }
 
@@ -83,7 +95,8 @@ fn by_hand(s: Sizes, x: &[f32], w: &HashMap<String, Array>) -> Vec<f64> {
         for t in 0..s.tokens {
             let at = (group * s.tokens + t) * s.width;
             let token: Vec<f64> = x[at..at + s.width].iter().map(|v| *v as f64).collect();
-            let score: Vec<f64> = (0..s.experts).map(|e| (0..s.width).map(|i| token[i] * router[i * s.experts + e]).sum()).collect();
+            let score: Vec<f64> =
+                (0..s.experts).map(|e| (0..s.width).map(|i| token[i] * router[i * s.experts + e]).sum()).collect();
             let e = (0..s.experts).fold(0, |best, e| if score[e] > score[best] { e } else { best });
             taken[e] += 1;
             if taken[e] > s.room {
@@ -123,7 +136,12 @@ fn experts_on_ranks_of_their_own_answer_as_all_on_one() {
     let graph = mixture(SIZES).unwrap();
     let weights = weights(SIZES);
     let x = random(&mut Random::new(5), &[SIZES.groups, SIZES.tokens, SIZES.width]);
-    let whole = Interpreter::<f64>::new(&graph, &weights).unwrap().step_values(&Bindings::new(), &[("x", x.clone())]).unwrap().remove(0).1;
+    let whole = Interpreter::<f64>::new(&graph, &weights)
+        .unwrap()
+        .step_values(&Bindings::new(), &[("x", x.clone())])
+        .unwrap()
+        .remove(0)
+        .1;
     close(&whole, &by_hand(SIZES, &x.to_f32(), &weights), 1e-9, "whole against loops");
     for n in [2, 3, 4] {
         let sharded = shard(&graph, &[(MeshAxis::Expert, n)]).unwrap();
@@ -132,7 +150,11 @@ fn experts_on_ranks_of_their_own_answer_as_all_on_one() {
         // Each rank holds the router and its own experts.
         for rank in 0..n {
             let mine = SIZES.experts / n + usize::from(rank < SIZES.experts % n);
-            assert_eq!(held(&sharded.class(rank).graph), (SIZES.width * SIZES.experts + mine * 2 * SIZES.width * SIZES.inner) as u64, "rank {rank} of {n}");
+            assert_eq!(
+                held(&sharded.class(rank).graph),
+                (SIZES.width * SIZES.experts + mine * 2 * SIZES.width * SIZES.inner) as u64,
+                "rank {rank} of {n}"
+            );
         }
         let graphs: Vec<&Graph> = (0..n).map(|r| &sharded.class(r).graph).collect();
         let mut ranks = Ranks::<f64>::new(&graphs, &sharded.seats, &weights).unwrap();
@@ -152,11 +174,24 @@ fn experts_on_virtual_devices_answer_as_the_reference_does() {
     for n in [2, 3, 4] {
         let sharded = shard(&graph, &[(MeshAxis::Expert, n)]).unwrap();
         let options = Options::for_caps(gpu.caps());
-        let plans = (0..n).map(|rank| RankPlan { rank, plan: plan(&sharded.class(rank).graph, gpu.caps(), &options).unwrap(), largest: Bindings::new() });
+        let plans = (0..n).map(|rank| RankPlan {
+            rank,
+            plan: plan(&sharded.class(rank).graph, gpu.caps(), &options).unwrap(),
+            largest: Bindings::new(),
+        });
         let mut stores: Vec<Store> = sharded.seats.iter().map(|s| Store::at(gpu.clone(), s.clone())).collect();
-        let mut cluster = block_on(Cluster::load(sharded.seats.clone(), plans.collect(), &mut stores, &weights, Policy::default(), &mut |_, _| {})).unwrap();
+        let mut cluster = block_on(Cluster::load(
+            sharded.seats.clone(),
+            plans.collect(),
+            &mut stores,
+            &weights,
+            Policy::default(),
+            &mut |_, _| {},
+        ))
+        .unwrap();
         let readers: Vec<usize> = (0..n).collect();
-        let got = block_on(cluster.step(&parts(&sharded, &x), (&readers, &["y"]), &mut Nobody, &mut Watch::counting())).unwrap();
+        let got = block_on(cluster.step(&parts(&sharded, &x), (&readers, &["y"]), &mut Nobody, &mut Watch::counting()))
+            .unwrap();
         for outputs in got {
             let y: Vec<f64> = outputs[0].to_f32().into_iter().map(f64::from).collect();
             close(&y, &want, 1e-4, &format!("virtual devices, ep={n}"));

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use warpweft::base::{Array, Bindings, Combine, Cut, DType, MeshAxis, Placement, Result, Shape, Type};
 use warpweft::graph::{Graph, GraphBuilder, Source};
-use warpweft::op::{self, Attrs, Body, Build, Case, Collective, Exchange, Fill, Grad, OpDef, OtherAxis, Strategy, Value};
+use warpweft::op::{
+    self, Attrs, Body, Build, Case, Collective, Exchange, Fill, Grad, OpDef, OtherAxis, Strategy, Value,
+};
 use warpweft::plan::shard::{seats, shard};
 use warpweft::reference::sample::{Random, operand};
 use warpweft::reference::{Interpreter, Ranks};
@@ -37,7 +39,14 @@ fn smooth(ty: &Type, fill: Fill) -> Fill {
 
 /// loss = Σ c ⊙ op(x + e·d, …): x, d and c random, e a number of the step. Halves are taken as f32: rounding has no slope.
 fn slope(def: &'static OpDef, case: &Case, seed: u64) -> Result<Slope> {
-    let mut s = Slope { graph: Graph::default(), inputs: vec![], weights: HashMap::new(), states: vec![], args: vec![], moved: vec![] };
+    let mut s = Slope {
+        graph: Graph::default(),
+        inputs: vec![],
+        weights: HashMap::new(),
+        states: vec![],
+        args: vec![],
+        moved: vec![],
+    };
     let g = &mut s.graph;
     let mut r = Random::new(seed);
     let e = g.source(Source::Input, Type::f32(Shape::default()), "e")?;
@@ -153,7 +162,8 @@ fn every_gradient_equals_finite_differences() {
             assert!((got - want).abs() < 1e-6 * size, "{what}: {got}, differences say {want}\n{}", s.graph);
             if def.name == "append" {
                 // The loss is linear in the state's old contents: any step shows its slope.
-                let mut moved = s.run_with(&|a| Array::f32(&a.shape, &a.to_f32().iter().map(|x| x + 1.0).collect::<Vec<_>>()));
+                let mut moved =
+                    s.run_with(&|a| Array::f32(&a.shape, &a.to_f32().iter().map(|x| x + 1.0).collect::<Vec<_>>()));
                 let (slope, want) = (here.last().unwrap().1.iter().sum::<f64>(), moved.remove(0).1[0] - here[0].1[0]);
                 assert!((slope - want).abs() < 1e-5, "{what}: {slope} in the state, differences say {want}");
             }
@@ -199,19 +209,26 @@ fn sharded_as_whole(def: &'static OpDef, case: &Case, s: &Strategy, n: usize, se
     };
     let want = whole.run(0.0);
     let graphs: Vec<&Graph> = (0..n).map(|r| &sharded.class(r).graph).collect();
-    let mut ranks = Ranks::<f64>::new(&graphs, &sharded.seats, &whole.weights).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let mut ranks =
+        Ranks::<f64>::new(&graphs, &sharded.seats, &whole.weights).unwrap_or_else(|e| panic!("{what}: {e}"));
     let contents: Vec<(&str, Array)> = whole.states.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
     for r in 0..n {
         sharded.states(r, &contents).unwrap().iter().for_each(|(name, piece)| ranks.set_state(r, name, piece));
     }
     let inputs = inputs_at(&whole.inputs, 0.0);
-    let part = |r: usize| Some((sharded.bindings(r, &Bindings::new()).unwrap(), sharded.inputs(r, &Bindings::new(), &inputs).unwrap()));
+    let part = |r: usize| {
+        Some((sharded.bindings(r, &Bindings::new()).unwrap(), sharded.inputs(r, &Bindings::new(), &inputs).unwrap()))
+    };
     let got = ranks.step_values(&(0..n).map(part).collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{what}: {e}"));
     for (rank, outputs) in got.iter().enumerate() {
         for ((name, got), (_, want)) in outputs.iter().zip(&want) {
             assert_eq!(got.len(), want.len(), "{what}, rank {rank}: {name}");
             for (g, w) in got.iter().zip(want) {
-                assert!((g - w).abs() <= 1e-9 * (1.0 + w.abs()), "{what}, rank {rank}: {name} is {g}, {w} is right\n{}", sharded.explain());
+                assert!(
+                    (g - w).abs() <= 1e-9 * (1.0 + w.abs()),
+                    "{what}, rank {rank}: {name} is {g}, {w} is right\n{}",
+                    sharded.explain()
+                );
             }
         }
     }
@@ -224,9 +241,11 @@ fn gradients_of_pieces_are_those_of_the_whole() {
     for def in op::computing().filter(|d| !matches!(d.grad, Grad::None(_))) {
         for (i, case) in (def.cases)().iter().enumerate().filter(|(_, c)| has_float(c) && !steps(c)) {
             // Halves have become f32: strategies are those of what is run.
-            let types: Vec<Type> = case.types().into_iter().map(|t| if t.dtype == DType::F16 { Type::f32(t.shape) } else { t }).collect();
+            let types: Vec<Type> =
+                case.types().into_iter().map(|t| if t.dtype == DType::F16 { Type::f32(t.shape) } else { t }).collect();
             let ty = (def.rule)(&case.attrs, &types).unwrap();
-            let small = ty.shape.count().bound() < 10_000 && types.iter().all(|t| t.shape.count().bound() < 10_000 && !t.dtype.is_quantised());
+            let small = ty.shape.count().bound() < 10_000
+                && types.iter().all(|t| t.shape.count().bound() < 10_000 && !t.dtype.is_quantised());
             for s in (def.shard)(&case.attrs, &types, &ty).into_iter().filter(|_| small) {
                 let whole_parts = s.args.iter().all(|p| !matches!(p, Placement::Partial(_)));
                 if whole_parts && s.args.iter().any(|p| matches!(p, Placement::Split(_))) {
@@ -252,15 +271,35 @@ fn part_of(exchange: Exchange, combine: Combine, n: usize, rank: usize) -> Optio
         Exchange::Receive if rank == 1 => (None, vec![rows, 3]),
         Exchange::Send | Exchange::Receive => return None,
     };
-    let other = (exchange == Exchange::AllToAll).then_some(OtherAxis { cut: Cut::ONES, whole: 5.into(), rest: 2.into() });
+    let other =
+        (exchange == Exchange::AllToAll).then_some(OtherAxis { cut: Cut::ONES, whole: 5.into(), rest: 2.into() });
     // A stage sends to the next, and that receives from it.
     let peer = if exchange == Exchange::Receive { 0 } else { 1 };
     let to = Type::f32(Shape(to.into_iter().map(Into::into).collect()));
-    Some((from, Collective { over: MeshAxis::Tensor, ways: n, combine, cut: Cut::ONES, rows: rows.into(), to, peer, other, tag: 5 }))
+    Some((
+        from,
+        Collective {
+            over: MeshAxis::Tensor,
+            ways: n,
+            combine,
+            cut: Cut::ONES,
+            rows: rows.into(),
+            to,
+            peer,
+            other,
+            tag: 5,
+        },
+    ))
 }
 
 /// A rank's graph: loss = Σ c ⊙ collective(x + e·d), with x's own part where it only sends.
-fn rank_graph(def: &'static OpDef, exchange: Exchange, combine: Combine, n: usize, rank: usize) -> (Graph, Vec<(String, Array)>) {
+fn rank_graph(
+    def: &'static OpDef,
+    exchange: Exchange,
+    combine: Combine,
+    n: usize,
+    rank: usize,
+) -> (Graph, Vec<(String, Array)>) {
     let g = GraphBuilder::new();
     let r = &mut Random::new(77 + rank as u64);
     let e = g.input("e", DType::F32, Shape::default()).unwrap();
@@ -295,12 +334,18 @@ fn rank_graph(def: &'static OpDef, exchange: Exchange, combine: Combine, n: usiz
 fn collectives_have_the_gradient_of_the_sum_of_all_ranks_losses() {
     for def in op::table() {
         let Body::Collective(exchange) = def.body else { continue };
-        let combines = if exchange == Exchange::AllReduce { vec![Combine::Sum, Combine::Max, Combine::Min] } else { vec![Combine::Sum] };
+        let combines = if exchange == Exchange::AllReduce {
+            vec![Combine::Sum, Combine::Max, Combine::Min]
+        } else {
+            vec![Combine::Sum]
+        };
         for (combine, n) in combines.into_iter().flat_map(|c| [2, 3, 4].map(|n| (c, n))) {
             let all: Vec<_> = (0..n).map(|r| rank_graph(def, exchange, combine, n, r)).collect();
             let graphs: Vec<&Graph> = all.iter().map(|a| &a.0).collect();
             let run = |e: f64| {
-                let mut ranks = Ranks::<f64>::new(&graphs, &seats(&[(MeshAxis::Tensor, n)]), &HashMap::<String, Array>::new()).unwrap();
+                let mut ranks =
+                    Ranks::<f64>::new(&graphs, &seats(&[(MeshAxis::Tensor, n)]), &HashMap::<String, Array>::new())
+                        .unwrap();
                 let parts: Vec<_> = all.iter().map(|a| Some((Bindings::new(), inputs_at(&a.1, e)))).collect();
                 ranks.step_values(&parts).unwrap_or_else(|e| panic!("{} over {n}: {e}", def.name))
             };
@@ -311,7 +356,11 @@ fn collectives_have_the_gradient_of_the_sum_of_all_ranks_losses() {
                 o.get(1).map_or(0.0, |g| dot(&g.1, &d.unwrap().1.to_f32()))
             };
             let got: f64 = run(0.0).iter().zip(&all).map(part).sum();
-            assert!((got - want).abs() < 1e-6 * (1.0 + want.abs()), "{} {combine:?} over {n}: {got}, differences say {want}", def.name);
+            assert!(
+                (got - want).abs() < 1e-6 * (1.0 + want.abs()),
+                "{} {combine:?} over {n}: {got}, differences say {want}",
+                def.name
+            );
             assert!(want.abs() > 1e-3, "{} over {n}: nothing depends on the operand", def.name);
         }
     }
@@ -323,15 +372,27 @@ fn what_has_no_gradient_is_refused_by_name() {
     let (x, ids) = (g.input("x", DType::F32, [2, 3]).unwrap(), g.input("ids", DType::U32, [2]).unwrap());
     let w = g.weight("w", DType::Q8_0, [4, 32]).unwrap();
     let refused = |e: Result<Vec<warpweft::graph::Tensor>>| e.unwrap_err().to_string();
-    assert_eq!(refused(g.gradients(x, &[x])), "gradients \"x\": the loss is f32[2, 3], it must be one f32 element: sum it or take its mean");
+    assert_eq!(
+        refused(g.gradients(x, &[x])),
+        "gradients \"x\": the loss is f32[2, 3], it must be one f32 element: sum it or take its mean"
+    );
     let loss = x.sum(&[0, 1]).unwrap();
-    assert_eq!(refused(g.gradients(loss, &[ids])), "gradients \"ids\": is u32[2], only f32 and f16 values have a gradient");
-    assert_eq!(refused(g.gradients(loss, &[w])), "gradients \"w\": is q8_0[4, 32], only f32 and f16 values have a gradient");
+    assert_eq!(
+        refused(g.gradients(loss, &[ids])),
+        "gradients \"ids\": is u32[2], only f32 and f16 values have a gradient"
+    );
+    assert_eq!(
+        refused(g.gradients(loss, &[w])),
+        "gradients \"w\": is q8_0[4, 32], only f32 and f16 values have a gradient"
+    );
     let other = g.input("other", DType::F32, [2]).unwrap();
     let alone = "gradients \"other\": the loss does not depend on it through ops that have a gradient";
     assert_eq!(refused(g.gradients(loss, &[other])), alone);
     g.at("pick");
     let best = other.argmax(0).unwrap().reshape([1]).unwrap();
     let picked = x.gather(best).unwrap().sum(&[0, 1]).unwrap();
-    assert_eq!(refused(g.gradients(picked, &[other])), format!("{alone}; argmax \"pick\" has none, an index has no slope"));
+    assert_eq!(
+        refused(g.gradients(picked, &[other])),
+        format!("{alone}; argmax \"pick\" has none, an index has no slope")
+    );
 }

@@ -63,10 +63,18 @@ fn rooms_import_only_what_the_table_allows() {
             assert!(!text.contains("wgpu::"), "{}: names wgpu", below.display());
         }
         if first != "web" {
-            assert!(!text.contains("wasm_bindgen") && !text.contains("js_sys"), "{}: names wasm-bindgen", below.display());
+            assert!(
+                !text.contains("wasm_bindgen") && !text.contains("js_sys"),
+                "{}: names wasm-bindgen",
+                below.display()
+            );
         }
     }
-    assert_eq!(seen.iter().collect::<Vec<_>>(), allowed.keys().collect::<Vec<_>>(), "the table lists other rooms than there are");
+    assert_eq!(
+        seen.iter().collect::<Vec<_>>(),
+        allowed.keys().collect::<Vec<_>>(),
+        "the table lists other rooms than there are"
+    );
 }
 
 #[test]
@@ -94,7 +102,9 @@ fn ops_page() -> String {
             Body::View => "view".into(),
             Body::Primitive(_) => "primitive".into(),
             Body::Collective(_) => "collective: moves rows between the ranks of a mesh axis".into(),
-            Body::Composite { fused, .. } => format!("composite, kernel: {fused:?}").replace("Parts", "none of its own, its parts fuse"),
+            Body::Composite { fused, .. } => {
+                format!("composite, kernel: {fused:?}").replace("Parts", "none of its own, its parts fuse")
+            }
         };
         let bound = match (def.within.abs, def.within.rel) {
             (0.0, 0.0) => "exact".to_string(),

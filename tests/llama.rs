@@ -25,8 +25,14 @@ fn none() -> HashMap<String, Array> {
 
 fn inputs(vocab: usize, batch: usize, seq: usize, step: usize) -> Vec<(&'static str, Array)> {
     let mut r = Random::new(step as u64);
-    let mut samples = || Array::u32(&[batch, seq], &(0..batch * seq).map(|_| r.below(vocab) as u32).collect::<Vec<_>>());
-    vec![("tokens", samples()), ("targets", samples()), ("rate", Array::f32(&[], &[0.02])), ("step", Array::f32(&[], &[step as f32]))]
+    let mut samples =
+        || Array::u32(&[batch, seq], &(0..batch * seq).map(|_| r.below(vocab) as u32).collect::<Vec<_>>());
+    vec![
+        ("tokens", samples()),
+        ("targets", samples()),
+        ("rate", Array::f32(&[], &[0.02])),
+        ("step", Array::f32(&[], &[step as f32])),
+    ]
 }
 
 /// Before anything is learnt the loss is the cross-entropy of the logits that the family gives with the same numbers.
@@ -50,7 +56,8 @@ fn the_loss_is_that_of_the_familys_logits() {
         let mine = |all: &[u32]| all[sequence * seq..(sequence + 1) * seq].to_vec();
         let mut family = Interpreter::<f64>::new(&answers, &model.weights).unwrap();
         let bindings = Bindings::new().with("seq", seq as u64).with("total", seq as u64);
-        let logits = family.step_values(&bindings, &[("tokens", Array::u32(&[seq], &mine(&tokens)))]).unwrap().remove(0).1;
+        let logits =
+            family.step_values(&bindings, &[("tokens", Array::u32(&[seq], &mine(&tokens)))]).unwrap().remove(0).1;
         for (row, target) in logits.chunks(model.config.vocab).zip(mine(&targets)) {
             want += row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[target as usize];
         }
@@ -63,7 +70,10 @@ fn the_loss_is_that_of_the_familys_logits() {
 fn a_step_on_a_mesh_gives_the_losses_of_one_machine() {
     let model = seeded::llama(6, 3, 2, 7);
     let (batch, seq) = (4, 5);
-    let of = |zero| training(&model.config, "tiny", &TrainingStep { batch, seq, optimiser: Optimiser::ADAMW, zero, tied: true }).unwrap();
+    let of = |zero| {
+        training(&model.config, "tiny", &TrainingStep { batch, seq, optimiser: Optimiser::ADAMW, zero, tied: true })
+            .unwrap()
+    };
     let contents: Vec<(&str, Array)> = model.weights.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
     let steps: Vec<_> = (1..=3).map(|s| inputs(model.config.vocab, batch, seq, s)).collect();
     let whole = of(Zero::Off);
@@ -72,8 +82,14 @@ fn a_step_on_a_mesh_gives_the_losses_of_one_machine() {
     let want: Vec<f64> = steps.iter().map(|i| oracle.step_values(&Bindings::new(), i).unwrap()[0].1[0]).collect();
     assert!(want[0] != want[1] && want[1] != want[2], "nothing is learnt: {want:?}");
     let meshes: [(&[(MeshAxis, usize)], Zero); 8] = [
-        (&[(Tensor, 2)], Zero::Off), (&[(Tensor, 3)], Zero::Off), (&[(Tensor, 4)], Zero::Off), (&[(Pipeline, 2)], Zero::Off), (&[(Data, 2), (Tensor, 3)], Zero::Moments),
-        (&[(Data, 4)], Zero::Gradients), (&[(Data, 2), (Tensor, 2)], Zero::Weights), (&[(Pipeline, 2), (Data, 2), (Tensor, 3)], Zero::Weights),
+        (&[(Tensor, 2)], Zero::Off),
+        (&[(Tensor, 3)], Zero::Off),
+        (&[(Tensor, 4)], Zero::Off),
+        (&[(Pipeline, 2)], Zero::Off),
+        (&[(Data, 2), (Tensor, 3)], Zero::Moments),
+        (&[(Data, 4)], Zero::Gradients),
+        (&[(Data, 2), (Tensor, 2)], Zero::Weights),
+        (&[(Pipeline, 2), (Data, 2), (Tensor, 3)], Zero::Weights),
     ];
     for (mesh, zero) in meshes {
         let what = format!("{mesh:?} {zero:?}");
@@ -84,9 +100,16 @@ fn a_step_on_a_mesh_gives_the_losses_of_one_machine() {
             sharded.states(r, &contents).unwrap().iter().for_each(|(n, a)| ranks.set_state(r, n, a));
         }
         for (inputs, want) in steps.iter().zip(&want) {
-            let part = |r: usize| Some((sharded.bindings(r, &Bindings::new()).unwrap(), sharded.inputs(r, &Bindings::new(), inputs).unwrap()));
+            let part = |r: usize| {
+                Some((
+                    sharded.bindings(r, &Bindings::new()).unwrap(),
+                    sharded.inputs(r, &Bindings::new(), inputs).unwrap(),
+                ))
+            };
             let parts: Vec<_> = (0..sharded.ranks()).map(part).collect();
-            for (rank, outputs) in ranks.step_values(&parts).unwrap_or_else(|e| panic!("{what}: {e}")).iter().enumerate() {
+            for (rank, outputs) in
+                ranks.step_values(&parts).unwrap_or_else(|e| panic!("{what}: {e}")).iter().enumerate()
+            {
                 let loss = outputs[0].1[0];
                 assert!((loss - want).abs() < 1e-9, "{what} rank {rank}: {loss} for {want}");
             }
@@ -100,7 +123,9 @@ const SHAPE: (usize, usize, usize, usize, usize, usize) = (4, 256, 8, 4, 768, 20
 
 fn shape(tied: bool) -> Shape {
     let (layers, hidden, heads, kv_heads, ffn, vocab) = SHAPE;
-    let text = format!(r#"{{"model_type":"llama","hidden_size":{hidden},"intermediate_size":{ffn},"num_hidden_layers":{layers},"num_attention_heads":{heads},"num_key_value_heads":{kv_heads},"vocab_size":{vocab},"tie_word_embeddings":{tied}}}"#);
+    let text = format!(
+        r#"{{"model_type":"llama","hidden_size":{hidden},"intermediate_size":{ffn},"num_hidden_layers":{layers},"num_attention_heads":{heads},"num_key_value_heads":{kv_heads},"vocab_size":{vocab},"tie_word_embeddings":{tied}}}"#
+    );
     warpweft::simulate::config::from_config(&serde_json::from_str(&text).unwrap(), "small").unwrap()
 }
 
@@ -118,16 +143,48 @@ struct Planned {
 fn planned(mesh: &[(MeshAxis, usize)], zero: Zero, tied: bool) -> Planned {
     let (layers, width, heads, kv_heads, ffn, vocab) = SHAPE;
     let config = Config {
-        layers, width, heads, kv_heads, head_width: width / heads, ffn, vocab, context: SEQ, eps: 1e-5, rope_base: 1e4, rope_scale: 1.0, rope_layout: RopeLayout::Half, window: None,
+        layers,
+        width,
+        heads,
+        kv_heads,
+        head_width: width / heads,
+        ffn,
+        vocab,
+        context: SEQ,
+        eps: 1e-5,
+        rope_base: 1e4,
+        rope_scale: 1.0,
+        rope_layout: RopeLayout::Half,
+        window: None,
     };
     let ways = |axis: MeshAxis| mesh.iter().find(|a| a.0 == axis).map_or(1, |a| a.1);
     let dp = ways(Data);
-    let training = training(&config, "small", &TrainingStep { batch: EACH * dp, seq: SEQ, optimiser: Optimiser::ADAMW, zero, tied }).unwrap();
+    let training = training(
+        &config,
+        "small",
+        &TrainingStep { batch: EACH * dp, seq: SEQ, optimiser: Optimiser::ADAMW, zero, tied },
+    )
+    .unwrap();
     let sharded = shard(&training.graph, mesh).unwrap();
-    let caps = Caps { kind: AdapterKind::Discrete, binding_bytes: 1 << 30, buffer_bytes: 1 << 30, storage_buffers: 16, ..Caps::FLOOR };
+    let caps = Caps {
+        kind: AdapterKind::Discrete,
+        binding_bytes: 1 << 30,
+        buffer_bytes: 1 << 30,
+        storage_buffers: 16,
+        ..Caps::FLOOR
+    };
     let plans = sharded.classes.iter().map(|c| plan(&c.graph, &caps, &Options::for_caps(&caps)).unwrap()).collect();
     let zero = [Zero::Off, Zero::Moments, Zero::Gradients, Zero::Weights].iter().position(|z| *z == zero).unwrap();
-    let layout = Layout { dp, tp: ways(Tensor), pp: ways(Pipeline), zero, micro_batch: EACH, global_batch: EACH * dp, precision: Precision::Fp32, ..Layout::single(SEQ) };
+    let layout = Layout {
+        dp,
+        tp: ways(Tensor),
+        pp: ways(Pipeline),
+        zero,
+        micro_batch: EACH,
+        global_batch: EACH * dp,
+        precision: Precision::Fp32,
+        ..Layout::single(SEQ)
+    };
     Planned { training, sharded, plans, layout }
 }
 
@@ -146,7 +203,8 @@ impl Planned {
                 if d.ops.contains(&"attention") {
                     within += d.flops.eval(&bindings).unwrap() as f64;
                 } else if d.ops.contains(&"matmul") {
-                    let flops = 2.0 * number("m") * number("n") * number("k") * d.grid[2].n.eval(&bindings).unwrap() as f64;
+                    let flops =
+                        2.0 * number("m") * number("n") * number("k") * d.grid[2].n.eval(&bindings).unwrap() as f64;
                     *(if d.label.ends_with(".attention") { &mut within } else { &mut outside }) += flops;
                 }
             }
@@ -161,14 +219,18 @@ impl Planned {
         for rank in 0..self.sharded.ranks() {
             let bindings = self.sharded.bindings(rank, &Bindings::new()).unwrap();
             for t in &self.plan(rank).transfers {
-                let first = t.exchange == Exchange::Send || (t.exchange != Exchange::Receive && seen.insert((t.how.tag, self.sharded.group(rank, t.how.over))));
+                let first = t.exchange == Exchange::Send
+                    || (t.exchange != Exchange::Receive
+                        && seen.insert((t.how.tag, self.sharded.group(rank, t.how.over))));
                 if first {
                     let axis = match t.how.over {
                         Data => "data",
                         Tensor => "tensor",
                         _ => "pipeline",
                     };
-                    out.entry((axis, name(t.exchange))).or_default().push(t.rounds(&bindings, &Policy::default()).unwrap().elements as u64 * 4);
+                    out.entry((axis, name(t.exchange)))
+                        .or_default()
+                        .push(t.rounds(&bindings, &Policy::default()).unwrap().elements as u64 * 4);
                 }
             }
         }
@@ -186,7 +248,13 @@ impl Planned {
 #[test]
 fn a_plan_counts_what_pricing_counts_from_the_shape() {
     let all = [Zero::Off, Zero::Moments, Zero::Gradients, Zero::Weights];
-    let mut layouts = vec![(vec![], Zero::Off), (vec![(Tensor, 2)], Zero::Off), (vec![(Tensor, 4)], Zero::Off), (vec![(Pipeline, 2)], Zero::Off), (vec![(Pipeline, 4)], Zero::Off)];
+    let mut layouts = vec![
+        (vec![], Zero::Off),
+        (vec![(Tensor, 2)], Zero::Off),
+        (vec![(Tensor, 4)], Zero::Off),
+        (vec![(Pipeline, 2)], Zero::Off),
+        (vec![(Pipeline, 4)], Zero::Off),
+    ];
     layouts.extend(all.map(|z| (vec![(Data, 2)], z)));
     layouts.extend([Zero::Gradients, Zero::Weights].map(|z| (vec![(Data, 4), (Tensor, 2)], z)));
     layouts.push((vec![(Pipeline, 2), (Data, 2), (Tensor, 2)], Zero::Weights));
@@ -208,16 +276,31 @@ fn a_plan_counts_what_pricing_counts_from_the_shape() {
         assert_eq!(sum("tensor", "all-reduce"), shaped("tensor", "all-reduce") + of_tensor, "{what}");
         // The loss, a number.
         let loss = groups(l.dp) / stages * 4;
-        let gradients = shaped("data", "all-reduce") + if zero == Zero::Moments { shaped("data", "reduce-scatter") } else { 0 };
+        let gradients =
+            shaped("data", "all-reduce") + if zero == Zero::Moments { shaped("data", "reduce-scatter") } else { 0 };
         assert_eq!(sum("data", "all-reduce"), gradients + loss, "{what}");
         let gathered = shaped("data", "all-gather") / if zero == Zero::Weights { 2 } else { 1 };
         assert_eq!(sum("data", "all-gather"), gathered, "{what}");
-        assert_eq!(sum("data", "reduce-scatter"), if zero == Zero::Moments { 0 } else { shaped("data", "reduce-scatter") }, "{what}");
+        assert_eq!(
+            sum("data", "reduce-scatter"),
+            if zero == Zero::Moments { 0 } else { shaped("data", "reduce-scatter") },
+            "{what}"
+        );
         let hops = sum("pipeline", "send");
         let want = shaped("pipeline", "send/recv") * l.tp as u64;
         assert!(hops >= want && hops <= want + 64 * groups(l.pp), "{what}: {hops} for {want}");
         assert_eq!(sum("pipeline", "broadcast"), groups(l.pp) * 4, "{what}");
-        let known: u64 = [("tensor", "all-reduce"), ("data", "all-reduce"), ("data", "all-gather"), ("data", "reduce-scatter"), ("pipeline", "send"), ("pipeline", "broadcast")].iter().map(|k| sum(k.0, k.1)).sum();
+        let known: u64 = [
+            ("tensor", "all-reduce"),
+            ("data", "all-reduce"),
+            ("data", "all-gather"),
+            ("data", "reduce-scatter"),
+            ("pipeline", "send"),
+            ("pipeline", "broadcast"),
+        ]
+        .iter()
+        .map(|k| sum(k.0, k.1))
+        .sum();
         assert_eq!(found.values().flatten().sum::<u64>(), known, "{what}: {found:?}");
         check_memory(&p, &what);
     }
@@ -233,7 +316,8 @@ fn check_memory(p: &Planned, what: &str) {
     for (stage, m) in priced.memory.iter().enumerate() {
         let rank = (0..p.sharded.ranks()).find(|r| p.sharded.class(*r).stage == stage).unwrap();
         let plan = p.plan(rank);
-        let state = |is: bool| plan.bytes_where(|r| matches!(r, Role::State(n) if names.contains(n.as_str()) == is)) as f64;
+        let state =
+            |is: bool| plan.bytes_where(|r| matches!(r, Role::State(n) if names.contains(n.as_str()) == is)) as f64;
         assert_eq!((state(true), state(false)), (m.weights.0, m.optimizer.0), "{what}, stage {stage}");
         let gradients = if p.layout.zero == 3 { m.weights.0 * p.layout.dp as f64 } else { m.weights.0 };
         let rest = gradients + m.activations.0 + m.buffers.0 + m.slack.0;

@@ -105,7 +105,11 @@ fn meshes_that_do_not_fit_are_refused_with_the_numbers() {
         let e = refused(axes, devices).expect_err(axes).to_string();
         assert_eq!(e, text);
     };
-    says("tp=10", vec![], "an axis of \"blk.0.attn_q.weight\" of 576 has 9 heads: too few for tp=10, choose tp up to 9");
+    says(
+        "tp=10",
+        vec![],
+        "an axis of \"blk.0.attn_q.weight\" of 576 has 9 heads: too few for tp=10, choose tp up to 9",
+    );
     says("pp=40", vec![], "pp=40 needs 40 layers or more, this graph has 32: choose pp up to 32");
     says("tp=2", vec![DeviceChoice::Cpu; 3], "--devices names 3 devices, mesh tp=2 has 2 ranks: name one a rank");
     says("tp=2,tp=2", vec![], "mesh \"tp=2,tp=2\": axis tp is named twice");

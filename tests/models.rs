@@ -35,7 +35,8 @@ fn smollm2_matches(path: &Path, device: DeviceChoice, positions: bool) {
         let text = case["prompt"].as_str().unwrap();
         assert_eq!(model.tokenizer().encode(text, false).unwrap(), prompt, "{name}: prompt ids");
         let wanted = ids(&case["output_ids"]);
-        let request = Request { prompt: prompt.clone(), sampling: Sampling::greedy(), max_tokens: Some(wanted.len()), top: 10 };
+        let request =
+            Request { prompt: prompt.clone(), sampling: Sampling::greedy(), max_tokens: Some(wanted.len()), top: 10 };
         let (mut got, mut top, mut out) = (vec![], vec![], String::new());
         let never = AtomicBool::new(false);
         let mut on_token = |t: &warpweft::session::Token| {
@@ -54,11 +55,18 @@ fn smollm2_matches(path: &Path, device: DeviceChoice, positions: bool) {
             let (id, want) = (f[0].as_u64().unwrap() as u32, f[1].as_f64().unwrap());
             let found = top.iter().find(|t| t.0 == id);
             if let Some((_, got)) = found {
-                assert!((got - shift - want).abs() < 2e-2, "{name}: token {id} has the logit {}, {want} is right", got - shift);
+                assert!(
+                    (got - shift - want).abs() < 2e-2,
+                    "{name}: token {id} has the logit {}, {want} is right",
+                    got - shift
+                );
             }
         }
         let close = figures.windows(2).any(|w| (w[0][1].as_f64().unwrap() - w[1][1].as_f64().unwrap()).abs() < 2e-2);
-        assert!(close || top.iter().map(|t| t.0 as u64).eq(figures.iter().map(|f| f[0].as_u64().unwrap())), "{name}: the order of the top ten");
+        assert!(
+            close || top.iter().map(|t| t.0 as u64).eq(figures.iter().map(|f| f[0].as_u64().unwrap())),
+            "{name}: the order of the top ten"
+        );
         let margins = case["step_margin"].as_array().unwrap();
         for (i, (g, w)) in got.iter().zip(&wanted).enumerate() {
             if g != w {
@@ -174,7 +182,8 @@ fn models_fit_and_run_within_the_floor() {
         program.poison();
         let output = graph.outputs[0].0.clone();
         let got = block_on(program.step(&bindings, &inputs, &[&output])).unwrap()[0].to_f32();
-        let want = Interpreter::<f32>::new(&graph, &model.source).unwrap().step(&bindings, &inputs).unwrap()[0].1.to_f32();
+        let want =
+            Interpreter::<f32>::new(&graph, &model.source).unwrap().step(&bindings, &inputs).unwrap()[0].1.to_f32();
         let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 2e-2 && got.iter().all(|x| x.is_finite()), "{name}: off by {worst}");
     }

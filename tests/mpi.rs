@@ -20,7 +20,14 @@ fn turn() -> MutexGuard<'static, ()> {
 /// `mpirun -n N warpweft …` on the first adapter.
 fn launch(ranks: usize, args: &[&str]) -> Child {
     Command::new("mpirun")
-        .args(["--allow-run-as-root", "--oversubscribe", "-n", &ranks.to_string(), env!("CARGO_BIN_EXE_warpweft"), "run"])
+        .args([
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "-n",
+            &ranks.to_string(),
+            env!("CARGO_BIN_EXE_warpweft"),
+            "run",
+        ])
         .args(args)
         .args(["--device", "0", "--ctx", "128"])
         .stdin(Stdio::null())
@@ -32,12 +39,17 @@ fn launch(ranks: usize, args: &[&str]) -> Child {
 
 fn finish(child: Child) -> (String, String, bool) {
     let out = child.wait_with_output().unwrap();
-    (String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr).into_owned(), out.status.success())
+    (
+        String::from_utf8_lossy(&out.stdout).into_owned(),
+        String::from_utf8_lossy(&out.stderr).into_owned(),
+        out.status.success(),
+    )
 }
 
 fn answers(ranks: usize, mesh: &str) {
     let path = model("smollm2-135m").unwrap();
-    let (text, told, fine) = finish(launch(ranks, &[path.to_str().unwrap(), "-p", QUESTION, "-n", "8", "--mesh", mesh]));
+    let (text, told, fine) =
+        finish(launch(ranks, &[path.to_str().unwrap(), "-p", QUESTION, "-n", "8", "--mesh", mesh]));
     assert!(fine, "{mesh}: {told}");
     assert_eq!(text.trim(), "The capital of France is Paris.", "{mesh}: {told}");
     assert!(told.contains(&format!("rank 0 of {ranks} through MPI")), "{told}");
@@ -55,7 +67,8 @@ fn two_and_four_processes_answer_as_one_does() {
 fn replicas_answer_their_own_prompts() {
     let (Some(path), Found::Device(_)) = (model("smollm2-135m"), device(None)) else { return };
     let _turn = turn();
-    let args = [path.to_str().unwrap(), "-p", QUESTION, "-p", "What is the capital of Italy?", "-n", "8", "--mesh", "dp=2"];
+    let args =
+        [path.to_str().unwrap(), "-p", QUESTION, "-p", "What is the capital of Italy?", "-n", "8", "--mesh", "dp=2"];
     let (text, told, fine) = finish(launch(2, &args));
     assert!(fine, "{told}");
     let lines: Vec<&str> = text.lines().collect();
@@ -67,7 +80,10 @@ fn another_number_of_processes_than_ranks_is_an_error() {
     let (Some(path), Found::Device(_)) = (model("smollm2-135m"), device(None)) else { return };
     let _turn = turn();
     let (_, told, fine) = finish(launch(3, &[path.to_str().unwrap(), "-p", QUESTION, "--mesh", "tp=2"]));
-    assert!(!fine && told.contains("the launcher started 3 processes, the mesh has 2 ranks: start mpirun -n 2"), "{told}");
+    assert!(
+        !fine && told.contains("the launcher started 3 processes, the mesh has 2 ranks: start mpirun -n 2"),
+        "{told}"
+    );
 }
 
 /// Processes of a launcher that run this program.
@@ -87,7 +103,8 @@ fn runs(pid: u32) -> bool {
 fn one_rank_killed_ends_the_others_with_an_error_within_five_seconds() {
     let (Some(path), Found::Device(_)) = (model("smollm2-135m"), device(None)) else { return };
     let _turn = turn();
-    let mut child = launch(2, &[path.to_str().unwrap(), "--raw", "-p", "Once upon a time", "-n", "100", "--mesh", "tp=2"]);
+    let mut child =
+        launch(2, &[path.to_str().unwrap(), "--raw", "-p", "Once upon a time", "-n", "100", "--mesh", "tp=2"]);
     // Until the first text is there, both ranks are at work.
     let mut first = [0u8; 1];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();

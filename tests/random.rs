@@ -109,10 +109,16 @@ fn fused_equals_unfused_equals_the_reference() {
         for fuse in [true, false] {
             let mut options = Options::for_caps(gpu.caps());
             options.fuse = fuse;
-            let planned = plan(&graph, gpu.caps(), &options).unwrap_or_else(|e| panic!("seed {seed} fuse={fuse}: {e}\n{graph}"));
-            if fuse { dispatches.0 += planned.dispatches.len() } else { dispatches.1 += planned.dispatches.len() }
+            let planned =
+                plan(&graph, gpu.caps(), &options).unwrap_or_else(|e| panic!("seed {seed} fuse={fuse}: {e}\n{graph}"));
+            if fuse {
+                dispatches.0 += planned.dispatches.len()
+            } else {
+                dispatches.1 += planned.dispatches.len()
+            }
             let mut store = Store::new(gpu.clone());
-            let loaded = block_on(Program::load(planned, &mut store, &std::collections::HashMap::new(), &mut |_, _| {}));
+            let loaded =
+                block_on(Program::load(planned, &mut store, &std::collections::HashMap::new(), &mut |_, _| {}));
             let mut program = loaded.unwrap_or_else(|e| panic!("seed {seed} fuse={fuse}: {e}\n{graph}"));
             block_on(program.step(&bindings, &inputs, &[])).unwrap();
             program.poison();
@@ -121,7 +127,11 @@ fn fused_equals_unfused_equals_the_reference() {
                 for (i, (g, w)) in array.to_f32().iter().zip(want).enumerate() {
                     let f16 = array.dtype == DType::F16 || graph.nodes.iter().any(|n| n.ty.dtype == DType::F16);
                     let bound = if f16 { 2e-2 + 4e-3 * w.abs() } else { 1e-4 + 1e-4 * w.abs() };
-                    assert!((*g as f64 - w).abs() <= bound, "seed {seed} fuse={fuse} {name}[{i}]: {g} for {w}\n{graph}\n{}", program.plan());
+                    assert!(
+                        (*g as f64 - w).abs() <= bound,
+                        "seed {seed} fuse={fuse} {name}[{i}]: {g} for {w}\n{graph}\n{}",
+                        program.plan()
+                    );
                 }
             }
         }

@@ -14,7 +14,11 @@ use warpweft::reference::{Interpreter, Ranks};
 const MESHES: [usize; 4] = [2, 3, 4, 8];
 
 /// Each rank's pieces of the inputs; parts of a sum are made up, but add up.
-fn parts<'a>(sharded: &Sharded, bindings: &Bindings, inputs: &[(&'a str, Array)]) -> Vec<Option<(Bindings, Vec<(&'a str, Array)>)>> {
+fn parts<'a>(
+    sharded: &Sharded,
+    bindings: &Bindings,
+    inputs: &[(&'a str, Array)],
+) -> Vec<Option<(Bindings, Vec<(&'a str, Array)>)>> {
     let one = |rank: usize| {
         let mut own = sharded.inputs(rank, bindings, inputs).unwrap();
         for (name, array) in &mut own {
@@ -68,7 +72,11 @@ fn cut_of(def: &OpDef, graph: &Graph, args: &[Value], i: usize, s: &Strategy) ->
             let (from, to) = (dim(args[0], a), out[b].known().unwrap() as u32);
             Some(Cut::Even { unit: (from / to.max(1)).max(1) })
         }
-        ("append", Placement::Split(0), _) | ("slice", Placement::Split(_), Placement::Split(_)) if s.out == s.args[i] => stripes(def, graph, args, i, s),
+        ("append", Placement::Split(0), _) | ("slice", Placement::Split(_), Placement::Split(_))
+            if s.out == s.args[i] =>
+        {
+            stripes(def, graph, args, i, s)
+        }
         _ => Some(Cut::ONES),
     }
 }
@@ -108,7 +116,11 @@ fn every_placement_that_a_rule_allows_gives_what_the_whole_gives() {
             let args = graph.graph.node(root).args().to_vec();
             for s in (def.shard)(&case.attrs, &case.types(), &graph.graph.node(root).ty) {
                 // Parts are f32; halves and whole numbers are not summed.
-                let sums_others = s.args.iter().zip(case.types()).any(|(p, t)| matches!(p, Placement::Partial(_)) && t.dtype != DType::F32);
+                let sums_others = s
+                    .args
+                    .iter()
+                    .zip(case.types())
+                    .any(|(p, t)| matches!(p, Placement::Partial(_)) && t.dtype != DType::F32);
                 if sums_others {
                     continue;
                 }
@@ -129,7 +141,8 @@ fn every_placement_that_a_rule_allows_gives_what_the_whole_gives() {
                         Err(e) => panic!("{what}: {e}"),
                     };
                     let graphs: Vec<&Graph> = (0..n).map(|r| &sharded.class(r).graph).collect();
-                    let mut ranks = Ranks::<f64>::new(&graphs, &sharded.seats, &graph.weights).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    let mut ranks = Ranks::<f64>::new(&graphs, &sharded.seats, &graph.weights)
+                        .unwrap_or_else(|e| panic!("{what}: {e}"));
                     for (name, a) in &graph.states {
                         let placed = s.args[0];
                         for r in 0..n {
@@ -137,9 +150,14 @@ fn every_placement_that_a_rule_allows_gives_what_the_whole_gives() {
                                 Placement::Split(axis) => {
                                     let cut = cut_of(def, &g, &args, 0, &s).unwrap();
                                     let len = a.shape[axis] as u64;
-                                    let mut piece = warpweft::base::take(a, axis, &cut.indices(len, &Bindings::new(), n, r).unwrap());
+                                    let mut piece = warpweft::base::take(
+                                        a,
+                                        axis,
+                                        &cut.indices(len, &Bindings::new(), n, r).unwrap(),
+                                    );
                                     // Stripes have room for the most that any rank holds.
-                                    let rows = if cut.is_stripe() { cut.bound(len, n) as usize } else { piece.shape[axis] };
+                                    let rows =
+                                        if cut.is_stripe() { cut.bound(len, n) as usize } else { piece.shape[axis] };
                                     if rows > piece.shape[axis] {
                                         let row = piece.bytes.len() / piece.shape[0].max(1);
                                         piece.bytes.resize(rows * row.max(4), 0);
@@ -153,15 +171,24 @@ fn every_placement_that_a_rule_allows_gives_what_the_whole_gives() {
                         }
                     }
                     let parts = parts(&sharded, &Bindings::new(), &inputs);
-                    let got = ranks.step_values(&parts).unwrap_or_else(|e| panic!("{what}: {e}\n{}", sharded.explain()));
-                    let exact = !sharded.explain().contains("reduce") && !s.args.iter().any(|p| matches!(p, Placement::Partial(_)));
+                    let got =
+                        ranks.step_values(&parts).unwrap_or_else(|e| panic!("{what}: {e}\n{}", sharded.explain()));
+                    let exact = !sharded.explain().contains("reduce")
+                        && !s.args.iter().any(|p| matches!(p, Placement::Partial(_)));
                     for (rank, outputs) in got.iter().enumerate() {
                         let y = &outputs[0].1;
                         assert_eq!(y.len(), want.len(), "{what}, rank {rank}\n{}", sharded.explain());
                         for (j, (g, w)) in y.iter().zip(&want).enumerate() {
-                            let near = (g - w).abs() <= 1e-9 * (1.0 + w.abs()) || (s.args.iter().any(|p| matches!(p, Placement::Partial(_))) && (g - w).abs() <= 1e-5 * (1.0 + w.abs()));
+                            let near = (g - w).abs() <= 1e-9 * (1.0 + w.abs())
+                                || (s.args.iter().any(|p| matches!(p, Placement::Partial(_)))
+                                    && (g - w).abs() <= 1e-5 * (1.0 + w.abs()));
                             let same = g == w || (g.is_nan() && w.is_nan());
-                            assert!(same || (!exact && near), "{what}, rank {rank}: element {j} is {g}, {w} is right\n{}\n{}", sharded.explain(), sharded.class(rank).graph);
+                            assert!(
+                                same || (!exact && near),
+                                "{what}, rank {rank}: element {j} is {g}, {w} is right\n{}\n{}",
+                                sharded.explain(),
+                                sharded.class(rank).graph
+                            );
                         }
                     }
                     (tried, of_this) = (tried + 1, of_this + 1);
@@ -183,7 +210,8 @@ fn conversation(mesh: &[(MeshAxis, usize)], sequence_parallel: bool, heads: (usi
     let mut oracle = Interpreter::<f64>::new(&plain, &model.weights).unwrap();
     let sharded = shard(&graph, mesh).unwrap_or_else(|e| panic!("{what}: {e}"));
     let graphs: Vec<&Graph> = (0..sharded.ranks()).map(|r| &sharded.class(r).graph).collect();
-    let mut ranks = Ranks::<f64>::new(&graphs, &sharded.seats, &model.weights).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let mut ranks =
+        Ranks::<f64>::new(&graphs, &sharded.seats, &model.weights).unwrap_or_else(|e| panic!("{what}: {e}"));
     let mut r = Random::new(3);
     let mut total = 0;
     for n in [5usize, 1, 1, 3, 1] {
@@ -193,7 +221,8 @@ fn conversation(mesh: &[(MeshAxis, usize)], sequence_parallel: bool, heads: (usi
         let inputs = [("tokens", Array::u32(&[n], &tokens))];
         let want = oracle.step_values(&bindings, &inputs).unwrap().remove(0).1;
         let parts = parts(&sharded, &bindings, &inputs);
-        let got = ranks.step_values(&parts).unwrap_or_else(|e| panic!("{what} total={total}: {e}\n{}", sharded.explain()));
+        let got =
+            ranks.step_values(&parts).unwrap_or_else(|e| panic!("{what} total={total}: {e}\n{}", sharded.explain()));
         for (rank, outputs) in got.iter().enumerate() {
             assert_eq!(outputs[0].1.len(), want.len());
             for (g, w) in outputs[0].1.iter().zip(&want) {

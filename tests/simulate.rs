@@ -22,7 +22,15 @@ fn machine(name: &str, nodes: usize) -> Topology {
 /// gpt3-175b on so many DGX A100, as the papers ran it.
 fn megatron(nodes: usize, tp: usize, pp: usize) -> (Shape, Topology, Layout) {
     let dp = nodes * 8 / tp / pp;
-    let layout = Layout { tp, pp, dp, global_batch: dp * 32, recompute: Recompute::Full, precision: Precision::Fp16, ..Layout::single(2048) };
+    let layout = Layout {
+        tp,
+        pp,
+        dp,
+        global_batch: dp * 32,
+        recompute: Recompute::Full,
+        precision: Precision::Fp16,
+        ..Layout::single(2048)
+    };
     (preset("gpt3-175b").unwrap(), machine("dgx-a100", nodes), layout)
 }
 
@@ -30,8 +38,14 @@ fn megatron(nodes: usize, tp: usize, pp: usize) -> (Shape, Topology, Layout) {
 #[test]
 fn predictions_hold_what_is_promised_of_them() {
     let aims = [
-        ("training", "seconds", 10.0, 5.0), ("training", "peak GiB", 10.0, 10.0), ("memory", "activations GiB", 10.0, 10.0), ("memory", "states GiB", 10.0, 10.0),
-        ("inference", "tokens/s", 20.0, 20.0), ("inference", "first token s", 20.0, 20.0), ("energy", "joules", 20.0, 20.0), ("gemm", "seconds", 12.0, 5.0),
+        ("training", "seconds", 10.0, 5.0),
+        ("training", "peak GiB", 10.0, 10.0),
+        ("memory", "activations GiB", 10.0, 10.0),
+        ("memory", "states GiB", 10.0, 10.0),
+        ("inference", "tokens/s", 20.0, 20.0),
+        ("inference", "first token s", 20.0, 20.0),
+        ("energy", "joules", 20.0, 20.0),
+        ("gemm", "seconds", 12.0, 5.0),
         ("collective", "s, >= 1 MiB", 10.0, 5.0),
     ];
     let mut met = 0;
@@ -41,10 +55,22 @@ fn predictions_hold_what_is_promised_of_them() {
         for line in report.lines(true).iter().filter(|l| l.split == "score") {
             let Some(aim) = aims.iter().find(|a| (a.0, a.1) == (subject.name(), line.what)) else { continue };
             let s = line.score;
-            assert!(s.mape <= aim.2 && s.bias.abs() <= aim.3, "{name}, {}: MAPE {:.1} %, bias {:+.1} %", line.what, s.mape, s.bias);
+            assert!(
+                s.mape <= aim.2 && s.bias.abs() <= aim.3,
+                "{name}, {}: MAPE {:.1} %, bias {:+.1} %",
+                line.what,
+                s.mape,
+                s.bias
+            );
             // Weights, gradients and states are a multiple of the parameters: there one constant is the truth.
             let baseline = line.baseline.unwrap();
-            assert!(s.mape < baseline.mape || line.what == "states GiB", "{name}, {}: {:.1} % against {:.1} % of one constant", line.what, s.mape, baseline.mape);
+            assert!(
+                s.mape < baseline.mape || line.what == "states GiB",
+                "{name}, {}: {:.1} % against {:.1} % of one constant",
+                line.what,
+                s.mape,
+                baseline.mape
+            );
             met += 1;
         }
     }
@@ -58,7 +84,8 @@ fn a_row_that_cannot_be_priced_is_told_and_counts() {
     let report = check(Subject::Training, Table::parse("t.csv", text).unwrap(), &topology::shipped).unwrap();
     let line = &report.lines(false)[0];
     assert_eq!((line.score.rows, line.missed), (7, 6));
-    let told: Vec<String> = report.outcomes.iter().filter_map(|o| o.predicted.as_ref().err()).map(|e| e.to_string()).collect();
+    let told: Vec<String> =
+        report.outcomes.iter().filter_map(|o| o.predicted.as_ref().err()).map(|e| e.to_string()).collect();
     insta::assert_snapshot!(told.join("\n"), @r#"
     there is no model preset "none-7b" (nearest: gpt3-5b): there are gpt3-175b, gpt3-22b, gpt3-5b, gpt3-20b, mt-nlg-530b, gpt-1t, llama-2-7b, llama-2-13b, llama-2-70b, llama-3-8b, llama-3-70b, llama-3-405b, mixtral-8x7b, mixtral-8x22b, deepseek-v3, gpt-j-6b, falcon-180b, nemotron-8b, nemotron-22b, nemotron-340b
     dp 2 × tp 3 × pp 1 × cp 1 = 6, gpus is 8
@@ -72,7 +99,12 @@ fn a_row_that_cannot_be_priced_is_told_and_counts() {
     insta::assert_snapshot!(refusal(check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,secs\na100,1,1,1,1\n").unwrap(), &topology::shipped)), @"t.csv: has none of the columns that gemm measures (seconds): it may have device, dtype, m, n, k, seconds");
     insta::assert_snapshot!(refusal(Table::parse("t.csv", "device,m,n,k,seconds\n")), @"t.csv: has no rows: a line of column names, then a line a measurement");
     // A column that means nothing is told, and no reason to refuse a table.
-    let noted = check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,seconds,remark\na100,512,512,512,1e-5,hot\n").unwrap(), &topology::shipped).unwrap();
+    let noted = check(
+        Subject::Gemm,
+        Table::parse("t.csv", "device,m,n,k,seconds,remark\na100,512,512,512,1e-5,hot\n").unwrap(),
+        &topology::shipped,
+    )
+    .unwrap();
     assert_eq!((noted.ignored, noted.outcomes[0].predicted.is_ok()), (vec!["remark".to_string()], true));
     insta::assert_snapshot!(refusal(Table::parse("t.csv", "a,b\n1,2,3\n")), @"t.csv:2: CSV error: record 1 (line: 2, byte: 4): found record with 3 fields, but the previous record has 2 fields");
 }
@@ -83,11 +115,23 @@ fn odd_sizes_are_refused_at_once() {
     let text = "layers,hidden,heads,ffn,vocab,cluster,gpus,tp,pp,seq,global_batch,seconds\n268435456,4096,32,,,dgx-a100,8,,,2048,8,1\n32,4096,32,,,dgx-a100,1e14,1e7,1e7,2048,8,1\n\
                 65536,64,1,64,64,dgx-a100,65536,1,65536,16,65536,1\n32,4096,32,,,dgx-a100,8,,,1e14,8,1\n32,4096,32,,,dgx-a100,8,,,2048,1e14,1\n32,1e300,32,,,dgx-a100,8,,,2048,8,1\n";
     let report = check(Subject::Training, Table::parse("t.csv", text).unwrap(), &topology::shipped).unwrap();
-    let told: Vec<String> = report.outcomes.iter().map(|o| o.predicted.as_ref().map_or_else(|e| e.to_string(), |p| p.to_string())).collect();
+    let told: Vec<String> = report
+        .outcomes
+        .iter()
+        .map(|o| o.predicted.as_ref().map_or_else(|e| e.to_string(), |p| p.to_string()))
+        .collect();
     assert_eq!(report.lines(false)[0].missed, 6, "{told:?}");
-    let huge = check(Subject::Gemm, Table::parse("t.csv", "device,m,n,k,seconds\na100,1e300,1e300,1e300,1\n").unwrap(), &topology::shipped).unwrap();
+    let huge = check(
+        Subject::Gemm,
+        Table::parse("t.csv", "device,m,n,k,seconds\na100,1e300,1e300,1e300,1\n").unwrap(),
+        &topology::shipped,
+    )
+    .unwrap();
     assert!(huge.outcomes[0].predicted.is_err());
-    for (kind, row, figure) in [(Subject::Collective, "cluster,kind,bytes,seconds\ndgx-a100,gossip,64,1\n", "s, < 1 MiB"), (Subject::Inference, "model,cluster,ttft_s\nnone,dgx-a100,1\n", "first token s")] {
+    for (kind, row, figure) in [
+        (Subject::Collective, "cluster,kind,bytes,seconds\ndgx-a100,gossip,64,1\n", "s, < 1 MiB"),
+        (Subject::Inference, "model,cluster,ttft_s\nnone,dgx-a100,1\n", "first token s"),
+    ] {
         let report = check(kind, Table::parse("t.csv", row).unwrap(), &topology::shipped).unwrap();
         assert_eq!(report.lines(false)[0].what, figure, "a miss counts where it would have been scored");
     }
@@ -113,7 +157,11 @@ fn prices_count_the_bytes_that_rounds_send() {
                     let rounds = Collective::even(kind, algorithm, n, bytes).rounds().unwrap();
                     let most = *sent(&rounds, n + 1)[..n].iter().max().unwrap();
                     let p = price(c, &placed, kind, bytes as f64, Some(algorithm));
-                    assert!((p.near.0 - most as f64).abs() < 1e-6 && p.far.0 == 0.0, "{kind:?} {algorithm:?} on {n}: {} for {most}", p.near);
+                    assert!(
+                        (p.near.0 - most as f64).abs() < 1e-6 && p.far.0 == 0.0,
+                        "{kind:?} {algorithm:?} on {n}: {} for {most}",
+                        p.near
+                    );
                 }
             }
         }
@@ -122,7 +170,10 @@ fn prices_count_the_bytes_that_rounds_send() {
     let (g, k, s) = (8.0, 4.0, 1e6);
     let c = &Chip::named("a100").unwrap().constants.collective;
     let p = price(c, &Placed::new(&machine("dgx-a100", 4), 32, 1), Kind::AllReduce, s, Some(Algorithm::Ring));
-    assert!((p.near.0 - 2.0 * (g - 1.0) / g * s).abs() < 1e-3 && (p.far.0 - 2.0 * (k - 1.0) / k * s / g).abs() < 1e-3, "{p:?}");
+    assert!(
+        (p.near.0 - 2.0 * (g - 1.0) / g * s).abs() < 1e-3 && (p.far.0 - 2.0 * (k - 1.0) / k * s / g).abs() < 1e-3,
+        "{p:?}"
+    );
 }
 
 /// A plan's rounds, one by one, come to what the closed form of the whole collective says.
@@ -136,15 +187,38 @@ fn rounds_of_plans_cost_what_collectives_do() {
         for n in [2usize, 4, 8] {
             let m = Machine::new(&topology, topology.devices(), Precision::Bf16).unwrap();
             // Within a node, and one rank a node.
-            let groups: Vec<Vec<usize>> = [(0..n).collect::<Vec<_>>(), (0..n).map(|i| i * 8).collect()].into_iter().filter(|g| g[n - 1] < topology.devices()).collect();
+            let groups: Vec<Vec<usize>> = [(0..n).collect::<Vec<_>>(), (0..n).map(|i| i * 8).collect()]
+                .into_iter()
+                .filter(|g| g[n - 1] < topology.devices())
+                .collect();
             for group in groups {
-                for (kind, exchange) in [(Kind::AllReduce, Exchange::AllReduce), (Kind::AllGather, Exchange::AllGather), (Kind::ReduceScatter, Exchange::ReduceScatter)] {
+                for (kind, exchange) in [
+                    (Kind::AllReduce, Exchange::AllReduce),
+                    (Kind::AllGather, Exchange::AllGather),
+                    (Kind::ReduceScatter, Exchange::ReduceScatter),
+                ] {
                     for elements in [840, 840_000, 84_000_000] {
                         let all = Collective::even(kind, Algorithm::Ring, n, elements);
-                        let rounds = Rounds { algorithm: Algorithm::Ring, rounds: all.rounds().unwrap(), parts: all.parts, elements };
+                        let rounds = Rounds {
+                            algorithm: Algorithm::Ring,
+                            rounds: all.rounds().unwrap(),
+                            parts: all.parts,
+                            elements,
+                        };
                         let seconds: f64 = m.rounds(exchange, &group, &rounds).unwrap().iter().sum();
-                        let want = price(&c(device), &Placed::new(&topology, n, group[1] - group[0]), kind, elements as f64 * 4.0, Some(Algorithm::Ring)).seconds.0;
-                        assert!((seconds / want - 1.0).abs() < 1e-9, "{name} {group:?} {kind:?} {elements}: {seconds} for {want}");
+                        let want = price(
+                            &c(device),
+                            &Placed::new(&topology, n, group[1] - group[0]),
+                            kind,
+                            elements as f64 * 4.0,
+                            Some(Algorithm::Ring),
+                        )
+                        .seconds
+                        .0;
+                        assert!(
+                            (seconds / want - 1.0).abs() < 1e-9,
+                            "{name} {group:?} {kind:?} {elements}: {seconds} for {want}"
+                        );
                     }
                 }
             }
@@ -152,7 +226,11 @@ fn rounds_of_plans_cost_what_collectives_do() {
     }
     let told = [
         refusal(Machine::new(&machine("dgx-h100", 1), 24, Precision::Fp32).map(|_| ())),
-        refusal(Machine::new(&shipped("pcie-8").unwrap(), 2, Precision::Fp32).unwrap().rounds(Exchange::AllReduce, &[0, 1], &Rounds { algorithm: Algorithm::InSwitch, rounds: vec![vec![]], parts: vec![], elements: 8 })),
+        refusal(Machine::new(&shipped("pcie-8").unwrap(), 2, Precision::Fp32).unwrap().rounds(
+            Exchange::AllReduce,
+            &[0, 1],
+            &Rounds { algorithm: Algorithm::InSwitch, rounds: vec![vec![]], parts: vec![], elements: 8 },
+        )),
     ];
     insta::assert_snapshot!(told.join("\n"), @r#"
     24 ranks take 24 devices, dgx-h100 has 8: --nodes 3 would do
@@ -164,26 +242,51 @@ fn rounds_of_plans_cost_what_collectives_do() {
 #[test]
 fn ends_of_a_pipeline_have_the_fewest_layers() {
     let shape = preset("llama-3-405b").unwrap();
-    let of = |pp: usize| Layout { pp, ..Layout::single(8192) }.layers(&shape).iter().map(|s| s[0].len()).collect::<Vec<_>>();
+    let of =
+        |pp: usize| Layout { pp, ..Layout::single(8192) }.layers(&shape).iter().map(|s| s[0].len()).collect::<Vec<_>>();
     assert_eq!(of(16), [vec![7], vec![8; 14], vec![7]].concat());
     for pp in 1..40 {
         let all = of(pp);
-        assert!(all.iter().sum::<usize>() == 126 && all[pp - 1] == *all.iter().min().unwrap() && all.iter().max().unwrap() - all[pp - 1] <= 1, "{pp}: {all:?}");
+        assert!(
+            all.iter().sum::<usize>() == 126
+                && all[pp - 1] == *all.iter().min().unwrap()
+                && all.iter().max().unwrap() - all[pp - 1] <= 1,
+            "{pp}: {all:?}"
+        );
     }
 }
 
 #[test]
 fn presets_have_the_parameters_of_their_names() {
     let billions = [
-        ("gpt3-175b", 175.0), ("gpt3-22b", 22.0), ("mt-nlg-530b", 530.0), ("gpt-1t", 1008.0), ("llama-2-7b", 6.74), ("llama-2-13b", 13.0), ("llama-2-70b", 69.0), ("llama-3-8b", 8.03),
-        ("llama-3-70b", 70.6), ("llama-3-405b", 405.9), ("mixtral-8x7b", 46.7), ("mixtral-8x22b", 141.0), ("deepseek-v3", 671.0), ("gpt-j-6b", 6.05), ("falcon-180b", 180.0), ("nemotron-340b", 341.0),
+        ("gpt3-175b", 175.0),
+        ("gpt3-22b", 22.0),
+        ("mt-nlg-530b", 530.0),
+        ("gpt-1t", 1008.0),
+        ("llama-2-7b", 6.74),
+        ("llama-2-13b", 13.0),
+        ("llama-2-70b", 69.0),
+        ("llama-3-8b", 8.03),
+        ("llama-3-70b", 70.6),
+        ("llama-3-405b", 405.9),
+        ("mixtral-8x7b", 46.7),
+        ("mixtral-8x22b", 141.0),
+        ("deepseek-v3", 671.0),
+        ("gpt-j-6b", 6.05),
+        ("falcon-180b", 180.0),
+        ("nemotron-340b", 341.0),
     ];
     for (name, want) in billions {
         let got = preset(name).unwrap().parameters() / 1e9;
         assert!((got / want - 1.0).abs() < 0.02, "{name}: {got:.2}");
     }
     let active = |name: &str| preset(name).unwrap().active_parameters() / 1e9;
-    assert!((active("mixtral-8x7b") / 12.9 - 1.0).abs() < 0.03 && (active("deepseek-v3") / 37.0 - 1.0).abs() < 0.05, "{} {}", active("mixtral-8x7b"), active("deepseek-v3"));
+    assert!(
+        (active("mixtral-8x7b") / 12.9 - 1.0).abs() < 0.03 && (active("deepseek-v3") / 37.0 - 1.0).abs() < 0.05,
+        "{} {}",
+        active("mixtral-8x7b"),
+        active("deepseek-v3")
+    );
     for shape in presets() {
         assert!(shape.check().is_ok() && !shape.source.is_empty(), "{}", shape.name);
     }
@@ -272,7 +375,9 @@ fn fewer_devices_and_smaller_micro_batches_are_slower() {
     let half = Layout { dp: 1, ..layout.clone() };
     assert!(seconds(&shape, &machine, &half) > 1.8 * seconds(&shape, &machine, &layout));
     let small = preset("llama-2-7b").unwrap();
-    let at = |micro_batch| seconds(&small, &machine, &Layout { dp: 8, global_batch: 256, micro_batch, ..Layout::single(512) });
+    let at = |micro_batch| {
+        seconds(&small, &machine, &Layout { dp: 8, global_batch: 256, micro_batch, ..Layout::single(512) })
+    };
     assert!(at(1) > at(2) && at(2) > at(4));
     let overlapped = |overlap_gradients| {
         let l = Layout { dp: 64, global_batch: 64, ..Layout::single(2048) };
@@ -287,7 +392,20 @@ fn fewer_devices_and_smaller_micro_batches_are_slower() {
 fn serving_obeys_its_bounds() {
     let shape = preset("llama-3-70b").unwrap();
     let h100 = machine("dgx-h100", 1);
-    let base = Serving { tp: 8, pp: 1, replicas: 1, ep: 1, precision: Precision::Bf16, kv_precision: Precision::Bf16, batch: Some(1), input: 512, output: 256, mode: Mode::Decode, cache_share: 0.95, load: None };
+    let base = Serving {
+        tp: 8,
+        pp: 1,
+        replicas: 1,
+        ep: 1,
+        precision: Precision::Bf16,
+        kv_precision: Precision::Bf16,
+        batch: Some(1),
+        input: 512,
+        output: 256,
+        mode: Mode::Decode,
+        cache_share: 0.95,
+        load: None,
+    };
     let of = |s: &Serving| answering(&shape, &h100, s).unwrap();
     // A step reads all weights once: 2 bytes each over eight times 3.35 TB/s.
     let bound = shape.parameters() * 2.0 / (8.0 * 3.35e12);
@@ -338,7 +456,16 @@ fn a_layout_that_cannot_be_is_refused_with_what_would() {
     ZeRO stage 4 is none of 0, 1, 2, 3
     "#);
     let mut t = machine.clone();
-    let told = ["device.hbm_bandwidth=8TB", "device.speed=2", "link.bandwidth=x0", "link.bandwidth", "device.peak=2PFLOP/s", "device.peak.fp12=2PFLOP/s", "network.bandwidth=-1GB/s"].map(|s| refusal(whatif::set(&mut t, s)));
+    let told = [
+        "device.hbm_bandwidth=8TB",
+        "device.speed=2",
+        "link.bandwidth=x0",
+        "link.bandwidth",
+        "device.peak=2PFLOP/s",
+        "device.peak.fp12=2PFLOP/s",
+        "network.bandwidth=-1GB/s",
+    ]
+    .map(|s| refusal(whatif::set(&mut t, s)));
     insta::assert_snapshot!(told.join("\n"), @r#"
     --set device.hbm_bandwidth=8TB: "8TB" is an amount of bytes; expected bytes a second, such as 3.35TB/s (units: B/s, kB/s, MB/s, GB/s, TB/s, MiB/s, GiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s)
     --set device.speed=2: there is no figure "device.speed": there are device.peak, device.peak.PRECISION, device.hbm_bandwidth, device.memory, device.limit, device.idle, device.price, link.bandwidth, link.latency, network.bandwidth, network.latency
@@ -356,7 +483,13 @@ fn a_layout_that_cannot_be_is_refused_with_what_would() {
 #[test]
 fn what_if_changes_what_it_says() {
     let mut t = machine("dgx-h100", 2);
-    for change in ["device.hbm_bandwidth=8TB/s", "link.bandwidth=1.8TB/s", "network.bandwidth=x2", "device.peak.fp8=4PFLOP/s", "device.price=2USD/h"] {
+    for change in [
+        "device.hbm_bandwidth=8TB/s",
+        "link.bandwidth=1.8TB/s",
+        "network.bandwidth=x2",
+        "device.peak.fp8=4PFLOP/s",
+        "device.price=2USD/h",
+    ] {
         whatif::set(&mut t, change).unwrap();
     }
     let levels = t.levels();
@@ -394,6 +527,9 @@ fn names_of_collectives_are_read_as_people_write_them() {
         assert_eq!(check::kind(name).unwrap(), Kind::AllReduce);
     }
     let a = |t: &str| check::algorithm(Some(t)).unwrap();
-    assert_eq!([a("NVLS"), a("Ring (NCCL pick)"), a("tree"), a("default"), a("RING/LL<=1MiB, NVLS>=2MiB")], [Some(Algorithm::InSwitch), Some(Algorithm::Ring), Some(Algorithm::Tree), None, None]);
+    assert_eq!(
+        [a("NVLS"), a("Ring (NCCL pick)"), a("tree"), a("default"), a("RING/LL<=1MiB, NVLS>=2MiB")],
+        [Some(Algorithm::InSwitch), Some(Algorithm::Ring), Some(Algorithm::Tree), None, None]
+    );
     assert!(check::algorithm(Some("carrier pigeon")).is_err());
 }

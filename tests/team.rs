@@ -43,7 +43,11 @@ impl Threads {
             });
             Mutex::new((orders, answers))
         };
-        Arc::new(Threads { lines: (1..threads).map(line).collect(), shared: Mutex::default(), orders: AtomicUsize::new(0) })
+        Arc::new(Threads {
+            lines: (1..threads).map(line).collect(),
+            shared: Mutex::default(),
+            orders: AtomicUsize::new(0),
+        })
     }
 }
 
@@ -104,7 +108,9 @@ fn products(dtype: DType, [n, k]: [usize; 2], m: usize, team: Option<Arc<dyn Tea
 fn every_output_of_a_team_has_the_bits_that_one_thread_gives_it() {
     for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
         // Fewer panels than threads, rows that fill no panel, and more rows of x than are shown at once.
-        for (shape, m) in [([96, 32], 1), ([96, 32], 4), ([416, 64], 5), ([416, 64], 70), ([32, 32], 4200), ([8192, 32], 70)] {
+        for (shape, m) in
+            [([96, 32], 1), ([96, 32], 4), ([416, 64], 5), ([416, 64], 70), ([32, 32], 4200), ([8192, 32], 70)]
+        {
             if shape[0] == 8192 && dtype != DType::Q4_1 {
                 continue;
             }
@@ -112,7 +118,10 @@ fn every_output_of_a_team_has_the_bits_that_one_thread_gives_it() {
             assert!(alone.iter().any(|x| f32::from_bits(*x) != 0.0));
             for threads in [2, 3, 8] {
                 let team = Threads::of(threads, usize::MAX);
-                assert!(products(dtype, shape, m, Some(team.clone())) == alone, "{dtype} {shape:?} for {m} rows with {threads} threads");
+                assert!(
+                    products(dtype, shape, m, Some(team.clone())) == alone,
+                    "{dtype} {shape:?} for {m} rows with {threads} threads"
+                );
                 assert!(shape[0] < 64 || team.orders.load(Ordering::Relaxed) > 4, "members have work");
             }
         }
@@ -128,12 +137,19 @@ fn answer(file: &[u8], team: Option<Arc<dyn Team>>) -> Result<Vec<(u32, u32)>> {
             loading.push(piece, &mut |_| {}).await?;
         }
         let Opened::Generator(mut model) = loading.finish(&mut |_| {}).await? else { panic!("a llama generates") };
-        let request = Request { prompt: model.raw_prompt("over and under the warp")?, sampling: Sampling::greedy(), max_tokens: Some(12), top: 0 };
+        let request = Request {
+            prompt: model.raw_prompt("over and under the warp")?,
+            sampling: Sampling::greedy(),
+            max_tokens: Some(12),
+            top: 0,
+        };
         let mut out = vec![];
-        model.generate(&request, &AtomicBool::new(false), &mut |t| {
-            out.push((t.id, t.logprob.to_bits()));
-            Ok(())
-        }).await?;
+        model
+            .generate(&request, &AtomicBool::new(false), &mut |t| {
+                out.push((t.id, t.logprob.to_bits()));
+                Ok(())
+            })
+            .await?;
         Ok(out)
     })
 }
@@ -196,8 +212,15 @@ fn a_member_refuses_orders_that_do_not_fit_what_it_holds() {
     member.obey(&[2, 0, 0, 0, 0], &[0; 24], &mut made).unwrap();
     let x = [0; 12];
     let orders: [(&[u32], &[u8]); 9] = [
-        (&[2, 0, 3, 0, 0], &[0; 24]), (&[3, 0, 1, 0, 3], &x), (&[3, 0, 2, 0, 2], &x), (&[3, 1, 1, 0, 2], &x), (&[4, 0, 2, 0, 0], &[]),
-        (&[9, 0, 0, 0, 0], &[]), (&[3, 0], &x), (&[1, 1, 99, 1, 1], &[]), (&[3, 0, 1, 2, 1], &x),
+        (&[2, 0, 3, 0, 0], &[0; 24]),
+        (&[3, 0, 1, 0, 3], &x),
+        (&[3, 0, 2, 0, 2], &x),
+        (&[3, 1, 1, 0, 2], &x),
+        (&[4, 0, 2, 0, 0], &[]),
+        (&[9, 0, 0, 0, 0], &[]),
+        (&[3, 0], &x),
+        (&[1, 1, 99, 1, 1], &[]),
+        (&[3, 0, 1, 2, 1], &x),
     ];
     for (words, shared) in orders {
         assert!(member.obey(words, shared, &mut made).is_err(), "{words:?}");

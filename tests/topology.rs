@@ -1,8 +1,8 @@
 //! Meshes, the rounds of collectives, and machine files.
 
 use proptest::prelude::*;
-use warpweft::topology::{self, Mesh, Precision};
 use warpweft::topology::collective::{ALGORITHMS, Algorithm, Collective, Kind, Round, all_to_all, does, part, sent};
+use warpweft::topology::{self, Mesh, Precision};
 
 fn refusal<T: std::fmt::Debug>(result: warpweft::base::Result<T>) -> String {
     result.expect_err("must be refused").to_string()
@@ -24,7 +24,18 @@ fn a_mesh_reads_what_it_prints() {
 
 #[test]
 fn a_bad_mesh_is_refused_with_its_numbers() {
-    let all = ["tp", "tp=", "tp=0", "tp=-2", "tp=2,tp=2", "xp=2", "cp=2,sp=2", "tp=2,,pp=2", "dp=99999999,tp=99999999", "tp=1e3"];
+    let all = [
+        "tp",
+        "tp=",
+        "tp=0",
+        "tp=-2",
+        "tp=2,tp=2",
+        "xp=2",
+        "cp=2,sp=2",
+        "tp=2,,pp=2",
+        "dp=99999999,tp=99999999",
+        "tp=1e3",
+    ];
     let told: Vec<String> = all.iter().map(|t| refusal(Mesh::parse(t))).collect();
     insta::assert_snapshot!(told.join("\n"), @r#"
     mesh "tp": "tp" is not AXIS=SIZE, such as tp=2
@@ -69,7 +80,9 @@ fn execute(rounds: &[Round], inputs: &[Vec<i64>], outputs: Option<Vec<Vec<i64>>>
             assert!(!m.range.is_empty());
             // What a round writes at a rank, no other message of the round reads there.
             let writes = m.at..m.at + m.range.len();
-            let clash = round.iter().enumerate().any(|(j, o)| i != j && !apart && o.from == m.to && o.range.start < writes.end && writes.start < o.range.end);
+            let clash = round.iter().enumerate().any(|(j, o)| {
+                i != j && !apart && o.from == m.to && o.range.start < writes.end && writes.start < o.range.end
+            });
             assert!(!clash, "a round reads what it writes: {round:?}");
             for (k, at) in m.range.clone().zip(m.at..) {
                 to[m.to][at] = from[m.from][k] + if m.reduce { to[m.to][at] } else { 0 };
@@ -118,14 +131,24 @@ fn check(c: &Collective) {
 }
 
 fn kinds(n: usize) -> Vec<Kind> {
-    vec![Kind::AllReduce, Kind::AllGather, Kind::ReduceScatter, Kind::AllToAll, Kind::Broadcast { root: n - 1 }, Kind::Broadcast { root: n / 2 }, Kind::SendRecv { from: 0, to: n - 1 }]
+    vec![
+        Kind::AllReduce,
+        Kind::AllGather,
+        Kind::ReduceScatter,
+        Kind::AllToAll,
+        Kind::Broadcast { root: n - 1 },
+        Kind::Broadcast { root: n / 2 },
+        Kind::SendRecv { from: 0, to: n - 1 },
+    ]
 }
 
 #[test]
 fn every_algorithm_equals_the_naive_result_on_1_to_9_ranks() {
     let mut tried = 0;
     for n in 1..=9 {
-        for (kind, algorithm) in kinds(n).into_iter().flat_map(|k| ALGORITHMS.map(|a| (k, a))).filter(|(k, a)| does(*a, *k)) {
+        for (kind, algorithm) in
+            kinds(n).into_iter().flat_map(|k| ALGORITHMS.map(|a| (k, a))).filter(|(k, a)| does(*a, *k))
+        {
             for elements in [0, 1, n - 1, n, 5 * n + 3, 64] {
                 for pieces in [1, 3] {
                     check(&Collective { pieces, ..Collective::even(kind, algorithm, n, elements) });
@@ -196,9 +219,15 @@ fn bytes_on_links_equal_the_closed_formulas() {
         // A tree has n − 1 edges, each carries every element up and down once: 2(n−1)/n · S on average.
         let (rounds, sent) = count(Kind::AllReduce, Algorithm::Tree);
         assert_eq!(sent.iter().sum::<usize>(), 2 * (n - 1) * s);
-        assert!(sent.iter().all(|x| *x <= 2 * s) && rounds <= 2 * (n.ilog2() as usize + 1), "tree on {n}: {rounds} rounds, {sent:?}");
+        assert!(
+            sent.iter().all(|x| *x <= 2 * s) && rounds <= 2 * (n.ilog2() as usize + 1),
+            "tree on {n}: {rounds} rounds, {sent:?}"
+        );
         let chain = Collective::even(Kind::Broadcast { root: 0 }, Algorithm::Ring, n, s).rounds().unwrap();
-        assert_eq!((chain.len(), warpweft::topology::collective::sent(&chain, n)), (2 * n - 2, [vec![s; n - 1], vec![0]].concat()));
+        assert_eq!(
+            (chain.len(), warpweft::topology::collective::sent(&chain, n)),
+            (2 * n - 2, [vec![s; n - 1], vec![0]].concat())
+        );
     }
 }
 
@@ -208,9 +237,15 @@ fn over_nodes_each_rank_sends_a_share_between_nodes() {
     for (g, k) in [(2usize, 2usize), (4, 2), (8, 4), (3, 5)] {
         let (n, s) = (g * k, 120 * g * k);
         let nodes: Vec<usize> = (0..n).map(|r| r / g).collect();
-        let rounds = Collective { nodes: nodes.clone(), ..Collective::even(Kind::AllReduce, Algorithm::Hierarchical, n, s) }.rounds().unwrap();
+        let rounds =
+            Collective { nodes: nodes.clone(), ..Collective::even(Kind::AllReduce, Algorithm::Hierarchical, n, s) }
+                .rounds()
+                .unwrap();
         let within = |near: bool| {
-            let some: Vec<Round> = rounds.iter().map(|r| r.iter().filter(|m| (nodes[m.from] == nodes[m.to]) == near).cloned().collect()).collect();
+            let some: Vec<Round> = rounds
+                .iter()
+                .map(|r| r.iter().filter(|m| (nodes[m.from] == nodes[m.to]) == near).cloned().collect())
+                .collect();
             sent(&some, n)
         };
         assert_eq!(within(true), vec![2 * (g - 1) * s / g; n]);
@@ -236,7 +271,10 @@ fn a_collective_that_cannot_be_is_refused() {
         refusal(Collective::even(Kind::Broadcast { root: 4 }, Algorithm::Ring, 4, 8).rounds()),
         refusal(Collective::even(Kind::SendRecv { from: 1, to: 9 }, Algorithm::Direct, 4, 8).rounds()),
         refusal(Collective { nodes: vec![0, 1], ..Collective::even(Kind::AllReduce, Algorithm::Ring, 4, 8) }.rounds()),
-        refusal(Collective { nodes: vec![0, 0, 1], ..Collective::even(Kind::AllGather, Algorithm::Hierarchical, 3, 8) }.rounds()),
+        refusal(
+            Collective { nodes: vec![0, 0, 1], ..Collective::even(Kind::AllGather, Algorithm::Hierarchical, 3, 8) }
+                .rounds(),
+        ),
         refusal("rings".parse::<Algorithm>()),
     ];
     insta::assert_snapshot!(told.join("\n"), @r#"
@@ -259,7 +297,14 @@ fn shipped_machines_say_what_their_devices_see() {
         let two = one.with_nodes(one.nodes * 2).unwrap();
         for level in two.levels() {
             let w = &level.way;
-            told.push(format!("{name}: {} devices, {}, {}, {}{}", level.devices, w.kind, w.bandwidth, w.latency, if w.reduction { ", sums" } else { "" }));
+            told.push(format!(
+                "{name}: {} devices, {}, {}, {}{}",
+                level.devices,
+                w.kind,
+                w.bandwidth,
+                w.latency,
+                if w.reduction { ", sums" } else { "" }
+            ));
         }
         assert!(one.device_groups().all(|(_, d)| !d.source.is_empty() && d.peak(Precision::Fp16).is_some()), "{name}");
     }
@@ -292,7 +337,10 @@ fn shipped_machines_say_what_their_devices_see() {
 fn direct_wires_count_only_where_they_lead() {
     let v100 = topology::shipped("dgx1-v100").unwrap();
     let gigabytes = |devices: &[usize]| v100.within(devices).unwrap().bandwidth.0 / 1e9;
-    assert_eq!([gigabytes(&[0, 1]), gigabytes(&[0, 3]), gigabytes(&[0, 1, 2, 3]), gigabytes(&[0, 1, 2, 3, 4, 5, 6, 7])], [25.0, 50.0, 100.0, 150.0]);
+    assert_eq!(
+        [gigabytes(&[0, 1]), gigabytes(&[0, 3]), gigabytes(&[0, 1, 2, 3]), gigabytes(&[0, 1, 2, 3, 4, 5, 6, 7])],
+        [25.0, 50.0, 100.0, 150.0]
+    );
     // No wire between 0 and 7: over PCIe and the hosts, which do not meet in this machine.
     assert!(v100.within(&[0, 7]).is_none_or(|w| w.kind.starts_with("PCIe")));
     let a100 = topology::shipped("dgx-a100").unwrap();
@@ -325,7 +373,10 @@ fn a_machine_is_drawn() {
     for (name, _) in topology::SHIPPED {
         let t = topology::shipped(name).unwrap().with_nodes(3).unwrap();
         let svg = t.to_svg();
-        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"), "{name}");
+        assert!(
+            svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"),
+            "{name}"
+        );
         assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
         assert!(t.groups.iter().all(|g| svg.contains(&g.name)), "{name}: a part is missing");
     }
@@ -375,7 +426,10 @@ fn a_bad_machine_file_is_refused_with_file_line_and_numbers() {
         ("from = \"hub\"\nto = \"top\"", "from = \"hub\"\nto = \"hub\""),
         ("from = \"hub\"\nto = \"top\"", "from = \"hub\"\nto = \"gpu\""),
         ("[switches.hub]", "[switches.hub]\ncount = 3"),
-        ("[switches.top]", "[switches.top]\n[switches.mid]\n[[links]]\nfrom = \"mid\"\nto = \"top\"\nkind = \"x\"\nbandwidth = \"1GB/s\"\nlatency = \"1us\"\n[[links]]\nfrom = \"mid\"\nto = \"hub\"\nkind = \"x\"\nbandwidth = \"1GB/s\"\nlatency = \"1us\""),
+        (
+            "[switches.top]",
+            "[switches.top]\n[switches.mid]\n[[links]]\nfrom = \"mid\"\nto = \"top\"\nkind = \"x\"\nbandwidth = \"1GB/s\"\nlatency = \"1us\"\n[[links]]\nfrom = \"mid\"\nto = \"hub\"\nkind = \"x\"\nbandwidth = \"1GB/s\"\nlatency = \"1us\"",
+        ),
         ("idle = \"30W\"", "idle = \"301W\""),
         ("count = 4", "count = 0"),
         ("count = 4", "count = 99999"),

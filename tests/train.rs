@@ -38,7 +38,12 @@ fn number(x: f32) -> Array {
 
 fn step_inputs(step: usize, rate: f32) -> Inputs {
     let mut r = Random::new(step as u64);
-    let mut samples = || Array::u32(&[SIZES.batch, SIZES.seq], &(0..SIZES.batch * SIZES.seq).map(|_| r.below(SIZES.vocab) as u32).collect::<Vec<_>>());
+    let mut samples = || {
+        Array::u32(
+            &[SIZES.batch, SIZES.seq],
+            &(0..SIZES.batch * SIZES.seq).map(|_| r.below(SIZES.vocab) as u32).collect::<Vec<_>>(),
+        )
+    };
     vec![("tokens", samples()), ("targets", samples()), ("rate", number(rate)), ("step", number(step as f32))]
 }
 
@@ -100,7 +105,12 @@ fn optimisers_follow_their_formulas() {
                 want[i] -= rate as f64 * change;
             }
             let got = oracle.state("w").unwrap().to_f32();
-            (0..3).for_each(|i| assert!((got[i] as f64 - want[i]).abs() < 1e-5 * (1.0 + want[i].abs()), "{how:?} step {step}: {got:?} for {want:?}"));
+            (0..3).for_each(|i| {
+                assert!(
+                    (got[i] as f64 - want[i]).abs() < 1e-5 * (1.0 + want[i].abs()),
+                    "{how:?} step {step}: {got:?} for {want:?}"
+                )
+            });
         }
     }
 }
@@ -129,7 +139,8 @@ fn a_transformers_gradient_equals_finite_differences() {
         let moved = |sign: f32| from.iter().zip(&direction).map(|(w, d)| w + sign * d).collect::<Vec<f32>>();
         let (above, below) = (moved(1.0), moved(-1.0));
         let want = run(name, &above).0 - run(name, &below).0;
-        let parts: Vec<f64> = gradient.zip(above.iter().zip(&below)).map(|(g, (a, b))| g * (*a as f64 - *b as f64)).collect();
+        let parts: Vec<f64> =
+            gradient.zip(above.iter().zip(&below)).map(|(g, (a, b))| g * (*a as f64 - *b as f64)).collect();
         let (got, size) = (parts.iter().sum::<f64>(), parts.iter().map(|p| p.abs()).sum::<f64>());
         assert!(size > 0.0 && (got - want).abs() < 1e-4 * size, "{name}: {got}, differences say {want}, parts {size}");
     }
@@ -169,12 +180,18 @@ fn a_step_on_a_mesh_gives_the_losses_of_one_machine() {
                 let t = training(&SIZES, how, zero).unwrap();
                 let sharded = shard(&t.graph, &mesh).unwrap_or_else(|e| panic!("{what}: {e}"));
                 let graphs: Vec<&Graph> = (0..sharded.ranks()).map(|r| &sharded.class(r).graph).collect();
-                let mut ranks = Ranks::<f64>::new(&graphs, &sharded.seats, &none()).unwrap_or_else(|e| panic!("{what}: {e}"));
+                let mut ranks =
+                    Ranks::<f64>::new(&graphs, &sharded.seats, &none()).unwrap_or_else(|e| panic!("{what}: {e}"));
                 for r in 0..sharded.ranks() {
                     sharded.states(r, &contents(&t)).unwrap().iter().for_each(|(n, a)| ranks.set_state(r, n, a));
                 }
                 for (inputs, want) in all_inputs().iter().zip(&want) {
-                    let part = |r: usize| Some((sharded.bindings(r, &Bindings::new()).unwrap(), sharded.inputs(r, &Bindings::new(), inputs).unwrap()));
+                    let part = |r: usize| {
+                        Some((
+                            sharded.bindings(r, &Bindings::new()).unwrap(),
+                            sharded.inputs(r, &Bindings::new(), inputs).unwrap(),
+                        ))
+                    };
                     let parts: Vec<_> = (0..sharded.ranks()).map(part).collect();
                     let got = ranks.step_values(&parts).unwrap_or_else(|e| panic!("{what}: {e}"));
                     for (rank, outputs) in got.iter().enumerate() {
@@ -196,7 +213,10 @@ fn states_are_assigned_set_and_read_by_name() {
     let old = (s * 1.0).unwrap();
     g.output("new", s.assign((s + x).unwrap()).unwrap()).unwrap();
     g.output("old", old).unwrap();
-    assert_eq!(s.exp().unwrap_err().to_string(), "exp \"count\": state \"s\" was written before: read the result of that instead");
+    assert_eq!(
+        s.exp().unwrap_err().to_string(),
+        "exp \"count\": state \"s\" was written before: read the result of that instead"
+    );
     assert_eq!(x.assign(x).unwrap_err().to_string(), "assign \"count\": \"x\" is input, it must be a state");
     let graph = g.finish();
     let mut devices = vec![DeviceChoice::Cpu];
@@ -209,9 +229,13 @@ fn states_are_assigned_set_and_read_by_name() {
         assert_eq!(state(&engine), [0.0, 0.0]);
         engine.set_state("s", &Array::f32(&[2], &[5.0, 7.0])).unwrap();
         for step in 1..4 {
-            let out = block_on(engine.run(&Bindings::new(), &[("x", Array::f32(&[2], &[1.0, -1.0]))], &["old", "new"])).unwrap();
+            let out = block_on(engine.run(&Bindings::new(), &[("x", Array::f32(&[2], &[1.0, -1.0]))], &["old", "new"]))
+                .unwrap();
             let at = |n: f32| [5.0 + n, 7.0 - n];
-            assert_eq!((out[0].to_f32(), out[1].to_f32(), state(&engine)), (at(step as f32 - 1.0).to_vec(), at(step as f32).to_vec(), at(step as f32).to_vec()));
+            assert_eq!(
+                (out[0].to_f32(), out[1].to_f32(), state(&engine)),
+                (at(step as f32 - 1.0).to_vec(), at(step as f32).to_vec(), at(step as f32).to_vec())
+            );
         }
         let wrong = engine.set_state("s", &Array::f32(&[3], &[0.0; 3])).unwrap_err();
         assert_eq!(wrong.to_string(), "state \"s\" is f32[2], it cannot hold f32[3]");
@@ -236,7 +260,9 @@ fn a_parameter_of_two_stages_stays_one() {
     p.update(loss, SGD, rate, step).unwrap();
     let graph = g.finish();
     let mut r = Random::new(4);
-    let mut filled = |shape: [usize; 2]| Array::f32(&shape, &(0..shape[0] * shape[1]).map(|_| r.normal() as f32).collect::<Vec<_>>());
+    let mut filled = |shape: [usize; 2]| {
+        Array::f32(&shape, &(0..shape[0] * shape[1]).map(|_| r.normal() as f32).collect::<Vec<_>>())
+    };
     let states = [("table", filled([6, 4])), ("mix", filled([4, 4]))];
     let inputs = [("ids", Array::u32(&[5], &[3, 0, 5, 3, 1])), ("rate", number(0.02)), ("step", number(1.0))];
     let mut oracle = Interpreter::<f64>::new(&graph, &none()).unwrap();
@@ -248,7 +274,12 @@ fn a_parameter_of_two_stages_stays_one() {
     let mut losses = vec![];
     for _ in 0..4 {
         let want = oracle.step_values(&Bindings::new(), &inputs).unwrap()[0].1[0];
-        let part = |r: usize| Some((sharded.bindings(r, &Bindings::new()).unwrap(), sharded.inputs(r, &Bindings::new(), &inputs).unwrap()));
+        let part = |r: usize| {
+            Some((
+                sharded.bindings(r, &Bindings::new()).unwrap(),
+                sharded.inputs(r, &Bindings::new(), &inputs).unwrap(),
+            ))
+        };
         let got = ranks.step_values(&[part(0), part(1)]).unwrap();
         got.iter().for_each(|o| assert!((o[0].1[0] - want).abs() < 1e-12, "{} for {want}", o[0].1[0]));
         losses.push(want);
@@ -266,16 +297,28 @@ fn each_stage_of_zero_holds_less() {
     let parameters: u64 = t.parameters.iter().map(|p| p.1.count() as u64).sum();
     let count = |s: &Sharded, op: &str| s.class(0).graph.nodes.iter().filter(|n| n.kind() == op).count();
     let many = t.parameters.len();
-    for (zero, want) in [(Zero::Off, 3 * parameters), (Zero::Moments, parameters + 2 * parameters / 4), (Zero::Gradients, parameters + 2 * parameters / 4), (Zero::Weights, 3 * parameters / 4)] {
+    for (zero, want) in [
+        (Zero::Off, 3 * parameters),
+        (Zero::Moments, parameters + 2 * parameters / 4),
+        (Zero::Gradients, parameters + 2 * parameters / 4),
+        (Zero::Weights, 3 * parameters / 4),
+    ] {
         let s = sharded(zero);
         (0..4).for_each(|r| assert_eq!(held(&s, r), want, "{zero:?} rank {r}"));
         let scattered = count(&s, "reduce_scatter");
         let reduced = count(&s, "all_reduce");
         let gathered = count(&s, "all_gather");
         match zero {
-            Zero::Off => assert!(scattered == 0 && gathered == 0 && reduced >= many, "{scattered} {gathered} {reduced}"),
-            Zero::Moments => assert!(scattered == 0 && gathered >= many && reduced >= many, "{scattered} {gathered} {reduced}"),
-            _ => assert!(scattered >= many && gathered >= many && reduced < many, "{zero:?} {scattered} {gathered} {reduced}"),
+            Zero::Off => {
+                assert!(scattered == 0 && gathered == 0 && reduced >= many, "{scattered} {gathered} {reduced}")
+            }
+            Zero::Moments => {
+                assert!(scattered == 0 && gathered >= many && reduced >= many, "{scattered} {gathered} {reduced}")
+            }
+            _ => assert!(
+                scattered >= many && gathered >= many && reduced < many,
+                "{zero:?} {scattered} {gathered} {reduced}"
+            ),
         }
     }
 }
@@ -285,16 +328,24 @@ fn virtual_devices_train_as_the_reference_does() {
     let Found::Device(gpu) = device(None) else { return };
     let options = Options::for_caps(gpu.caps());
     let want = whole(ADAMW);
-    let near = |what: &str, got: f32, want: f64| assert!((got as f64 - want).abs() < 2e-4 * (1.0 + want.abs()), "{what}: {got} for {want}");
+    let near = |what: &str, got: f32, want: f64| {
+        assert!((got as f64 - want).abs() < 2e-4 * (1.0 + want.abs()), "{what}: {got} for {want}")
+    };
     for fuse in [true, false] {
         let t = training(&SIZES, ADAMW, Zero::Off).unwrap();
         let options = Options { fuse, ..options.clone() };
         let mut store = Store::new(gpu.clone());
-        let mut program = block_on(Program::load(plan(&t.graph, gpu.caps(), &options).unwrap(), &mut store, &none(), &mut |_, _| {})).unwrap();
+        let mut program =
+            block_on(Program::load(plan(&t.graph, gpu.caps(), &options).unwrap(), &mut store, &none(), &mut |_, _| {}))
+                .unwrap();
         t.parameters.iter().for_each(|(n, a)| assert!(program.set_state(n, a).unwrap()));
         for (inputs, want) in all_inputs().iter().zip(&want) {
             program.poison();
-            near(&format!("one device, fuse={fuse}"), block_on(program.step(&Bindings::new(), inputs, &["loss"])).unwrap()[0].to_f32()[0], *want);
+            near(
+                &format!("one device, fuse={fuse}"),
+                block_on(program.step(&Bindings::new(), inputs, &["loss"])).unwrap()[0].to_f32()[0],
+                *want,
+            );
         }
     }
     for (mesh, stages) in meshes() {
@@ -318,7 +369,8 @@ fn over_virtual_devices(gpu: &Arc<Gpu>, mesh: &[(MeshAxis, usize)], zero: Zero, 
     let readers: Vec<usize> = (0..sharded.ranks()).collect();
     let plans: Vec<RankPlan> = readers.iter().map(|r| rank_plan(*r)).collect();
     let mut stores: Vec<Store> = sharded.seats.iter().map(|s| Store::at(gpu.clone(), s.clone())).collect();
-    let loaded = block_on(Cluster::load(sharded.seats.clone(), plans, &mut stores, &none(), Policy::default(), &mut |_, _| {}));
+    let loaded =
+        block_on(Cluster::load(sharded.seats.clone(), plans, &mut stores, &none(), Policy::default(), &mut |_, _| {}));
     let mut cluster = loaded.unwrap_or_else(|e| panic!("{what}: {e}"));
     for r in &readers {
         for (name, piece) in sharded.states(*r, &contents(&t)).unwrap() {
@@ -327,15 +379,21 @@ fn over_virtual_devices(gpu: &Arc<Gpu>, mesh: &[(MeshAxis, usize)], zero: Zero, 
     }
     for (inputs, want) in all_inputs().iter().zip(want) {
         let bound = |r: usize| sharded.bindings(r, &Bindings::new()).unwrap();
-        let parts: Vec<_> = readers.iter().map(|r| Some((bound(*r), sharded.inputs(*r, &Bindings::new(), inputs).unwrap()))).collect();
+        let parts: Vec<_> =
+            readers.iter().map(|r| Some((bound(*r), sharded.inputs(*r, &Bindings::new(), inputs).unwrap()))).collect();
         let mut watch = Watch::counting();
-        let got = block_on(cluster.step(&parts, (&readers, &["loss"]), &mut Nobody, &mut watch)).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let got = block_on(cluster.step(&parts, (&readers, &["loss"]), &mut Nobody, &mut watch))
+            .unwrap_or_else(|e| panic!("{what}: {e}"));
         for (r, o) in got.iter().enumerate() {
             let loss = o[0].to_f32()[0];
             assert!((loss as f64 - want).abs() < 2e-4 * (1.0 + want.abs()), "{what} rank {r}: {loss} for {want}");
         }
-        let ranks: Vec<plans::Rank> = readers.iter().map(|r| plans::Rank { seat: sharded.seats[*r].clone(), plan: cluster.plan(*r), bindings: bound(*r) }).collect();
-        let machine = Machine::new(&shipped("dgx-h100").unwrap().with_nodes(1).unwrap(), ranks.len(), Precision::Fp32).unwrap();
+        let ranks: Vec<plans::Rank> = readers
+            .iter()
+            .map(|r| plans::Rank { seat: sharded.seats[*r].clone(), plan: cluster.plan(*r), bindings: bound(*r) })
+            .collect();
+        let machine =
+            Machine::new(&shipped("dgx-h100").unwrap().with_nodes(1).unwrap(), ranks.len(), Precision::Fp32).unwrap();
         let predicted = plans::run(&ranks, &Policy::default(), &machine).unwrap().traffic;
         assert_eq!(watch.traffic, predicted, "{what}: counted and predicted");
         assert!(predicted.messages > 0 && predicted.work.values().all(|w| w.flops > 0), "{what}");

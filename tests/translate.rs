@@ -33,15 +33,23 @@ fn every_filled_kernel_translates() {
     for kernel in &all {
         let name = kernel.name();
         let (module, info) = kernel.validate().unwrap_or_else(|e| panic!("{name}: {e}"));
-        let words = spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap_or_else(|e| panic!("{name} to SPIR-V: {e}"));
+        let words = spv::write_vec(&module, &info, &spv::Options::default(), None)
+            .unwrap_or_else(|e| panic!("{name} to SPIR-V: {e}"));
         assert!(words.len() > 20);
         let options = msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..msl::Options::default() };
-        let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).unwrap_or_else(|e| panic!("{name} to MSL: {e}"));
+        let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+            .unwrap_or_else(|e| panic!("{name} to MSL: {e}"));
         assert!(text.contains("kernel void"));
         let mut text = String::new();
-        let options = hlsl::Options { fake_missing_bindings: true, shader_model: hlsl::ShaderModel::V6_0, ..hlsl::Options::default() };
+        let options = hlsl::Options {
+            fake_missing_bindings: true,
+            shader_model: hlsl::ShaderModel::V6_0,
+            ..hlsl::Options::default()
+        };
         let pipeline = hlsl::PipelineOptions::default();
-        hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap_or_else(|e| panic!("{name} to HLSL: {e}"));
+        hlsl::Writer::new(&mut text, &options, &pipeline)
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| panic!("{name} to HLSL: {e}"));
         assert!(text.contains("numthreads"));
         let r = kernel.reflect().unwrap();
         let storage = r.bindings.iter().filter(|b| b.access != warpweft::kernel::Access::Uniform).count();

@@ -61,7 +61,10 @@ fn checkpoints_for_the_browser_are_written_with_their_answers() {
     small(DType::F32, FIRST).folder(&folder.join("first"), false);
     small(DType::F32, FIRST).folder_in_two(&folder.join("two"));
     // The same tokens of a folder in two files as of one.
-    assert_eq!(answer(&folder.join("two"), DeviceChoice::Cpu, false).0, answer(&folder.join("first"), DeviceChoice::Cpu, false).0);
+    assert_eq!(
+        answer(&folder.join("two"), DeviceChoice::Cpu, false).0,
+        answer(&folder.join("first"), DeviceChoice::Cpu, false).0
+    );
     let hollow = json!([hollow_gguf(&folder), hollow_folder(&folder)]);
     let written = json!({ "prompt": PROMPT, "models": models, "hollow": hollow });
     std::fs::write(folder.join("expected.json"), written.to_string()).unwrap();
@@ -78,7 +81,10 @@ fn hollow_gguf(folder: &Path) -> serde_json::Value {
         t.offset = Some(at);
         at += t.data.len().next_multiple_of(file.align) as u64;
     }
-    file.tensors.insert(0, RawTensor { name: "unused.weight".into(), dims: vec![UNUSED], ty: 0, data: vec![], offset: Some(0) });
+    file.tensors.insert(
+        0,
+        RawTensor { name: "unused.weight".into(), dims: vec![UNUSED], ty: 0, data: vec![], offset: Some(0) },
+    );
     let bytes = file.bytes();
     // The last tensor is not padded.
     let (last, others) = file.tensors.split_last().unwrap();

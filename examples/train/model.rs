@@ -29,7 +29,9 @@ pub struct Training {
 pub fn training(s: &Sizes, how: Optimiser, zero: Zero) -> Result<Training> {
     let g = GraphBuilder::new();
     let p = Parameters::new(&g, zero);
-    let samples = |name: &str| -> Result<Tensor> { Ok(g.input(name, DType::U32, [s.batch, s.seq])?.place(MeshAxis::Data, Placement::Split(0))) };
+    let samples = |name: &str| -> Result<Tensor> {
+        Ok(g.input(name, DType::U32, [s.batch, s.seq])?.place(MeshAxis::Data, Placement::Split(0)))
+    };
     let (tokens, targets) = (samples("tokens")?, samples("targets")?);
     let (rate, step) = (g.input("rate", DType::F32, Shape::default())?, g.input("step", DType::F32, Shape::default())?);
 
@@ -42,20 +44,26 @@ pub fn training(s: &Sizes, how: Optimiser, zero: Zero) -> Result<Training> {
     }
     g.at("head");
     let x = x.layer_norm(p.add("norm.w", [s.width], &[])?, p.add("norm.b", [s.width], &[])?, 1e-5)?;
-    let logits = x.matmul_t(p.add("head", [s.vocab, s.width], &[(MeshAxis::Tensor, Placement::Split(0), Cut::ONES)])?)?;
+    let logits =
+        x.matmul_t(p.add("head", [s.vocab, s.width], &[(MeshAxis::Tensor, Placement::Split(0), Cut::ONES)])?)?;
     let loss = logits.cross_entropy(targets.reshape([s.batch * s.seq])?)?;
     g.output("loss", loss)?;
     p.update(loss, how, rate, step)?;
 
     let mut random = Random::new(1);
-    let parameters = p.list().into_iter().map(|(name, shape)| start(name, &shape.known().unwrap_or_default(), s, &mut random)).collect();
+    let parameters = p
+        .list()
+        .into_iter()
+        .map(|(name, shape)| start(name, &shape.known().unwrap_or_default(), s, &mut random))
+        .collect();
     Ok(Training { graph: g.finish(), parameters })
 }
 
 fn block<'g>(g: &'g GraphBuilder, p: &Parameters<'g>, s: &Sizes, layer: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
     let (w, head) = (s.width, s.width / s.heads);
     let name = |part: &str| format!("{layer}.{part}");
-    let across = |axis: usize, unit: usize| [(MeshAxis::Tensor, Placement::Split(axis), Cut::Even { unit: unit as u32 })];
+    let across =
+        |axis: usize, unit: usize| [(MeshAxis::Tensor, Placement::Split(axis), Cut::Even { unit: unit as u32 })];
     let norm = |part: &str, x: Tensor<'g>| -> Result<Tensor<'g>> {
         x.layer_norm(p.add(&name(&format!("{part}.w")), [w], &[])?, p.add(&name(&format!("{part}.b")), [w], &[])?, 1e-5)
     };

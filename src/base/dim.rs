@@ -67,7 +67,8 @@ impl Dim {
     }
     /// The largest value, every variable at whichever of 0 and its bound makes it so.
     pub fn bound(&self) -> i64 {
-        self.terms().fold(self.base, |sum, (v, c)| sum.saturating_add(if c > 0 { c.saturating_mul(v.max as i64) } else { 0 }))
+        self.terms()
+            .fold(self.base, |sum, (v, c)| sum.saturating_add(if c > 0 { c.saturating_mul(v.max as i64) } else { 0 }))
     }
     /// The value under `bindings`; an unbound variable or a negative result is an error.
     pub fn eval(&self, bindings: &Bindings) -> Result<u64> {
@@ -75,7 +76,8 @@ impl Dim {
         for (v, c) in self.terms() {
             sum += c * bindings.get(v)? as i64;
         }
-        u64::try_from(sum).map_err(|_| Error::usage(format!("dimension {self} is {sum} under {bindings}: it may not be negative")))
+        u64::try_from(sum)
+            .map_err(|_| Error::usage(format!("dimension {self} is {sum} under {bindings}: it may not be negative")))
     }
     /// `self / n` where every part divides.
     pub fn div_exact(&self, n: i64) -> Option<Dim> {
@@ -141,7 +143,13 @@ impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
         for (v, c) in self.terms() {
-            let sign = if c < 0 { "-" } else if text.is_empty() { "" } else { "+" };
+            let sign = if c < 0 {
+                "-"
+            } else if text.is_empty() {
+                ""
+            } else {
+                "+"
+            };
             let times = if c.abs() == 1 { String::new() } else { format!("{}*", c.abs()) };
             text += &format!("{sign}{times}{}", v.name);
         }

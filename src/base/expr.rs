@@ -57,7 +57,12 @@ impl Expr {
     /// The shares `part` of `of` that this is made of, rounded so that all parts add up to the whole.
     pub fn portion(&self, part: std::ops::Range<i64>, of: i64) -> Expr {
         let until = |c: i64, end: i64| c as i128 * end as i128 / of.max(1) as i128;
-        normal(self.0.iter().map(|(vars, c)| (vars.clone(), (until(*c, part.end) - until(*c, part.start)) as i64)).collect())
+        normal(
+            self.0
+                .iter()
+                .map(|(vars, c)| (vars.clone(), (until(*c, part.end) - until(*c, part.start)) as i64))
+                .collect(),
+        )
     }
     /// Whether every value is a multiple of `n`, whatever the variables are.
     pub fn divisible_by(&self, n: i64) -> bool {
@@ -128,7 +133,13 @@ impl fmt::Display for Expr {
         let mut text = String::new();
         for (vars, n) in self.0.iter().rev() {
             let names: Vec<&str> = vars.iter().map(|v| v.name).collect();
-            let sign = if *n < 0 { "-" } else if text.is_empty() { "" } else { "+" };
+            let sign = if *n < 0 {
+                "-"
+            } else if text.is_empty() {
+                ""
+            } else {
+                "+"
+            };
             text += sign;
             match (n.abs(), names.is_empty()) {
                 (n, true) => text += &n.to_string(),

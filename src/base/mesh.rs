@@ -19,7 +19,8 @@ pub enum MeshAxis {
 }
 
 impl MeshAxis {
-    pub const ALL: [MeshAxis; 5] = [MeshAxis::Data, MeshAxis::Pipeline, MeshAxis::Tensor, MeshAxis::Context, MeshAxis::Expert];
+    pub const ALL: [MeshAxis; 5] =
+        [MeshAxis::Data, MeshAxis::Pipeline, MeshAxis::Tensor, MeshAxis::Context, MeshAxis::Expert];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -33,10 +34,9 @@ impl MeshAxis {
     /// The axis of this name; `sp` is another word for `cp`.
     pub fn find(name: &str) -> Result<MeshAxis> {
         let wanted = if name == "sp" { "cp" } else { name };
-        MeshAxis::ALL
-            .into_iter()
-            .find(|a| a.name() == wanted)
-            .ok_or_else(|| Error::usage(format!("there is no mesh axis \"{name}\": there are dp, pp, tp, cp (or sp) and ep")))
+        MeshAxis::ALL.into_iter().find(|a| a.name() == wanted).ok_or_else(|| {
+            Error::usage(format!("there is no mesh axis \"{name}\": there are dp, pp, tp, cp (or sp) and ep"))
+        })
     }
 }
 

@@ -126,7 +126,9 @@ impl Cut {
         };
         let fair = (0..n).all(|i| !self.range(len, n, i).is_empty());
         if have < n as u64 || !fair {
-            return Err(Error::usage(format!("{what} of {len} has {have} {unit}: too few for {axis}={n}, choose {axis} up to {have}")));
+            return Err(Error::usage(format!(
+                "{what} of {len} has {have} {unit}: too few for {axis}={n}, choose {axis} up to {have}"
+            )));
         }
         Ok(())
     }
@@ -268,8 +270,14 @@ mod tests {
     fn pieces_are_disjoint_and_cover_the_axis() {
         for len in [1u64, 7, 32, 576, 1000] {
             for n in 1..9 {
-                for cut in [Cut::Even { unit: 1 }, Cut::Even { unit: 32 }, Cut::Stripe { from: 0.into() }, Cut::Stripe { from: 5.into() }] {
-                    let mut all: Vec<u64> = (0..n).flat_map(|i| cut.indices(len, &Bindings::new(), n, i).unwrap()).collect();
+                for cut in [
+                    Cut::Even { unit: 1 },
+                    Cut::Even { unit: 32 },
+                    Cut::Stripe { from: 0.into() },
+                    Cut::Stripe { from: 5.into() },
+                ] {
+                    let mut all: Vec<u64> =
+                        (0..n).flat_map(|i| cut.indices(len, &Bindings::new(), n, i).unwrap()).collect();
                     all.sort_unstable();
                     assert_eq!(all, (0..len).collect::<Vec<_>>(), "{cut:?} of {len} over {n}");
                     assert!((0..n).all(|i| cut.len(len, &Bindings::new(), n, i).unwrap() <= cut.bound(len, n)));

@@ -15,30 +15,73 @@ const BYTES: Units = Units {
     what: "an amount of bytes",
     example: "80GiB",
     units: &[
-        ("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12), ("PB", 1e15),
-        ("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("TiB", 1099511627776.0),
+        ("B", 1.0),
+        ("kB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("PB", 1e15),
+        ("KiB", 1024.0),
+        ("MiB", 1048576.0),
+        ("GiB", 1073741824.0),
+        ("TiB", 1099511627776.0),
     ],
 };
 const BYTE_RATE: Units = Units {
     what: "bytes a second",
     example: "3.35TB/s",
     units: &[
-        ("B/s", 1.0), ("kB/s", 1e3), ("MB/s", 1e6), ("GB/s", 1e9), ("TB/s", 1e12), ("MiB/s", 1048576.0), ("GiB/s", 1073741824.0),
-        ("b/s", 0.125), ("kb/s", 125.0), ("Mb/s", 0.125e6), ("Gb/s", 0.125e9), ("Tb/s", 0.125e12),
+        ("B/s", 1.0),
+        ("kB/s", 1e3),
+        ("MB/s", 1e6),
+        ("GB/s", 1e9),
+        ("TB/s", 1e12),
+        ("MiB/s", 1048576.0),
+        ("GiB/s", 1073741824.0),
+        ("b/s", 0.125),
+        ("kb/s", 125.0),
+        ("Mb/s", 0.125e6),
+        ("Gb/s", 0.125e9),
+        ("Tb/s", 0.125e12),
     ],
 };
-const TIME: Units =
-    Units { what: "a time", example: "1.8us", units: &[("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("min", 60.0), ("h", 3600.0)] };
+const TIME: Units = Units {
+    what: "a time",
+    example: "1.8us",
+    units: &[("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("min", 60.0), ("h", 3600.0)],
+};
 const FLOP_RATE: Units = Units {
     what: "operations a second",
     example: "312TFLOP/s",
-    units: &[("FLOP/s", 1.0), ("MFLOP/s", 1e6), ("GFLOP/s", 1e9), ("TFLOP/s", 1e12), ("PFLOP/s", 1e15), ("GOP/s", 1e9), ("TOP/s", 1e12), ("POP/s", 1e15)],
+    units: &[
+        ("FLOP/s", 1.0),
+        ("MFLOP/s", 1e6),
+        ("GFLOP/s", 1e9),
+        ("TFLOP/s", 1e12),
+        ("PFLOP/s", 1e15),
+        ("GOP/s", 1e9),
+        ("TOP/s", 1e12),
+        ("POP/s", 1e15),
+    ],
 };
-const POWER: Units = Units { what: "a power", example: "700W", units: &[("W", 1.0), ("mW", 1e-3), ("kW", 1e3), ("MW", 1e6)] };
+const POWER: Units =
+    Units { what: "a power", example: "700W", units: &[("W", 1.0), ("mW", 1e-3), ("kW", 1e3), ("MW", 1e6)] };
 const ENERGY: Units = Units {
     what: "an energy",
     example: "1.2kJ",
-    units: &[("J", 1.0), ("mJ", 1e-3), ("uJ", 1e-6), ("nJ", 1e-9), ("pJ", 1e-12), ("kJ", 1e3), ("MJ", 1e6), ("GJ", 1e9), ("Wh", 3600.0), ("kWh", 3.6e6), ("MWh", 3.6e9)],
+    units: &[
+        ("J", 1.0),
+        ("mJ", 1e-3),
+        ("uJ", 1e-6),
+        ("nJ", 1e-9),
+        ("pJ", 1e-12),
+        ("kJ", 1e3),
+        ("MJ", 1e6),
+        ("GJ", 1e9),
+        ("Wh", 3600.0),
+        ("kWh", 3.6e6),
+        ("MWh", 3.6e9),
+    ],
 };
 const PRICE: Units = Units { what: "a price of time", example: "2.50USD/h", units: &[("USD/h", 1.0)] };
 const ALL: [&Units; 7] = [&BYTES, &BYTE_RATE, &TIME, &FLOP_RATE, &POWER, &ENERGY, &PRICE];
@@ -46,10 +89,18 @@ const ALL: [&Units; 7] = [&BYTES, &BYTE_RATE, &TIME, &FLOP_RATE, &POWER, &ENERGY
 impl Units {
     fn read(&self, text: &str) -> Result<f64> {
         let text = text.trim();
-        let end = text.char_indices().find(|(i, c)| !(c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | '_') || (matches!(c, 'e' | 'E') && exponent(&text[i + 1..]))));
+        let end = text.char_indices().find(|(i, c)| {
+            !(c.is_ascii_digit()
+                || matches!(c, '.' | '-' | '+' | '_')
+                || (matches!(c, 'e' | 'E') && exponent(&text[i + 1..])))
+        });
         let (number, unit) = text.split_at(end.map_or(text.len(), |e| e.0));
         let (number, unit) = (number.trim().replace('_', ""), unit.trim());
-        let value: f64 = number.parse().ok().filter(|v: &f64| v.is_finite()).ok_or_else(|| self.refuse(format!("\"{text}\" does not start with a number")))?;
+        let value: f64 = number
+            .parse()
+            .ok()
+            .filter(|v: &f64| v.is_finite())
+            .ok_or_else(|| self.refuse(format!("\"{text}\" does not start with a number")))?;
         if unit.is_empty() {
             return Err(self.refuse(format!("\"{text}\" has no unit")));
         }
@@ -59,7 +110,11 @@ impl Units {
         if let Some(other) = ALL.iter().find(|f| f.units.iter().any(|u| u.0 == unit)) {
             return Err(self.refuse(format!("\"{text}\" is {}", other.what)));
         }
-        let near = self.units.iter().find(|u| u.0.eq_ignore_ascii_case(unit)).map_or(String::new(), |u| format!(" (did you mean {}?)", u.0));
+        let near = self
+            .units
+            .iter()
+            .find(|u| u.0.eq_ignore_ascii_case(unit))
+            .map_or(String::new(), |u| format!(" (did you mean {}?)", u.0));
         Err(self.refuse(format!("\"{text}\" has the unknown unit {unit}{near}")))
     }
 
@@ -219,10 +274,16 @@ mod tests {
     #[test]
     fn wrong_units_are_told_apart() {
         let all = [
-            "3.35TB".parse::<BytesPerSecond>().map(|_| ()), "80GiB/s".parse::<Bytes>().map(|_| ()), "700".parse::<Watts>().map(|_| ()),
-            "12parsec".parse::<Seconds>().map(|_| ()), "GB".parse::<Bytes>().map(|_| ()), "80gib".parse::<Bytes>().map(|_| ()), "infW".parse::<Watts>().map(|_| ()),
+            "3.35TB".parse::<BytesPerSecond>().map(|_| ()),
+            "80GiB/s".parse::<Bytes>().map(|_| ()),
+            "700".parse::<Watts>().map(|_| ()),
+            "12parsec".parse::<Seconds>().map(|_| ()),
+            "GB".parse::<Bytes>().map(|_| ()),
+            "80gib".parse::<Bytes>().map(|_| ()),
+            "infW".parse::<Watts>().map(|_| ()),
         ];
-        let told: Vec<String> = all.into_iter().map(|r| r.unwrap_err().to_string().split(" (units").next().unwrap().to_string()).collect();
+        let told: Vec<String> =
+            all.into_iter().map(|r| r.unwrap_err().to_string().split(" (units").next().unwrap().to_string()).collect();
         insta::assert_snapshot!(told.join("\n"), @r#"
         "3.35TB" is an amount of bytes; expected bytes a second, such as 3.35TB/s
         "80GiB/s" is bytes a second; expected an amount of bytes, such as 80GiB

@@ -61,12 +61,24 @@ impl<'a> Piece<'a> {
             let bytes = |n: usize| info.dtype.bytes((n * inner) as u64).map(|b| b as usize);
             let (start, end, row) = (bytes(ranges[1].start), bytes(ranges[1].end), bytes(whole[1]));
             let (Some(start), Some(end), Some(row)) = (start, end, row) else {
-                return Err(wrong(format!("columns {:?} end inside of a block of {} {}", ranges[1], info.dtype.block(), info.dtype)));
+                return Err(wrong(format!(
+                    "columns {:?} end inside of a block of {} {}",
+                    ranges[1],
+                    info.dtype.block(),
+                    info.dtype
+                )));
             };
             columns = Some((row, start..end));
         }
         let shape = ranges.iter().map(Range::len).collect();
-        Ok(Piece { weights, name: &part.name, dtype: info.dtype, shape, first_row: ranges.first().map_or(0, |r| r.start), columns })
+        Ok(Piece {
+            weights,
+            name: &part.name,
+            dtype: info.dtype,
+            shape,
+            first_row: ranges.first().map_or(0, |r| r.start),
+            columns,
+        })
     }
 
     pub fn rows(&self) -> usize {

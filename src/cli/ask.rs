@@ -7,8 +7,8 @@ use crate::session::{Embedder, Finished, Generator, Request, Stop, Token};
 use crate::text::Message;
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -114,8 +114,13 @@ impl Run {
         style::out(&if held { format!("{}\n", answer.text) } else { "\n".into() });
         style::note(&figures(&answer.done));
         if let Some((bytes, messages)) = model.sent() {
-            let ranks: Vec<String> = model.rank_bytes().iter().map(|(r, b)| format!("{r}: {}", style::bytes(*b))).collect();
-            style::note(&format!("memory by rank {}; {} sent in {messages} messages", ranks.join(", "), style::bytes(bytes)));
+            let ranks: Vec<String> =
+                model.rank_bytes().iter().map(|(r, b)| format!("{r}: {}", style::bytes(*b))).collect();
+            style::note(&format!(
+                "memory by rank {}; {} sent in {messages} messages",
+                ranks.join(", "),
+                style::bytes(bytes)
+            ));
         }
         Ok(exit_code(&answer.done, answer.read))
     }
@@ -154,7 +159,8 @@ fn read_prompt() -> Result<String> {
     if std::io::stdin().is_terminal() {
         style::note("the prompt (Ctrl-D ends it):");
     }
-    std::io::read_to_string(std::io::stdin()).map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))
+    std::io::read_to_string(std::io::stdin())
+        .map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))
 }
 
 /// A reader that has gone (`| head`) had what it wanted; Ctrl-C is told to the shell.
@@ -229,8 +235,13 @@ impl Chat {
         let interrupt = Interrupt::new();
         let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
         let mut model = Generator::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
-        style::note(&format!("{} on {}; an empty line or Ctrl-D ends, Ctrl-C stops an answer, /new starts anew", model.info().name, model.adapter()));
-        let mut lines = rustyline::DefaultEditor::new().map_err(|e| Error::usage(format!("the terminal cannot be used: {e}")))?;
+        style::note(&format!(
+            "{} on {}; an empty line or Ctrl-D ends, Ctrl-C stops an answer, /new starts anew",
+            model.info().name,
+            model.adapter()
+        ));
+        let mut lines =
+            rustyline::DefaultEditor::new().map_err(|e| Error::usage(format!("the terminal cannot be used: {e}")))?;
         let system: Vec<Message> = self.system.iter().map(|s| Message::new("system", s)).collect();
         let mut talk = system.clone();
         while let Ok(line) = lines.readline("> ") {
@@ -304,7 +315,13 @@ impl Embed {
             vectors.iter().map(row).collect()
         };
         style::out(&text);
-        style::note(&format!("{}: {} texts of {} numbers; peak memory {}", model.adapter(), vectors.len(), model.info().width, style::bytes(model.peak_bytes())));
+        style::note(&format!(
+            "{}: {} texts of {} numbers; peak memory {}",
+            model.adapter(),
+            vectors.len(),
+            model.info().width,
+            style::bytes(model.peak_bytes())
+        ));
         Ok(())
     }
 }

@@ -61,7 +61,12 @@ pub fn open(machine: &str) -> Result<Topology> {
 fn list() -> Result<()> {
     for (name, _) in topology::SHIPPED {
         let t = topology::shipped(name)?;
-        if !style::out(&format!("{name:<14} {:>3} device{}  {}\n", t.devices(), if t.devices() == 1 { " " } else { "s" }, t.title)) {
+        if !style::out(&format!(
+            "{name:<14} {:>3} device{}  {}\n",
+            t.devices(),
+            if t.devices() == 1 { " " } else { "s" },
+            t.title
+        )) {
             break;
         }
     }

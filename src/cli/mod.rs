@@ -20,7 +20,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(name = "warpweft", version, about = "Language models in WGSL compute shaders, on any adapter or none", max_term_width = 100)]
+#[command(
+    name = "warpweft",
+    version,
+    about = "Language models in WGSL compute shaders, on any adapter or none",
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -90,7 +95,8 @@ impl Cache {
             return Ok(given.clone());
         }
         use etcetera::BaseStrategy;
-        let base = etcetera::choose_base_strategy().map_err(|e| Error::usage(format!("there is no cache folder ({e}): give one with --cache")))?;
+        let base = etcetera::choose_base_strategy()
+            .map_err(|e| Error::usage(format!("there is no cache folder ({e}): give one with --cache")))?;
         Ok(base.cache_dir().join("warpweft"))
     }
 }
@@ -153,7 +159,11 @@ pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
     let hook = std::panic::take_hook();
     // What the tokenizers library panics on becomes an error, which is told once.
-    std::panic::set_hook(Box::new(move |info| if !crate::text::is_guarded() { hook(info) }));
+    std::panic::set_hook(Box::new(move |info| {
+        if !crate::text::is_guarded() {
+            hook(info)
+        }
+    }));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return wrong_arguments(&e),
@@ -190,7 +200,10 @@ fn wrong_arguments(e: &clap::Error) -> ExitCode {
         return ExitCode::from(e.exit_code() as u8);
     }
     let text = e.to_string();
-    let told = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("Usage:") && !l.starts_with("For more information"));
+    let told = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with("Usage:") && !l.starts_with("For more information"));
     let told: Vec<&str> = told.map(|l| l.trim_start_matches("error: ").trim_start_matches("tip: ")).collect();
     style::error(&format!("{} (--help lists all)", told.join("; ").replace(":; ", ": ")));
     ExitCode::from(2)

@@ -48,7 +48,10 @@ impl Validate {
             }
         };
         let mut written = String::new();
-        style::out(&format!("{:<22} {:<14} {:<6} {:>5} {:>8} {:>8} {:>6}   {:>8} {:>8} {:>6}\n", "table", "figure", "rows", "", "MAPE", "bias", "tau", "MAPE", "bias", "tau"));
+        style::out(&format!(
+            "{:<22} {:<14} {:<6} {:>5} {:>8} {:>8} {:>6}   {:>8} {:>8} {:>6}\n",
+            "table", "figure", "rows", "", "MAPE", "bias", "tau", "MAPE", "bias", "tau"
+        ));
         for (subject, table) in tables {
             let report = check::check(subject, table, &machine)?;
             style::out(&text(&report, self.split));
@@ -64,8 +67,13 @@ impl Validate {
 fn text(report: &Report, split: bool) -> String {
     let mut out = String::new();
     for l in report.lines(split) {
-        let base = l.baseline.map_or(String::new(), |b| format!("{:>7.1}% {:>+7.1}% {:>6.2}   one constant, {}", b.mape, b.bias, b.tau, report.subject.constant()));
-        out += &format!("{:<22} {:<14} {:<6} {:>5} {:>7.1}% {:>+7.1}% {:>6.2}   {base}\n", report.table.name, l.what, l.split, l.score.rows, l.score.mape, l.score.bias, l.score.tau);
+        let base = l.baseline.map_or(String::new(), |b| {
+            format!("{:>7.1}% {:>+7.1}% {:>6.2}   one constant, {}", b.mape, b.bias, b.tau, report.subject.constant())
+        });
+        out += &format!(
+            "{:<22} {:<14} {:<6} {:>5} {:>7.1}% {:>+7.1}% {:>6.2}   {base}\n",
+            report.table.name, l.what, l.split, l.score.rows, l.score.mape, l.score.bias, l.score.tau
+        );
     }
     if !report.ignored.is_empty() {
         out += &format!("    columns that mean nothing here and are ignored: {}\n", report.ignored.join(", "));

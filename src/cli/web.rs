@@ -65,11 +65,16 @@ struct Shared {
 impl Web {
     pub fn run(&self) -> Result<()> {
         if !self.package.join("warpweft.wasm").is_file() {
-            return Err(Error::file(&self.package, "holds no browser package: build it with scripts/wasm.sh, or give its folder with --package"));
+            return Err(Error::file(
+                &self.package,
+                "holds no browser package: build it with scripts/wasm.sh, or give its folder with --package",
+            ));
         }
         let fetcher = Fetcher::new(self.cache.folder()?);
         let shared = Arc::new(Shared { fetcher, fetching: Mutex::default(), turn: tokio::sync::Mutex::default() });
-        let failed = |e: std::io::Error| Error::usage(format!("127.0.0.1:{} cannot be served: {e}; choose another port with --port", self.port));
+        let failed = |e: std::io::Error| {
+            Error::usage(format!("127.0.0.1:{} cannot be served: {e}; choose another port with --port", self.port))
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.map_err(failed)?;
@@ -120,7 +125,10 @@ async fn list(State(shared): State<Arc<Shared>>) -> Json<serde_json::Value> {
             Some(file) => format!("models/{}/{file}", e.name),
             None => format!("models/{}/", e.name),
         };
-        let progress = fetching.as_ref().filter(|f| f.0 == e.name).map(|f| json!({ "stage": f.1.stage, "done": f.1.done, "of": f.1.of }));
+        let progress = fetching
+            .as_ref()
+            .filter(|f| f.0 == e.name)
+            .map(|f| json!({ "stage": f.1.stage, "done": f.1.done, "of": f.1.of }));
         json!({
             "name": e.name, "title": e.title, "licence": e.licence, "about": e.about, "bytes": e.bytes(), "url": url,
             "cached": shared.fetcher.is_cached(e), "fetching": progress,
@@ -130,8 +138,15 @@ async fn list(State(shared): State<Arc<Shared>>) -> Json<serde_json::Value> {
 }
 
 /// A file of a catalogue entry; the entry is fetched first where it is not cached.
-async fn file(State(shared): State<Arc<Shared>>, Path((name, file)): Path<(String, String)>, headers: HeaderMap, request: Request) -> Response {
-    let Ok(entry) = catalogue::find(&name) else { return (StatusCode::NOT_FOUND, format!("there is no model {name}\n")).into_response() };
+async fn file(
+    State(shared): State<Arc<Shared>>,
+    Path((name, file)): Path<(String, String)>,
+    headers: HeaderMap,
+    request: Request,
+) -> Response {
+    let Ok(entry) = catalogue::find(&name) else {
+        return (StatusCode::NOT_FOUND, format!("there is no model {name}\n")).into_response();
+    };
     // Only names that the catalogue has: nothing else below the cache folder can be asked for.
     let Some(known) = entry.files.iter().find(|f| f.name == file) else {
         return (StatusCode::NOT_FOUND, format!("{name} has no file {file}\n")).into_response();
@@ -165,7 +180,8 @@ async fn fetch(shared: &Arc<Shared>, entry: &Entry) -> Result<()> {
     let (shared, entry) = (shared.clone(), entry.clone());
     let done = tokio::task::spawn_blocking(move || {
         let set = |p| *shared.fetching.lock().unwrap_or_else(|e| e.into_inner()) = p;
-        let fetched = shared.fetcher.fetch(&entry, &mut |p| set(Some((entry.name.clone(), p))), &AtomicBool::new(false));
+        let fetched =
+            shared.fetcher.fetch(&entry, &mut |p| set(Some((entry.name.clone(), p))), &AtomicBool::new(false));
         set(None);
         fetched.map(|_| ())
     });

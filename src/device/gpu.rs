@@ -66,8 +66,11 @@ pub async fn adapters() -> Vec<AdapterReport> {
 /// Adapters that can run compute, one for each name and backend.
 async fn usable(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
     let all = instance.enumerate_adapters(wgpu::Backends::all()).await;
-    let compute = |a: &wgpu::Adapter| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
-    all.into_iter().filter(|a| compute(a) && a.limits().max_storage_buffers_per_shader_stage >= Caps::FLOOR.storage_buffers).collect()
+    let compute =
+        |a: &wgpu::Adapter| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
+    all.into_iter()
+        .filter(|a| compute(a) && a.limits().max_storage_buffers_per_shader_stage >= Caps::FLOOR.storage_buffers)
+        .collect()
 }
 
 fn report(adapter: &wgpu::Adapter) -> AdapterReport {
@@ -113,7 +116,11 @@ impl Gpu {
     pub async fn open_within(index: usize, caps: &Caps) -> Result<Gpu> {
         let mut all = usable(&instance()).await;
         if index >= all.len() {
-            return Err(Error::device(DeviceFault::Unavailable, &format!("adapter {index}"), format!("is not there: this machine has {}", all.len())));
+            return Err(Error::device(
+                DeviceFault::Unavailable,
+                &format!("adapter {index}"),
+                format!("is not there: this machine has {}", all.len()),
+            ));
         }
         Gpu::request(all.swap_remove(index), Some(caps)).await
     }
@@ -148,7 +155,17 @@ impl Gpu {
         let faults: Arc<Mutex<Option<Error>>> = Arc::default();
         watch(&device, &faults, &report.name);
         let pace = Mutex::new(Pace::new(report.caps.kind));
-        Ok(Gpu { device, queue, report, pipelines: Mutex::default(), pace, faults, used: AtomicU64::new(0), peak: AtomicU64::new(0), made: Made::default() })
+        Ok(Gpu {
+            device,
+            queue,
+            report,
+            pipelines: Mutex::default(),
+            pace,
+            faults,
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            made: Made::default(),
+        })
     }
 
     pub fn caps(&self) -> &Caps {
@@ -165,7 +182,13 @@ impl Gpu {
     pub fn counts(&self) -> Counts {
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let Made { pipelines, bind_groups, buffers, uploads, submits } = &self.made;
-        Counts { pipelines: of(pipelines), bind_groups: of(bind_groups), buffers: of(buffers), uploads: of(uploads), submits: of(submits) }
+        Counts {
+            pipelines: of(pipelines),
+            bind_groups: of(bind_groups),
+            buffers: of(buffers),
+            uploads: of(uploads),
+            submits: of(submits),
+        }
     }
     /// The first fault since the last call; a device that was lost stays so.
     pub fn check(&self) -> Result<()> {

@@ -41,7 +41,9 @@ impl Memory {
     pub fn buffer(&self) -> Result<&wgpu::Buffer> {
         match self {
             Memory::Buffer(b) => Ok(b),
-            Memory::Texels(..) => Err(Error::usage("the value lies in a texture, where it can be written, but not copied from")),
+            Memory::Texels(..) => {
+                Err(Error::usage("the value lies in a texture, where it can be written, but not copied from"))
+            }
         }
     }
 
@@ -50,13 +52,15 @@ impl Memory {
         match self {
             Memory::Buffer(b) => gpu.upload(b, at, bytes),
             // The end of a row, whole rows, the start of one.
-            Memory::Texels(texture, _) => while !bytes.is_empty() {
-                let (x, len) = (at % ROW, bytes.len() as u64);
-                let now = if x > 0 || len < ROW { len.min(ROW - x) } else { len / ROW * ROW };
-                let (here, rest) = bytes.split_at(now as usize);
-                write_rows(gpu, texture, (x / 16, at / ROW), here);
-                (at, bytes) = (at + now, rest);
-            },
+            Memory::Texels(texture, _) => {
+                while !bytes.is_empty() {
+                    let (x, len) = (at % ROW, bytes.len() as u64);
+                    let now = if x > 0 || len < ROW { len.min(ROW - x) } else { len / ROW * ROW };
+                    let (here, rest) = bytes.split_at(now as usize);
+                    write_rows(gpu, texture, (x / 16, at / ROW), here);
+                    (at, bytes) = (at + now, rest);
+                }
+            }
         }
     }
 }
@@ -67,7 +71,10 @@ fn write_rows(gpu: &Gpu, texture: &wgpu::Texture, (x, y): (u64, u64), bytes: &[u
     let width = (bytes.len() as u64).min(ROW) / 16;
     gpu.made(|m| &m.uploads);
     gpu.queue.write_texture(
-        wgpu::TexelCopyTextureInfo { origin: wgpu::Origin3d { x: x as u32, y: y as u32, z: 0 }, ..texture.as_image_copy() },
+        wgpu::TexelCopyTextureInfo {
+            origin: wgpu::Origin3d { x: x as u32, y: y as u32, z: 0 },
+            ..texture.as_image_copy()
+        },
         bytes,
         wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(width as u32 * 16), rows_per_image: None },
         wgpu::Extent3d { width: width as u32, height: rows as u32, depth_or_array_layers: 1 },
@@ -85,7 +92,10 @@ impl Gpu {
     /// Memory for a planned buffer that kernels read and write, or for one in texels, that they read.
     pub(super) async fn memory(&self, planned: &plan::Buffer) -> Result<Memory> {
         if !planned.texels {
-            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+            let usage = wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::UNIFORM
+                | wgpu::BufferUsages::COPY_DST
+                | wgpu::BufferUsages::COPY_SRC;
             return Ok(Memory::Buffer(self.buffer(&planned.label, planned.bytes, usage).await?));
         }
         let rows = planned.bytes.div_ceil(ROW).max(1);
@@ -111,11 +121,16 @@ impl Gpu {
         let made = make(&self.device);
         let (invalid, full) = (valid.pop().await, memory.pop().await);
         if let Some(e) = full {
-            let what = format!("no memory left for {size} bytes of \"{label}\" ({} bytes are in use): {e}", self.used_bytes());
+            let what =
+                format!("no memory left for {size} bytes of \"{label}\" ({} bytes are in use): {e}", self.used_bytes());
             return Err(Error::device(DeviceFault::OutOfMemory, &self.report.name, what));
         }
         if let Some(e) = invalid {
-            return Err(Error::device(DeviceFault::Limit, &self.report.name, format!("refused a buffer of {size} bytes for \"{label}\": {e}")));
+            return Err(Error::device(
+                DeviceFault::Limit,
+                &self.report.name,
+                format!("refused a buffer of {size} bytes for \"{label}\": {e}"),
+            ));
         }
         self.check()?;
         self.made(|m| &m.buffers);

@@ -14,8 +14,8 @@ mod upload;
 
 pub use gpu::{AdapterReport, Counts, Gpu, adapters};
 
+pub use cluster::Cluster;
 pub use probe::{Probes, probe};
 pub use program::{DispatchTime, Program, Recorded};
-pub use cluster::Cluster;
 pub use store::Store;
 pub use transport::{Nobody, Post, Transport};

@@ -23,21 +23,34 @@ impl Gpu {
     }
 
     async fn compile(&self, kernel: &Kernel) -> Result<Pipeline> {
-        let failed = |e: String| Error::device(DeviceFault::Pipeline, &self.report.name, format!("kernel {} did not compile: {e}", kernel.name()));
+        let failed = |e: String| {
+            Error::device(
+                DeviceFault::Pipeline,
+                &self.report.name,
+                format!("kernel {} did not compile: {e}", kernel.name()),
+            )
+        };
         let reflection = kernel.reflect().map_err(|e| failed(e.to_string()))?;
         let source = kernel.source().map_err(|e| failed(e.to_string()))?;
         self.made(|m| &m.pipelines);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name()), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name()),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
         // SAFETY: every kernel guards its own loads and stores; the suite runs all of them with guard regions
         // and poisoned outputs, so the checks that wgpu would add are not needed.
-        let module = unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+        let module =
+            unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
         let inner = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name()),
             layout: None,
             module: &module,
             entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() },
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
             cache: None,
         });
         if let Some(e) = scope.pop().await {

@@ -73,7 +73,12 @@ impl Program {
     /// Uploads what the store does not hold yet and compiles what the device has not compiled yet. Weights that arrive
     /// later are not waited for: [`Store::feed`] takes them.
     /// `progress` is told of each dispatch's pipeline: (done, of).
-    pub async fn load(plan: Plan, store: &mut Store, weights: &dyn Weights, progress: &mut dyn FnMut(usize, usize)) -> Result<Program> {
+    pub async fn load(
+        plan: Plan,
+        store: &mut Store,
+        weights: &dyn Weights,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Program> {
         let gpu = store.gpu().clone();
         let (mut buffers, mut own, mut taken) = (vec![], vec![], vec![]);
         for b in &plan.buffers {
@@ -101,7 +106,11 @@ impl Program {
             launches.push(Launch { pipeline, group });
         }
         if let Some(e) = scope.pop().await {
-            return Err(Error::device(crate::base::DeviceFault::Validation, &gpu.report.name, format!("a plan could not be bound: {e}")));
+            return Err(Error::device(
+                crate::base::DeviceFault::Validation,
+                &gpu.report.name,
+                format!("a plan could not be bound: {e}"),
+            ));
         }
         let most = plan.outputs.iter().map(|p| staged(plan.buffer(p.buffer).bytes)).sum::<u64>();
         let staging = match most {
@@ -134,7 +143,13 @@ impl Program {
     ///
     /// # Errors
     /// Beside those, [`Error::Cancelled`]: what the step had written by then stays written.
-    pub async fn step_until(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], read: &[&str], cancel: &AtomicBool) -> Result<Vec<Array>> {
+    pub async fn step_until(
+        &mut self,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+        read: &[&str],
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Array>> {
         self.alone()?;
         self.upload(bindings, inputs)?;
         let (mut from, mut start) = (0, Instant::now());
@@ -208,19 +223,32 @@ impl Program {
     /// A program of one rank of several runs in a [`super::Cluster`] only.
     fn alone(&self) -> Result<()> {
         match self.plan.transfers.first() {
-            Some(t) => Err(Error::op("step", &t.label, format!("exchanges rows with {} ranks: run it in a cluster", t.ways()))),
+            Some(t) => {
+                Err(Error::op("step", &t.label, format!("exchanges rows with {} ranks: run it in a cluster", t.ways())))
+            }
             None => Ok(()),
         }
     }
 
     /// Records the copies that bring outputs to where the host can read them.
-    pub(super) fn stage(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings, read: &[&str]) -> Result<Reading> {
+    pub(super) fn stage(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        bindings: &Bindings,
+        read: &[&str],
+    ) -> Result<Reading> {
         let ports = read.iter().map(|name| self.output(name)).collect::<Result<Vec<_>>>()?;
         let mut reading = Reading { ports: vec![], bytes: 0 };
         for port in ports {
             let bytes = bytes_now(&port.ty, bindings)?;
             if let (Some(staging), true) = (&self.staging, bytes > 0) {
-                encoder.copy_buffer_to_buffer(self.buffers[port.buffer.0 as usize].buffer()?, 0, &staging, reading.bytes, staged(bytes));
+                encoder.copy_buffer_to_buffer(
+                    self.buffers[port.buffer.0 as usize].buffer()?,
+                    0,
+                    &staging,
+                    reading.bytes,
+                    staged(bytes),
+                );
             }
             reading.bytes += staged(bytes);
             reading.ports.push((port, bytes));
@@ -265,7 +293,12 @@ impl Program {
     }
 
     /// Records some of the dispatches, in one pass; how many it was, without those whose grid is empty.
-    pub(super) fn record_range(&self, encoder: &mut wgpu::CommandEncoder, bindings: &Bindings, range: Range<usize>) -> Result<usize> {
+    pub(super) fn record_range(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        bindings: &Bindings,
+        range: Range<usize>,
+    ) -> Result<usize> {
         if range.is_empty() {
             return Ok(0);
         }
@@ -291,7 +324,11 @@ impl Program {
     /// Like [`Program::step`] without reading, a pass and two timestamps around every dispatch.
     pub async fn profile(&mut self, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Vec<DispatchTime>> {
         if !self.gpu.caps().timestamps {
-            return Err(Error::device(crate::base::DeviceFault::Limit, &self.gpu.report.name, "has no timestamp queries: it cannot be profiled"));
+            return Err(Error::device(
+                crate::base::DeviceFault::Limit,
+                &self.gpu.report.name,
+                "has no timestamp queries: it cannot be profiled",
+            ));
         }
         self.upload(bindings, inputs)?;
         if self.timing.is_none() {
@@ -309,7 +346,8 @@ impl Program {
                     beginning_of_pass_write_index: Some(slot as u32 * 2),
                     end_of_pass_write_index: Some(slot as u32 * 2 + 1),
                 };
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(writes) });
+                let mut pass = encoder
+                    .begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(writes) });
                 let [x, y, z] = self.plan.dispatches[i].workgroups(bindings, self.gpu.caps().grid)?;
                 pass.set_pipeline(&self.launches[i].pipeline.inner);
                 pass.set_bind_group(0, &self.launches[i].group, &[]);
@@ -322,7 +360,8 @@ impl Program {
             encoder.copy_buffer_to_buffer(&timing.resolved, 0, &timing.staging, 0, count as u64 * 8);
             self.gpu.submit(Some(encoder.finish()));
             let bytes = self.gpu.map_read(&timing.staging, count as u64 * 8).await?;
-            let ticks: Vec<u64> = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default())).collect();
+            let ticks: Vec<u64> =
+                bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default())).collect();
             times.extend(chunk.iter().enumerate().map(|(slot, &i)| (i, ticks[slot * 2], ticks[slot * 2 + 1])));
         }
         let period = self.gpu.queue.get_timestamp_period() as f64;
@@ -347,7 +386,8 @@ impl Program {
     /// The raw bytes of a planned buffer after a step, padding included: for tests and numeric checks.
     pub async fn buffer_bytes(&self, id: crate::plan::BufferId) -> Result<Vec<u8>> {
         let from = self.buffers[id.0 as usize].buffer()?;
-        let to = self.gpu.buffer("read", from.size(), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+        let to =
+            self.gpu.buffer("read", from.size(), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(from, 0, &to, 0, from.size());
         self.gpu.submit(Some(encoder.finish()));
@@ -404,11 +444,15 @@ impl Program {
         }
         for port in &self.plan.inputs {
             let given = inputs.iter().find(|(n, _)| *n == port.name);
-            let (_, array) = given.ok_or_else(|| Error::usage(format!("input \"{}\" {} is missing", port.name, port.ty)))?;
+            let (_, array) =
+                given.ok_or_else(|| Error::usage(format!("input \"{}\" {} is missing", port.name, port.ty)))?;
             let want = port.ty.shape.eval(bindings)?;
             if array.shape != want || array.dtype != port.ty.dtype {
                 let (dtype, shape) = (array.dtype, &array.shape);
-                return Err(Error::usage(format!("input \"{}\" is {dtype}{shape:?}, it must be {}{want:?}", port.name, port.ty.dtype)));
+                return Err(Error::usage(format!(
+                    "input \"{}\" is {dtype}{shape:?}, it must be {}{want:?}",
+                    port.name, port.ty.dtype
+                )));
             }
             let to = &self.buffers[port.buffer.0 as usize];
             let mut bytes = std::borrow::Cow::Borrowed(array.bytes.as_slice());
@@ -445,26 +489,49 @@ fn bytes_now(ty: &crate::base::Type, bindings: &Bindings) -> Result<u64> {
     Ok(if ty.dtype == DType::F16 { count * 2 } else { count * 4 })
 }
 
-fn bind(gpu: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline, buffers: &[Memory], params: &Params) -> Result<wgpu::BindGroup> {
+fn bind(
+    gpu: &Gpu,
+    plan: &Plan,
+    index: usize,
+    pipeline: &Pipeline,
+    buffers: &[Memory],
+    params: &Params,
+) -> Result<wgpu::BindGroup> {
     let d = &plan.dispatches[index];
     let wrong = |what: String| Error::op(plan.kernels[d.kernel].name(), &d.label, what);
     let mut entries = vec![];
     for b in &pipeline.reflection.bindings {
-        let range = |buffer, offset, bytes| wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(bytes) });
+        let range = |buffer, offset, bytes| {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer,
+                offset,
+                size: std::num::NonZeroU64::new(bytes),
+            })
+        };
         let resource = if b.access == crate::kernel::Access::Uniform {
             let (offset, bytes) = params.range(gpu, plan, index, pipeline);
             range(&params.buffer, offset, bytes)
         } else {
-            let arg = d.args.iter().find(|a| a.name == b.name).ok_or_else(|| wrong(format!("binding {} has no argument", b.name)))?;
+            let arg = d
+                .args
+                .iter()
+                .find(|a| a.name == b.name)
+                .ok_or_else(|| wrong(format!("binding {} has no argument", b.name)))?;
             match &buffers[arg.buffer.0 as usize] {
-                Memory::Buffer(buffer) => range(buffer, arg.offset, arg.bytes.max(16).next_multiple_of(16).min(buffer.size() - arg.offset)),
+                Memory::Buffer(buffer) => {
+                    range(buffer, arg.offset, arg.bytes.max(16).next_multiple_of(16).min(buffer.size() - arg.offset))
+                }
                 Memory::Texels(_, view) => wgpu::BindingResource::TextureView(view),
             }
         };
         entries.push(wgpu::BindGroupEntry { binding: b.index, resource });
     }
     gpu.made(|m| &m.bind_groups);
-    Ok(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries }))
+    Ok(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.layout,
+        entries: &entries,
+    }))
 }
 
 impl Params {
@@ -475,7 +542,11 @@ impl Params {
         for (i, d) in plan.dispatches.iter().enumerate() {
             let reflection = &pipelines[d.kernel].reflection;
             if let Some(field) = reflection.fields.iter().find(|f| !d.params.iter().any(|(n, _)| *n == f.name)) {
-                return Err(Error::op(plan.kernels[d.kernel].name(), &d.label, format!("parameter {} has no value", field.name)));
+                return Err(Error::op(
+                    plan.kernels[d.kernel].name(),
+                    &d.label,
+                    format!("parameter {} has no value", field.name),
+                ));
             }
             for (j, (name, param)) in d.params.iter().enumerate() {
                 // A kernel variant may not use every number that its family has.
@@ -526,10 +597,16 @@ impl Timing {
 
     async fn new(gpu: &Gpu) -> Result<Timing> {
         let count = Timing::PAIRS as u32 * 2;
-        let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count });
+        let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
         let bytes = count as u64 * 8;
-        let resolved = gpu.buffer("timestamps", bytes, wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC).await?;
-        let staging = gpu.buffer("timestamps", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+        let resolved =
+            gpu.buffer("timestamps", bytes, wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC).await?;
+        let staging =
+            gpu.buffer("timestamps", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
         Ok(Timing { set, resolved, staging })
     }
 }

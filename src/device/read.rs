@@ -49,7 +49,9 @@ impl Gpu {
     /// Native back ends call back from inside a poll; browsers do it by themselves, and may not be waited for.
     pub(super) fn poll(&self) -> Result<()> {
         let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
-        polled.map(|_| ()).map_err(|e| Error::device(DeviceFault::Lost, &self.report.name, format!("did not finish: {e}")))
+        polled
+            .map(|_| ())
+            .map_err(|e| Error::device(DeviceFault::Lost, &self.report.name, format!("did not finish: {e}")))
     }
 
     /// Until all submitted work is done.
@@ -71,7 +73,13 @@ impl Gpu {
         self.poll()?;
         let result = promise.await;
         self.check()?;
-        let failed = |e: String| Error::device(DeviceFault::Lost, &self.report.name, format!("the device was lost: a result could not be read: {e}"));
+        let failed = |e: String| {
+            Error::device(
+                DeviceFault::Lost,
+                &self.report.name,
+                format!("the device was lost: a result could not be read: {e}"),
+            )
+        };
         result.map_err(|e| failed(e.to_string()))?;
         let range = buffer.get_mapped_range(0..bytes.next_multiple_of(4)).map_err(|e| failed(format!("{e:?}")))?;
         let out = range[..bytes as usize].to_vec();

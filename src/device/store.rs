@@ -52,7 +52,8 @@ impl Store {
 
     /// Sets all states to zeros.
     pub fn reset(&self) {
-        let states = self.shared.iter().filter(|(k, _)| matches!(k, Key::State(_))).filter_map(|(_, m)| m.buffer().ok());
+        let states =
+            self.shared.iter().filter(|(k, _)| matches!(k, Key::State(_))).filter_map(|(_, m)| m.buffer().ok());
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         states.for_each(|b| encoder.clear_buffer(b, 0, None));
         self.gpu.submit(Some(encoder.finish()));
@@ -60,7 +61,12 @@ impl Store {
 
     /// The buffer of a planned one; what a weight holds is uploaded by [`Store::fill`] or [`Store::feed`].
     /// `taken` are the scratch buffers that this program already uses.
-    pub(super) async fn get(&mut self, buffer: &plan::Buffer, weights: &dyn Weights, taken: &mut Vec<usize>) -> Result<Memory> {
+    pub(super) async fn get(
+        &mut self,
+        buffer: &plan::Buffer,
+        weights: &dyn Weights,
+        taken: &mut Vec<usize>,
+    ) -> Result<Memory> {
         let key = match &buffer.role {
             Role::Weight { parts, dtype, rows, .. } => Key::Weight(parts.clone(), *dtype, rows.clone(), buffer.texels),
             Role::Data(data) => Key::Data(data.as_ptr() as usize),
@@ -70,13 +76,20 @@ impl Store {
         };
         if let Some(known) = self.shared.get(&key) {
             if known.size() < buffer.bytes {
-                return Err(Error::usage(format!("state \"{}\" is {} bytes here and {} in another plan", buffer.label, buffer.bytes, known.size())));
+                return Err(Error::usage(format!(
+                    "state \"{}\" is {} bytes here and {} in another plan",
+                    buffer.label,
+                    buffer.bytes,
+                    known.size()
+                )));
             }
             return Ok(known.clone());
         }
         let made = self.gpu.memory(buffer).await?;
         match &buffer.role {
-            Role::Weight { parts, dtype, rows, .. } => self.uploads.expect(&made, (parts, *dtype, rows), weights, &self.seat)?,
+            Role::Weight { parts, dtype, rows, .. } => {
+                self.uploads.expect(&made, (parts, *dtype, rows), weights, &self.seat)?
+            }
             Role::Data(data) => {
                 for (i, piece) in data.chunks(STAGE / 4).enumerate() {
                     made.write(&self.gpu, (i * STAGE) as u64, bytemuck::cast_slice(piece));

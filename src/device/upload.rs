@@ -55,7 +55,8 @@ impl Target {
 
     /// The wanted blocks of the tensor between two of its blocks: from, to, and where in the buffer they go.
     fn wanted(&self, first: u64, end: u64) -> Vec<(u64, u64, u64)> {
-        let (rows, row, wide) = (self.rows.start as u64..self.rows.end as u64, self.row, self.columns.end - self.columns.start);
+        let (rows, row, wide) =
+            (self.rows.start as u64..self.rows.end as u64, self.row, self.columns.end - self.columns.start);
         let run = |from: u64, to: u64, at: u64| {
             let (a, b) = (from.max(first), to.min(end));
             (a < b).then(|| (a, b, at + a - from))
@@ -64,7 +65,10 @@ impl Target {
             return run(rows.start * row, rows.end * row, self.at).into_iter().collect();
         }
         let near = rows.start.max(first / row.max(1))..rows.end.min(end.div_ceil(row.max(1)));
-        near.filter_map(|r| run(r * row + self.columns.start, r * row + self.columns.end, self.at + (r - rows.start) * wide)).collect()
+        near.filter_map(|r| {
+            run(r * row + self.columns.start, r * row + self.columns.end, self.at + (r - rows.start) * wide)
+        })
+        .collect()
     }
 }
 
@@ -73,7 +77,13 @@ impl Uploads {
     ///
     /// # Errors
     /// Parts that do not exist, are of another type or have too few rows.
-    pub fn expect(&mut self, to: &Memory, (parts, dtype, rows): (&[Part], DType, &Range<usize>), weights: &dyn Weights, seat: &Seat) -> Result<()> {
+    pub fn expect(
+        &mut self,
+        to: &Memory,
+        (parts, dtype, rows): (&[Part], DType, &Range<usize>),
+        weights: &dyn Weights,
+        seat: &Seat,
+    ) -> Result<()> {
         let (mut first, mut at) = (0, 0);
         let fresh = self.targets.len();
         for part in parts {
@@ -88,13 +98,27 @@ impl Uploads {
                 let (row, columns) = piece.row_blocks();
                 at += here.len() as u64 * (columns.end - columns.start);
                 let start = at - here.len() as u64 * (columns.end - columns.start);
-                self.targets.push(Target { tensor: part.name.clone(), dtype, rows, row, columns, buffer: self.buffers.len(), at: start, scales: 0, got: 0 });
+                self.targets.push(Target {
+                    tensor: part.name.clone(),
+                    dtype,
+                    rows,
+                    row,
+                    columns,
+                    buffer: self.buffers.len(),
+                    at: start,
+                    scales: 0,
+                    got: 0,
+                });
             }
             first += n;
         }
         if first < rows.end {
             let names: Vec<&str> = parts.iter().map(|p| p.name.as_str()).collect();
-            return Err(Error::op("weight", &names.join(" + "), format!("has {first} rows, the plan needs {}", rows.end)));
+            return Err(Error::op(
+                "weight",
+                &names.join(" + "),
+                format!("has {first} rows, the plan needs {}", rows.end),
+            ));
         }
         for (i, target) in self.targets.iter_mut().enumerate().skip(fresh) {
             if dtype.is_quantised() {

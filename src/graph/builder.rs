@@ -55,7 +55,13 @@ impl GraphBuilder {
         self.wrap(self.graph.borrow_mut().constant(x))
     }
     /// `start + index along axis`.
-    pub fn iota(&self, dtype: DType, shape: impl Into<Shape>, axis: usize, start: impl Into<Dim>) -> Result<Tensor<'_>> {
+    pub fn iota(
+        &self,
+        dtype: DType,
+        shape: impl Into<Shape>,
+        axis: usize,
+        start: impl Into<Dim>,
+    ) -> Result<Tensor<'_>> {
         self.apply(&op::IOTA, Attrs::Iota { shape: shape.into(), axis, start: start.into(), dtype }, &[])
     }
     /// Operands one after another along `axis`.

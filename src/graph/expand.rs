@@ -27,15 +27,23 @@ impl Graph {
             map.insert(v, new);
         }
         out.outputs = self.outputs.iter().map(|(n, v)| (n.clone(), map[v])).collect();
-        out.hints = self.hints.iter().filter_map(|h| map.get(&h.value).map(|v| Hint { value: *v, ..h.clone() })).collect();
+        out.hints =
+            self.hints.iter().filter_map(|h| map.get(&h.value).map(|v| Hint { value: *v, ..h.clone() })).collect();
         Ok(out)
     }
 
     /// Which nodes an output or a state's write depends on; sources that are named stay, and collectives, for which other
     /// ranks wait.
     fn live(&self) -> Vec<bool> {
-        let mut live: Vec<bool> =
-            self.nodes.iter().map(|n| matches!(n.source, Source::Input | Source::State) || n.writes() || n.def().is_some_and(|d| matches!(d.body, Body::Collective(_)))).collect();
+        let mut live: Vec<bool> = self
+            .nodes
+            .iter()
+            .map(|n| {
+                matches!(n.source, Source::Input | Source::State)
+                    || n.writes()
+                    || n.def().is_some_and(|d| matches!(d.body, Body::Collective(_)))
+            })
+            .collect();
         self.outputs.iter().for_each(|(_, v)| live[v.0 as usize] = true);
         for i in (0..self.nodes.len()).rev() {
             if live[i] {

@@ -43,10 +43,18 @@ impl Graph {
     fn check_gradients(&self, loss: Value, wrt: &[Value]) -> Result<()> {
         let node = self.node(loss);
         if node.ty.dtype != DType::F32 || !node.ty.shape.count().is(1) {
-            return Err(Error::op("gradients", &node.name, format!("the loss is {}, it must be one f32 element: sum it or take its mean", node.ty)));
+            return Err(Error::op(
+                "gradients",
+                &node.name,
+                format!("the loss is {}, it must be one f32 element: sum it or take its mean", node.ty),
+            ));
         }
         for w in wrt.iter().map(|w| self.node(*w)).filter(|w| !has_slope(w.ty.dtype)) {
-            return Err(Error::op("gradients", &w.name, format!("is {}, only f32 and f16 values have a gradient", w.ty)));
+            return Err(Error::op(
+                "gradients",
+                &w.name,
+                format!("is {}, only f32 and f16 values have a gradient", w.ty),
+            ));
         }
         Ok(())
     }
@@ -63,7 +71,11 @@ impl Graph {
             }
         }
         let through = blocked.map_or(String::new(), |(op, name, why)| format!("; {op} \"{name}\" has none, {why}"));
-        Error::op("gradients", &self.node(w).name, format!("the loss does not depend on it through ops that have a gradient{through}"))
+        Error::op(
+            "gradients",
+            &self.node(w).name,
+            format!("the loss does not depend on it through ops that have a gradient{through}"),
+        )
     }
 }
 
@@ -76,7 +88,9 @@ impl Tape<'_> {
     fn grow(&mut self, start: usize, wrt: &[Value]) {
         self.needs.resize(start, false);
         for (i, node) in self.graph.nodes.iter().enumerate().skip(start) {
-            let asked = wrt.contains(&Value(i as u32)) || node.args().iter().any(|a| self.needs[a.0 as usize]) || exchanges(node.def());
+            let asked = wrt.contains(&Value(i as u32))
+                || node.args().iter().any(|a| self.needs[a.0 as usize])
+                || exchanges(node.def());
             self.needs.push(asked && has_slope(node.ty.dtype));
         }
     }

@@ -20,14 +20,20 @@ pub enum Source {
     /// Given anew each step.
     Input,
     /// Read once from the model file: the named tensors, or pieces of them, one after another along axis 0.
-    Weight { parts: Vec<Part> },
+    Weight {
+        parts: Vec<Part>,
+    },
     /// Outlives the step; zeros at first; written by `append` and `assign`.
     State,
     /// One f32 number.
     Const(f32),
     /// Literal f32 elements.
     Data(Arc<[f32]>),
-    Op { def: &'static OpDef, attrs: Attrs, args: Vec<Value> },
+    Op {
+        def: &'static OpDef,
+        attrs: Attrs,
+        args: Vec<Value>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -124,13 +130,19 @@ impl Graph {
     }
     /// Whether whatever uses a matrix uses it row by row: products with its transpose, and gathers of its rows.
     pub fn is_read_by_rows(&self, matrix: Value) -> bool {
-        let across = |n: &Node| matches!(n.source, Source::Op { attrs: Attrs::Matmul { ta: true, .. } | Attrs::Matmul { tb: false, .. }, .. });
+        let across = |n: &Node| {
+            matches!(
+                n.source,
+                Source::Op { attrs: Attrs::Matmul { ta: true, .. } | Attrs::Matmul { tb: false, .. }, .. }
+            )
+        };
         self.node(matrix).ty.shape.rank() == 2 && self.is_right_or_table(matrix) && !self.users(matrix).any(across)
     }
     /// Every variable at its bound: the largest step.
     pub fn largest(&self) -> Bindings {
         let mut out = Bindings::new();
-        let vars = self.nodes.iter().flat_map(|n| n.ty.shape.iter().flat_map(|d| d.terms()).map(|t| t.0).collect::<Vec<_>>());
+        let vars =
+            self.nodes.iter().flat_map(|n| n.ty.shape.iter().flat_map(|d| d.terms()).map(|t| t.0).collect::<Vec<_>>());
         vars.filter(|v| !v.is_local()).for_each(|v| out.set(v.name, v.max as u64));
         out
     }
@@ -207,12 +219,20 @@ impl Graph {
     fn check_written(&self, def: &OpDef, args: &[Value], name: &str) -> Result<()> {
         if let (true, Some(state)) = (def.is(&ASSIGN), args.first().map(|a| self.node(*a))) {
             if state.source != Source::State {
-                return Err(Error::op("assign", name, format!("\"{}\" is {}, it must be a state", state.name, state.kind())));
+                return Err(Error::op(
+                    "assign",
+                    name,
+                    format!("\"{}\" is {}, it must be a state", state.name, state.kind()),
+                ));
             }
         }
         for a in args.iter().filter(|a| self.node(**a).source == Source::State) {
             if self.nodes.iter().any(|n| n.writes() && n.args()[0] == *a) {
-                return Err(Error::op(def.name, name, format!("state \"{}\" was written before: read the result of that instead", self.node(*a).name)));
+                return Err(Error::op(
+                    def.name,
+                    name,
+                    format!("state \"{}\" was written before: read the result of that instead", self.node(*a).name),
+                ));
             }
         }
         Ok(())
@@ -225,7 +245,11 @@ impl Graph {
             return Err(Error::op("append", name, format!("\"{}\" is {}, it must be a state", node.name, node.kind())));
         }
         if self.nodes.iter().any(|n| n.args().contains(&state)) {
-            return Err(Error::op("append", name, format!("state \"{}\" was read or written before: append first, then read the result", node.name)));
+            return Err(Error::op(
+                "append",
+                name,
+                format!("state \"{}\" was read or written before: append first, then read the result", node.name),
+            ));
         }
         Ok(())
     }

@@ -60,7 +60,12 @@ impl<'g> Parameters<'g> {
 
     /// A parameter, f32 of known shape, and where it lies along mesh axes other than the data axis. Its contents are
     /// those of the state `name`, which the caller sets before the first step. It belongs to the layer at hand.
-    pub fn add(&self, name: &str, shape: impl Into<Shape>, places: &[(MeshAxis, Placement, Cut)]) -> Result<Tensor<'g>> {
+    pub fn add(
+        &self,
+        name: &str,
+        shape: impl Into<Shape>,
+        places: &[(MeshAxis, Placement, Cut)],
+    ) -> Result<Tensor<'g>> {
         let shape = shape.into();
         let state = placed(self.builder.state(name, DType::F32, shape.clone())?, places);
         let layer = self.builder.current_layer();
@@ -127,7 +132,13 @@ impl<'g> Parameters<'g> {
     }
 
     /// What is taken from a parameter, before the learning rate.
-    fn change(&self, p: &Parameter<'g>, g: Tensor<'g>, how: Optimiser, corrections: Option<(Tensor<'g>, Tensor<'g>)>) -> Result<Tensor<'g>> {
+    fn change(
+        &self,
+        p: &Parameter<'g>,
+        g: Tensor<'g>,
+        how: Optimiser,
+        corrections: Option<(Tensor<'g>, Tensor<'g>)>,
+    ) -> Result<Tensor<'g>> {
         let (decay, change) = match how {
             Optimiser::Sgd { momentum: 0.0, decay } => (decay, g),
             Optimiser::Sgd { momentum, decay } => {
@@ -165,6 +176,7 @@ fn placed<'g>(x: Tensor<'g>, places: &[(MeshAxis, Placement, Cut)]) -> Tensor<'g
 
 /// The axis that data parallel ranks share: the longest that no other mesh axis splits.
 fn share(shape: &Shape, places: &[(MeshAxis, Placement, Cut)]) -> Option<usize> {
-    let free = (0..shape.rank()).filter(|i| places.iter().all(|p| p.1 != Placement::Split(*i)) && shape[*i] != Dim::new(1));
+    let free =
+        (0..shape.rank()).filter(|i| places.iter().all(|p| p.1 != Placement::Split(*i)) && shape[*i] != Dim::new(1));
     free.max_by_key(|i| (shape[*i].bound(), std::cmp::Reverse(*i)))
 }

@@ -16,7 +16,9 @@ impl fmt::Display for Graph {
                     write!(f, "{}{attrs}", if attrs.is_empty() { "" } else { "  " })?;
                 }
                 Source::Const(x) => write!(f, " {x}")?,
-                Source::Weight { parts } if parts.len() > 1 => write!(f, " of {}", parts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(" + "))?,
+                Source::Weight { parts } if parts.len() > 1 => {
+                    write!(f, " of {}", parts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(" + "))?
+                }
                 _ => {}
             }
             writeln!(f, " : {}  \"{}\"", node.ty, node.name)?;

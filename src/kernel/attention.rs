@@ -57,8 +57,14 @@ fn mask(boolean: bool) -> String {
 }
 
 fn last(window: bool) -> String {
-    let start = if window { "let end = p.past + s + 1u;\n    return select(0u, end - p.window, end > p.window);" } else { "return 0u;" };
-    format!("fn keys_end(s: u32) -> u32 {{ return min(p.past + s + 1u, p.keys); }}\nfn keys_start(s: u32) -> u32 {{\n    {start}\n}}\n")
+    let start = if window {
+        "let end = p.past + s + 1u;\n    return select(0u, end - p.window, end > p.window);"
+    } else {
+        "return 0u;"
+    };
+    format!(
+        "fn keys_end(s: u32) -> u32 {{ return min(p.past + s + 1u, p.keys); }}\nfn keys_start(s: u32) -> u32 {{\n    {start}\n}}\n"
+    )
 }
 
 /// The loop with the query and the accumulators in named registers.
@@ -71,9 +77,15 @@ fn serial_body(vectors: u32) -> String {
          let out = p.y0 + ((b * p.queries + s) * p.heads + h) * p.width;\n    \
          var most = -3.4028234e38;\n    var sum = 0.0;\n",
     );
-    let load = |name: &str, at: &str| format!("vec4<f32>({name}[{at}], {name}[{at} + 1u], {name}[{at} + 2u], {name}[{at} + 3u])");
+    let load = |name: &str, at: &str| {
+        format!("vec4<f32>({name}[{at}], {name}[{at} + 1u], {name}[{at} + 2u], {name}[{at} + 3u])")
+    };
     for i in 0..vectors {
-        let _ = writeln!(t, "    let q{i} = {} * p.scale;\n    var a{i} = vec4<f32>(0.0);", load("q", &format!("q_at + {}u", i * 4)));
+        let _ = writeln!(
+            t,
+            "    let q{i} = {} * p.scale;\n    var a{i} = vec4<f32>(0.0);",
+            load("q", &format!("q_at + {}u", i * 4))
+        );
     }
     t += "    for (var t = keys_start(s); t < keys_end(s); t++) {\n        let kt = k_at + t * p.k_row;\n        let vt = v_at + t * p.v_row;\n        var score = 0.0;\n";
     for i in 0..vectors {

@@ -102,7 +102,10 @@ impl Right {
         };
         let mut t = String::new();
         if self.texels {
-            let _ = writeln!(t, "fn texel(i: u32) -> vec4<u32> {{ return textureLoad(b, vec2<u32>(i % {TEXELS}u, i / {TEXELS}u), 0); }}");
+            let _ = writeln!(
+                t,
+                "fn texel(i: u32) -> vec4<u32> {{ return textureLoad(b, vec2<u32>(i % {TEXELS}u, i / {TEXELS}u), 0); }}"
+            );
         }
         let _ = writeln!(t, "fn b_at(i: u32) -> {element} {{ {load} }}");
         if scales.is_some() {
@@ -120,7 +123,9 @@ fn scale_function(dtype: DType) -> String {
         DType::Q4_1 => "return unpack2x16float(s_at(s0, i));".to_string(),
         _ => {
             let offset = if dtype == DType::Q4_0 { "-8.0 * d" } else { "0.0" };
-            format!("let pair = unpack2x16float(s_at(s0, i >> 1u));\n    let d = select(pair.x, pair.y, (i & 1u) == 1u);\n    return vec2<f32>(d, {offset});")
+            format!(
+                "let pair = unpack2x16float(s_at(s0, i >> 1u));\n    let d = select(pair.x, pair.y, (i & 1u) == 1u);\n    return vec2<f32>(d, {offset});"
+            )
         }
     };
     format!("fn scale(s0: u32, i: u32) -> vec2<f32> {{\n    {body}\n}}\n")
@@ -139,7 +144,9 @@ pub fn load_b(right: Right) -> String {
 
 /// `block_dot(row, kb, x0)`: the dot product of 32 weights with 32 elements of `a`, for the vector form.
 pub fn block_dot(dtype: DType) -> String {
-    let mut t = "fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {\n    let at = n * (p.k / 32u) + kb;\n    var sum = 0.0;\n".to_string();
+    let mut t =
+        "fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {\n    let at = n * (p.k / 32u) + kb;\n    var sum = 0.0;\n"
+            .to_string();
     match dtype {
         DType::Q4_0 | DType::Q4_1 => {
             t += "    let q = b_at(at);\n    let d = scale(p.s0, at);\n    var all = vec4<f32>(0.0);\n";
@@ -157,7 +164,8 @@ pub fn block_dot(dtype: DType) -> String {
             for half in 0..2 {
                 let _ = writeln!(t, "    let q{half} = b_at(at * 2u + {half}u);");
                 for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
-                    let _ = writeln!(t, "    sum += dot(vec4<f32>(unpack4xI8(q{half}.{c})), a[x0 + {}u]);", half * 4 + j);
+                    let _ =
+                        writeln!(t, "    sum += dot(vec4<f32>(unpack4xI8(q{half}.{c})), a[x0 + {}u]);", half * 4 + j);
                 }
             }
             t += "    return sum * d.x;\n";
@@ -178,7 +186,11 @@ pub fn tile(right: Right, v: Variant, broadcast: bool) -> String {
     let mut t = "fn tile(m0: u32, n0: u32, za: u32, zb: u32, z: u32, lane: u32) {\n".to_string();
     let left = Left { rows: v.tm, broadcast };
     left.begin(&mut t);
-    if right.rows { rows_tile(&mut t, right.dtype, v, left) } else { columns_tile(&mut t, v, left) }
+    if right.rows {
+        rows_tile(&mut t, right.dtype, v, left)
+    } else {
+        columns_tile(&mut t, v, left)
+    }
     t + "}\n"
 }
 
@@ -210,7 +222,9 @@ impl Left {
         }
         for r in 0..self.rows {
             let _ = match self.broadcast {
-                true => writeln!(t, "{pad}let {x}{r} = subgroupBroadcast({x}g{}, {}u);", r / ROWS_LANES, r % ROWS_LANES),
+                true => {
+                    writeln!(t, "{pad}let {x}{r} = subgroupBroadcast({x}g{}, {}u);", r / ROWS_LANES, r % ROWS_LANES)
+                }
                 false => writeln!(t, "{pad}let {x}{r} = a[a{r} + {at}];"),
             };
         }
@@ -218,9 +232,17 @@ impl Left {
 }
 
 fn rows_tile(t: &mut String, dtype: DType, v: Variant, left: Left) {
-    *t += if dtype.is_quantised() { "    let blocks = p.k / 32u;\n    let s0 = p.s0;\n    let four = p.four;\n" } else { "    let k4 = p.k / 4u;\n" };
+    *t += if dtype.is_quantised() {
+        "    let blocks = p.k / 32u;\n    let s0 = p.s0;\n    let four = p.four;\n"
+    } else {
+        "    let k4 = p.k / 4u;\n"
+    };
     for c in 0..v.tn {
-        let first = if dtype.is_quantised() { format!("min(n0 + {c}u, p.n - 1u) * blocks") } else { format!("(zb + min(n0 + {c}u, p.n - 1u) * p.b_row) / 4u") };
+        let first = if dtype.is_quantised() {
+            format!("min(n0 + {c}u, p.n - 1u) * blocks")
+        } else {
+            format!("(zb + min(n0 + {c}u, p.n - 1u) * p.b_row) / 4u")
+        };
         let _ = writeln!(t, "    let w{c} = {first};");
         for r in 0..v.tm {
             let _ = writeln!(t, "    var s{r}_{c} = 0.0;");
@@ -238,12 +260,21 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant, left: Left) {
         DType::Q4_0 | DType::Q4_1 => {
             *t += "    for (var kb = 0u; kb < blocks; kb++) {\n";
             for c in 0..v.tn {
-                let _ = writeln!(t, "        let at{c} = w{c} + kb;\n        let d{c} = scale(s0, at{c});\n        let q{c} = b_at(at{c});");
+                let _ = writeln!(
+                    t,
+                    "        let at{c} = w{c} + kb;\n        let d{c} = scale(s0, at{c});\n        let q{c} = b_at(at{c});"
+                );
             }
             *t += "        for (var j = 0u; j < four; j++) {\n            let lo = kb * 8u + j;\n            let hi = lo + 4u;\n";
             for c in 0..v.tn {
-                let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xU8(q{c}[j] & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
-                let _ = writeln!(t, "            let v{c} = vec4<f32>(unpack4xU8((q{c}[j] >> 4u) & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;");
+                let _ = writeln!(
+                    t,
+                    "            let u{c} = vec4<f32>(unpack4xU8(q{c}[j] & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;"
+                );
+                let _ = writeln!(
+                    t,
+                    "            let v{c} = vec4<f32>(unpack4xU8((q{c}[j] >> 4u) & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;"
+                );
             }
             accumulate(t, "            ", "u", "l");
             accumulate(t, "            ", "v", "h");
@@ -258,7 +289,11 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant, left: Left) {
                 for c in 0..v.tn {
                     let _ = writeln!(t, "        let q{half}{c} = b_at(at{c} * 2u + {half}u);");
                 }
-                let _ = writeln!(t, "        for (var j = 0u; j < four; j++) {{\n            let lo = kb * 8u + {}u + j;", half * 4);
+                let _ = writeln!(
+                    t,
+                    "        for (var j = 0u; j < four; j++) {{\n            let lo = kb * 8u + {}u + j;",
+                    half * 4
+                );
                 for c in 0..v.tn {
                     let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xI8(q{half}{c}[j])) * d{c};");
                 }
@@ -273,7 +308,10 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant, left: Left) {
                 let at = format!("w{c} + lo");
                 match dtype {
                     DType::F16 => {
-                        let _ = writeln!(t, "        let h{c} = b_at({at});\n        let u{c} = vec4<f32>(unpack2x16float(h{c}.x), unpack2x16float(h{c}.y));");
+                        let _ = writeln!(
+                            t,
+                            "        let h{c} = b_at({at});\n        let u{c} = vec4<f32>(unpack2x16float(h{c}.x), unpack2x16float(h{c}.y));"
+                        );
                     }
                     _ => {
                         let _ = writeln!(t, "        let u{c} = b_at({at});");

@@ -20,7 +20,8 @@ pub use template::{Kernel, Template};
 
 pub static MAP: Template = Template { name: "map", source: include_str!("../../shaders/map.wgsl") };
 pub static REDUCE: Template = Template { name: "reduce", source: include_str!("../../shaders/reduce.wgsl") };
-pub static SCATTER_ADD: Template = Template { name: "scatter_add", source: include_str!("../../shaders/scatter_add.wgsl") };
+pub static SCATTER_ADD: Template =
+    Template { name: "scatter_add", source: include_str!("../../shaders/scatter_add.wgsl") };
 pub static GATHER: Template = Template { name: "gather", source: include_str!("../../shaders/gather.wgsl") };
 
 /// Functions that fused expressions may call: the name, and the text that defines it.
@@ -29,9 +30,21 @@ pub static FUNCTIONS: &[(&str, &str)] = &[("erf_series", include_str!("../../sha
 pub static PROBE: Template = Template { name: "probe", source: include_str!("../../shaders/probe.wgsl") };
 
 /// Every template there is.
-pub static TEMPLATES: &[&Template] =
-    &[&PROBE, &MAP, &REDUCE, &GATHER, &SCATTER_ADD, &row::SOFTMAX, &row::LAYER_NORM, &row::RMS_NORM, &attention::ATTENTION, &matmul::TILED, &matmul::ROWS, &matmul::VECTOR,
-        &matmul::SUBGROUP];
+pub static TEMPLATES: &[&Template] = &[
+    &PROBE,
+    &MAP,
+    &REDUCE,
+    &GATHER,
+    &SCATTER_ADD,
+    &row::SOFTMAX,
+    &row::LAYER_NORM,
+    &row::RMS_NORM,
+    &attention::ATTENTION,
+    &matmul::TILED,
+    &matmul::ROWS,
+    &matmul::VECTOR,
+    &matmul::SUBGROUP,
+];
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,8 @@
 use super::{Kernel, Template};
 
 pub static SOFTMAX: Template = Template { name: "softmax", source: include_str!("../../shaders/softmax.wgsl") };
-pub static LAYER_NORM: Template = Template { name: "layer_norm", source: include_str!("../../shaders/layer_norm.wgsl") };
+pub static LAYER_NORM: Template =
+    Template { name: "layer_norm", source: include_str!("../../shaders/layer_norm.wgsl") };
 pub static RMS_NORM: Template = Template { name: "rms_norm", source: include_str!("../../shaders/rms_norm.wgsl") };
 
 /// Invocations of a workgroup.

@@ -113,10 +113,7 @@ fn const_line(line: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    static T: Template = Template {
-        name: "t",
-        source: "const N: u32 = 1u;\n//{ f\nfn f() {}\n//}\nfn g() {}\n",
-    };
+    static T: Template = Template { name: "t", source: "const N: u32 = 1u;\n//{ f\nfn f() {}\n//}\nfn g() {}\n" };
 
     #[test]
     fn holes_and_numbers_are_replaced() {

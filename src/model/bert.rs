@@ -36,7 +36,10 @@ impl Config {
             eps: at.real("", "layer_norm_eps", 0.0, 1e-12)? as f32,
         };
         if !config.width.is_multiple_of(config.heads) || config.width / config.heads > 256 {
-            return Err(at.error(format!("a width of {} does not split into {} heads of up to 256", config.width, config.heads)));
+            return Err(at.error(format!(
+                "a width of {} does not split into {} heads of up to 256",
+                config.width, config.heads
+            )));
         }
         Ok(config)
     }
@@ -81,7 +84,8 @@ impl<'g> Encoder<'_, 'g> {
         let mask = g.input("mask", DType::Bool, vec![self.batch, self.seq])?;
         g.at("embeddings");
         let words = self.weight("embeddings.word_embeddings.weight", &[c.vocab, c.width])?.gather(tokens)?;
-        let positions = self.weight("embeddings.position_embeddings.weight", &[c.context, c.width])?.slice(0, 0, self.seq)?;
+        let positions =
+            self.weight("embeddings.position_embeddings.weight", &[c.context, c.width])?.slice(0, 0, self.seq)?;
         let kinds = self.weight("embeddings.token_type_embeddings.weight", &[2, c.width])?.slice(0, 0, 1)?;
         let x = ((words + positions)? + kinds)?;
         let mut x = self.norm(x, "embeddings.LayerNorm")?;
@@ -118,7 +122,9 @@ impl<'g> Encoder<'_, 'g> {
     }
 
     fn network(&self, at: &str, x: Tensor<'g>) -> Result<Tensor<'g>> {
-        let h = self.linear(&format!("{at}.intermediate.dense"), x, [self.c.ffn, self.c.width], Side::Outputs(BLOCKS))?.gelu()?;
+        let h = self
+            .linear(&format!("{at}.intermediate.dense"), x, [self.c.ffn, self.c.width], Side::Outputs(BLOCKS))?
+            .gelu()?;
         let y = self.linear(&format!("{at}.output.dense"), h, [self.c.width, self.c.ffn], Side::Inputs(BLOCKS))?;
         self.norm(self.whole((y + x)?), &format!("{at}.output.LayerNorm"))
     }
@@ -129,7 +135,9 @@ impl<'g> Encoder<'_, 'g> {
         let w = self.weight(&format!("{name}.weight"), &[to, from])?;
         let b = self.weight(&format!("{name}.bias"), &[to])?;
         match side {
-            Side::Outputs(cut) => x.matmul_t(w.cut(MeshAxis::Tensor, Split(0), cut))? + b.cut(MeshAxis::Tensor, Split(0), cut),
+            Side::Outputs(cut) => {
+                x.matmul_t(w.cut(MeshAxis::Tensor, Split(0), cut))? + b.cut(MeshAxis::Tensor, Split(0), cut)
+            }
             // The bias is added once, to the sum.
             Side::Inputs(cut) => self.whole(x.matmul_t(w.cut(MeshAxis::Tensor, Split(1), cut))?) + b,
         }

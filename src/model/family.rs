@@ -72,7 +72,11 @@ impl Model {
             Some("bert") if !at.is_gguf() => Family::Bert(bert::Config::read(&at)?),
             _ => {
                 let known: Vec<&str> = KNOWN.iter().map(|k| k.0).collect();
-                return Err(at.error(format!("is of the architecture \"{}\": {} can be run (bert from safetensors)", short(&arch), known.join(", "))));
+                return Err(at.error(format!(
+                    "is of the architecture \"{}\": {} can be run (bert from safetensors)",
+                    short(&arch),
+                    known.join(", ")
+                )));
             }
         };
         Ok(Model { source, family, name })
@@ -84,12 +88,30 @@ impl Model {
         let name = self.name.clone();
         match &self.family {
             Family::Llama(c) => ModelInfo {
-                name, family: "llama", layers: c.layers, width: c.width, heads: c.heads, kv_heads: c.kv_heads, vocab: c.vocab,
-                context: c.context, parameters, weight_bytes, state_bytes_per_token: c.state_bytes_per_token(),
+                name,
+                family: "llama",
+                layers: c.layers,
+                width: c.width,
+                heads: c.heads,
+                kv_heads: c.kv_heads,
+                vocab: c.vocab,
+                context: c.context,
+                parameters,
+                weight_bytes,
+                state_bytes_per_token: c.state_bytes_per_token(),
             },
             Family::Bert(c) => ModelInfo {
-                name, family: "bert", layers: c.layers, width: c.width, heads: c.heads, kv_heads: c.heads, vocab: c.vocab,
-                context: c.context, parameters, weight_bytes, state_bytes_per_token: 0,
+                name,
+                family: "bert",
+                layers: c.layers,
+                width: c.width,
+                heads: c.heads,
+                kv_heads: c.heads,
+                vocab: c.vocab,
+                context: c.context,
+                parameters,
+                weight_bytes,
+                state_bytes_per_token: 0,
             },
         }
     }
@@ -99,7 +121,9 @@ impl Model {
     pub fn check_generates(&self) -> Result<()> {
         match &self.family {
             Family::Llama(_) => Ok(()),
-            Family::Bert(_) => Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text")),
+            Family::Bert(_) => {
+                Err(Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text"))
+            }
         }
     }
 
@@ -116,7 +140,13 @@ impl Model {
         match &self.family {
             Family::Llama(_) => {
                 let total = Var::new("total", context as u32);
-                let graph = self.step_graph(&StepShape { seq: 1.into(), total, context, last_only: true, sequence_parallel: false })?;
+                let graph = self.step_graph(&StepShape {
+                    seq: 1.into(),
+                    total,
+                    context,
+                    last_only: true,
+                    sequence_parallel: false,
+                })?;
                 Ok((graph, Bindings::new().with("seq", 1).with("total", (context as u64 / 2).max(1))))
             }
             Family::Bert(c) => {
@@ -189,7 +219,11 @@ impl Lookup<'_> {
     pub fn real(&self, gguf: &str, json: &str, low: f64, default: f64) -> Result<f64> {
         let key = if self.is_gguf() { gguf } else { json };
         let x = self.number(gguf, json)?.unwrap_or(default);
-        if x.is_finite() && x >= low && (x as f32).is_finite() { Ok(x) } else { Err(self.error(format!("{key} is {}, it must be a number from {low} on", decimal(x)))) }
+        if x.is_finite() && x >= low && (x as f32).is_finite() {
+            Ok(x)
+        } else {
+            Err(self.error(format!("{key} is {}, it must be a number from {low} on", decimal(x))))
+        }
     }
     pub fn text(&self, json: &str) -> Option<String> {
         self.json?.get(json)?.as_str().map(String::from)
@@ -210,7 +244,11 @@ impl Lookup<'_> {
             return self.size("", "vocab_size");
         }
         let name = "token_embd.weight";
-        let rows = self.source.tensor(name).ok_or_else(|| Error::file(self.source.path(), format!("lacks tensor \"{name}\"")))?.shape[0];
+        let rows = self
+            .source
+            .tensor(name)
+            .ok_or_else(|| Error::file(self.source.path(), format!("lacks tensor \"{name}\"")))?
+            .shape[0];
         match rows {
             1..=0x8000_0000 => Ok(rows as usize),
             _ => Err(self.error(format!("tensor \"{name}\" has {rows} rows, it must have from 1 to 2^31"))),
@@ -236,7 +274,9 @@ impl Lookup<'_> {
             ),
             (None, Some(s)) => {
                 let text = |k: &str| s.get(k).and_then(|v| v.as_str()).map(String::from);
-                let kind = text("rope_type").or(text("type")).ok_or_else(|| self.error(format!("rope_scaling {} names no type", short(&s.to_string()))))?;
+                let kind = text("rope_type")
+                    .or(text("type"))
+                    .ok_or_else(|| self.error(format!("rope_scaling {} names no type", short(&s.to_string()))))?;
                 (Some(kind), s.get("factor").and_then(|v| v.as_f64()))
             }
             _ => (None, None),
@@ -245,9 +285,15 @@ impl Lookup<'_> {
             None | Some("none" | "default") => Ok(1.0),
             Some("linear") => {
                 let factor = factor.ok_or_else(|| self.error("has linear rope scaling without a factor"))?;
-                if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err(self.error(format!("has a rope scaling factor of {}", decimal(factor)))) }
+                if factor.is_finite() && factor > 0.0 {
+                    Ok(factor)
+                } else {
+                    Err(self.error(format!("has a rope scaling factor of {}", decimal(factor))))
+                }
             }
-            Some(other) => Err(self.error(format!("has rope scaling \"{}\": none and linear can be run", short(other)))),
+            Some(other) => {
+                Err(self.error(format!("has rope scaling \"{}\": none and linear can be run", short(other))))
+            }
         }
     }
 }

@@ -125,7 +125,9 @@ impl Gguf {
     fn alignment(&self, path: &str) -> Result<u64> {
         let Some(value) = self.get("general.alignment") else { return Ok(32) };
         let align = value.int().and_then(|n| u64::try_from(n).ok()).filter(|n| n.is_power_of_two() && *n <= MAX_ALIGN);
-        align.ok_or_else(|| Error::file(path, format!("general.alignment is {value}, it must be a power of two up to {MAX_ALIGN}")))
+        align.ok_or_else(|| {
+            Error::file(path, format!("general.alignment is {value}, it must be a power of two up to {MAX_ALIGN}"))
+        })
     }
 }
 
@@ -162,7 +164,11 @@ impl<'a> Reader<'a> {
     fn take(&mut self, n: usize, what: &str) -> Result<&'a [u8]> {
         if n > self.bytes.len() - self.at {
             self.short = n as u64 <= self.left();
-            return Err(self.error(format!("ends at byte {} inside of {what}, which needs {n} bytes from byte {}: download it again", self.bytes.len(), self.at)));
+            return Err(self.error(format!(
+                "ends at byte {} inside of {what}, which needs {n} bytes from byte {}: download it again",
+                self.bytes.len(),
+                self.at
+            )));
         }
         let out = &self.bytes[self.at..self.at + n];
         self.at += n;
@@ -251,7 +257,10 @@ impl<'a> Reader<'a> {
         // Growth follows what was really read: a short string takes more memory than its bytes in the file.
         match ty {
             8 => (0..n).map(|_| self.text(key)).collect::<Result<_>>().map(Value::Texts),
-            6 | 12 => (0..n).map(|_| Ok(self.value(ty, key, depth)?.float().unwrap_or(0.0))).collect::<Result<_>>().map(Value::Floats),
+            6 | 12 => (0..n)
+                .map(|_| Ok(self.value(ty, key, depth)?.float().unwrap_or(0.0)))
+                .collect::<Result<_>>()
+                .map(Value::Floats),
             9 => (0..n).map(|_| self.array(key, depth + 1)).collect::<Result<_>>().map(Value::Nested),
             _ => (0..n)
                 .map(|_| match self.value(ty, key, depth)? {
@@ -278,14 +287,19 @@ impl<'a> Reader<'a> {
         for t in &mut out {
             let name = t.name.clone();
             if t.offset % align != 0 {
-                return Err(self.error(format!("tensor \"{name}\" starts at {}, which is not a multiple of the alignment {align}", t.offset)));
+                return Err(self.error(format!(
+                    "tensor \"{name}\" starts at {}, which is not a multiple of the alignment {align}",
+                    t.offset
+                )));
             }
             let end = start.checked_add(t.offset).and_then(|at| at.checked_add(t.bytes));
             match end {
                 Some(end) if end <= size => t.offset += start,
                 _ => {
                     let end = end.map_or("beyond 2^64".to_string(), |e| e.to_string());
-                    return Err(self.error(format!("tensor \"{name}\" ends at byte {end}, the file has {size}: download it again")));
+                    return Err(self.error(format!(
+                        "tensor \"{name}\" ends at byte {end}, the file has {size}: download it again"
+                    )));
                 }
             }
         }
@@ -298,10 +312,12 @@ impl<'a> Reader<'a> {
         if dims == 0 || dims > 4 {
             return Err(self.error(format!("tensor \"{name}\" has {dims} dimensions, 1 to 4 are known")));
         }
-        let mut shape = (0..dims).map(|_| self.u64(&format!("the shape of tensor \"{name}\""))).collect::<Result<Vec<_>>>()?;
+        let mut shape =
+            (0..dims).map(|_| self.u64(&format!("the shape of tensor \"{name}\""))).collect::<Result<Vec<_>>>()?;
         let ty = self.u32(&format!("the type of tensor \"{name}\""))?;
         let offset = self.u64(&format!("the offset of tensor \"{name}\""))?;
-        let ty = TensorType::from_ggml(ty).ok_or_else(|| self.error(format!("tensor \"{name}\" has the unknown type {ty}")))?;
+        let ty = TensorType::from_ggml(ty)
+            .ok_or_else(|| self.error(format!("tensor \"{name}\" has the unknown type {ty}")))?;
         // The file counts the innermost axis first.
         shape.reverse();
         let bytes = ty.bytes(&shape).ok_or_else(|| {

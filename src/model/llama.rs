@@ -41,8 +41,15 @@ const GGUF: Names = Names {
     head: "output.weight",
     layer: "blk.",
     parts: [
-        "attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight", "ffn_norm.weight", "ffn_gate.weight",
-        "ffn_up.weight", "ffn_down.weight",
+        "attn_norm.weight",
+        "attn_q.weight",
+        "attn_k.weight",
+        "attn_v.weight",
+        "attn_output.weight",
+        "ffn_norm.weight",
+        "ffn_gate.weight",
+        "ffn_up.weight",
+        "ffn_down.weight",
     ],
 };
 
@@ -52,8 +59,15 @@ const HUGGING_FACE: Names = Names {
     head: "lm_head.weight",
     layer: "model.layers.",
     parts: [
-        "input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight",
-        "post_attention_layernorm.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
+        "input_layernorm.weight",
+        "self_attn.q_proj.weight",
+        "self_attn.k_proj.weight",
+        "self_attn.v_proj.weight",
+        "self_attn.o_proj.weight",
+        "post_attention_layernorm.weight",
+        "mlp.gate_proj.weight",
+        "mlp.up_proj.weight",
+        "mlp.down_proj.weight",
     ],
 };
 
@@ -103,7 +117,10 @@ impl Config {
             return Err(at.error(format!("has the activation {act}: silu can be run")));
         }
         if at.flag("tie_word_embeddings") == Some(false) && !at.has_tensor(HUGGING_FACE.head) {
-            return Err(at.error(format!("lacks tensor \"{}\", and config.json says that the embedding does not stand for it", HUGGING_FACE.head)));
+            return Err(at.error(format!(
+                "lacks tensor \"{}\", and config.json says that the embedding does not stand for it",
+                HUGGING_FACE.head
+            )));
         }
         at.refuse_tensors(|name| name.ends_with(".bias") || name.starts_with("rope_f"))?;
         Ok(self)
@@ -143,7 +160,15 @@ const MAX_ROTATIONS: usize = 1 << 26;
 /// Output: `logits` f32 `[vocab]` of the last token, or `[seq, vocab]` of all.
 pub fn build(config: &Config, weights: &dyn Weights, model: &str, step: &StepShape) -> Result<Graph> {
     let builder = GraphBuilder::new();
-    Family { config, names: config.names(), origin: &Origin::File(weights), model, sequence_parallel: step.sequence_parallel, g: &builder }.answer(step)?;
+    Family {
+        config,
+        names: config.names(),
+        origin: &Origin::File(weights),
+        model,
+        sequence_parallel: step.sequence_parallel,
+        g: &builder,
+    }
+    .answer(step)?;
     Ok(builder.finish())
 }
 
@@ -177,7 +202,15 @@ pub struct Training {
 pub fn training(config: &Config, model: &str, step: &TrainingStep) -> Result<Training> {
     let builder = GraphBuilder::new();
     let parameters = Parameters::new(&builder, step.zero);
-    Family { config, names: config.names(), origin: &Origin::Trained(&parameters), model, sequence_parallel: false, g: &builder }.train(step, &parameters)?;
+    Family {
+        config,
+        names: config.names(),
+        origin: &Origin::Trained(&parameters),
+        model,
+        sequence_parallel: false,
+        g: &builder,
+    }
+    .train(step, &parameters)?;
     let parameters = parameters.list();
     Ok(Training { graph: builder.finish(), parameters })
 }
@@ -219,7 +252,8 @@ impl<'g> Family<'_, 'g> {
         let seq = step.seq;
         let past = Dim::from(step.total) - seq;
         g.at("embedding");
-        let tokens = g.input("tokens", DType::U32, vec![seq])?.cut(MeshAxis::Context, Split(0), Cut::Stripe { from: past });
+        let tokens =
+            g.input("tokens", DType::U32, vec![seq])?.cut(MeshAxis::Context, Split(0), Cut::Stripe { from: past });
         let table = self.vocabulary(self.names.embedding)?;
         let x = self.residual(table.gather(tokens)?)?;
         let (cos, sin) = self.rotations(step.context)?;
@@ -237,9 +271,12 @@ impl<'g> Family<'_, 'g> {
     fn train(&self, step: &TrainingStep, parameters: &Parameters<'g>) -> Result<()> {
         let (c, g) = (self.config, self.g);
         g.at("embedding");
-        let samples = |name: &str| -> Result<Tensor<'g>> { Ok(g.input(name, DType::U32, [step.batch, step.seq])?.place(MeshAxis::Data, Split(0))) };
+        let samples = |name: &str| -> Result<Tensor<'g>> {
+            Ok(g.input(name, DType::U32, [step.batch, step.seq])?.place(MeshAxis::Data, Split(0)))
+        };
         let scalar = |name: &str| g.input(name, DType::F32, Shape::default());
-        let (tokens, targets, rate, count) = (samples("tokens")?, samples("targets")?, scalar("rate")?, scalar("step")?);
+        let (tokens, targets, rate, count) =
+            (samples("tokens")?, samples("targets")?, scalar("rate")?, scalar("step")?);
         let table = self.vocabulary(self.names.embedding)?;
         let rows = step.batch * step.seq;
         let x = self.residual(table.gather(tokens)?.reshape([rows, c.width])?)?;
@@ -272,12 +309,18 @@ impl<'g> Family<'_, 'g> {
         let (c, half) = (self.config, self.config.head_width / 2);
         if context.saturating_mul(half) > MAX_ROTATIONS {
             let most = MAX_ROTATIONS / half;
-            return Err(Error::model(self.model, format!("a context of {context} tokens is more than can be planned: up to {most} for this model")));
+            return Err(Error::model(
+                self.model,
+                format!("a context of {context} tokens is more than can be planned: up to {most} for this model"),
+            ));
         }
         let speeds: Vec<f64> = (0..half).map(|i| c.rope_base.powf(-(i as f64) / half as f64)).collect();
         let angle = |i: usize| (i / half) as f64 / c.rope_scale * speeds[i % half];
         let table = |f: fn(f64) -> f64| (0..context * half).map(|i| f(angle(i)) as f32).collect();
-        Ok((self.g.data("rope.cos", [context, half], table(f64::cos))?, self.g.data("rope.sin", [context, half], table(f64::sin))?))
+        Ok((
+            self.g.data("rope.cos", [context, half], table(f64::cos))?,
+            self.g.data("rope.sin", [context, half], table(f64::sin))?,
+        ))
     }
 
     fn attention(&self, layer: usize, x: Tensor<'g>, angles: Angles<'g>, rows: Rows) -> Result<Tensor<'g>> {
@@ -287,7 +330,9 @@ impl<'g> Family<'_, 'g> {
         g.at(format!("layers.{layer}.attention.norm"));
         let h = x.rms_norm(self.part(layer, 0, &[c.width], None)?, c.eps)?;
         g.at(format!("layers.{layer}.attention.qkv"));
-        let project = |part: usize, rows: usize, cut: Cut| h.matmul_t(self.part(layer, part, &[rows, c.width], Some((Split(0), cut)))?);
+        let project = |part: usize, rows: usize, cut: Cut| {
+            h.matmul_t(self.part(layer, part, &[rows, c.width], Some((Split(0), cut)))?)
+        };
         let qkv = [project(1, q_width, queries)?, project(2, kv_width, keys)?, project(3, kv_width, keys)?];
         g.at(format!("layers.{layer}.attention.rope"));
         let y = match rows {
@@ -299,14 +344,26 @@ impl<'g> Family<'_, 'g> {
     }
 
     /// New rows join the keys and values of those before, and see them all.
-    fn cached(&self, layer: usize, [q, k, v]: [Tensor<'g>; 3], (cos, sin): Angles<'g>, (seq, total, context): (Dim, Dim, usize)) -> Result<Tensor<'g>> {
+    fn cached(
+        &self,
+        layer: usize,
+        [q, k, v]: [Tensor<'g>; 3],
+        (cos, sin): Angles<'g>,
+        (seq, total, context): (Dim, Dim, usize),
+    ) -> Result<Tensor<'g>> {
         let (c, g) = (self.config, self.g);
         let (q_width, kv_width, (_, keys)) = (c.heads * c.head_width, c.kv_heads * c.head_width, c.head_cuts());
-        let rope = |t: Tensor<'g>, heads: usize| t.reshape(vec![seq, heads.into(), c.head_width.into()])?.rope(cos, sin, c.rope_layout);
+        let rope = |t: Tensor<'g>, heads: usize| {
+            t.reshape(vec![seq, heads.into(), c.head_width.into()])?.rope(cos, sin, c.rope_layout)
+        };
         let (q, k) = (rope(q, c.heads)?, rope(k, c.kv_heads)?.reshape(vec![seq, kv_width.into()])?);
         let state = |name: &str, rows: Tensor<'g>| {
             let state = g.state(&format!("layers.{layer}.{name}"), DType::F32, [context, kv_width])?;
-            let state = state.cut(MeshAxis::Tensor, Split(1), keys).cut(MeshAxis::Context, Split(0), Cut::Stripe { from: 0.into() });
+            let state = state.cut(MeshAxis::Tensor, Split(1), keys).cut(
+                MeshAxis::Context,
+                Split(0),
+                Cut::Stripe { from: 0.into() },
+            );
             let all = state.append(rows, total - seq)?.slice(0, 0, total)?;
             all.reshape(vec![1.into(), total, c.kv_heads.into(), c.head_width.into()])
         };
@@ -317,16 +374,30 @@ impl<'g> Family<'_, 'g> {
     }
 
     /// Sequences from their first token on.
-    fn uncached(&self, layer: usize, [q, k, v]: [Tensor<'g>; 3], (cos, sin): Angles<'g>, (batch, seq): (usize, usize)) -> Result<Tensor<'g>> {
+    fn uncached(
+        &self,
+        layer: usize,
+        [q, k, v]: [Tensor<'g>; 3],
+        (cos, sin): Angles<'g>,
+        (batch, seq): (usize, usize),
+    ) -> Result<Tensor<'g>> {
         let c = self.config;
         let heads = |t: Tensor<'g>, heads: usize| t.reshape([batch, seq, heads, c.head_width]);
-        let (q, k, v) = (heads(q, c.heads)?.rope(cos, sin, c.rope_layout)?, heads(k, c.kv_heads)?.rope(cos, sin, c.rope_layout)?, heads(v, c.kv_heads)?);
+        let (q, k, v) = (
+            heads(q, c.heads)?.rope(cos, sin, c.rope_layout)?,
+            heads(k, c.kv_heads)?.rope(cos, sin, c.rope_layout)?,
+            heads(v, c.kv_heads)?,
+        );
         self.g.at(format!("layers.{layer}.attention"));
         q.attention(k, v, None, self.scores(0.into()))?.reshape([batch * seq, c.heads * c.head_width])
     }
 
     fn scores(&self, past: Dim) -> Attention {
-        Attention { scale: 1.0 / (self.config.head_width as f32).sqrt(), causal: Some(past), window: self.config.window }
+        Attention {
+            scale: 1.0 / (self.config.head_width as f32).sqrt(),
+            causal: Some(past),
+            window: self.config.window,
+        }
     }
 
     fn network(&self, layer: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
@@ -358,7 +429,8 @@ impl<'g> Family<'_, 'g> {
     }
     /// A tensor by its name, and where it lies along the tensor axis.
     fn weight(&self, name: &str, shape: &[usize], lies: Option<(Placement, Cut)>) -> Result<Tensor<'g>> {
-        let places: Vec<(MeshAxis, Placement, Cut)> = lies.into_iter().map(|(p, cut)| (MeshAxis::Tensor, p, cut)).collect();
+        let places: Vec<(MeshAxis, Placement, Cut)> =
+            lies.into_iter().map(|(p, cut)| (MeshAxis::Tensor, p, cut)).collect();
         match self.origin {
             Origin::Trained(parameters) => parameters.add(name, shape, &places),
             Origin::File(weights) => {

@@ -19,7 +19,8 @@ pub const UNKNOWN: u64 = 1 << 48;
 /// # Errors
 /// A header that is cut, too long, not JSON, names a tensor twice, leaves gaps, overlaps or reaches past the file.
 pub fn parse(bytes: &[u8], path: &str) -> Result<Vec<TensorInfo>> {
-    let cut = || Error::file(path, format!("has {} bytes, a safetensors file has 8 and a header at least", bytes.len()));
+    let cut =
+        || Error::file(path, format!("has {} bytes, a safetensors file has 8 and a header at least", bytes.len()));
     parse_head(bytes, bytes.len() as u64, path)?.ok_or_else(cut)
 }
 
@@ -29,7 +30,10 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
     let Some(size) = bytes.get(..8) else { return Ok(None) };
     let header = u64::from_le_bytes(size.try_into().unwrap_or_default());
     if header > MAX_HEADER || header > file.saturating_sub(8) {
-        return Err(wrong(format!("says that its header takes {header} bytes, {} follow: download it again", file.saturating_sub(8))));
+        return Err(wrong(format!(
+            "says that its header takes {header} bytes, {} follow: download it again",
+            file.saturating_sub(8)
+        )));
     }
     if header > bytes.len() as u64 - 8 {
         return Ok(None);
@@ -38,7 +42,8 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
     if let Some(name) = duplicate(text) {
         return Err(wrong(format!("names \"{name}\" twice")));
     }
-    let entries = entries(text).map_err(|e| wrong(format!("is not a valid safetensors file: invalid JSON in header: {e}")))?;
+    let entries =
+        entries(text).map_err(|e| wrong(format!("is not a valid safetensors file: invalid JSON in header: {e}")))?;
     let (start, data) = (8 + header, file - 8 - header);
     let (mut out, mut at) = (vec![], 0);
     for (name, Entry { dtype, shape, data_offsets: (from, to) }) in entries {
@@ -48,7 +53,9 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
         at = to;
         let bits = shape.iter().try_fold(dtype.bitsize() as u64, |n, d| n.checked_mul(*d));
         if (to - from).checked_mul(8) != bits {
-            return Err(wrong(format!("tensor \"{name}\" {shape:?} of {dtype:?} does not fill its place from byte {from} to {to} of the data")));
+            return Err(wrong(format!(
+                "tensor \"{name}\" {shape:?} of {dtype:?} does not fill its place from byte {from} to {to} of the data"
+            )));
         }
         let ty = match dtype {
             Dtype::F32 => TensorType::Known(DType::F32),
@@ -116,7 +123,8 @@ impl Index {
     /// What is no JSON, names no file, or one outside of its folder.
     pub fn parse(bytes: &[u8], path: &str) -> Result<Index> {
         let wrong = |what: String| Error::file(path, what);
-        let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
+        let json: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
         let map = json.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| wrong("lacks weight_map".into()))?;
         let mut tensors = vec![];
         for (tensor, file) in map {
@@ -146,7 +154,10 @@ impl Index {
             let found = file(tensor);
             if found != Some(named) {
                 let where_ = found.map_or("in none".into(), |f| format!("in {f}"));
-                return Err(Error::file(&self.path, format!("says that tensor \"{tensor}\" is in {named}, it is {where_}")));
+                return Err(Error::file(
+                    &self.path,
+                    format!("says that tensor \"{tensor}\" is in {named}, it is {where_}"),
+                ));
             }
         }
         Ok(())

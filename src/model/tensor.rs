@@ -10,7 +10,11 @@ pub enum TensorType {
     /// Read as f32: the upper half of its bits.
     Bf16,
     /// Elements a block, bytes a block.
-    Other { name: &'static str, block: u64, bytes: u64 },
+    Other {
+        name: &'static str,
+        block: u64,
+        bytes: u64,
+    },
 }
 
 const fn other(name: &'static str, block: u64, bytes: u64) -> TensorType {

@@ -47,7 +47,11 @@ pub fn all_reduce(b: &mut dyn Build, p: &Pull) -> Gradient {
 pub fn all_gather(b: &mut dyn Build, p: &Pull) -> Gradient {
     let c = how(p)?;
     if c.cut.is_stripe() || c.to.shape[0] != c.rows {
-        return Err(Error::op("all_gather", "", "of stripes or of pieces that overlap has no gradient: take the gradient first, then shard"));
+        return Err(Error::op(
+            "all_gather",
+            "",
+            "of stripes or of pieces that overlap has no gradient: take the gradient first, then shard",
+        ));
     }
     let c = Collective { to: f32_like(b, p.args[0]), ..c };
     run(b, &REDUCE_SCATTER, c, p.up)
@@ -56,7 +60,11 @@ pub fn all_gather(b: &mut dyn Build, p: &Pull) -> Gradient {
 pub fn reduce_scatter(b: &mut dyn Build, p: &Pull) -> Gradient {
     let c = how(p)?;
     if c.combine != Combine::Sum {
-        return Err(Error::op("reduce_scatter", "", "only sums have a gradient: reduce with all_reduce, then take the rows"));
+        return Err(Error::op(
+            "reduce_scatter",
+            "",
+            "only sums have a gradient: reduce with all_reduce, then take the rows",
+        ));
     }
     let c = Collective { to: f32_like(b, p.args[0]), ..c };
     run(b, &ALL_GATHER, c, p.up)

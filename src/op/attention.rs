@@ -251,7 +251,8 @@ fn attention_cases() -> Vec<Case> {
     add([1, 40, 3, 64], 40, 1, Some(0), None, None);
     // A boolean mask that leaves some key visible in every row: it is true wherever it is ones.
     let truth = (of(DType::Bool, [1, 1, 1, 6]), Fill::Below(1));
-    let mut seen = Case::new(vec![normal([1, 3, 2, 8]), normal([1, 6, 2, 8]), normal([1, 6, 2, 8]), truth], Attrs::None);
+    let mut seen =
+        Case::new(vec![normal([1, 3, 2, 8]), normal([1, 6, 2, 8]), normal([1, 6, 2, 8]), truth], Attrs::None);
     seen.attrs = Attrs::Attention(Attention { scale: 0.5, causal: None, window: None });
     seen.operands[3].1 = Fill::Truth;
     cases.push(seen);
@@ -263,10 +264,30 @@ fn attention_errors() -> Vec<ErrorCase> {
     let windowed = Attrs::Attention(Attention { scale: 1.0, causal: None, window: Some(4) });
     let (q, k) = (f32s([1, 2, 4, 8]), f32s([1, 5, 4, 8]));
     vec![
-        ErrorCase::new(vec![q.clone(), f32s([1, 5, 3, 8]), f32s([1, 5, 3, 8])], plain.clone(), "4 query heads do not share 3 key heads evenly"),
-        ErrorCase::new(vec![q.clone(), k.clone(), f32s([1, 6, 4, 8])], plain.clone(), "k is [1, 5, 4, 8] and v is [1, 6, 4, 8], they must be alike"),
-        ErrorCase::new(vec![q.clone(), f32s([1, 5, 4, 9]), f32s([1, 5, 4, 9])], plain.clone(), "q is [1, 2, 4, 8] and k is [1, 5, 4, 9]: batch and width must be the same"),
-        ErrorCase::new(vec![q.clone(), k.clone(), k.clone(), f32s([3, 5])], plain, "mask [3, 5] does not broadcast to [1, 4, 2, 5]"),
-        ErrorCase::new(vec![q, k.clone(), k], windowed, "a window of Some(4) needs causal attention and one key or more"),
+        ErrorCase::new(
+            vec![q.clone(), f32s([1, 5, 3, 8]), f32s([1, 5, 3, 8])],
+            plain.clone(),
+            "4 query heads do not share 3 key heads evenly",
+        ),
+        ErrorCase::new(
+            vec![q.clone(), k.clone(), f32s([1, 6, 4, 8])],
+            plain.clone(),
+            "k is [1, 5, 4, 8] and v is [1, 6, 4, 8], they must be alike",
+        ),
+        ErrorCase::new(
+            vec![q.clone(), f32s([1, 5, 4, 9]), f32s([1, 5, 4, 9])],
+            plain.clone(),
+            "q is [1, 2, 4, 8] and k is [1, 5, 4, 9]: batch and width must be the same",
+        ),
+        ErrorCase::new(
+            vec![q.clone(), k.clone(), k.clone(), f32s([3, 5])],
+            plain,
+            "mask [3, 5] does not broadcast to [1, 4, 2, 5]",
+        ),
+        ErrorCase::new(
+            vec![q, k.clone(), k],
+            windowed,
+            "a window of Some(4) needs causal attention and one key or more",
+        ),
     ]
 }

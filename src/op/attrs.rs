@@ -10,26 +10,51 @@ pub enum Attrs {
     #[default]
     None,
     /// Axes to reduce over; kept as 1 or dropped.
-    Reduce { axes: Vec<usize>, keep: bool },
+    Reduce {
+        axes: Vec<usize>,
+        keep: bool,
+    },
     Axis(usize),
     Perm(Vec<usize>),
     Shape(Shape),
     /// `len` indices from `start`, `step` apart.
-    Slice { axis: usize, start: Dim, len: Dim, step: u32 },
-    Pad { axis: usize, before: usize, after: usize, value: f32 },
+    Slice {
+        axis: usize,
+        start: Dim,
+        len: Dim,
+        step: u32,
+    },
+    Pad {
+        axis: usize,
+        before: usize,
+        after: usize,
+        value: f32,
+    },
     Cast(DType),
     /// Whether the last two axes of the left, of the right operand are swapped.
-    Matmul { ta: bool, tb: bool },
-    Norm { eps: f32 },
+    Matmul {
+        ta: bool,
+        tb: bool,
+    },
+    Norm {
+        eps: f32,
+    },
     Rope(RopeLayout),
     Attention(Attention),
     /// Where in axis 0 of the state the new rows go.
-    Append { at: Dim },
+    Append {
+        at: Dim,
+    },
     /// Rows of the result.
     Rows(Dim),
     Collective(Box<Collective>),
     /// `start + index along axis`, of this shape.
-    Iota { shape: Shape, axis: usize, start: Dim, dtype: DType },
+    Iota {
+        shape: Shape,
+        axis: usize,
+        start: Dim,
+        dtype: DType,
+    },
 }
 
 /// Which two elements of a head RoPE turns together.
@@ -62,7 +87,9 @@ impl fmt::Display for Attrs {
             Attrs::Shape(s) => write!(f, "shape={s}"),
             Attrs::Slice { axis, start, len, step: 1 } => write!(f, "axis={axis} start={start} len={len}"),
             Attrs::Slice { axis, start, len, step } => write!(f, "axis={axis} start={start} len={len} step={step}"),
-            Attrs::Pad { axis, before, after, value } => write!(f, "axis={axis} before={before} after={after} value={value}"),
+            Attrs::Pad { axis, before, after, value } => {
+                write!(f, "axis={axis} before={before} after={after} value={value}")
+            }
             Attrs::Cast(d) => write!(f, "to={d}"),
             Attrs::Matmul { ta, tb } => write!(f, "ta={ta} tb={tb}"),
             Attrs::Norm { eps } => write!(f, "eps={eps:e}"),

@@ -113,7 +113,17 @@ fn collective_rule(op: &str, exchange: Exchange, attrs: &Attrs, types: &[Type]) 
 /// A group of one: tests of several ranks are in tests/shard.rs.
 fn alone(ty: &Type) -> Attrs {
     let rows = ty.shape.first().copied().unwrap_or(Dim::new(1));
-    Attrs::Collective(Box::new(Collective { over: MeshAxis::Tensor, ways: 1, combine: Combine::Sum, cut: Cut::ONES, rows, to: ty.clone(), peer: 0, other: None, tag: 0 }))
+    Attrs::Collective(Box::new(Collective {
+        over: MeshAxis::Tensor,
+        ways: 1,
+        combine: Combine::Sum,
+        cut: Cut::ONES,
+        rows,
+        to: ty.clone(),
+        peer: 0,
+        other: None,
+        tag: 0,
+    }))
 }
 
 fn cases(operands: usize) -> Vec<Case> {

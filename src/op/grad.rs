@@ -28,7 +28,12 @@ pub struct Pull<'a> {
 }
 
 /// The gradient of one operand, made only where it is asked for and brought to the operand's shape.
-fn to(b: &mut dyn Build, p: &Pull, i: usize, make: impl FnOnce(&mut dyn Build) -> Result<Value>) -> Result<Option<Value>> {
+fn to(
+    b: &mut dyn Build,
+    p: &Pull,
+    i: usize,
+    make: impl FnOnce(&mut dyn Build) -> Result<Value>,
+) -> Result<Option<Value>> {
     if !p.wants[i] {
         return Ok(None);
     }
@@ -99,7 +104,11 @@ pub fn select(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
 }
 
 /// up · f′, where `slope` writes f′ from x and y = f(x).
-fn times(b: &mut dyn Build, p: &Pull, slope: impl FnOnce(&mut dyn Build, Value, Value) -> Result<Value>) -> Result<Vec<Option<Value>>> {
+fn times(
+    b: &mut dyn Build,
+    p: &Pull,
+    slope: impl FnOnce(&mut dyn Build, Value, Value) -> Result<Value>,
+) -> Result<Vec<Option<Value>>> {
     let g = to(b, p, 0, |b| {
         let s = slope(b, p.args[0], p.out)?;
         b.binary(&MUL, p.up, s)
@@ -272,7 +281,11 @@ pub fn mean(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
         for axis in axes {
             let n = match whole[*axis].known() {
                 Some(n) => b.constant(n as f32),
-                None => b.apply(&IOTA, Attrs::Iota { shape: [1].into(), axis: 0, start: whole[*axis], dtype: DType::F32 }, &[])?,
+                None => b.apply(
+                    &IOTA,
+                    Attrs::Iota { shape: [1].into(), axis: 0, start: whole[*axis], dtype: DType::F32 },
+                    &[],
+                )?,
             };
             up = b.binary(&DIV, up, n)?;
         }

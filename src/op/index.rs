@@ -259,7 +259,10 @@ fn concat_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
         let fits = ty.shape.rank() == first.shape.rank()
             && (0..ty.shape.rank()).all(|d| d == axis || ty.shape[d] == first.shape[d]);
         if !fits {
-            return rule::err("concat", format!("operand {i} is {}: it differs from {} beside axis {axis}", ty.shape, first.shape));
+            return rule::err(
+                "concat",
+                format!("operand {i} is {}: it differs from {} beside axis {axis}", ty.shape, first.shape),
+            );
         }
         total = total + ty.shape[axis];
     }

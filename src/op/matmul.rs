@@ -61,7 +61,15 @@ fn matmul_rule(attrs: &Attrs, types: &[Type]) -> Result<Sizes> {
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
-    let plain = [([1, 1], [1, 1]), ([3, 17], [17, 5]), ([17, 129], [129, 33]), ([129, 64], [64, 132]), ([1, 576], [576, 96]), ([70, 40], [40, 128]), ([300, 64], [64, 24])];
+    let plain = [
+        ([1, 1], [1, 1]),
+        ([3, 17], [17, 5]),
+        ([17, 129], [129, 33]),
+        ([129, 64], [64, 132]),
+        ([1, 576], [576, 96]),
+        ([70, 40], [40, 128]),
+        ([300, 64], [64, 24]),
+    ];
     for (a, b) in plain {
         cases.push(Case::new(vec![normal(a), normal(b)], Attrs::Matmul { ta: false, tb: false }));
         let (at, bt) = ([a[1], a[0]], [b[1], b[0]]);
@@ -79,7 +87,14 @@ fn cases() -> Vec<Case> {
     cases.push(Case::new(vec![(of(DType::F16, [3, 18]), Fill::Normal), (of(DType::F16, [18, 7]), Fill::Normal)], no));
     let rows = Attrs::Matmul { ta: false, tb: true };
     for dtype in [DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
-        for (a, b) in [([1, 64], [17, 64]), ([1, 1088], [129, 1088]), ([2, 2144], [5, 2144]), ([3, 96], [33, 96]), ([37, 64], [100, 64]), ([130, 32], [3, 32])] {
+        for (a, b) in [
+            ([1, 64], [17, 64]),
+            ([1, 1088], [129, 1088]),
+            ([2, 2144], [5, 2144]),
+            ([3, 96], [33, 96]),
+            ([37, 64], [100, 64]),
+            ([130, 32], [3, 32]),
+        ] {
             cases.push(Case::new(vec![normal(a), (of(dtype, b), Fill::Normal)], rows.clone()));
         }
         cases.push(Case::new(vec![normal([2, 3, 64]), (of(dtype, [40, 64]), Fill::Normal)], rows.clone()));
@@ -91,9 +106,21 @@ fn errors() -> Vec<ErrorCase> {
     let no = Attrs::Matmul { ta: false, tb: false };
     vec![
         ErrorCase::new(vec![f32s([2, 4096]), f32s([4095, 3])], no.clone(), "inner dimensions differ, 4096 and 4095"),
-        ErrorCase::new(vec![f32s([4]), f32s([4, 3])], no.clone(), "operands f32[4] and f32[4, 3] must have two axes or more"),
-        ErrorCase::new(vec![f32s([2, 3, 4]), f32s([3, 4, 5])], no.clone(), "leading axes of [2, 3, 4] and [3, 4, 5] do not broadcast"),
-        ErrorCase::new(vec![f32s([2, 32]), of(DType::Q4_1, [32, 32])], no.clone(), "right operand q4_1[32, 32] is quantised: it must be rows [n, k] with tb"),
+        ErrorCase::new(
+            vec![f32s([4]), f32s([4, 3])],
+            no.clone(),
+            "operands f32[4] and f32[4, 3] must have two axes or more",
+        ),
+        ErrorCase::new(
+            vec![f32s([2, 3, 4]), f32s([3, 4, 5])],
+            no.clone(),
+            "leading axes of [2, 3, 4] and [3, 4, 5] do not broadcast",
+        ),
+        ErrorCase::new(
+            vec![f32s([2, 32]), of(DType::Q4_1, [32, 32])],
+            no.clone(),
+            "right operand q4_1[32, 32] is quantised: it must be rows [n, k] with tb",
+        ),
         ErrorCase::new(vec![of(DType::Bool, [2, 2]), f32s([2, 2])], no, "left operand is bool, it must be f32 or f16"),
     ]
 }

@@ -23,7 +23,10 @@ pub use attention::{ATTENTION, ATTENTION_PART, ROPE};
 pub use attrs::{Attention, Attrs, RopeLayout};
 pub use build::{Build, Value};
 pub use case::{Case, ErrorCase, Fill};
-pub use collective::{ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, BROADCAST_FROM, Collective, Exchange, OtherAxis, PERMUTE, RECEIVE, REDUCE_SCATTER, SEND};
+pub use collective::{
+    ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, BROADCAST_FROM, Collective, Exchange, OtherAxis, PERMUTE, RECEIVE,
+    REDUCE_SCATTER, SEND,
+};
 pub use grad::{Grad, Pull};
 pub use index::{APPEND, ASSIGN, CAST, CONCAT, GATHER, IOTA, PAD, SCATTER_ADD};
 pub use matmul::MATMUL;
@@ -147,8 +150,16 @@ pub(crate) use ops;
 
 /// Every op there is, in the order of the docs.
 pub fn table() -> impl Iterator<Item = &'static OpDef> {
-    let families =
-        [matmul::FAMILY, norm::FAMILY, attention::FAMILY, scalar::FAMILY, reduce::FAMILY, index::FAMILY, view::FAMILY, collective::FAMILY];
+    let families = [
+        matmul::FAMILY,
+        norm::FAMILY,
+        attention::FAMILY,
+        scalar::FAMILY,
+        reduce::FAMILY,
+        index::FAMILY,
+        view::FAMILY,
+        collective::FAMILY,
+    ];
     families.into_iter().flatten().copied()
 }
 

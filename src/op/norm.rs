@@ -132,7 +132,15 @@ fn rms_norm(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
 }
 
 fn rows() -> Vec<Case> {
-    let shapes = [f32s([1, 1]), f32s([3, 17]), f32s([129]), f32s([2, 3, 300]), f32s([0, 5]), f32s([17, 64]), of(DType::F16, [2, 18])];
+    let shapes = [
+        f32s([1, 1]),
+        f32s([3, 17]),
+        f32s([129]),
+        f32s([2, 3, 300]),
+        f32s([0, 5]),
+        f32s([17, 64]),
+        of(DType::F16, [2, 18]),
+    ];
     shapes.into_iter().map(|s| Case::new(vec![(s, Fill::Normal)], Attrs::None)).collect()
 }
 

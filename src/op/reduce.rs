@@ -60,7 +60,8 @@ fn reduce_rule(op: &str, attrs: &Attrs, types: &[Type]) -> Result<Type> {
 
 fn cases(one_axis: bool) -> Vec<Case> {
     let fill = if one_axis { Fill::Ties } else { Fill::Normal };
-    let case = |ty: Type, axes: &[usize], keep| Case::new(vec![(ty, fill)], Attrs::Reduce { axes: axes.to_vec(), keep });
+    let case =
+        |ty: Type, axes: &[usize], keep| Case::new(vec![(ty, fill)], Attrs::Reduce { axes: axes.to_vec(), keep });
     let mut cases = vec![
         case(f32s([17]), &[0], false),
         case(f32s([3, 129]), &[1], true),

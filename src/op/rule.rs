@@ -25,7 +25,11 @@ pub fn real(op: &str, which: &str, ty: &Type) -> Result<()> {
 
 /// The axis, checked against a rank.
 pub fn axis(op: &str, axis: usize, shape: &Shape) -> Result<usize> {
-    if axis < shape.rank() { Ok(axis) } else { err(op, format!("axis {axis} is outside of {shape}, rank {}", shape.rank())) }
+    if axis < shape.rank() {
+        Ok(axis)
+    } else {
+        err(op, format!("axis {axis} is outside of {shape}, rank {}", shape.rank()))
+    }
 }
 
 pub fn wrong_attrs<T>(op: &str, attrs: &Attrs) -> Result<T> {

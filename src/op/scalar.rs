@@ -170,7 +170,11 @@ fn binary_cases(fill: Fill) -> Vec<Case> {
 fn binary_errors() -> Vec<ErrorCase> {
     vec![
         ErrorCase::new(vec![f32s([2, 3]), f32s([4])], Attrs::None, "shapes [2, 3] and [4] do not broadcast"),
-        ErrorCase::new(vec![f32s([2]), of(DType::I32, [2])], Attrs::None, "operands are f32 and i32, they must be floats or of one integer type"),
+        ErrorCase::new(
+            vec![f32s([2]), of(DType::I32, [2])],
+            Attrs::None,
+            "operands are f32 and i32, they must be floats or of one integer type",
+        ),
         ErrorCase::new(vec![f32s([2])], Attrs::None, "takes 2 operands, got 1"),
     ]
 }

@@ -185,7 +185,8 @@ pub fn attention(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
 
 pub fn transpose(attrs: &Attrs, _: &[Type], _: &Type) -> Vec<Strategy> {
     let Attrs::Perm(perm) = attrs else { return vec![] };
-    let mut all: Vec<Strategy> = perm.iter().enumerate().map(|(to, from)| strategy(vec![Split(*from)], Split(to))).collect();
+    let mut all: Vec<Strategy> =
+        perm.iter().enumerate().map(|(to, from)| strategy(vec![Split(*from)], Split(to))).collect();
     all.push(strategy(vec![SUM], SUM));
     all
 }
@@ -215,7 +216,8 @@ pub fn slice(attrs: &Attrs, types: &[Type], out: &Type) -> Vec<Strategy> {
 /// An axis that begins where one of the result begins: `[seq, heads · width]` split by heads is `[seq, heads, width]`
 /// split by heads.
 pub fn reshape(_: &Attrs, types: &[Type], out: &Type) -> Vec<Strategy> {
-    let mut all: Vec<Strategy> = matches(&types[0].shape, &out.shape).into_iter().map(|(a, b)| strategy(vec![Split(a)], Split(b))).collect();
+    let mut all: Vec<Strategy> =
+        matches(&types[0].shape, &out.shape).into_iter().map(|(a, b)| strategy(vec![Split(a)], Split(b))).collect();
     all.push(strategy(vec![SUM], SUM));
     all
 }

@@ -1,7 +1,7 @@
 //! WGSL for fused expressions: each node is evaluated at coordinates, views only change the coordinates.
 
-use super::fuse::{Fusion, resolve};
 use super::BufferId;
+use super::fuse::{Fusion, resolve};
 use crate::base::{DType, Dim, Expr, Layout, Shape};
 use crate::graph::{Graph, Source};
 use crate::kernel::FUNCTIONS;
@@ -140,7 +140,14 @@ impl<'a> Code<'a> {
             return b.name.clone();
         }
         let name = format!("x{}", self.bound.len());
-        self.bound.push(Bound { name: name.clone(), buffer, element: storage_type(dtype), write, range: None, space: Space::Storage });
+        self.bound.push(Bound {
+            name: name.clone(),
+            buffer,
+            element: storage_type(dtype),
+            write,
+            range: None,
+            space: Space::Storage,
+        });
         name
     }
 
@@ -158,7 +165,14 @@ impl<'a> Code<'a> {
     }
 
     /// `name(o, r)`: the element of `v` at output `o` and step `r` of a reduction, each row-major over its own axes.
-    pub fn reduce_load(&mut self, name: &str, v: Value, shape: &Shape, kept: (&[usize], &Shape), reduced: (&[usize], &Shape)) -> String {
+    pub fn reduce_load(
+        &mut self,
+        name: &str,
+        v: Value,
+        shape: &Shape,
+        kept: (&[usize], &Shape),
+        reduced: (&[usize], &Shape),
+    ) -> String {
         let outer = std::mem::take(&mut self.text);
         self.names.clear();
         self.axes.clear();
@@ -303,7 +317,11 @@ impl<'a> Code<'a> {
         }
         let index = match coord {
             Coord::Flat(flat) if layout.is_contiguous(shape) => {
-                if layout.offset.is(0) { flat.clone() } else { format!("{} + {flat}", self.param(&layout.offset)) }
+                if layout.offset.is(0) {
+                    flat.clone()
+                } else {
+                    format!("{} + {flat}", self.param(&layout.offset))
+                }
             }
             _ => {
                 let axes = self.axes(coord, shape);
@@ -374,7 +392,9 @@ impl<'a> Code<'a> {
         }
         let axes = self.axes(coord, shape);
         let lead = shape.rank() - operand.rank();
-        Coord::Axes((0..operand.rank()).map(|i| if operand[i].is(1) { "0u".into() } else { axes[i + lead].clone() }).collect())
+        Coord::Axes(
+            (0..operand.rank()).map(|i| if operand[i].is(1) { "0u".into() } else { axes[i + lead].clone() }).collect(),
+        )
     }
 
     fn scalar(&mut self, v: Value, wgsl: &str, args: &[Value], coord: &Coord) -> String {
@@ -469,7 +489,11 @@ impl<'a> Code<'a> {
         let end = self.param(&Expr::from(len + Dim::from(before)));
         let mut inner = at.clone();
         inner[axis] = format!("({} - {before}u)", at[axis]);
-        self.block(&format!("if ({0} >= {before}u && {0} < {end})", at[axis]), |code| code.value(arg, &Coord::Axes(inner)), &target);
+        self.block(
+            &format!("if ({0} >= {before}u && {0} < {end})", at[axis]),
+            |code| code.value(arg, &Coord::Axes(inner)),
+            &target,
+        );
         target
     }
 }

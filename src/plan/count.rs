@@ -77,14 +77,22 @@ impl Traffic {
         self.flops += more.flops;
         for (name, v) in more.volumes {
             let mine = self.volumes.entry(name).or_default();
-            *mine = Volume { collectives: mine.collectives + v.collectives, messages: mine.messages + v.messages, bytes: mine.bytes + v.bytes };
+            *mine = Volume {
+                collectives: mine.collectives + v.collectives,
+                messages: mine.messages + v.messages,
+                bytes: mine.bytes + v.bytes,
+            };
         }
     }
 }
 
 impl Work {
     pub fn add(&mut self, more: Work) {
-        *self = Work { dispatches: self.dispatches + more.dispatches, flops: self.flops + more.flops, bytes: self.bytes + more.bytes };
+        *self = Work {
+            dispatches: self.dispatches + more.dispatches,
+            flops: self.flops + more.flops,
+            bytes: self.bytes + more.bytes,
+        };
     }
 }
 

@@ -102,7 +102,9 @@ impl Pass<'_> {
                         self.loads[v.0 as usize] = self.operand_expression(&args).0;
                         self.heavy(v);
                     }
-                    Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::ScatterAdd) => self.kernel(v, &args)?,
+                    Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::ScatterAdd) => {
+                        self.kernel(v, &args)?
+                    }
                     Body::Composite { fused, .. } if *fused != Fused::Parts => self.kernel(v, &args)?,
                     Body::Collective(_) => self.kernel(v, &args)?,
                     Body::Composite { .. } => return Err(Error::op(def.name, &node.name, "was not expanded")),
@@ -176,14 +178,21 @@ impl Pass<'_> {
     /// What reading `v` inside an expression costs: its loads and its nodes.
     fn reading(&self, v: Value) -> (BTreeSet<Value>, usize) {
         let base = self.base(v);
-        if self.stored(base) { (BTreeSet::from([base]), 1) } else { (self.loads[base.0 as usize].clone(), self.size[base.0 as usize] + 1) }
+        if self.stored(base) {
+            (BTreeSet::from([base]), 1)
+        } else {
+            (self.loads[base.0 as usize].clone(), self.size[base.0 as usize] + 1)
+        }
     }
 
     /// A view of something computed that several nodes look through would compute it several times.
     fn view(&mut self, v: Value, arg: Value) {
         let base = self.base(arg);
-        let repeats = self.graph.node(v).kind() == "broadcast" && self.graph.node(arg).ty.shape.count() != self.graph.node(v).ty.shape.count();
-        let computed = !self.stored(base) && !matches!(self.graph.node(base).source, Source::Const(_)) && !self.graph.node(base).def().is_some_and(|d| d.is(&IOTA));
+        let repeats = self.graph.node(v).kind() == "broadcast"
+            && self.graph.node(arg).ty.shape.count() != self.graph.node(v).ty.shape.count();
+        let computed = !self.stored(base)
+            && !matches!(self.graph.node(base).source, Source::Const(_))
+            && !self.graph.node(base).def().is_some_and(|d| d.is(&IOTA));
         if computed && (self.uses[v.0 as usize] > 1 || repeats) {
             self.store(base);
         }
@@ -220,7 +229,8 @@ impl Pass<'_> {
         let shape = &self.graph.node(v).ty.shape;
         for a in args {
             let base = self.base(*a);
-            let repeats = &self.graph.node(*a).ty.shape != shape && self.graph.node(v).def().is_some_and(|d| d.scalar().is_some());
+            let repeats = &self.graph.node(*a).ty.shape != shape
+                && self.graph.node(v).def().is_some_and(|d| d.scalar().is_some());
             // An operand that broadcasts would be computed once for each repetition.
             if repeats && !self.stored(base) && self.size[base.0 as usize] > 1 {
                 self.store(base);
@@ -266,12 +276,14 @@ impl Pass<'_> {
         let scalar = node.def().is_some_and(|d| d.scalar().is_some());
         let mut best = None;
         for a in args {
-            let anchor = if self.anchors(*a) { Some(*a) } else { self.out.anchor[a.0 as usize].filter(|_| !self.stored(*a)) };
+            let anchor =
+                if self.anchors(*a) { Some(*a) } else { self.out.anchor[a.0 as usize].filter(|_| !self.stored(*a)) };
             let fits = self.graph.node(*a).ty == node.ty && self.uses[a.0 as usize] == 1;
             best = best.max(anchor.filter(|_| fits && scalar && self.fuse));
         }
         for a in args {
-            let anchor = if self.anchors(*a) { Some(*a) } else { self.out.anchor[a.0 as usize].filter(|_| !self.stored(*a)) };
+            let anchor =
+                if self.anchors(*a) { Some(*a) } else { self.out.anchor[a.0 as usize].filter(|_| !self.stored(*a)) };
             if anchor.is_some() && anchor != best {
                 self.store(*a);
             }
@@ -283,13 +295,19 @@ impl Pass<'_> {
 
     /// An unstored matmul or reduction.
     fn anchors(&self, v: Value) -> bool {
-        !self.stored(v) && self.graph.node(v).def().is_some_and(|d| matches!(d.body, Body::Primitive(Primitive::Matmul | Primitive::Reduce(_))))
+        !self.stored(v)
+            && self
+                .graph
+                .node(v)
+                .def()
+                .is_some_and(|d| matches!(d.body, Body::Primitive(Primitive::Matmul | Primitive::Reduce(_))))
     }
 
     /// A matmul or reduction: stored, unless its one user can be its epilogue.
     fn heavy(&mut self, v: Value) {
         let node = self.graph.node(v);
-        let users: Vec<Value> = self.graph.values().filter(|u| self.graph.node(*u).args().contains(&v)).take(2).collect();
+        let users: Vec<Value> =
+            self.graph.values().filter(|u| self.graph.node(*u).args().contains(&v)).take(2).collect();
         let is_output = self.graph.outputs.iter().any(|o| o.1 == v);
         let absorbable = self.fuse
             && !is_output
@@ -309,12 +327,17 @@ impl Pass<'_> {
         for (i, a) in args.iter().enumerate() {
             let base = self.base(*a);
             self.store(base);
-            let fits = resolve(self.graph, *a, &self.out.stored).is_some_and(|(_, layout)| heavy::reads(self.graph, v, i, &layout, self.serial));
+            let fits = resolve(self.graph, *a, &self.out.stored)
+                .is_some_and(|(_, layout)| heavy::reads(self.graph, v, i, &layout, self.serial));
             if !fits {
                 self.store(*a);
             }
         }
-        if self.graph.node(v).kind() == "matmul" { self.heavy(v) } else { self.store(v) }
+        if self.graph.node(v).kind() == "matmul" {
+            self.heavy(v)
+        } else {
+            self.store(v)
+        }
         Ok(())
     }
 }

@@ -18,7 +18,8 @@ pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout, serial: boo
     match node.kind() {
         // Any strides. Without barriers, rows of the left operand that lie apart cost more than laying them together.
         "matmul" if serial && index == 0 && arg.is_view() && arg.ty.dtype == DType::F32 => {
-            let rows = layout.strides[rank - 1].is(1) && !matches!(&node.source, Source::Op { attrs: Attrs::Matmul { ta: true, .. }, .. });
+            let rows = layout.strides[rank - 1].is(1)
+                && !matches!(&node.source, Source::Op { attrs: Attrs::Matmul { ta: true, .. }, .. });
             rows || arg.ty.shape[rank - 1].is(1) || arg.ty.shape[rank - 2].is(1)
         }
         "matmul" => true,
@@ -58,7 +59,8 @@ pub struct Operand {
 pub fn operand(l: &Lower, v: Value) -> Result<Operand> {
     let node = l.graph.node(v);
     let found = resolve(l.graph, v, &l.fusion.stored).filter(|(base, _)| l.fusion.stored[base.0 as usize]);
-    let (base, layout) = found.ok_or_else(|| Error::op(node.kind(), &node.name, "is not in memory where a kernel needs it"))?;
+    let (base, layout) =
+        found.ok_or_else(|| Error::op(node.kind(), &node.name, "is not in memory where a kernel needs it"))?;
     Ok(Operand { base, buffer: l.buffers(base)[0], layout, shape: node.ty.shape.clone(), dtype: node.ty.dtype })
 }
 
@@ -83,7 +85,8 @@ pub(super) fn launch(l: &mut Lower, anchor: Value, root: Value, launch: Launch) 
     let args = launch.bound.iter().map(|b| l.arg(b)).collect();
     let (ops, flops) = if anchor == root { l.expression(root) } else { l.epilogue_expression(anchor, root) };
     let label = l.graph.node(anchor).name.clone();
-    let dispatch = Dispatch { label, ops, kernel: 0, args, params: launch.params, grid: launch.grid, flops, bytes: launch.bytes };
+    let dispatch =
+        Dispatch { label, ops, kernel: 0, args, params: launch.params, grid: launch.grid, flops, bytes: launch.bytes };
     l.push(launch.kernel, dispatch);
 }
 
@@ -128,14 +131,21 @@ fn emit_rows(l: &mut Lower, v: Value, fused: Fused, attrs: &Attrs, args: &[Value
         params.push(("eps".into(), Param::F(*eps)));
     }
     let bytes = operands.iter().fold(shape.count() * 4, |sum, o| sum + read_bytes(o));
-    launch(l, v, v, Launch { kernel, bound: bounds, params, grid: [ceil(rows, per_group), ceil(1, 1), ceil(1, 1)], bytes });
+    launch(
+        l,
+        v,
+        v,
+        Launch { kernel, bound: bounds, params, grid: [ceil(rows, per_group), ceil(1, 1), ceil(1, 1)], bytes },
+    );
     Ok(())
 }
 
 // ---- reductions -------------------------------------------------------------------------------------------------
 
 fn emit_reduce(l: &mut Lower, anchor: Value, root: Value, kind: Reduce, attrs: &Attrs, args: &[Value]) -> Result<()> {
-    let Attrs::Reduce { axes, .. } = attrs else { return Err(Error::op("reduce", &l.graph.node(anchor).name, "lacks its axes")) };
+    let Attrs::Reduce { axes, .. } = attrs else {
+        return Err(Error::op("reduce", &l.graph.node(anchor).name, "lacks its axes"));
+    };
     let shape = l.graph.node(args[0]).ty.shape.clone();
     let kept: Vec<usize> = (0..shape.rank()).filter(|i| !axes.contains(i)).collect();
     let mut reduced = axes.clone();
@@ -152,7 +162,8 @@ fn emit_reduce(l: &mut Lower, anchor: Value, root: Value, kind: Reduce, attrs: &
     let dtype = l.graph.node(root).ty.dtype;
     let reads = code.read_bytes();
     code.bound.push(bound("r0", l.buffers(root)[0], scalar_type(dtype), true));
-    let text = interface(&code.bound, &code.params, &["n", "len", "y0"]) + &format!("alias R = {};\n", scalar_type(dtype));
+    let text =
+        interface(&code.bound, &code.params, &["n", "len", "y0"]) + &format!("alias R = {};\n", scalar_type(dtype));
     let number = match kind {
         Reduce::Sum => 0,
         Reduce::Mean => 1,
@@ -160,12 +171,20 @@ fn emit_reduce(l: &mut Lower, anchor: Value, root: Value, kind: Reduce, attrs: &
         Reduce::Min => 3,
         Reduce::Argmax => 4,
     };
-    let kernel = Kernel::new(&crate::kernel::REDUCE).set("KIND", number).hole("interface", text).hole("body", code.helpers.clone() + &load + &finish);
+    let kernel = Kernel::new(&crate::kernel::REDUCE)
+        .set("KIND", number)
+        .hole("interface", text)
+        .hole("body", code.helpers.clone() + &load + &finish);
     let n = outer.count();
     let mut params = vec![u("n", n.clone()), u("len", inner.count()), u("y0", 0)];
     params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
     let bytes = reads + n.clone() * 4;
-    launch(l, anchor, root, Launch { kernel, bound: code.bound, params, grid: [ceil(n, 64), ceil(1, 1), ceil(1, 1)], bytes });
+    launch(
+        l,
+        anchor,
+        root,
+        Launch { kernel, bound: code.bound, params, grid: [ceil(n, 64), ceil(1, 1), ceil(1, 1)], bytes },
+    );
     Ok(())
 }
 
@@ -186,20 +205,36 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
         let mut bounds = vec![bound("ids", ids.buffer, "u32", false), bound("y", l.buffers(v)[0], "f32", true)];
         let right = Right { dtype: table.dtype, rows: true, texels: l.plan.buffer(buffer).texels };
         bounds.extend(right_bounds(l, right, buffer, Form::Tiled));
-        let text = interface(&bounds, &[], &["n", "width", "ids0", "y0", "row0", "rows", "all", "b0", "k", "b_row", "b_col", "s0"])
-            + &right.access(Form::Tiled)
+        let text = interface(
+            &bounds,
+            &[],
+            &["n", "width", "ids0", "y0", "row0", "rows", "all", "b0", "k", "b_row", "b_col", "s0"],
+        ) + &right.access(Form::Tiled)
             + &matmul::load_b(right)
             + "fn element(row: u32, i: u32) -> f32 { return load_b(p.b0, i, row); }\n";
         let kernel = Kernel::new(&crate::kernel::GATHER).hole("table", text);
         let params = vec![
-            u("n", n.clone()), u("width", width.clone()), u("ids0", ids.layout.offset.clone()), u("y0", 0),
-            u("row0", row0 as i64), u("rows", rows.clone()), u("all", all.clone()),
-            u("b0", table.layout.offset.clone()), u("k", width.clone()), u("b_row", width.clone()), u("b_col", 1),
+            u("n", n.clone()),
+            u("width", width.clone()),
+            u("ids0", ids.layout.offset.clone()),
+            u("y0", 0),
+            u("row0", row0 as i64),
+            u("rows", rows.clone()),
+            u("all", all.clone()),
+            u("b0", table.layout.offset.clone()),
+            u("k", width.clone()),
+            u("b_row", width.clone()),
+            u("b_col", 1),
             u("s0", scales_at(l, right.dtype, buffer)),
         ];
         let count = n.clone() * width.clone();
         let bytes = count.clone() * 8 + n.clone() * 4;
-        launch(l, v, v, Launch { kernel, bound: bounds, params, grid: [ceil(count, 64), ceil(1, 1), ceil(1, 1)], bytes });
+        launch(
+            l,
+            v,
+            v,
+            Launch { kernel, bound: bounds, params, grid: [ceil(count, 64), ceil(1, 1), ceil(1, 1)], bytes },
+        );
         row0 += rows.bound();
     }
     Ok(())
@@ -209,9 +244,17 @@ fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
     let (x, ids) = (operand(l, args[0])?, operand(l, args[1])?);
     let shape = l.graph.node(v).ty.shape.clone();
     let (n, width) = (ids.shape.count(), Expr::product(&shape[1..]));
-    let bounds = vec![bound("ids", ids.buffer, "u32", false), bound("x", x.buffer, "f32", false), bound("y", l.buffers(v)[0], "f32", true)];
+    let bounds = vec![
+        bound("ids", ids.buffer, "u32", false),
+        bound("x", x.buffer, "f32", false),
+        bound("y", l.buffers(v)[0], "f32", true),
+    ];
     let params = vec![
-        u("n", n.clone()), u("rows", shape[0]), u("width", width), u("ids0", ids.layout.offset.clone()), u("x0", x.layout.offset.clone()),
+        u("n", n.clone()),
+        u("rows", shape[0]),
+        u("width", width),
+        u("ids0", ids.layout.offset.clone()),
+        u("x0", x.layout.offset.clone()),
     ];
     let bytes = (x.shape.count() + n + shape.count()) * 4;
     let grid = [ceil(shape.count(), 64), ceil(1, 1), ceil(1, 1)];
@@ -240,7 +283,9 @@ pub(super) fn scales_at(l: &Lower, dtype: DType, buffer: BufferId) -> i64 {
 fn planes(l: &Lower, dtype: DType, buffer: BufferId) -> Option<Planes> {
     let b = l.plan.buffer(buffer);
     match &b.role {
-        super::Role::Weight { rows, .. } if dtype.is_quantised() => Some(Planes::new(dtype, blocks_of(dtype, b.bytes, rows.len()))),
+        super::Role::Weight { rows, .. } if dtype.is_quantised() => {
+            Some(Planes::new(dtype, blocks_of(dtype, b.bytes, rows.len())))
+        }
         _ => None,
     }
 }
@@ -264,7 +309,11 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
     let (q, k) = (&o[0].shape, &o[1].shape);
     let width = q[3].known().unwrap_or(0) as u32;
     if width == 0 || width > attention::MAX_WIDTH {
-        return Err(Error::device(DeviceFault::Limit, "attention", format!("\"{name}\" has heads of {}, kernels take up to {}", q[3], attention::MAX_WIDTH)));
+        return Err(Error::device(
+            DeviceFault::Limit,
+            "attention",
+            format!("\"{name}\" has heads of {}, kernels take up to {}", q[3], attention::MAX_WIDTH),
+        ));
     }
     let spec = attention::Spec {
         width,
@@ -277,9 +326,16 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
     let mut bounds: Vec<Bound> = o.iter().zip(["q", "k", "v"]).map(|(x, n)| bound(n, x.buffer, "f32", false)).collect();
     bounds.push(bound("y", l.buffers(v)[0], "f32", true));
     let mut params = vec![
-        u("batch", q[0]), u("queries", q[1]), u("heads", q[2]), u("keys", k[1]), u("kv_heads", k[2]), u("width", q[3]), u("y0", 0),
+        u("batch", q[0]),
+        u("queries", q[1]),
+        u("heads", q[2]),
+        u("keys", k[1]),
+        u("kv_heads", k[2]),
+        u("width", q[3]),
+        u("y0", 0),
         ("scale".to_string(), Param::F(how.scale)),
-        u("past", how.causal.unwrap_or(0.into())), u("window", how.window.unwrap_or(0) as i64),
+        u("past", how.causal.unwrap_or(0.into())),
+        u("window", how.window.unwrap_or(0) as i64),
     ];
     for (x, n) in o.iter().zip(["q", "k", "v"]) {
         params.push(u(&format!("{n}0"), x.layout.offset.clone()));
@@ -297,9 +353,20 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         (Some(m), None) => m.offset.clone(),
         (None, _) => Expr::new(0),
     };
-    params.extend([u("mask0", at(None)), u("mask_batch", at(Some(0))), u("mask_head", at(Some(1))), u("mask_row", at(Some(2))), u("mask_key", at(Some(3)))]);
+    params.extend([
+        u("mask0", at(None)),
+        u("mask_batch", at(Some(0))),
+        u("mask_head", at(Some(1))),
+        u("mask_row", at(Some(2))),
+        u("mask_key", at(Some(3))),
+    ]);
     let queries = Expr::from(q[0]) * Expr::from(q[1]) * Expr::from(q[2]);
     let bytes = o.iter().fold(q.count() * 4, |sum, x| sum + read_bytes(x));
-    launch(l, v, v, Launch { kernel, bound: bounds, params, grid: [ceil(queries, per_group), ceil(1, 1), ceil(1, 1)], bytes });
+    launch(
+        l,
+        v,
+        v,
+        Launch { kernel, bound: bounds, params, grid: [ceil(queries, per_group), ceil(1, 1), ceil(1, 1)], bytes },
+    );
     Ok(())
 }

@@ -61,9 +61,14 @@ fn groups(graph: &Graph) -> Vec<Vec<Value>> {
     let uses = graph.uses();
     let mut all: Vec<((Value, DType), Vec<Value>)> = vec![];
     for v in graph.values() {
-        let Source::Op { def, attrs: Attrs::Matmul { ta: false, tb: true }, args } = &graph.node(v).source else { continue };
+        let Source::Op { def, attrs: Attrs::Matmul { ta: false, tb: true }, args } = &graph.node(v).source else {
+            continue;
+        };
         let w = graph.node(args[1]);
-        let own = matches!(w.source, Source::Weight { .. }) && w.ty.shape.rank() == 2 && w.ty.shape.known().is_some() && uses[args[1].0 as usize] == 1;
+        let own = matches!(w.source, Source::Weight { .. })
+            && w.ty.shape.rank() == 2
+            && w.ty.shape.known().is_some()
+            && uses[args[1].0 as usize] == 1;
         if !def.is(&MATMUL) || !own || has_bias(graph, v) {
             continue;
         }

@@ -2,7 +2,9 @@
 
 use super::code::{Bound, Code, Coord, Space};
 use super::fuse::{self, Fusion};
-use super::{Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory};
+use super::{
+    Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory,
+};
 use crate::base::{AdapterKind, Caps, DType, DeviceFault, Error, Expr, Part, Result, Type, block::Planes};
 use crate::graph::{Graph, Source};
 use crate::kernel::{Kernel, MAP};
@@ -21,7 +23,8 @@ const MAX_RESULTS: usize = 4;
 /// # Errors
 /// A value or weight beyond the device's limits, by name; an op that no kernel can do.
 pub fn plan(graph: &Graph, caps: &Caps, options: &Options) -> Result<Plan> {
-    let keep = |def: &OpDef| options.fuse && matches!(&def.body, Body::Composite { fused, .. } if *fused != Fused::Parts);
+    let keep =
+        |def: &OpDef| options.fuse && matches!(&def.body, Body::Composite { fused, .. } if *fused != Fused::Parts);
     let joined;
     let mut graph = graph;
     if options.fuse {
@@ -30,7 +33,8 @@ pub fn plan(graph: &Graph, caps: &Caps, options: &Options) -> Result<Plan> {
     }
     let graph = graph.expand(&keep)?;
     let fusion = fuse::fuse(&graph, options.fuse, options.tuning.serial)?;
-    let mut places = Places { map: HashMap::new(), chunks: HashMap::new(), buffers: vec![], texels: options.tuning.texels };
+    let mut places =
+        Places { map: HashMap::new(), chunks: HashMap::new(), buffers: vec![], texels: options.tuning.texels };
     for v in graph.values().filter(|v| fusion.stored[v.0 as usize]) {
         places.add(&graph, v, caps)?;
     }
@@ -88,7 +92,10 @@ impl Places {
         let bytes = device_bytes(&node.ty);
         let limit = caps.binding_bytes.min(caps.buffer_bytes);
         if bytes > limit {
-            let what = format!("\"{}\" {} takes {bytes} bytes, this device binds at most {limit}: use shorter sequences or a smaller context", node.name, node.ty);
+            let what = format!(
+                "\"{}\" {} takes {bytes} bytes, this device binds at most {limit}: use shorter sequences or a smaller context",
+                node.name, node.ty
+            );
             return Err(Error::device(DeviceFault::Limit, node.kind(), what));
         }
         let texels = matches!(role, Role::Input(_)) && self.in_texels(graph, v, bytes, caps);
@@ -187,7 +194,15 @@ struct Target {
 impl<'a> Lower<'a> {
     fn new(graph: &'a Graph, fusion: &'a Fusion, places: &'a Places, caps: &'a Caps, options: &'a Options) -> Self {
         let buffers = places.buffers.clone();
-        let plan = Plan { kernels: vec![], buffers, dispatches: vec![], transfers: vec![], inputs: vec![], outputs: vec![], kept: vec![] };
+        let plan = Plan {
+            kernels: vec![],
+            buffers,
+            dispatches: vec![],
+            transfers: vec![],
+            inputs: vec![],
+            outputs: vec![],
+            kept: vec![],
+        };
         Lower { graph, fusion, caps, options, plan, places, pending: None, kernels: HashMap::new() }
     }
 
@@ -235,7 +250,8 @@ impl<'a> Lower<'a> {
             Body::Primitive(Primitive::Append) => self.append(v, attrs, args),
             Body::Primitive(Primitive::Assign) => self.segment(v, args[1], self.whole(v)),
             Body::Collective(exchange) => self.transfer(v, *exchange, attrs, args),
-            Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::ScatterAdd | Primitive::Reduce(_)) | Body::Composite { .. } => {
+            Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::ScatterAdd | Primitive::Reduce(_))
+            | Body::Composite { .. } => {
                 self.flush()?;
                 heavy::emit(self, v, v)
             }
@@ -247,7 +263,9 @@ impl<'a> Lower<'a> {
     fn transfer(&mut self, v: Value, exchange: Exchange, attrs: &Attrs, args: &[Value]) -> Result<()> {
         self.flush()?;
         let node = self.graph.node(v);
-        let Attrs::Collective(how) = attrs else { return Err(Error::op(node.kind(), &node.name, "lacks its attributes")) };
+        let Attrs::Collective(how) = attrs else {
+            return Err(Error::op(node.kind(), &node.name, "lacks its attributes"));
+        };
         let from = match args.first() {
             Some(a) => {
                 let o = heavy::operand(self, *a)?;
@@ -258,7 +276,12 @@ impl<'a> Lower<'a> {
         let work = match (exchange, args.first()) {
             (Exchange::ReduceScatter, Some(a)) => {
                 let bytes = device_bytes(&self.graph.node(*a).ty);
-                self.plan.buffers.push(Buffer { role: Role::Scratch, bytes, texels: false, label: format!("{} parts", node.name) });
+                self.plan.buffers.push(Buffer {
+                    role: Role::Scratch,
+                    bytes,
+                    texels: false,
+                    label: format!("{} parts", node.name),
+                });
                 Some(BufferId(self.plan.buffers.len() as u32 - 1))
             }
             _ => None,
@@ -283,11 +306,17 @@ impl<'a> Lower<'a> {
     }
 
     fn append(&mut self, v: Value, attrs: &Attrs, args: &[Value]) -> Result<()> {
-        let Attrs::Append { at } = attrs else { return Err(Error::op("append", &self.graph.node(v).name, "lacks its attribute")) };
+        let Attrs::Append { at } = attrs else {
+            return Err(Error::op("append", &self.graph.node(v).name, "lacks its attribute"));
+        };
         let (state, rows) = (&self.graph.node(args[0]).ty, &self.graph.node(args[1]).ty);
         let row = Expr::product(&state.shape[1..]);
         if state.dtype == DType::F16 && row.known().is_none_or(|n| n % 2 != 0) {
-            return Err(Error::op("append", &self.graph.node(v).name, format!("rows of {row} f16 elements do not fill whole words")));
+            return Err(Error::op(
+                "append",
+                &self.graph.node(v).name,
+                format!("rows of {row} f16 elements do not fill whole words"),
+            ));
         }
         let target = Target {
             buffer: self.places.map[&v],
@@ -304,7 +333,11 @@ impl<'a> Lower<'a> {
             let mut joined = map.clone();
             let reads_fresh = self.add_segment(&mut joined, v, from, &target);
             let bound = joined.code.bound.len() as u32;
-            if self.options.fuse && !reads_fresh && joined.results.len() <= MAX_RESULTS && bound <= self.caps.storage_buffers {
+            if self.options.fuse
+                && !reads_fresh
+                && joined.results.len() <= MAX_RESULTS
+                && bound <= self.caps.storage_buffers
+            {
                 self.pending = Some(joined);
                 return Ok(());
             }
@@ -323,7 +356,8 @@ impl<'a> Lower<'a> {
         };
         self.add_segment(&mut map, v, from, &target);
         if map.code.bound.len() as u32 > self.caps.storage_buffers {
-            let what = format!("needs {} buffers, this device binds {}", map.code.bound.len(), self.caps.storage_buffers);
+            let what =
+                format!("needs {} buffers, this device binds {}", map.code.bound.len(), self.caps.storage_buffers);
             return Err(Error::op(self.graph.node(v).kind(), &self.graph.node(v).name, what));
         }
         self.pending = Some(map);
@@ -397,7 +431,8 @@ impl<'a> Lower<'a> {
     pub fn flush(&mut self) -> Result<()> {
         let Some(map) = self.pending.take() else { return Ok(()) };
         let interface = interface(&map.code.bound, &map.code.params, &[]);
-        let body = format!("{}{}fn run(index: u32) {{\n    var j = index;\n{}}}\n", map.code.helpers, map.functions, map.run);
+        let body =
+            format!("{}{}fn run(index: u32) {{\n    var j = index;\n{}}}\n", map.code.helpers, map.functions, map.run);
         let group = if self.options.tuning.serial { SERIAL_GROUP } else { MAP_GROUP };
         let kernel = Kernel::new(&MAP).set("WG", group).hole("interface", interface).hole("body", body);
         let args = map.code.bound.iter().map(|b| self.arg(b)).collect();
@@ -405,7 +440,10 @@ impl<'a> Lower<'a> {
         let one = || Ceil { n: Expr::new(1), by: 1 };
         let grid = [Ceil { n: map.count.clone(), by: group }, one(), one()];
         let bytes = map.code.read_bytes() + map.written;
-        self.push(kernel, Dispatch { label: map.label, ops: map.ops, kernel: 0, args, params, grid, flops: map.flops, bytes });
+        self.push(
+            kernel,
+            Dispatch { label: map.label, ops: map.ops, kernel: 0, args, params, grid, flops: map.flops, bytes },
+        );
         Ok(())
     }
 
@@ -440,10 +478,16 @@ impl<'a> Lower<'a> {
                 own
             } else {
                 let bytes = device_bytes(&node.ty);
-                self.plan.buffers.push(Buffer { role: Role::Output(name.clone()), bytes, texels: false, label: name.clone() });
+                self.plan.buffers.push(Buffer {
+                    role: Role::Output(name.clone()),
+                    bytes,
+                    texels: false,
+                    label: name.clone(),
+                });
                 let buffer = BufferId(self.plan.buffers.len() as u32 - 1);
                 self.flush()?;
-                let target = Target { buffer, dtype: node.ty.dtype, offset: Expr::new(0), count: node.ty.shape.count() };
+                let target =
+                    Target { buffer, dtype: node.ty.dtype, offset: Expr::new(0), count: node.ty.shape.count() };
                 self.copy(*v, target)?;
                 buffer
             };
@@ -471,7 +515,9 @@ impl<'a> Lower<'a> {
         let y = map.code.bind(target.buffer, target.dtype, true);
         let n = map.code.param(&target.count);
         map.run = match target.dtype {
-            DType::F16 => format!("    if (2u * j < {n}) {{ {y}[j] = pack2x16float(vec2<f32>(f0(2u * j), f0(min(2u * j + 1u, {n} - 1u)))); }}\n"),
+            DType::F16 => format!(
+                "    if (2u * j < {n}) {{ {y}[j] = pack2x16float(vec2<f32>(f0(2u * j), f0(min(2u * j + 1u, {n} - 1u)))); }}\n"
+            ),
             _ => format!("    if (j < {n}) {{ {y}[j] = f0(j); }}\n"),
         };
         map.count = target.count.clone();

@@ -11,7 +11,8 @@ pub fn assign(plan: &mut Plan, apart: bool) {
     let n = plan.buffers.len();
     let (mut first, mut last) = (vec![usize::MAX; n], vec![0usize; n]);
     // Transfers lie between dispatches: even places are theirs.
-    let dispatches = plan.dispatches.iter().enumerate().flat_map(|(i, d)| d.args.iter().map(move |a| (2 * i + 1, a.buffer)));
+    let dispatches =
+        plan.dispatches.iter().enumerate().flat_map(|(i, d)| d.args.iter().map(move |a| (2 * i + 1, a.buffer)));
     let transfers = plan.transfers.iter().flat_map(|t| t.buffers().map(move |b| (2 * t.before, b)));
     for (at, buffer) in dispatches.chain(transfers) {
         let b = buffer.0 as usize;
@@ -39,7 +40,12 @@ pub fn assign(plan: &mut Plan, apart: bool) {
             (have < need, have.abs_diff(need))
         });
         let slot = best.unwrap_or_else(|| {
-            kept.push(super::Buffer { role: Role::Scratch, bytes: 0, texels: false, label: format!("scratch {}", slots.len()) });
+            kept.push(super::Buffer {
+                role: Role::Scratch,
+                bytes: 0,
+                texels: false,
+                label: format!("scratch {}", slots.len()),
+            });
             slots.push((kept.len() - 1, 0));
             slots.len() - 1
         });

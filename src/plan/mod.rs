@@ -24,8 +24,8 @@ pub use transfer::{Facts, Policy, Rounds};
 pub use tuning::Tuning;
 
 use crate::base::{Bindings, DType, Expr, Part, Result, Type};
-use crate::op::Collective;
 use crate::kernel::Kernel;
+use crate::op::Collective;
 use std::sync::Arc;
 
 /// What to plan for, beside the device.

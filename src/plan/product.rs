@@ -5,8 +5,8 @@ use super::heavy::{Launch, Operand, bound, ceil, launch, operand, read_bytes, ri
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Param, Role};
 use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
-use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
 use crate::kernel::Kernel;
+use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
 use crate::op::{Attrs, Value};
 
 /// A product and its axes: rows and inner of the left operand, inner and columns of the right one.
@@ -75,7 +75,11 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
     let buffers = l.buffers(p.b.base);
     let split = buffers.len() > 1;
     if split && !(p.right.rows && p.b.shape.rank() == 2 && p.b.layout == Layout::contiguous(&p.b.shape)) {
-        return Err(Error::device(DeviceFault::Limit, "matmul", format!("\"{name}\" reads a weight in {} pieces otherwise than by rows", buffers.len())));
+        return Err(Error::device(
+            DeviceFault::Limit,
+            "matmul",
+            format!("\"{name}\" reads a weight in {} pieces otherwise than by rows", buffers.len()),
+        ));
     }
     let chosen = choose(l, &p);
     let mut first = 0;
@@ -85,7 +89,13 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
             _ => Expr::from(p.n()),
         };
         let next = first + n.bound() as i64;
-        emit_piece(l, (anchor, root), &p, chosen, Piece { buffer, first, n, scales: scales_at(l, p.b.dtype, buffer), split });
+        emit_piece(
+            l,
+            (anchor, root),
+            &p,
+            chosen,
+            Piece { buffer, first, n, scales: scales_at(l, p.b.dtype, buffer), split },
+        );
         first = next;
     }
     Ok(())
@@ -93,7 +103,8 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
 
 fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen: Variant, piece: Piece) {
     let strips = strips(l, p, chosen.form);
-    let variant = if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0], p.right.texels) } else { chosen };
+    let variant =
+        if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0], p.right.texels) } else { chosen };
     let mut code = l.code();
     code.bound.push(strips[0].left.clone());
     code.bound.extend(right_bounds(l, p.right, piece.buffer, variant.form));
@@ -118,7 +129,13 @@ fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen
 }
 
 /// The filled kernel of a variant and its grid over all rows. `subgroups`: whether all lanes of a rows form are in one.
-fn kernel(code: &mut Code, p: &Product, (v, subgroups): (Variant, bool), n: &Expr, (anchor, root): (Value, Value)) -> (Kernel, [Ceil; 3]) {
+fn kernel(
+    code: &mut Code,
+    p: &Product,
+    (v, subgroups): (Variant, bool),
+    n: &Expr,
+    (anchor, root): (Value, Value),
+) -> (Kernel, [Ceil; 3]) {
     let epilogue = if anchor == root {
         "fn epilogue(acc: f32, o: u32) -> f32 { return acc; }\n".to_string()
     } else {
@@ -150,21 +167,37 @@ fn kernel(code: &mut Code, p: &Product, (v, subgroups): (Variant, bool), n: &Exp
         }
         Form::Vector | Form::Subgroup => {
             body += &matmul::block_dot(p.right.dtype);
-            let kernel = if v.form == Form::Vector { Kernel::new(&matmul::VECTOR) } else { Kernel::new(&matmul::SUBGROUP).hole("sums", matmul::SUBGROUP_SUMS) };
+            let kernel = if v.form == Form::Vector {
+                Kernel::new(&matmul::VECTOR)
+            } else {
+                Kernel::new(&matmul::SUBGROUP).hole("sums", matmul::SUBGROUP_SUMS)
+            };
             (kernel.set("TN", v.tn), [ceil(n.clone(), v.tn), ceil(p.m(), 1), ceil(1, 1)])
         }
     };
-    let fixed = ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0"];
+    let fixed =
+        ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0"];
     (kernel.hole("interface", interface(&code.bound, &code.params, &fixed)).hole("body", body), grid)
 }
 
 fn params(p: &Product, piece: &Piece, strip: &Strip) -> Vec<(String, Param)> {
     let (a, b) = (&p.a.layout, &p.b.layout);
     vec![
-        u("m", strip.rows.clone()), u("n", piece.n.clone()), u("k", p.k()), u("a0", a.offset.clone()), u("a_row", a.strides[p.am].clone()),
-        u("a_col", a.strides[p.ak].clone()), u("b0", if piece.split { Expr::new(0) } else { b.offset.clone() }),
-        u("b_row", b.strides[p.bn].clone()), u("b_col", b.strides[p.bk].clone()), u("y0", 0), u("y_row", p.n()), u("m0", strip.first),
-        u("n0", piece.first), u("four", 4), u("s0", piece.scales),
+        u("m", strip.rows.clone()),
+        u("n", piece.n.clone()),
+        u("k", p.k()),
+        u("a0", a.offset.clone()),
+        u("a_row", a.strides[p.am].clone()),
+        u("a_col", a.strides[p.ak].clone()),
+        u("b0", if piece.split { Expr::new(0) } else { b.offset.clone() }),
+        u("b_row", b.strides[p.bn].clone()),
+        u("b_col", b.strides[p.bk].clone()),
+        u("y0", 0),
+        u("y_row", p.n()),
+        u("m0", strip.first),
+        u("n0", piece.first),
+        u("four", 4),
+        u("s0", piece.scales),
     ]
 }
 
@@ -246,13 +279,20 @@ impl Fits {
         // Offsets and strides may depend on the step, as long as each of their terms is a multiple.
         let whole = |e: &Expr| e.divisible_by(4);
         let lead_by_four = |o: &Operand| o.layout.strides[..o.shape.rank() - 2].iter().all(whole);
-        let left = a.dtype == DType::F32 && a.layout.strides[ak].is(1) && by(&k, 4) && k_known > 0
-            && (a.shape[am].is(1) || whole(&a.layout.strides[am])) && whole(&a.layout.offset) && lead_by_four(a);
+        let left = a.dtype == DType::F32
+            && a.layout.strides[ak].is(1)
+            && by(&k, 4)
+            && k_known > 0
+            && (a.shape[am].is(1) || whole(&a.layout.strides[am]))
+            && whole(&a.layout.offset)
+            && lead_by_four(a);
         let b_lead = lead_by_four(b) && whole(&b.layout.offset);
         let rows_right = match b.dtype {
             d if d.is_quantised() => true,
             _ if right.rows => b_lead && whole(&b.layout.strides[bn]) && b.layout.strides[bk].is(1),
-            DType::F32 => b_lead && b.layout.strides[bn].is(1) && by(&Expr::from(b.shape[bn]), 4) && whole(&b.layout.strides[bk]),
+            DType::F32 => {
+                b_lead && b.layout.strides[bn].is(1) && by(&Expr::from(b.shape[bn]), 4) && whole(&b.layout.strides[bk])
+            }
             _ => false,
         };
         let contiguous_rows = right.rows && b.shape.rank() == 2 && b.layout == Layout::contiguous(&b.shape);
@@ -264,7 +304,11 @@ impl Fits {
 /// The variant for strips of many rows: what a lane loads is worth the more, the more rows use it, and a word of storage
 /// more than one of a texture.
 fn tall(strip: &Strip, texels: bool) -> Variant {
-    Variant { form: Form::Rows, tm: if !texels && strip.rows.known().is_some_and(|n| n >= 32) { 32 } else { 16 }, tn: 8 }
+    Variant {
+        form: Form::Rows,
+        tm: if !texels && strip.rows.known().is_some_and(|n| n >= 32) { 32 } else { 16 },
+        tn: 8,
+    }
 }
 
 /// The tuned variant of this class of matmul, else a guess.
@@ -281,7 +325,8 @@ fn choose(l: &Lower, p: &Product) -> Variant {
     if let Some(v) = tuned.map(|i| VARIANTS[i.min(VARIANTS.len() - 1)]).filter(allowed) {
         return v;
     }
-    let find = |form, tm, tn| VARIANTS.iter().copied().find(|v| v.form == form && v.tm == tm && v.tn == tn).filter(allowed);
+    let find =
+        |form, tm, tn| VARIANTS.iter().copied().find(|v| v.form == form && v.tm == tm && v.tn == tn).filter(allowed);
     // Tiles of many rows are worth it where it is known that there are as many.
     let many = p.m().known().is_some_and(|m| m >= 16);
     let guess = match (l.options.tuning.serial, tall, right.rows) {

@@ -66,7 +66,11 @@ impl Rounds {
 impl Policy {
     /// Seconds of these rounds, each rank sending by itself.
     fn seconds(&self, rounds: &[Round], ranks: usize) -> f64 {
-        let one = |r: &Round| self.latency + collective::sent(std::slice::from_ref(r), ranks + 1).into_iter().max().unwrap_or(0) as f64 * 4.0 / self.bandwidth;
+        let one = |r: &Round| {
+            self.latency
+                + collective::sent(std::slice::from_ref(r), ranks + 1).into_iter().max().unwrap_or(0) as f64 * 4.0
+                    / self.bandwidth
+        };
         rounds.iter().map(one).sum()
     }
 
@@ -77,7 +81,10 @@ impl Policy {
         }
         let mut best: Option<(f64, Algorithm)> = None;
         // A switch has to be there, and nodes to be known, to be chosen.
-        for algorithm in ALGORITHMS.into_iter().filter(|a| does(*a, kind) && !matches!(a, Algorithm::InSwitch | Algorithm::Hierarchical)) {
+        for algorithm in ALGORITHMS
+            .into_iter()
+            .filter(|a| does(*a, kind) && !matches!(a, Algorithm::InSwitch | Algorithm::Hierarchical))
+        {
             let seconds = self.seconds(&Collective::even(kind, algorithm, ranks, elements).rounds()?, ranks);
             if best.is_none_or(|b| seconds < b.0) {
                 best = Some((seconds, algorithm));
@@ -104,9 +111,15 @@ impl Transfer {
         let row = self.row.eval(bindings)?.max(0) as usize;
         let rows = c.rows.eval(bindings)?;
         let count = || c.to.shape.count().eval(bindings).map(|n| n.max(0) as usize);
-        let pieces = || (0..n).map(|i| c.cut.len(rows, bindings, n, i).map(|l| l as usize * row)).collect::<Result<Vec<_>>>();
+        let pieces =
+            || (0..n).map(|i| c.cut.len(rows, bindings, n, i).map(|l| l as usize * row)).collect::<Result<Vec<_>>>();
         let even = |elements: usize| (0..n).map(|i| collective::part(elements, n, i).len()).collect::<Vec<_>>();
-        let direct = |rounds: Vec<Round>, parts: Vec<usize>, elements| Rounds { algorithm: Algorithm::Direct, rounds, parts, elements };
+        let direct = |rounds: Vec<Round>, parts: Vec<usize>, elements| Rounds {
+            algorithm: Algorithm::Direct,
+            rounds,
+            parts,
+            elements,
+        };
         let message = |from: usize, to: usize, len: usize| Message { from, to, range: 0..len, at: 0, reduce: false };
         let by = |kind: Kind, parts: Vec<usize>| {
             // Chosen for the largest step, so that every step of a plan is done alike.
@@ -122,14 +135,20 @@ impl Transfer {
             Exchange::Broadcast => by(Kind::Broadcast { root: c.peer }, even(count()?)),
             Exchange::Permute => {
                 let parts = pieces()?;
-                let round = (0..n).map(|i| message(i, (i + c.peer) % n, parts[i])).filter(|m| !m.range.is_empty()).collect();
+                let round =
+                    (0..n).map(|i| message(i, (i + c.peer) % n, parts[i])).filter(|m| !m.range.is_empty()).collect();
                 Ok(direct(vec![round], parts, 0))
             }
             Exchange::AllToAll => {
                 let other = c.other.ok_or_else(|| Error::op("all_to_all", &self.label, "lacks its other axis"))?;
                 let (whole, rest) = (other.whole.eval(bindings)?, other.rest.eval(bindings)? as usize);
-                let len = |i: usize, j: usize| Ok(c.cut.len(rows, bindings, n, i)? as usize * other.cut.len(whole, bindings, n, j)? as usize * rest);
-                let counts = (0..n).map(|i| (0..n).map(|j| len(i, j)).collect()).collect::<Result<Vec<Vec<usize>>>>()?;
+                let len = |i: usize, j: usize| {
+                    Ok(c.cut.len(rows, bindings, n, i)? as usize
+                        * other.cut.len(whole, bindings, n, j)? as usize
+                        * rest)
+                };
+                let counts =
+                    (0..n).map(|i| (0..n).map(|j| len(i, j)).collect()).collect::<Result<Vec<Vec<usize>>>>()?;
                 Ok(direct(all_to_all(&counts), vec![], 0))
             }
             Exchange::Send | Exchange::Receive => Ok(direct(vec![], vec![], count()?)),

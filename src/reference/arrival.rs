@@ -47,7 +47,9 @@ impl Arrival {
             let node = graph.node(value);
             let Source::Weight { parts } = &node.source else { continue };
             let wrong = |what: String| Error::op("weight", &node.name, what);
-            let (dtype, Some(shape)) = (node.ty.dtype, node.ty.shape.known()) else { return Err(wrong(format!("{} is not known", node.ty))) };
+            let (dtype, Some(shape)) = (node.ty.dtype, node.ty.shape.known()) else {
+                return Err(wrong(format!("{} is not known", node.ty)));
+            };
             let (slot, mut first) = (out.slots.len(), 0);
             for part in parts {
                 let piece = Piece::new(weights, part, &Seat::default())?;
@@ -63,7 +65,9 @@ impl Arrival {
                 return Err(wrong(format!("does not fill {}", node.ty)));
             }
             let to = match shape[..] {
-                [n, k] if Rows::can_hold(k) && graph.is_read_by_rows(value) => To::Rows(Rows::new(slot as u32, dtype, [n, k], team.clone()).map_err(|e| e.at_node(&node.name))?),
+                [n, k] if Rows::can_hold(k) && graph.is_read_by_rows(value) => {
+                    To::Rows(Rows::new(slot as u32, dtype, [n, k], team.clone()).map_err(|e| e.at_node(&node.name))?)
+                }
                 _ => To::Bytes(vec![0; dtype.bytes(count as u64).unwrap_or(0) as usize]),
             };
             out.slots.push(Slot { value, dtype, shape, to });
@@ -78,7 +82,11 @@ impl Arrival {
             let size = slot.dtype.block_bytes();
             let n = (bytes.len() / size) as u64;
             if block + n > part.blocks {
-                return Err(Error::op("weight", tensor, format!("has {} blocks, block {} came", part.blocks, block + n)));
+                return Err(Error::op(
+                    "weight",
+                    tensor,
+                    format!("has {} blocks, block {} came", part.blocks, block + n),
+                ));
             }
             part.got += n;
             let at = (part.first + block) as usize;

@@ -62,7 +62,9 @@ fn nibbles(q: &[u8], x: &[f32], sums: &mut [f32; 8], d: f32, m: f32) {
     let (mut products, mut plain) = ([zero; 2], [zero; 2]);
     let parts = [v128_and(bytes, u8x16_splat(15)), u8x16_shr(bytes, 4)];
     for (part, x) in parts.into_iter().zip(x.as_chunks::<16>().0) {
-        for (eight, x) in [u16x8_extend_low_u8x16(part), u16x8_extend_high_u8x16(part)].into_iter().zip(x.as_chunks::<8>().0) {
+        for (eight, x) in
+            [u16x8_extend_low_u8x16(part), u16x8_extend_high_u8x16(part)].into_iter().zip(x.as_chunks::<8>().0)
+        {
             for (i, four) in [u32x4_extend_low_u16x8(eight), u32x4_extend_high_u16x8(eight)].into_iter().enumerate() {
                 let x = f32x4(x[i * 4], x[i * 4 + 1], x[i * 4 + 2], x[i * 4 + 3]);
                 products[i] = f32x4_add(products[i], f32x4_mul(f32x4_convert_u32x4(four), x));

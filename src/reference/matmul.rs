@@ -25,7 +25,9 @@ pub fn run<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
                 Ok(())
             });
         }
-        Data::Rows(rows) => return by_rows(&a, call, Rows::most_rows(rows.width()), |x, m, out| rows.columns(x, m, out)),
+        Data::Rows(rows) => {
+            return by_rows(&a, call, Rows::most_rows(rows.width()), |x, m, out| rows.columns(x, m, out));
+        }
         _ => {}
     }
     let rank = call.shape.len();
@@ -33,7 +35,12 @@ pub fn run<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
     let lead = &call.shape[..rank - 2];
     let widen = |t: &Tensor<T>| t.broadcast(&[lead, &t.shape[t.shape.len() - 2..]].concat());
     let (a, b) = (widen(&a), widen(&b));
-    let batch = |t: &Tensor<T>| Tensor { data: t.data.clone(), shape: lead.to_vec(), strides: t.strides[..rank - 2].to_vec(), offset: t.offset };
+    let batch = |t: &Tensor<T>| Tensor {
+        data: t.data.clone(),
+        shape: lead.to_vec(),
+        strides: t.strides[..rank - 2].to_vec(),
+        offset: t.offset,
+    };
     let (za, zb): (Tensor<T>, Tensor<T>) = (batch(&a), batch(&b));
     let mut out = vec![T::default(); call.shape.iter().product()];
     let (Data::Floats(x), Data::Floats(w)) = (&a.data, &b.data) else { return Err(call.wrong()) };
@@ -76,13 +83,34 @@ fn multiply<T: Real>(a: Strided<T>, b: Strided<T>, y: &mut [T], (m, n, k): (usiz
         return;
     }
     // The furthest elements that the library will touch.
-    assert!((m - 1) * a.row + (k - 1) * a.col < a.data.len() && (k - 1) * b.row + (n - 1) * b.col < b.data.len() && y.len() >= m * n);
+    assert!(
+        (m - 1) * a.row + (k - 1) * a.col < a.data.len()
+            && (k - 1) * b.row + (n - 1) * b.col < b.data.len()
+            && y.len() >= m * n
+    );
     let parallel = if m * n * k > 1 << 16 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
     // SAFETY: all three matrices lie within their slices, as was just asserted, and `y` overlaps neither.
     unsafe {
         gemm::gemm(
-            m, n, k, y.as_mut_ptr(), 1, n as isize, false, a.data.as_ptr(), a.col as isize, a.row as isize, b.data.as_ptr(),
-            b.col as isize, b.row as isize, T::of(0.0), T::of(1.0), false, false, false, parallel,
+            m,
+            n,
+            k,
+            y.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.data.as_ptr(),
+            a.col as isize,
+            a.row as isize,
+            b.data.as_ptr(),
+            b.col as isize,
+            b.row as isize,
+            T::of(0.0),
+            T::of(1.0),
+            false,
+            false,
+            false,
+            parallel,
         );
     }
 }
@@ -108,7 +136,12 @@ impl Matrix<'_> {
 }
 
 /// A product with weights `[n, k]` by `columns(x, m, out)`, for at most `most` rows of the left operand at a time.
-fn by_rows<T: Real>(a: &Tensor<T>, call: &Call<T>, most: usize, columns: impl Fn(&[f32], usize, &mut [f32]) -> Result<()>) -> Result<Tensor<T>> {
+fn by_rows<T: Real>(
+    a: &Tensor<T>,
+    call: &Call<T>,
+    most: usize,
+    columns: impl Fn(&[f32], usize, &mut [f32]) -> Result<()>,
+) -> Result<Tensor<T>> {
     let k = a.shape[a.shape.len() - 1];
     let n = call.shape[call.shape.len() - 1];
     let m = a.count().checked_div(k).unwrap_or(0);
@@ -166,8 +199,25 @@ fn multiply_panel(a: Strided<f32>, b: Strided<f32>, y: &mut [f32], (m, n, k): (u
     // SAFETY: as asserted; `y` is a slice of its own.
     unsafe {
         gemm::gemm(
-            m, n, k, y.as_mut_ptr(), 1, n as isize, false, a.data.as_ptr(), a.col as isize, a.row as isize, b.data.as_ptr(),
-            b.col as isize, b.row as isize, 0.0, 1.0, false, false, false, gemm::Parallelism::None,
+            m,
+            n,
+            k,
+            y.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.data.as_ptr(),
+            a.col as isize,
+            a.row as isize,
+            b.data.as_ptr(),
+            b.col as isize,
+            b.row as isize,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
         );
     }
 }

@@ -114,7 +114,15 @@ impl<T: Real> Interpreter<T> {
             node.args().iter().for_each(|a| last_use[a.0 as usize] = i);
         }
         graph.outputs.iter().for_each(|(_, v)| last_use[v.0 as usize] = usize::MAX);
-        Ok(Interpreter { graph, weights: loaded, arrival: Arrival::default(), states: HashMap::new(), last_use, peak: 0, check: false })
+        Ok(Interpreter {
+            graph,
+            weights: loaded,
+            arrival: Arrival::default(),
+            states: HashMap::new(),
+            last_use,
+            peak: 0,
+            check: false,
+        })
     }
 
     /// Whether steps stop at the first value that is not finite.
@@ -195,7 +203,12 @@ impl<T: Real> Interpreter<T> {
     }
 
     /// Computes until a collective of several ranks is due, whose operand is then there; `None` at the end.
-    fn advance(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Option<Value>> {
+    fn advance(
+        &mut self,
+        running: &mut Running<T>,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+    ) -> Result<Option<Value>> {
         while running.at < self.graph.nodes.len() {
             if let Some(v) = self.one(running, bindings, inputs)? {
                 return Ok(Some(v));
@@ -205,7 +218,12 @@ impl<T: Real> Interpreter<T> {
     }
 
     /// Computes one node, unless it is a collective of several ranks: that is given back.
-    fn one(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Option<Value>> {
+    fn one(
+        &mut self,
+        running: &mut Running<T>,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+    ) -> Result<Option<Value>> {
         let i = running.at;
         let node = &self.graph.nodes[i];
         if let Source::Op { attrs: Attrs::Collective(c), .. } = &node.source {
@@ -229,7 +247,8 @@ impl<T: Real> Interpreter<T> {
             self.check_finite(i, &value)?;
         }
         // Views, weights and states hold no elements of their own.
-        let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND) && !d.is(&ASSIGN)) && !self.graph.nodes[i].is_view();
+        let owns = self.graph.nodes[i].def().is_some_and(|d| !d.is(&APPEND) && !d.is(&ASSIGN))
+            && !self.graph.nodes[i].is_view();
         let size = if owns { value.bytes() } else { 0 };
         running.alive += size;
         running.sizes[i] = size;
@@ -246,7 +265,8 @@ impl<T: Real> Interpreter<T> {
     }
 
     fn finish(&self, running: Running<T>) -> Result<Vec<(String, Tensor<T>)>> {
-        let value = |v: &Value| running.values[v.0 as usize].clone().ok_or_else(|| Error::usage("an output was not computed"));
+        let value =
+            |v: &Value| running.values[v.0 as usize].clone().ok_or_else(|| Error::usage("an output was not computed"));
         self.graph.outputs.iter().map(|(name, v)| Ok((name.clone(), value(v)?))).collect()
     }
 
@@ -254,12 +274,20 @@ impl<T: Real> Interpreter<T> {
         let node = &self.graph.nodes[i];
         let Some(def) = node.def().filter(|d| !d.is(&APPEND) && node.ty.dtype.is_float()) else { return Ok(()) };
         match value.to_f64().into_iter().enumerate().find(|(_, x)| !x.is_finite()) {
-            Some((index, x)) => Err(Error::NotFinite { op: def.name.into(), node: node.name.clone(), index, value: x.to_string() }),
+            Some((index, x)) => {
+                Err(Error::NotFinite { op: def.name.into(), node: node.name.clone(), index, value: x.to_string() })
+            }
             None => Ok(()),
         }
     }
 
-    fn evaluate(&mut self, v: Value, values: &[Option<Tensor<T>>], bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<Tensor<T>> {
+    fn evaluate(
+        &mut self,
+        v: Value,
+        values: &[Option<Tensor<T>>],
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+    ) -> Result<Tensor<T>> {
         let node = self.graph.node(v);
         let shape = || node.ty.shape.eval(bindings);
         match &node.source {
@@ -281,9 +309,19 @@ impl<T: Real> Interpreter<T> {
                 if def.is(&ASSIGN) {
                     return self.assign(v, values);
                 }
-                let operands: Vec<&Tensor<T>> = args.iter().map(|a| values[a.0 as usize].as_ref()).collect::<Option<_>>()
+                let operands: Vec<&Tensor<T>> = args
+                    .iter()
+                    .map(|a| values[a.0 as usize].as_ref())
+                    .collect::<Option<_>>()
                     .ok_or_else(|| Error::op(def.name, &node.name, "an operand was not computed"))?;
-                let call = primitive::Call { def, attrs, operands: &operands, shape: shape()?, dtype: node.ty.dtype, bindings };
+                let call = primitive::Call {
+                    def,
+                    attrs,
+                    operands: &operands,
+                    shape: shape()?,
+                    dtype: node.ty.dtype,
+                    bindings,
+                };
                 call.run().map_err(|e| e.at_node(&node.name))
             }
         }
@@ -298,8 +336,11 @@ impl<T: Real> Interpreter<T> {
         let (state, rows) = (node.args()[0], node.args()[1]);
         let name = &self.graph.node(state).name;
         let at = at.eval(bindings)? as usize;
-        let rows = values[rows.0 as usize].as_ref().ok_or_else(|| Error::op("append", &node.name, "its rows were not computed"))?;
-        let tensor = self.states.get_mut(name).ok_or_else(|| Error::op("append", &node.name, "its state does not exist"))?;
+        let rows = values[rows.0 as usize]
+            .as_ref()
+            .ok_or_else(|| Error::op("append", &node.name, "its rows were not computed"))?;
+        let tensor =
+            self.states.get_mut(name).ok_or_else(|| Error::op("append", &node.name, "its state does not exist"))?;
         if at + rows.shape[0] > tensor.shape[0] {
             let what = format!("{} rows at {at} reach past the state's {}", rows.shape[0], tensor.shape[0]);
             return Err(Error::op("append", &node.name, what));
@@ -312,7 +353,9 @@ impl<T: Real> Interpreter<T> {
     fn assign(&mut self, v: Value, values: &[Option<Tensor<T>>]) -> Result<Tensor<T>> {
         let node = self.graph.node(v);
         let (state, x) = (node.args()[0], node.args()[1]);
-        let x = values[x.0 as usize].as_ref().ok_or_else(|| Error::op("assign", &node.name, "its value was not computed"))?;
+        let x = values[x.0 as usize]
+            .as_ref()
+            .ok_or_else(|| Error::op("assign", &node.name, "its value was not computed"))?;
         let new = x.owned();
         self.states.insert(self.graph.node(state).name.clone(), new.clone());
         Ok(new)
@@ -322,7 +365,9 @@ impl<T: Real> Interpreter<T> {
 /// Refuses states that the machine has no memory for before the first step needs them.
 fn check_memory<T: Real>(graph: &Graph) -> Result<()> {
     let states = graph.nodes.iter().filter(|n| n.source == Source::State);
-    let count = |n: &crate::graph::Node| n.ty.shape.iter().map(|d| d.bound().max(0) as usize).try_fold(1usize, usize::checked_mul);
+    let count = |n: &crate::graph::Node| {
+        n.ty.shape.iter().map(|d| d.bound().max(0) as usize).try_fold(1usize, usize::checked_mul)
+    };
     let total = states.clone().try_fold(0usize, |sum, n| sum.checked_add(count(n)?));
     let mut room: Vec<T> = vec![];
     if total.is_some_and(|n| room.try_reserve_exact(n).is_ok()) {
@@ -330,7 +375,11 @@ fn check_memory<T: Real>(graph: &Graph) -> Result<()> {
     }
     let first = states.map(|n| n.name.as_str()).next().unwrap_or_default();
     let bytes = total.map_or("beyond 2^64".into(), |n| (n as u64 * size_of::<T>() as u64).to_string());
-    Err(Error::op("state", first, format!("and the other states take {bytes} bytes, which this machine does not have: choose a smaller context")))
+    Err(Error::op(
+        "state",
+        first,
+        format!("and the other states take {bytes} bytes, which this machine does not have: choose a smaller context"),
+    ))
 }
 
 fn input<T: Real>(name: &str, ty: &Type, shape: &[usize], inputs: &[(&str, Array)]) -> Result<Tensor<T>> {
@@ -348,7 +397,12 @@ fn load<T: Real>(parts: &[Part], ty: &Type, seat: &Seat, weights: &dyn Weights) 
     let array = read_parts(weights, parts, ty, seat)?;
     // The fallback keeps blocks as they are: memory traffic is what decoding costs.
     if T::FALLBACK && ty.dtype.is_quantised() {
-        return Ok(Tensor { data: Data::Blocks(array.bytes.into(), ty.dtype), strides: value::strides(&array.shape), shape: array.shape, offset: 0 });
+        return Ok(Tensor {
+            data: Data::Blocks(array.bytes.into(), ty.dtype),
+            strides: value::strides(&array.shape),
+            shape: array.shape,
+            offset: 0,
+        });
     }
     Ok(Tensor::from_array(&array))
 }

@@ -104,8 +104,12 @@ fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
     };
     let mask = call.operands.get(3).map(|m| m.broadcast(&[q.shape[0], h, s, t]));
     let truth = mask.as_ref().is_some_and(|m| matches!(m.data, Data::Ints(_)));
-    let (Data::Floats(qd), Data::Floats(kd), Data::Floats(vd)) = (&q.data, &k.data, &v.data) else { return Err(call.wrong()) };
-    let at = |x: &Tensor<T>, b: usize, row: usize, head: usize| x.offset + b * x.strides[0] + row * x.strides[1] + head * x.strides[2];
+    let (Data::Floats(qd), Data::Floats(kd), Data::Floats(vd)) = (&q.data, &k.data, &v.data) else {
+        return Err(call.wrong());
+    };
+    let at = |x: &Tensor<T>, b: usize, row: usize, head: usize| {
+        x.offset + b * x.strides[0] + row * x.strides[1] + head * x.strides[2]
+    };
     let mut out = vec![T::default(); q.count()];
     out.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, y)| {
         let (b, row, head) = (i / (s * h), i / h % s, i % h);
@@ -122,7 +126,11 @@ fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
                 let score = dot::plain(&query, &row_of(kd, k, at(k, b, key, g), d)) * how.scale;
                 match &mask {
                     Some(m) => {
-                        let seen = m.at(m.offset + b * m.strides[0] + head * m.strides[1] + row * m.strides[2] + key * m.strides[3]);
+                        let seen = m.at(m.offset
+                            + b * m.strides[0]
+                            + head * m.strides[1]
+                            + row * m.strides[2]
+                            + key * m.strides[3]);
                         if truth { if seen != 0.0 { score } else { -f32::MAX } } else { score + seen as f32 }
                     }
                     None => score,

@@ -46,9 +46,13 @@ impl<T: Real> Call<'_, T> {
     /// A result of the op's type: whole numbers are cut, halves rounded.
     pub fn result(&self, elements: Vec<f64>) -> Tensor<T> {
         match self.dtype {
-            DType::F16 => Tensor::floats(elements.iter().map(|x| T::of(f16::from_f64(*x).to_f64())).collect(), &self.shape),
+            DType::F16 => {
+                Tensor::floats(elements.iter().map(|x| T::of(f16::from_f64(*x).to_f64())).collect(), &self.shape)
+            }
             DType::I32 => Tensor::ints(elements.iter().map(|x| (*x as i64) as i32 as i64).collect(), &self.shape),
-            DType::U32 | DType::Bool => Tensor::ints(elements.iter().map(|x| (*x as i64) as u32 as i64).collect(), &self.shape),
+            DType::U32 | DType::Bool => {
+                Tensor::ints(elements.iter().map(|x| (*x as i64) as u32 as i64).collect(), &self.shape)
+            }
             _ => Tensor::floats(elements.into_iter().map(T::of).collect(), &self.shape),
         }
     }
@@ -103,13 +107,23 @@ impl<T: Real> Call<'_, T> {
                 offset: x.offset,
             },
             Attrs::Slice { axis, start, len, step } => {
-                let (start, len, step) = (start.eval(self.bindings)? as usize, len.eval(self.bindings)? as usize, *step as usize);
+                let (start, len, step) =
+                    (start.eval(self.bindings)? as usize, len.eval(self.bindings)? as usize, *step as usize);
                 if len > 0 && start + (len - 1) * step >= x.shape[*axis] || start > x.shape[*axis] {
-                    return Err(Error::op("slice", "", format!("{len} from {start} by {step} reaches past axis {axis} of {:?}", x.shape)));
+                    return Err(Error::op(
+                        "slice",
+                        "",
+                        format!("{len} from {start} by {step} reaches past axis {axis} of {:?}", x.shape),
+                    ));
                 }
                 let mut strides = x.strides.clone();
                 strides[*axis] *= step;
-                Tensor { data: x.data.clone(), shape: self.shape.clone(), strides, offset: x.offset + start * x.strides[*axis] }
+                Tensor {
+                    data: x.data.clone(),
+                    shape: self.shape.clone(),
+                    strides,
+                    offset: x.offset + start * x.strides[*axis],
+                }
             }
             Attrs::Shape(_) if self.def.name == "broadcast" => x.broadcast(&self.shape),
             Attrs::Shape(_) => x.reshaped(&self.shape),
@@ -138,7 +152,10 @@ impl<T: Real> Call<'_, T> {
                 Reduce::Mean => items.sum::<f64>() / steps.len() as f64,
                 Reduce::Max => items.fold(f64::NEG_INFINITY, f64::max),
                 Reduce::Min => items.fold(f64::INFINITY, f64::min),
-                Reduce::Argmax => items.enumerate().fold((0, f64::NEG_INFINITY), |b, (i, v)| if v > b.1 { (i, v) } else { b }).0 as f64,
+                Reduce::Argmax => {
+                    items.enumerate().fold((0, f64::NEG_INFINITY), |b, (i, v)| if v > b.1 { (i, v) } else { b }).0
+                        as f64
+                }
             }
         };
         Ok(self.result(outer.offsets().map(fold).collect()))
@@ -157,7 +174,12 @@ impl<T: Real> Call<'_, T> {
             }
             return Ok(Tensor::floats(T::from_f32s(out), &self.shape));
         }
-        let row = Tensor { data: table.data.clone(), shape: table.shape[1..].to_vec(), strides: table.strides[1..].to_vec(), offset: 0 };
+        let row = Tensor {
+            data: table.data.clone(),
+            shape: table.shape[1..].to_vec(),
+            strides: table.strides[1..].to_vec(),
+            offset: 0,
+        };
         let inner: Vec<usize> = row.offsets().collect();
         let mut out: Vec<T> = Vec::with_capacity(self.shape.iter().product());
         for i in ids.offsets() {

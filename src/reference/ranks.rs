@@ -82,7 +82,13 @@ impl<T: Real> Ranks<T> {
     }
 
     /// Serves every collective whose ranks are all there.
-    fn exchange(&mut self, waiting: &[Option<Value>], parts: &[Option<Part>], running: &mut [Option<Running<T>>], mail: &mut HashMap<(u32, usize), Tensor<T>>) -> Result<()> {
+    fn exchange(
+        &mut self,
+        waiting: &[Option<Value>],
+        parts: &[Option<Part>],
+        running: &mut [Option<Running<T>>],
+        mail: &mut HashMap<(u32, usize), Tensor<T>>,
+    ) -> Result<()> {
         let mut served = 0;
         let mut seen = vec![false; waiting.len()];
         for rank in 0..waiting.len() {
@@ -99,16 +105,25 @@ impl<T: Real> Ranks<T> {
                 }
                 Exchange::Receive => mail.remove(&(c.tag, rank)).map(|x| (rank, x)).into_iter().collect(),
                 _ => {
-                    let there = |r: &usize| self.due(*r, waiting[*r]).is_some_and(|(e, other, _)| e == exchange && other.tag == c.tag);
+                    let there = |r: &usize| {
+                        self.due(*r, waiting[*r]).is_some_and(|(e, other, _)| e == exchange && other.tag == c.tag)
+                    };
                     if !group.iter().all(there) {
                         continue;
                     }
                     group.iter().for_each(|r| seen[*r] = true);
                     let mut all = vec![];
                     for r in &group {
-                        let how = self.due(*r, waiting[*r]).map(|d| d.1).ok_or_else(|| Error::usage("a rank left its group"))?;
+                        let how = self
+                            .due(*r, waiting[*r])
+                            .map(|d| d.1)
+                            .ok_or_else(|| Error::usage("a rank left its group"))?;
                         let bindings = parts[*r].as_ref().map(|p| p.0.clone()).unwrap_or_default();
-                        let x = if self.operands(waiting[*r], *r) == 0 { None } else { Some(self.operand(*r, waiting[*r], running)?) };
+                        let x = if self.operands(waiting[*r], *r) == 0 {
+                            None
+                        } else {
+                            Some(self.operand(*r, waiting[*r], running)?)
+                        };
                         all.push((how, bindings, x));
                     }
                     let made = meet(exchange, &all)?;
@@ -175,7 +190,11 @@ fn meet<T: Real>(exchange: Exchange, all: &[(Collective, Bindings, Option<Tensor
             let rows = c.rows.eval(bindings)?;
             let piece = |i: usize| {
                 let r = c.cut.range(rows, n, i);
-                Tensor { offset: sum.offset + r.start as usize * sum.strides[0], shape: with_rows(&sum.shape, (r.end - r.start) as usize), ..sum.clone() }
+                Tensor {
+                    offset: sum.offset + r.start as usize * sum.strides[0],
+                    shape: with_rows(&sum.shape, (r.end - r.start) as usize),
+                    ..sum.clone()
+                }
             };
             Ok((0..n).map(piece).collect())
         }
@@ -192,7 +211,8 @@ fn meet<T: Real>(exchange: Exchange, all: &[(Collective, Bindings, Option<Tensor
         }
         Exchange::AllToAll => {
             let other = c.other.ok_or_else(|| Error::usage("an exchange lacks its other axis"))?;
-            let (rows, whole, rest) = (c.rows.eval(bindings)?, other.whole.eval(bindings)?, other.rest.eval(bindings)? as usize);
+            let (rows, whole, rest) =
+                (c.rows.eval(bindings)?, other.whole.eval(bindings)?, other.rest.eval(bindings)? as usize);
             let part = |cut: &crate::base::Cut, len: u64, i: usize| cut.len(len, bindings, n, i).map(|l| l as usize);
             let mut out = vec![vec![]; n];
             for i in 0..n {
@@ -205,7 +225,13 @@ fn meet<T: Real>(exchange: Exchange, all: &[(Collective, Bindings, Option<Tensor
                     at += run;
                 }
             }
-            Ok(out.into_iter().map(|v| { let n = v.len(); Tensor::floats(v, &[n]) }).collect())
+            Ok(out
+                .into_iter()
+                .map(|v| {
+                    let n = v.len();
+                    Tensor::floats(v, &[n])
+                })
+                .collect())
         }
         Exchange::Send | Exchange::Receive => Err(Error::usage("stages exchange by mail")),
     }

@@ -55,7 +55,13 @@ enum Held {
 /// So many elements, or the news that memory is short.
 fn room<E: Clone>(zero: E, rows: usize, row: usize) -> Result<Vec<E>> {
     let (mut out, bytes) = (vec![], rows as u64 as f64 * (row * size_of::<E>()) as f64);
-    let short = || Error::device(DeviceFault::OutOfMemory, "the CPU fallback", format!("has no {bytes} bytes for a weight: choose a smaller model"));
+    let short = || {
+        Error::device(
+            DeviceFault::OutOfMemory,
+            "the CPU fallback",
+            format!("has no {bytes} bytes for a weight: choose a smaller model"),
+        )
+    };
     let n = rows.checked_mul(row).ok_or_else(short)?;
     out.try_reserve_exact(n).map_err(|_| short())?;
     out.resize(n, zero);
@@ -73,7 +79,8 @@ impl Strip {
 
     /// Takes blocks as a file has them.
     fn feed(&mut self, block: usize, bytes: &[u8]) -> Result<()> {
-        let ends = || Error::op("weight", "", format!("{} bytes from block {block} on reach past its end", bytes.len()));
+        let ends =
+            || Error::op("weight", "", format!("{} bytes from block {block} on reach past its end", bytes.len()));
         match &mut self.held {
             Held::Blocks(held) => {
                 let from = block * self.dtype.block_bytes();
@@ -206,7 +213,8 @@ impl Rows {
         let ways = team.as_ref().map_or(1, |t| t.threads().max(1));
         // Whole panels, so that each is computed as it is by one thread.
         let panels = n.div_ceil(PANEL);
-        let cut: Vec<Range<usize>> = (0..ways).map(|i| panels * i / ways * PANEL..(panels * (i + 1) / ways * PANEL).min(n)).collect();
+        let cut: Vec<Range<usize>> =
+            (0..ways).map(|i| panels * i / ways * PANEL..(panels * (i + 1) / ways * PANEL).min(n)).collect();
         let ty = DType::ALL.iter().position(|t| *t == dtype).unwrap_or_default();
         for (member, rows) in cut.iter().enumerate().skip(1).filter(|c| !c.1.is_empty()) {
             if let Some(team) = &team {

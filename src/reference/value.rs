@@ -6,8 +6,17 @@ use half::f16;
 use std::sync::Arc;
 
 /// The number type of an interpreter: f64 (the oracle) or f32 (the fallback).
-pub trait Real: Copy + Send + Sync + PartialOrd + Default + std::fmt::Debug + std::iter::Sum + 'static
-    + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self>
+pub trait Real:
+    Copy
+    + Send
+    + Sync
+    + PartialOrd
+    + Default
+    + std::fmt::Debug
+    + std::iter::Sum
+    + 'static
+    + std::ops::Add<Output = Self>
+    + std::ops::Mul<Output = Self>
 {
     /// Whether speed comes before being the definition.
     const FALLBACK: bool;
@@ -91,7 +100,9 @@ impl<T: Real> Tensor<T> {
         match a.dtype {
             DType::I32 => Tensor::ints(a.to_u32().into_iter().map(|w| w as i32 as i64).collect(), &a.shape),
             DType::U32 | DType::Bool => Tensor::ints(a.to_u32().into_iter().map(i64::from).collect(), &a.shape),
-            float => Tensor::floats(block::decode(float, &a.bytes).into_iter().map(|x| T::of(x as f64)).collect(), &a.shape),
+            float => {
+                Tensor::floats(block::decode(float, &a.bytes).into_iter().map(|x| T::of(x as f64)).collect(), &a.shape)
+            }
         }
     }
     pub fn to_array(&self, dtype: DType) -> Array {
@@ -128,7 +139,9 @@ impl<T: Real> Tensor<T> {
             Data::Blocks(..) | Data::Rows(_) => 0,
         };
         match &self.data {
-            _ if self.is_contiguous() && self.offset == 0 && all == self.count() => Tensor { strides: strides(&self.shape), ..self.clone() },
+            _ if self.is_contiguous() && self.offset == 0 && all == self.count() => {
+                Tensor { strides: strides(&self.shape), ..self.clone() }
+            }
             Data::Ints(x) => Tensor::ints(self.offsets().map(|i| x[i]).collect(), &self.shape),
             _ => Tensor::floats(self.slice().into_owned(), &self.shape),
         }
@@ -151,24 +164,44 @@ impl<T: Real> Tensor<T> {
     /// Contiguous float elements, without a copy where they already are.
     pub fn slice(&self) -> std::borrow::Cow<'_, [T]> {
         match &self.data {
-            Data::Floats(x) if self.is_contiguous() => std::borrow::Cow::Borrowed(&x[self.offset..self.offset + self.count()]),
+            Data::Floats(x) if self.is_contiguous() => {
+                std::borrow::Cow::Borrowed(&x[self.offset..self.offset + self.count()])
+            }
             Data::Floats(x) => self.offsets().map(|i| x[i]).collect(),
             _ => self.offsets().map(|i| T::of(self.at(i))).collect(),
         }
     }
     /// Offsets of the elements in row-major order.
     pub fn offsets(&self) -> Offsets<'_> {
-        Offsets { shape: &self.shape, strides: &self.strides, index: vec![0; self.shape.len()], at: self.offset, left: self.count() }
+        Offsets {
+            shape: &self.shape,
+            strides: &self.strides,
+            index: vec![0; self.shape.len()],
+            at: self.offset,
+            left: self.count(),
+        }
     }
     /// The same elements seen in the wider `shape` by numpy's rules.
     pub fn broadcast(&self, shape: &[usize]) -> Self {
         let lead = shape.len() - self.shape.len();
-        let stride = |i: usize| if i < lead || (self.shape[i - lead] == 1 && shape[i] != 1) { 0 } else { self.strides[i - lead] };
-        Tensor { data: self.data.clone(), shape: shape.to_vec(), strides: (0..shape.len()).map(stride).collect(), offset: self.offset }
+        let stride = |i: usize| {
+            if i < lead || (self.shape[i - lead] == 1 && shape[i] != 1) { 0 } else { self.strides[i - lead] }
+        };
+        Tensor {
+            data: self.data.clone(),
+            shape: shape.to_vec(),
+            strides: (0..shape.len()).map(stride).collect(),
+            offset: self.offset,
+        }
     }
     pub fn reshaped(&self, shape: &[usize]) -> Self {
         if self.is_contiguous() {
-            return Tensor { data: self.data.clone(), shape: shape.to_vec(), strides: strides(shape), offset: self.offset };
+            return Tensor {
+                data: self.data.clone(),
+                shape: shape.to_vec(),
+                strides: strides(shape),
+                offset: self.offset,
+            };
         }
         match &self.data {
             Data::Ints(x) => Tensor::ints(self.offsets().map(|i| x[i]).collect(), shape),

@@ -104,7 +104,10 @@ pub async fn pick_with(choice: &DeviceChoice, cache: Option<&Path>, notify: &mut
         return Ok(Picked { gpu: Some(Arc::new(Gpu::open(index).await?)), notice: None });
     }
     match &all[..] {
-        [] => Ok(Picked { gpu: None, notice: Some(format!("found no {NOTHING}: running on the CPU fallback; {DRIVER_HINT}")) }),
+        [] => Ok(Picked {
+            gpu: None,
+            notice: Some(format!("found no {NOTHING}: running on the CPU fallback; {DRIVER_HINT}")),
+        }),
         [software, ..] => software_or_cpu(software, cache, notify).await,
     }
 }
@@ -114,23 +117,38 @@ async fn measure() -> Result<Comparison> {
 }
 
 /// The faster of the first adapter, which is a software one, and the CPU fallback.
-async fn software_or_cpu(software: &AdapterReport, cache: Option<&Path>, notify: &mut dyn FnMut(Notice)) -> Result<Picked> {
+async fn software_or_cpu(
+    software: &AdapterReport,
+    cache: Option<&Path>,
+    notify: &mut dyn FnMut(Notice),
+) -> Result<Picked> {
     // Browsers need not tell an adapter's name.
     let named = if software.name.is_empty() { String::new() } else { format!(" ({})", software.name) };
     let only = format!("found only a software adapter{named}");
     let Some(cache) = cache else {
         let anyway = if cfg!(target_arch = "wasm32") { "device: \"webgpu\"" } else { "--device 0" };
-        let notice = format!("{only}: running on the CPU fallback, which uses the same cores better ({anyway} takes the adapter); {DRIVER_HINT}");
+        let notice = format!(
+            "{only}: running on the CPU fallback, which uses the same cores better ({anyway} takes the adapter); {DRIVER_HINT}"
+        );
         return Ok(Picked { gpu: None, notice: Some(notice) });
     };
     let times = match Comparison::load(software, cache) {
         Some(known) => known,
         None => {
-            notify(Notice::Say(format!("timing {} beside the CPU fallback (once; remembered in {})", software.name, cache.display())));
+            notify(Notice::Say(format!(
+                "timing {} beside the CPU fallback (once; remembered in {})",
+                software.name,
+                cache.display()
+            )));
             let times = match measure().await {
                 Ok(times) => times,
                 // An adapter that cannot do this much is not taken by itself.
-                Err(e) => return Ok(Picked { gpu: None, notice: Some(format!("{only}, which failed ({e}): running on the CPU fallback")) }),
+                Err(e) => {
+                    return Ok(Picked {
+                        gpu: None,
+                        notice: Some(format!("{only}, which failed ({e}): running on the CPU fallback")),
+                    });
+                }
             };
             if let Err(e) = times.save(software, cache) {
                 notify(Notice::Say(e.to_string()));
@@ -142,11 +160,16 @@ async fn software_or_cpu(software: &AdapterReport, cache: Option<&Path>, notify:
     Ok(match ratio > 1.0 {
         true => Picked {
             gpu: None,
-            notice: Some(format!("{only}: the CPU fallback was {ratio:.1} times as fast and is taken (--device 0 takes the adapter); {DRIVER_HINT}")),
+            notice: Some(format!(
+                "{only}: the CPU fallback was {ratio:.1} times as fast and is taken (--device 0 takes the adapter); {DRIVER_HINT}"
+            )),
         },
         false => Picked {
             gpu: Some(Arc::new(Gpu::open(0).await?)),
-            notice: Some(format!("{only}: it was {:.1} times as fast as the CPU fallback and is taken (--device cpu takes the fallback); {DRIVER_HINT}", 1.0 / ratio)),
+            notice: Some(format!(
+                "{only}: it was {:.1} times as fast as the CPU fallback and is taken (--device cpu takes the fallback); {DRIVER_HINT}",
+                1.0 / ratio
+            )),
         },
     })
 }
@@ -156,7 +179,11 @@ fn by_name(all: &[AdapterReport], name: &str) -> Result<usize> {
     all.iter().position(|a| a.name.to_lowercase().contains(&wanted)).ok_or_else(|| {
         let names: Vec<&str> = all.iter().map(|a| a.name.as_str()).collect();
         let have = if names.is_empty() { "none".into() } else { names.join(", ") };
-        Error::device(DeviceFault::Unavailable, name, format!("no adapter has this in its name; there are: {have}; or give auto or cpu"))
+        Error::device(
+            DeviceFault::Unavailable,
+            name,
+            format!("no adapter has this in its name; there are: {have}; or give auto or cpu"),
+        )
     })
 }
 
@@ -173,7 +200,10 @@ mod tests {
     #[test]
     fn choices_parse() {
         let of = |s: &str| s.parse::<DeviceChoice>().unwrap();
-        assert!(matches!((of("auto"), of("cpu"), of("2")), (DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Index(2))));
+        assert!(matches!(
+            (of("auto"), of("cpu"), of("2")),
+            (DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Index(2))
+        ));
         assert!(matches!(of("Radeon"), DeviceChoice::Name(n) if n == "Radeon"));
         assert!("".parse::<DeviceChoice>().is_err());
     }

@@ -22,9 +22,16 @@ pub struct Comparison {
 const GENERATION: u32 = 1;
 
 fn file(report: &AdapterReport, cache: &Path) -> PathBuf {
-    let plain = |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect::<String>();
+    let plain = |s: &str| {
+        s.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect::<String>()
+    };
     let threads = rayon::current_num_threads();
-    cache.join("tuning").join(format!("{}-{}-{}-beside-cpu-{threads}-v{GENERATION}.json", plain(&report.name), plain(&report.backend), plain(&report.driver)))
+    cache.join("tuning").join(format!(
+        "{}-{}-{}-beside-cpu-{threads}-v{GENERATION}.json",
+        plain(&report.name),
+        plain(&report.backend),
+        plain(&report.driver)
+    ))
 }
 
 impl Comparison {

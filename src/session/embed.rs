@@ -1,7 +1,7 @@
 //! Sentence embeddings from an encoder.
 
-use super::engine::Engine;
 use super::cancel::Cancellable;
+use super::engine::Engine;
 use super::{Notice, Options, pick_with};
 use crate::base::{Array, Bindings, DType, Error, Result, Var};
 use crate::device::Gpu;
@@ -26,7 +26,11 @@ pub struct Embedder {
 impl Embedder {
     /// Opens a model folder.
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn open(path: impl AsRef<std::path::Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
+    pub async fn open(
+        path: impl AsRef<std::path::Path>,
+        options: &Options,
+        notify: &mut dyn FnMut(Notice),
+    ) -> Result<Embedder> {
         Embedder::with(&Model::new(crate::model::ModelSource::open(path)?)?, options, notify).await
     }
 
@@ -35,7 +39,10 @@ impl Embedder {
         let info = model.info();
         let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
-        let json = model.source.side_file("tokenizer.json").ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
+        let json = model
+            .source
+            .side_file("tokenizer.json")
+            .ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
         let tokenizer = Tokenizer::from_json(json).map_err(|e| super::words::told_of(&model.name, e, ""))?;
         let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
@@ -92,7 +99,12 @@ impl Embedder {
             let tokens = Array::u32(&shape, &ids.concat());
             let mask = Array { dtype: DType::Bool, ..Array::u32(&shape, &mask) };
             let bindings = Bindings::new().with("batch", shape[0] as u64).with("seq", longest as u64);
-            let y = self.engine.step(0, 0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"], cancel).await?.remove(0).to_f32();
+            let y = self
+                .engine
+                .step(0, 0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"], cancel)
+                .await?
+                .remove(0)
+                .to_f32();
             out.extend(y.chunks_exact(self.info.width).map(<[f32]>::to_vec));
         }
         Ok(out)

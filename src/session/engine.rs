@@ -2,8 +2,8 @@
 
 use super::mesh::MeshEngine;
 use super::{Breathe, DeviceChoice, Notice, Options, pick};
-use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
 use crate::base::units::median;
+use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
 use crate::device::{Gpu, Program, Store};
 use crate::graph::{Graph, Source};
 use crate::plan::{self, Tuning};
@@ -40,7 +40,12 @@ impl Engine {
     }
 
     /// Loads one graph onto a device that was picked before; `None` is the CPU.
-    pub async fn load(gpu: Option<Arc<Gpu>>, graph: &Graph, weights: &dyn Weights, options: &Options) -> Result<Engine> {
+    pub async fn load(
+        gpu: Option<Arc<Gpu>>,
+        graph: &Graph,
+        weights: &dyn Weights,
+        options: &Options,
+    ) -> Result<Engine> {
         Engine::new(gpu, std::slice::from_ref(graph), weights, options, None, &mut |_| {}).await
     }
 
@@ -56,7 +61,13 @@ impl Engine {
     ///
     /// # Errors
     /// Beside those, [`Error::Cancelled`] from within the step.
-    pub async fn run_until(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str], cancel: &AtomicBool) -> Result<Vec<Array>> {
+    pub async fn run_until(
+        &mut self,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+        outputs: &[&str],
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Array>> {
         self.step(0, 0, bindings, inputs, outputs, cancel).await
     }
 
@@ -67,7 +78,10 @@ impl Engine {
     pub fn set_state(&mut self, name: &str, contents: &Array) -> Result<()> {
         let ty = self.state_type(name)?;
         if contents.dtype != ty.dtype || Some(&contents.shape) != ty.shape.known().as_ref() {
-            return Err(Error::usage(format!("state \"{name}\" is {ty}, it cannot hold {}{:?}", contents.dtype, contents.shape)));
+            return Err(Error::usage(format!(
+                "state \"{name}\" is {ty}, it cannot hold {}{:?}",
+                contents.dtype, contents.shape
+            )));
         }
         match &mut self.inner {
             Inner::Device { programs, .. } => programs[0].set_state(name, contents).map(drop),
@@ -85,7 +99,10 @@ impl Engine {
     /// No state of that name, or one whose size varies; device faults.
     pub async fn state(&self, name: &str) -> Result<Array> {
         let ty = self.state_type(name)?;
-        let shape = ty.shape.known().ok_or_else(|| Error::usage(format!("state \"{name}\" is {ty}: it has no one size to be read")))?;
+        let shape = ty
+            .shape
+            .known()
+            .ok_or_else(|| Error::usage(format!("state \"{name}\" is {ty}: it has no one size to be read")))?;
         let bytes = ty.dtype.bytes(shape.iter().product::<usize>() as u64).unwrap_or(0) as usize;
         let found = match &self.inner {
             Inner::Device { programs, .. } => match programs[0].state_buffer(name) {
@@ -164,7 +181,10 @@ impl Engine {
         let mut programs = vec![];
         for graph in graphs {
             let plan = plan::plan(graph, gpu.caps(), &options)?;
-            programs.push(Program::load(plan, &mut store, weights, &mut |done, of| notify(Notice::Compiling { done, of })).await?);
+            programs.push(
+                Program::load(plan, &mut store, weights, &mut |done, of| notify(Notice::Compiling { done, of }))
+                    .await?,
+            );
         }
         Ok(Engine { inner: Inner::Device { programs, store, check: how.check_numerics }, states: states(graphs) })
     }
@@ -257,9 +277,14 @@ impl Engine {
     pub(super) fn can_profile(&self) -> Result<()> {
         match &self.inner {
             Inner::Device { store, .. } if store.gpu().caps().timestamps => Ok(()),
-            Inner::Device { .. } => Err(Error::usage(format!("{} has no timestamp queries: it cannot be profiled", self.adapter()))),
+            Inner::Device { .. } => {
+                Err(Error::usage(format!("{} has no timestamp queries: it cannot be profiled", self.adapter())))
+            }
             Inner::Mesh(mesh) => mesh.can_trace(),
-            Inner::Cpu { .. } => Err(Error::usage(format!("the {} has no dispatches to time: choose an adapter with --device", self.adapter()))),
+            Inner::Cpu { .. } => Err(Error::usage(format!(
+                "the {} has no dispatches to time: choose an adapter with --device",
+                self.adapter()
+            ))),
         }
     }
 

@@ -104,7 +104,11 @@ impl Generator {
     /// # Errors
     /// Files that are damaged or cannot be run, devices that do not exist or are too small: before anything runs.
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn open(path: impl AsRef<std::path::Path>, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
+    pub async fn open(
+        path: impl AsRef<std::path::Path>,
+        options: &Options,
+        notify: &mut dyn FnMut(Notice),
+    ) -> Result<Generator> {
         Generator::with(&Model::new(crate::model::ModelSource::open(path)?)?, options, notify).await
     }
 
@@ -114,7 +118,10 @@ impl Generator {
         let info = model.info();
         let context = options.context.unwrap_or(info.context.min(DEFAULT_CONTEXT));
         if context == 0 || context > info.context {
-            return Err(Error::usage(format!("the context is {context} tokens, {} was made for 1 to {}", info.name, info.context)));
+            return Err(Error::usage(format!(
+                "the context is {context} tokens, {} was made for 1 to {}",
+                info.name, info.context
+            )));
         }
         options.cancel.check()?;
         let words = Words::read(model)?;
@@ -160,7 +167,11 @@ impl Generator {
     /// Ids of a conversation up to where the answer begins, in the model's own form.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let plain = "give plain text (--raw)";
-        let template = self.words.template.as_ref().ok_or_else(|| Error::model(&self.info.name, format!("has no chat template: {plain}")))?;
+        let template = self
+            .words
+            .template
+            .as_ref()
+            .ok_or_else(|| Error::model(&self.info.name, format!("has no chat template: {plain}")))?;
         let made = match template {
             Ok(template) => template.render(messages, true, &self.words.bos, &self.words.eos),
             Err(e) => Err(e.clone()),
@@ -216,12 +227,23 @@ impl Generator {
     ///
     /// # Errors
     /// An empty prompt or one longer than the context; device faults.
-    pub async fn generate(&mut self, request: &Request, cancel: &AtomicBool, on_token: &mut dyn FnMut(&Token) -> Result<()>) -> Result<Finished> {
+    pub async fn generate(
+        &mut self,
+        request: &Request,
+        cancel: &AtomicBool,
+        on_token: &mut dyn FnMut(&Token) -> Result<()>,
+    ) -> Result<Finished> {
         self.generate_on(0, request, cancel, on_token).await
     }
 
     /// Like [`Generator::generate`], on one of the replicas.
-    pub async fn generate_on(&mut self, replica: usize, request: &Request, cancel: &AtomicBool, on_token: &mut dyn FnMut(&Token) -> Result<()>) -> Result<Finished> {
+    pub async fn generate_on(
+        &mut self,
+        replica: usize,
+        request: &Request,
+        cancel: &AtomicBool,
+        on_token: &mut dyn FnMut(&Token) -> Result<()>,
+    ) -> Result<Finished> {
         let mut generation = self.begin_on(replica, request)?;
         while let Some(token) = self.next(&mut generation, cancel).await? {
             on_token(&token)?;
@@ -246,7 +268,12 @@ impl Generator {
             return Err(Error::usage("the prompt is empty"));
         }
         if prompt.len() >= self.context {
-            let what = format!("the prompt has {} tokens, the context {}: shorten it, or raise --ctx (up to {})", prompt.len(), self.context, self.info.context);
+            let what = format!(
+                "the prompt has {} tokens, the context {}: shorten it, or raise --ctx (up to {})",
+                prompt.len(),
+                self.context,
+                self.info.context
+            );
             return Err(Error::usage(what));
         }
         if let Some(id) = prompt.iter().find(|id| **id as usize >= self.info.vocab) {
@@ -257,7 +284,12 @@ impl Generator {
 
     /// Logits after the last of `tokens`, of which the cache may hold some already, and how many were computed; no logits
     /// if cancelled.
-    pub(super) async fn logits_after(&mut self, replica: usize, tokens: &[u32], cancel: &AtomicBool) -> Result<(usize, Option<Vec<f32>>)> {
+    pub(super) async fn logits_after(
+        &mut self,
+        replica: usize,
+        tokens: &[u32],
+        cancel: &AtomicBool,
+    ) -> Result<(usize, Option<Vec<f32>>)> {
         let reused = self.reuse(replica, tokens);
         let logits = self.prefill(replica, tokens, cancel).await?;
         Ok((self.cached[replica].len() - reused, logits))
@@ -312,7 +344,8 @@ impl Generator {
         let bindings = bindings(tokens.len(), self.cached[replica].len() + tokens.len());
         let which = if tokens.len() == 1 { 1 } else { 0 };
         let input = Array::u32(&[tokens.len()], tokens);
-        let logits = self.engine.step(which, replica, &bindings, &[("tokens", input)], &["logits"], cancel).await?.remove(0);
+        let logits =
+            self.engine.step(which, replica, &bindings, &[("tokens", input)], &["logits"], cancel).await?.remove(0);
         self.cached[replica].extend_from_slice(tokens);
         Ok(logits.to_f32())
     }
@@ -321,7 +354,8 @@ impl Generator {
         if n == 0 {
             return Ok(vec![]);
         }
-        let named = |c: Choice| Alternative { id: c.id, text: self.words.tokenizer.token_text(c.id), logprob: c.logprob };
+        let named =
+            |c: Choice| Alternative { id: c.id, text: self.words.tokenizer.token_text(c.id), logprob: c.logprob };
         Ok(top_logprobs(logits, n)?.into_iter().map(named).collect())
     }
 
@@ -355,12 +389,18 @@ impl Generator {
         }
         let track = self.engine.adapter();
         self.can_trace()?;
-        let program = self.engine.programs().get_mut(1).ok_or_else(|| Error::usage("there is no program for one token"))?;
+        let program =
+            self.engine.programs().get_mut(1).ok_or_else(|| Error::usage("there is no program for one token"))?;
         let times = program.profile(&bindings, &inputs).await?;
         let span = |t: &DispatchTime| {
             let d = &program.plan().dispatches[t.index];
             let kernel = program.plan().kernels[d.kernel].name();
-            let details = [("kernel", kernel.to_string()), ("ops", d.ops.join(" + ")), ("FLOP", d.flops.to_string()), ("bytes", d.bytes.to_string())];
+            let details = [
+                ("kernel", kernel.to_string()),
+                ("ops", d.ops.join(" + ")),
+                ("FLOP", d.flops.to_string()),
+                ("bytes", d.bytes.to_string()),
+            ];
             Span {
                 name: format!("{kernel} {}", d.label),
                 track: track.clone(),

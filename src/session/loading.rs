@@ -57,7 +57,13 @@ impl Loading {
     ///
     /// # Errors
     /// Heads that do not fit each other or their index; a model that cannot be run, a device that is too small.
-    pub async fn of_files(name: &str, heads: &[Head], side: HashMap<String, Vec<u8>>, options: Options, notify: &mut dyn FnMut(Notice)) -> Result<Loading> {
+    pub async fn of_files(
+        name: &str,
+        heads: &[Head],
+        side: HashMap<String, Vec<u8>>,
+        options: Options,
+        notify: &mut dyn FnMut(Notice),
+    ) -> Result<Loading> {
         let source = ModelSource::from_heads(name, heads, &side)?;
         let mut loading = Loading::new(name, None, side, options);
         loading.engage(source, notify).await?;
@@ -71,7 +77,9 @@ impl Loading {
     pub fn file_ends(&self, name: &str) -> Result<()> {
         match &self.stage {
             Stage::Head { .. } => Ok(()),
-            Stage::Engine { model, cursor, .. } | Stage::Memory { model, cursor } => cursor.file_ends(&model.source, name),
+            Stage::Engine { model, cursor, .. } | Stage::Memory { model, cursor } => {
+                cursor.file_ends(&model.source, name)
+            }
         }
     }
 
@@ -115,7 +123,10 @@ impl Loading {
             self.begin(notify).await?;
         }
         match self.stage {
-            Stage::Head { bytes, .. } => Err(Error::file(&self.name, format!("ends at byte {} inside of its head: download it again", bytes.len()))),
+            Stage::Head { bytes, .. } => Err(Error::file(
+                &self.name,
+                format!("ends at byte {} inside of its head: download it again", bytes.len()),
+            )),
             Stage::Engine { model, cursor, mut opened } => {
                 cursor.finish(&model.source)?;
                 opened.engine().finish().await?;

@@ -33,7 +33,8 @@ pub fn sharded(model: &Model, context: usize, tokens: usize, layout: &Layout) ->
         return shard(&model.embed_graph(Var::new("batch", 1), seq)?, &layout.axes()?);
     }
     let total = Var::new("total", context as u32);
-    let step = StepShape { seq: seq.into(), total, context, last_only: true, sequence_parallel: layout.sequence_parallel };
+    let step =
+        StepShape { seq: seq.into(), total, context, last_only: true, sequence_parallel: layout.sequence_parallel };
     shard(&model.step_graph(&step)?, &layout.axes()?)
 }
 
@@ -92,11 +93,19 @@ enum Runner {
 }
 
 /// Whether the ranks run on devices; the fallback needs only the first graph.
-pub(super) async fn pick_all(options: &Options, local: &[usize], notify: &mut dyn FnMut(Notice)) -> Result<Vec<Option<Arc<Gpu>>>> {
+pub(super) async fn pick_all(
+    options: &Options,
+    local: &[usize],
+    notify: &mut dyn FnMut(Notice),
+) -> Result<Vec<Option<Arc<Gpu>>>> {
     let layout = &options.layout;
     let ranks = layout.mesh.ranks();
     if !layout.devices.is_empty() && layout.devices.len() != ranks {
-        return Err(Error::usage(format!("--devices names {} devices, mesh {} has {ranks} ranks: name one a rank", layout.devices.len(), layout.mesh)));
+        return Err(Error::usage(format!(
+            "--devices names {} devices, mesh {} has {ranks} ranks: name one a rank",
+            layout.devices.len(),
+            layout.mesh
+        )));
     }
     let mut known: Vec<(DeviceChoice, Option<Arc<Gpu>>)> = vec![];
     let mut out = vec![];
@@ -113,7 +122,9 @@ pub(super) async fn pick_all(options: &Options, local: &[usize], notify: &mut dy
     }
     let on_cpu = out.iter().filter(|g| g.is_none()).count();
     if on_cpu > 0 && on_cpu < out.len() {
-        return Err(Error::usage("some ranks are on adapters and some on the CPU fallback: a mesh is on one or the other"));
+        return Err(Error::usage(
+            "some ranks are on adapters and some on the CPU fallback: a mesh is on one or the other",
+        ));
     }
     Ok(out)
 }
@@ -146,19 +157,31 @@ impl MeshEngine {
         let adapter = describe(layout, &local, &gpus, transport.as_deref());
         if on_cpu {
             if local.len() != sharded[0].ranks() {
-                return Err(Error::usage("the CPU fallback runs all ranks in one process: give every process an adapter with --devices"));
+                return Err(Error::usage(
+                    "the CPU fallback runs all ranks in one process: give every process an adapter with --devices",
+                ));
             }
             let graphs: Vec<&Graph> = local.iter().map(|r| &sharded[0].class(*r).graph).collect();
             let ranks = Ranks::new(&graphs, &sharded[0].seats, weights)?;
-            return Ok(MeshEngine { sharded, runner: Runner::Cpu(Box::new(ranks)), traffic: Traffic::default(), timed: false, last: None, adapter });
+            return Ok(MeshEngine {
+                sharded,
+                runner: Runner::Cpu(Box::new(ranks)),
+                traffic: Traffic::default(),
+                timed: false,
+                last: None,
+                adapter,
+            });
         }
         let gpus: Vec<Arc<Gpu>> = gpus.into_iter().flatten().collect();
-        let mut stores: Vec<Store> = local.iter().zip(&gpus).map(|(r, g)| Store::at(g.clone(), sharded[0].seats[*r].clone())).collect();
+        let mut stores: Vec<Store> =
+            local.iter().zip(&gpus).map(|(r, g)| Store::at(g.clone(), sharded[0].seats[*r].clone())).collect();
         let mut clusters = vec![];
         for (graph, s) in graphs.iter().zip(&sharded) {
             let plans = rank_plans(s, graph, &local, &gpus, cache, notify).await?;
             let mut progress = |done, of| notify(Notice::Compiling { done, of });
-            clusters.push(Cluster::load(s.seats.clone(), plans, &mut stores, weights, policy(layout), &mut progress).await?);
+            clusters.push(
+                Cluster::load(s.seats.clone(), plans, &mut stores, weights, policy(layout), &mut progress).await?,
+            );
         }
         let transport = transport.unwrap_or_else(|| Box::new(Nobody));
         let runner = Runner::Devices { clusters, stores, local, transport };
@@ -185,7 +208,14 @@ impl MeshEngine {
     }
 
     /// Runs a step of graph `which` on the ranks of one replica and reads outputs of its first rank here.
-    pub async fn step(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
+    pub async fn step(
+        &mut self,
+        which: usize,
+        replica: usize,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+        outputs: &[&str],
+    ) -> Result<Vec<Array>> {
         let mut watch = if self.timed { Watch::timing() } else { Watch::default() };
         let out = self.watched(which, replica, bindings, inputs, outputs, &mut watch).await?;
         self.traffic.add(std::mem::take(&mut watch.traffic));
@@ -206,20 +236,37 @@ impl MeshEngine {
 
     pub fn can_trace(&self) -> Result<()> {
         match self.runner {
-            Runner::Cpu(_) => Err(Error::usage("the CPU fallback has no times of ranks and links: choose an adapter with --device")),
+            Runner::Cpu(_) => {
+                Err(Error::usage("the CPU fallback has no times of ranks and links: choose an adapter with --device"))
+            }
             Runner::Devices { .. } => Ok(()),
         }
     }
 
     /// Like [`MeshEngine::step`], taking the time of everything that ranks and links do.
-    pub async fn traced(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Trace> {
+    pub async fn traced(
+        &mut self,
+        which: usize,
+        replica: usize,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+        outputs: &[&str],
+    ) -> Result<Trace> {
         self.can_trace()?;
         let mut watch = Watch::timing();
         self.watched(which, replica, bindings, inputs, outputs, &mut watch).await?;
         Ok(watch.into_trace())
     }
 
-    async fn watched(&mut self, which: usize, replica: usize, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str], watch: &mut Watch) -> Result<Vec<Array>> {
+    async fn watched(
+        &mut self,
+        which: usize,
+        replica: usize,
+        bindings: &Bindings,
+        inputs: &[(&str, Array)],
+        outputs: &[&str],
+        watch: &mut Watch,
+    ) -> Result<Vec<Array>> {
         let which = which.min(self.sharded.len() - 1);
         let s = &self.sharded[which];
         let plays = |rank: usize| s.seats[rank].index(MeshAxis::Data) == replica;
@@ -233,7 +280,11 @@ impl MeshEngine {
             Runner::Devices { clusters, local, transport, .. } => {
                 let parts = local.iter().map(|r| part(*r)).collect::<Result<Vec<_>>>()?;
                 let reader: Vec<usize> = local.iter().position(|r| plays(*r)).into_iter().collect();
-                Ok(clusters[which].step(&parts, (&reader, outputs), &mut **transport, watch).await?.pop().unwrap_or_default())
+                Ok(clusters[which]
+                    .step(&parts, (&reader, outputs), &mut **transport, watch)
+                    .await?
+                    .pop()
+                    .unwrap_or_default())
             }
             Runner::Cpu(ranks) => {
                 let parts = (0..s.ranks()).map(part).collect::<Result<Vec<_>>>()?;
@@ -299,7 +350,14 @@ impl MeshEngine {
 }
 
 /// Each local rank's plan; ranks of one class on one adapter share it.
-async fn rank_plans(s: &Sharded, graph: &Graph, local: &[usize], gpus: &[Arc<Gpu>], cache: Option<&Path>, notify: &mut dyn FnMut(Notice)) -> Result<Vec<RankPlan>> {
+async fn rank_plans(
+    s: &Sharded,
+    graph: &Graph,
+    local: &[usize],
+    gpus: &[Arc<Gpu>],
+    cache: Option<&Path>,
+    notify: &mut dyn FnMut(Notice),
+) -> Result<Vec<RankPlan>> {
     let largest = graph.largest();
     let mut made: Vec<(usize, *const Gpu, Plan)> = vec![];
     let mut out = vec![];
@@ -326,13 +384,17 @@ async fn rank_plans(s: &Sharded, graph: &Graph, local: &[usize], gpus: &[Arc<Gpu
 fn describe(layout: &Layout, local: &[usize], gpus: &[Option<Arc<Gpu>>], transport: Option<&dyn Transport>) -> String {
     let mut names: Vec<(String, usize)> = vec![];
     for gpu in gpus {
-        let name = gpu.as_ref().map_or("CPU fallback".to_string(), |g| format!("{} ({})", g.report.name, g.report.backend));
+        let name =
+            gpu.as_ref().map_or("CPU fallback".to_string(), |g| format!("{} ({})", g.report.name, g.report.backend));
         match names.iter_mut().find(|n| n.0 == name) {
             Some(n) => n.1 += 1,
             None => names.push((name, 1)),
         }
     }
-    let names: Vec<String> = names.into_iter().map(|(n, k)| if k > 1 { format!("{k} virtual devices on {n}") } else { n }).collect();
-    let through = transport.map_or(String::new(), |t| format!("; rank {} of {} through {}", local.first().copied().unwrap_or(0), layout.mesh.ranks(), t.name()));
+    let names: Vec<String> =
+        names.into_iter().map(|(n, k)| if k > 1 { format!("{k} virtual devices on {n}") } else { n }).collect();
+    let through = transport.map_or(String::new(), |t| {
+        format!("; rank {} of {} through {}", local.first().copied().unwrap_or(0), layout.mesh.ranks(), t.name())
+    });
     format!("{} on {}{through}", layout.mesh, names.join(", "))
 }

@@ -16,18 +16,18 @@ mod trial;
 mod tune;
 mod words;
 
+pub use crate::model::source::Head;
+pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 pub use cancel::Cancel;
 pub use choose::{DeviceChoice, Picked, pick, pick_with};
 pub use compare::Comparison;
 pub use embed::Embedder;
 pub use engine::Engine;
-pub use mesh::{Layout, algorithm, mesh, policy, sharded};
-pub use generation::Generation;
-pub use crate::model::source::Head;
-pub use loading::{Loading, Opened};
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
+pub use generation::Generation;
+pub use loading::{Loading, Opened};
+pub use mesh::{Layout, algorithm, mesh, policy, sharded};
 pub use probes::Rate;
-pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
 

@@ -1,8 +1,8 @@
 //! From a decoder and options to an engine: which devices, which graphs, which plans.
 
+use super::cancel::Cancellable;
 use super::engine::Engine;
 use super::mesh::{MeshEngine, pick_all};
-use super::cancel::Cancellable;
 use super::{Notice, Options, pick_with, processes, tune};
 use crate::base::{AdapterKind, MeshAxis, Result, Var};
 use crate::device::Gpu;
@@ -11,7 +11,12 @@ use crate::model::{Model, StepShape};
 use std::sync::Arc;
 
 /// The engine, and how many tokens of a prompt it takes at a time.
-pub(super) async fn open_engine(model: &Model, context: usize, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<(Engine, usize)> {
+pub(super) async fn open_engine(
+    model: &Model,
+    context: usize,
+    options: &Options,
+    notify: &mut dyn FnMut(Notice),
+) -> Result<(Engine, usize)> {
     if !options.layout.is_single() {
         return open_mesh(model, context, options, notify).await;
     }
@@ -29,7 +34,12 @@ pub(super) async fn open_engine(model: &Model, context: usize, options: &Options
     Ok((engine, chunk))
 }
 
-async fn open_mesh(model: &Model, context: usize, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<(Engine, usize)> {
+async fn open_mesh(
+    model: &Model,
+    context: usize,
+    options: &Options,
+    notify: &mut dyn FnMut(Notice),
+) -> Result<(Engine, usize)> {
     let layout = &options.layout;
     let ranks = layout.mesh.ranks();
     let (local, transport) = match layout.processes {
@@ -60,7 +70,8 @@ fn graphs(model: &Model, context: usize, chunk: usize, (options, device): (&Opti
     let total = Var::new("total", context as u32);
     let split = options.layout.axes()?.iter().any(|a| a.0 == MeshAxis::Context && a.1 > 1);
     let sequence_parallel = options.layout.sequence_parallel;
-    let many = StepShape { seq: Var::new("seq", chunk as u32).into(), total, context, last_only: true, sequence_parallel };
+    let many =
+        StepShape { seq: Var::new("seq", chunk as u32).into(), total, context, last_only: true, sequence_parallel };
     // One token belongs to one context rank: the others have none, so even then the number is a variable.
     let seq = if split { Var::new("seq", 1).into() } else { 1.into() };
     let one = StepShape { seq, sequence_parallel: false, ..many };

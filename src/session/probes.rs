@@ -1,8 +1,8 @@
 //! What an adapter's kernel forms reach: each timed on sizes of its own, around those that a plan has, in turn with whatever
 //! they are to predict. (Other programs share machines; medians of interleaved rounds compare.)
 
-use crate::base::{Array, Bindings, DType, Error, Result};
 use crate::base::units::median;
+use crate::base::{Array, Bindings, DType, Error, Result};
 use crate::device::{Gpu, Program, Store};
 use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
 use crate::kernel::matmul::VARIANTS;
@@ -48,7 +48,12 @@ pub struct Rate {
 
 impl Probes {
     /// Probes of every form that these plans have, each made and run once.
-    pub async fn open(gpu: &Arc<Gpu>, options: &Options, plans: &[(&Plan, &Bindings)], progress: &mut dyn FnMut(usize, usize)) -> Result<Probes> {
+    pub async fn open(
+        gpu: &Arc<Gpu>,
+        options: &Options,
+        plans: &[(&Plan, &Bindings)],
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Probes> {
         let mut out = Probes { gpu: gpu.clone(), probes: vec![], reads: vec![], _stores: vec![] };
         let wanted = wanted(plans)?;
         for (i, w) in wanted.iter().enumerate() {
@@ -116,11 +121,16 @@ impl Probes {
         let mut store = Store::new(self.gpu.clone());
         let mut program = Program::load(plan, &mut store, &weights, &mut |_, _| {}).await?;
         self._stores.push(store);
-        let ports: Vec<(String, Array)> = program.plan().inputs.iter().map(|p| {
-            let shape = p.ty.shape.known().unwrap_or_default();
-            let zeros = Array { dtype: p.ty.dtype, ..Array::u32(&shape, &vec![0; shape.iter().product()]) };
-            (p.name.clone(), zeros)
-        }).collect();
+        let ports: Vec<(String, Array)> = program
+            .plan()
+            .inputs
+            .iter()
+            .map(|p| {
+                let shape = p.ty.shape.known().unwrap_or_default();
+                let zeros = Array { dtype: p.ty.dtype, ..Array::u32(&shape, &vec![0; shape.iter().product()]) };
+                (p.name.clone(), zeros)
+            })
+            .collect();
         let inputs: Vec<(&str, Array)> = ports.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
         program.step(&Bindings::new(), &inputs, &[]).await?;
         self.gpu.done().await?;
@@ -165,7 +175,14 @@ impl Probes {
     /// What was measured, of all rounds.
     pub fn rates(&self) -> Vec<Rate> {
         let (submit, _) = self.step();
-        self.probes.iter().map(|p| Rate { form: p.form.clone(), size: p.size, seconds: (median(p.times.clone()) - submit).max(1e-9) / p.repeat as f64 }).collect()
+        self.probes
+            .iter()
+            .map(|p| Rate {
+                form: p.form.clone(),
+                size: p.size,
+                seconds: (median(p.times.clone()) - submit).max(1e-9) / p.repeat as f64,
+            })
+            .collect()
     }
 }
 
@@ -208,7 +225,11 @@ fn wanted(plans: &[(&Plan, &Bindings)]) -> Result<Vec<Wanted>> {
             let dtype = if let Some(Role::Weight { dtype, .. }) = right { *dtype } else { DType::F32 };
             let masked = d.args.iter().any(|a| a.name == "mask");
             let anchors = ["matmul", "attention", "rms_norm", "layer_norm", "softmax", "gather"];
-            let op = anchors.into_iter().find(|a| d.ops.contains(a)).unwrap_or(if form.ends_with("rearranged") { "rearranged" } else { "map" });
+            let op = anchors.into_iter().find(|a| d.ops.contains(a)).unwrap_or(if form.ends_with("rearranged") {
+                "rearranged"
+            } else {
+                "map"
+            });
             out.push(Wanted { form, op, numbers, dtype, masked, sizes: (size, size) });
         }
     }
@@ -237,26 +258,45 @@ impl Wanted {
         match self.op {
             "matmul" => {
                 let m = self.of("m");
-                const LADDER: [(usize, usize); 6] = [(256, 256), (512, 512), (1024, 1024), (4096, 1024), (16384, 1024), (65536, 1024)];
+                const LADDER: [(usize, usize); 6] =
+                    [(256, 256), (512, 512), (1024, 1024), (4096, 1024), (16384, 1024), (65536, 1024)];
                 let size = |(n, k)| 2.0 * (m * n * k) as f64;
-                around(&LADDER, self.sizes, size).into_iter().map(|(n, k)| graph(&|g| self.products(g, m, n, k))).collect()
+                around(&LADDER, self.sizes, size)
+                    .into_iter()
+                    .map(|(n, k)| graph(&|g| self.products(g, m, n, k)))
+                    .collect()
             }
             "attention" => {
                 let (b, q, t, w) = (self.of("batch"), self.of("queries"), self.of("keys"), self.of("width"));
                 let each = self.of("heads") / self.of("kv_heads");
                 let size = |h: usize| 4.0 * (b * q * t * w * h * each) as f64;
-                around(&[1, 4, 16, 64], self.sizes, size).into_iter().map(|h| graph(&|g| self.attention(g, (b, q, t), (h * each, h, w)))).collect()
+                around(&[1, 4, 16, 64], self.sizes, size)
+                    .into_iter()
+                    .map(|h| graph(&|g| self.attention(g, (b, q, t), (h * each, h, w))))
+                    .collect()
             }
             "rms_norm" | "layer_norm" | "softmax" => {
                 let rows = self.of("rows");
-                around(&[256usize, 1024, 4096], self.sizes, |c| 8.0 * (rows * c) as f64).into_iter().map(|c| graph(&|g| self.rows(g, rows, c))).collect()
+                around(&[256usize, 1024, 4096], self.sizes, |c| 8.0 * (rows * c) as f64)
+                    .into_iter()
+                    .map(|c| graph(&|g| self.rows(g, rows, c)))
+                    .collect()
             }
             "gather" => {
                 let n = self.of("n");
-                around(&[128usize, 512, 2048], self.sizes, |w| 8.0 * (n * w) as f64).into_iter().map(|w| graph(&|g| self.gather(g, n, w))).collect()
+                around(&[128usize, 512, 2048], self.sizes, |w| 8.0 * (n * w) as f64)
+                    .into_iter()
+                    .map(|w| graph(&|g| self.gather(g, n, w)))
+                    .collect()
             }
-            "rearranged" => around(&[1usize, 8, 64, 512, 4096], self.sizes, |n| 512.0 * n as f64).into_iter().map(|n| graph(&|g| rearranged(g, n))).collect(),
-            _ => around(&[64usize, 1024, 16384, 262144], self.sizes, |n| 12.0 * n as f64).into_iter().map(|n| graph(&|g| elementwise(g, n))).collect(),
+            "rearranged" => around(&[1usize, 8, 64, 512, 4096], self.sizes, |n| 512.0 * n as f64)
+                .into_iter()
+                .map(|n| graph(&|g| rearranged(g, n)))
+                .collect(),
+            _ => around(&[64usize, 1024, 16384, 262144], self.sizes, |n| 12.0 * n as f64)
+                .into_iter()
+                .map(|n| graph(&|g| elementwise(g, n)))
+                .collect(),
         }
     }
 
@@ -269,7 +309,12 @@ impl Wanted {
         Ok(())
     }
 
-    fn attention(&self, g: &GraphBuilder, (b, q, t): (usize, usize, usize), (heads, kv, w): (usize, usize, usize)) -> Result<()> {
+    fn attention(
+        &self,
+        g: &GraphBuilder,
+        (b, q, t): (usize, usize, usize),
+        (heads, kv, w): (usize, usize, usize),
+    ) -> Result<()> {
         let x = g.input("q", DType::F32, [b, q, heads, w])?;
         let (k, v) = (g.input("k", DType::F32, [b, t, kv, w])?, g.input("v", DType::F32, [b, t, kv, w])?);
         let mask = if self.masked { Some(g.input("mask", DType::Bool, [b, t])?.reshape([b, 1, 1, t])?) } else { None };
@@ -280,11 +325,14 @@ impl Wanted {
     fn rows(&self, g: &GraphBuilder, rows: usize, cols: usize) -> Result<()> {
         let x = g.input("x", DType::F32, [rows, cols])?;
         let w = || g.weight("w", DType::F32, [cols]);
-        g.output("y", match self.op {
-            "rms_norm" => x.rms_norm(w()?, 1e-5)?,
-            "layer_norm" => x.layer_norm(w()?, g.weight("b", DType::F32, [cols])?, 1e-5)?,
-            _ => x.softmax()?,
-        })
+        g.output(
+            "y",
+            match self.op {
+                "rms_norm" => x.rms_norm(w()?, 1e-5)?,
+                "layer_norm" => x.layer_norm(w()?, g.weight("b", DType::F32, [cols])?, 1e-5)?,
+                _ => x.softmax()?,
+            },
+        )
     }
 
     fn gather(&self, g: &GraphBuilder, n: usize, width: usize) -> Result<()> {
@@ -298,7 +346,10 @@ fn rearranged(g: &GraphBuilder, n: usize) -> Result<()> {
     let (rows, heads) = if n > 64 { (n / 8, 8) } else { (1, n) };
     let x = g.input("x", DType::F32, [rows, heads * 64])?;
     let table = |name: &str| g.input(name, DType::F32, [rows, 32]);
-    let y = x.reshape([rows, heads, 64])?.rope(table("cos")?, table("sin")?, RopeLayout::Interleaved)?.reshape([rows, heads * 64])?;
+    let y = x
+        .reshape([rows, heads, 64])?
+        .rope(table("cos")?, table("sin")?, RopeLayout::Interleaved)?
+        .reshape([rows, heads * 64])?;
     let state = g.state("cache", DType::F32, [rows, heads * 64])?;
     g.output("y", state.append(y, 0)?.slice(0, 0, 1)?)
 }

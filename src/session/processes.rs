@@ -9,7 +9,9 @@ use crate::device::Transport;
 /// No MPI in this build; a launcher that started another number of processes than the mesh has ranks.
 #[cfg(not(feature = "mpi"))]
 pub(super) fn join(_: usize) -> Result<(usize, Box<dyn Transport>)> {
-    Err(crate::base::Error::usage("an MPI launcher started this program, but this build knows no MPI: build it with --features mpi"))
+    Err(crate::base::Error::usage(
+        "an MPI launcher started this program, but this build knows no MPI: build it with --features mpi",
+    ))
 }
 
 #[cfg(feature = "mpi")]
@@ -46,7 +48,9 @@ mod with_mpi {
         check(unsafe { ffi::MPI_Comm_set_errhandler(world, returned) }, "MPI cannot return errors")?;
         let mpi = Mpi { universe: Some(universe), world, pending: vec![], closed: false };
         if size != ranks {
-            return Err(Error::usage(format!("the launcher started {size} processes, the mesh has {ranks} ranks: start mpirun -n {ranks}")));
+            return Err(Error::usage(format!(
+                "the launcher started {size} processes, the mesh has {ranks} ranks: start mpirun -n {ranks}"
+            )));
         }
         Ok((rank, Box::new(mpi)))
     }
@@ -69,7 +73,10 @@ mod with_mpi {
             let mut tries = 0u32;
             while !Mpi::done(&mut request, what)? {
                 if start.elapsed() > PATIENCE {
-                    return Err(Error::usage(format!("{what}: nothing for {} s, the other rank seems gone", PATIENCE.as_secs())));
+                    return Err(Error::usage(format!(
+                        "{what}: nothing for {} s, the other rank seems gone",
+                        PATIENCE.as_secs()
+                    )));
                 }
                 tries += 1;
                 // Near ranks answer within microseconds, slow devices take their time.
@@ -81,7 +88,8 @@ mod with_mpi {
 
     /// Bytes of a message, and its tag, as MPI counts them.
     fn sizes(post: Post) -> Result<(i32, i32)> {
-        let bytes = i32::try_from(post.bytes).map_err(|_| Error::usage(format!("a message of {} bytes is beyond what MPI counts", post.bytes)))?;
+        let bytes = i32::try_from(post.bytes)
+            .map_err(|_| Error::usage(format!("a message of {} bytes is beyond what MPI counts", post.bytes)))?;
         // MPI promises tags up to 32767 only. Messages between two ranks keep their order, so tags may repeat.
         Ok((bytes, (post.tag % 32749) as i32))
     }
@@ -92,7 +100,17 @@ mod with_mpi {
             let mut request = MaybeUninit::<ffi::MPI_Request>::uninit();
             let what = format!("rank {} cannot send to rank {}", post.from, post.to);
             // SAFETY: the bytes are kept in `pending`, unmoved on the heap, until MPI is done with them.
-            let code = unsafe { ffi::MPI_Isend(bytes.as_ptr().cast(), count, ffi::RSMPI_UINT8_T, post.to as i32, tag, self.world, request.as_mut_ptr()) };
+            let code = unsafe {
+                ffi::MPI_Isend(
+                    bytes.as_ptr().cast(),
+                    count,
+                    ffi::RSMPI_UINT8_T,
+                    post.to as i32,
+                    tag,
+                    self.world,
+                    request.as_mut_ptr(),
+                )
+            };
             check(code, &what)?;
             // SAFETY: MPI_Isend succeeded and wrote it.
             self.pending.push((unsafe { request.assume_init() }, post, bytes));
@@ -105,7 +123,17 @@ mod with_mpi {
             let mut request = MaybeUninit::<ffi::MPI_Request>::uninit();
             let what = format!("rank {} waits for rank {}", post.to, post.from);
             // SAFETY: the buffer outlives the request: `wait` returns when MPI is done, or this process ends.
-            let code = unsafe { ffi::MPI_Irecv(bytes.as_mut_ptr().cast(), count, ffi::RSMPI_UINT8_T, post.from as i32, tag, self.world, request.as_mut_ptr()) };
+            let code = unsafe {
+                ffi::MPI_Irecv(
+                    bytes.as_mut_ptr().cast(),
+                    count,
+                    ffi::RSMPI_UINT8_T,
+                    post.from as i32,
+                    tag,
+                    self.world,
+                    request.as_mut_ptr(),
+                )
+            };
             check(code, &what)?;
             // SAFETY: MPI_Irecv succeeded and wrote it.
             if let Err(e) = Mpi::wait(unsafe { request.assume_init() }, &what) {

@@ -47,14 +47,27 @@ impl Trial {
     ///
     /// # Errors
     /// No adapter: the CPU fallback runs no plans. Those of loading a model.
-    pub async fn open(model: &Model, tokens: usize, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Trial> {
+    pub async fn open(
+        model: &Model,
+        tokens: usize,
+        options: &Options,
+        notify: &mut dyn FnMut(Notice),
+    ) -> Result<Trial> {
         let info = model.info();
         if tokens < 2 || tokens >= info.context {
-            return Err(Error::usage(format!("{tokens} tokens are too few or too many: {} takes 2 to {}", info.name, info.context - 1)));
+            return Err(Error::usage(format!(
+                "{tokens} tokens are too few or too many: {} takes 2 to {}",
+                info.name,
+                info.context - 1
+            )));
         }
         let gpu = match pick_with(&options.device, options.cache.as_deref(), notify).await?.gpu {
             Some(gpu) => gpu,
-            None => return Err(Error::usage("the CPU fallback runs no plans: choose an adapter with --device (see `warpweft devices`)")),
+            None => {
+                return Err(Error::usage(
+                    "the CPU fallback runs no plans: choose an adapter with --device (see `warpweft devices`)",
+                ));
+            }
         };
         let mut plan_options = plan::Options::for_caps(gpu.caps());
         if let Some(tuning) = tune::tuned(&gpu, options.cache.as_deref(), notify).await? {
@@ -66,7 +79,15 @@ impl Trial {
             let plan = plan::plan(&step.graph, gpu.caps(), &plan_options)?;
             let mut progress = |done, of| notify(Notice::Compiling { done, of });
             let program = Program::load(plan, &mut store, &model.source, &mut progress).await?;
-            cases.push(Case { name: step.name, program, bindings: step.bindings, inputs: step.inputs, output: step.output, tokens: step.tokens, times: vec![] });
+            cases.push(Case {
+                name: step.name,
+                program,
+                bindings: step.bindings,
+                inputs: step.inputs,
+                output: step.output,
+                tokens: step.tokens,
+                times: vec![],
+            });
         }
         let plans: Vec<(&Plan, &Bindings)> = cases.iter().map(|c| (c.program.plan(), &c.bindings)).collect();
         let mut progress = |done, of| notify(Notice::Compiling { done, of });
@@ -113,12 +134,24 @@ impl Trial {
         let one = |c: &'_ Case| {
             let mut sorted = c.times.clone();
             sorted.sort_by(f64::total_cmp);
-            let at = |share: f64| sorted.get((sorted.len().saturating_sub(1) as f64 * share).round() as usize).copied().unwrap_or(0.0);
+            let at = |share: f64| {
+                sorted.get((sorted.len().saturating_sub(1) as f64 * share).round() as usize).copied().unwrap_or(0.0)
+            };
             let port = c.program.plan().outputs.iter().find(|p| p.name == c.output);
             let count = port.map(|p| p.ty.shape.count().eval(&c.bindings)).transpose()?.unwrap_or(0);
             Ok((count.max(0) as u64 * 4, at(0.5), (at(0.25), at(0.75))))
         };
-        let of = |c| one(c).map(|(output_bytes, seconds, spread)| Measured { name: &c.name, plan: c.program.plan(), bindings: &c.bindings, tokens: c.tokens, output_bytes, seconds, spread });
+        let of = |c| {
+            one(c).map(|(output_bytes, seconds, spread)| Measured {
+                name: &c.name,
+                plan: c.program.plan(),
+                bindings: &c.bindings,
+                tokens: c.tokens,
+                output_bytes,
+                seconds,
+                spread,
+            })
+        };
         self.cases.iter().map(of).collect()
     }
 }
@@ -139,14 +172,35 @@ fn steps(model: &Model, n: usize) -> Result<Vec<Step>> {
         let mask = Array { dtype: DType::Bool, ..Array::u32(&[1, n], &vec![1; n]) };
         let inputs = vec![("tokens", Array::u32(&[1, n], &ids)), ("mask", mask)];
         let bindings = Bindings::new().with("batch", 1).with("seq", n as u64);
-        return Ok(vec![Step { name: format!("encode {n} tokens"), graph, bindings, inputs, output: "embeddings", tokens: n }]);
+        return Ok(vec![Step {
+            name: format!("encode {n} tokens"),
+            graph,
+            bindings,
+            inputs,
+            output: "embeddings",
+            tokens: n,
+        }]);
     }
     let total = Var::new("total", n as u32 + 1);
     let many = StepShape { seq: n.into(), total, context: n + 1, last_only: true, sequence_parallel: false };
     let one = StepShape { seq: 1.into(), ..many };
     let bindings = |total: usize| Bindings::new().with("total", total as u64);
     Ok(vec![
-        Step { name: format!("read {n} tokens"), graph: model.step_graph(&many)?, bindings: bindings(n), inputs: vec![("tokens", Array::u32(&[n], &ids))], output: "logits", tokens: n },
-        Step { name: format!("decode after {n}"), graph: model.step_graph(&one)?, bindings: bindings(n + 1), inputs: vec![("tokens", Array::u32(&[1], &ids[..1]))], output: "logits", tokens: 1 },
+        Step {
+            name: format!("read {n} tokens"),
+            graph: model.step_graph(&many)?,
+            bindings: bindings(n),
+            inputs: vec![("tokens", Array::u32(&[n], &ids))],
+            output: "logits",
+            tokens: n,
+        },
+        Step {
+            name: format!("decode after {n}"),
+            graph: model.step_graph(&one)?,
+            bindings: bindings(n + 1),
+            inputs: vec![("tokens", Array::u32(&[1], &ids[..1]))],
+            output: "logits",
+            tokens: 1,
+        },
     ])
 }

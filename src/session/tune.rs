@@ -1,8 +1,8 @@
 //! Which kernel variants are fastest on an adapter: timed once, remembered in the cache folder.
 
 use super::Notice;
-use crate::base::{Array, Bindings, DType, Error, Result};
 use crate::base::units::median;
+use crate::base::{Array, Bindings, DType, Error, Result};
 use crate::device::{Gpu, Program, Store};
 use crate::graph::GraphBuilder;
 use crate::kernel::matmul::VARIANTS;
@@ -23,9 +23,16 @@ struct Saved {
 }
 
 fn file(gpu: &Gpu, cache: &Path) -> PathBuf {
-    let plain = |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect::<String>();
+    let plain = |s: &str| {
+        s.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect::<String>()
+    };
     let report = &gpu.report;
-    cache.join("tuning").join(format!("{}-{}-{}-v{GENERATION}.json", plain(&report.name), plain(&report.backend), plain(&report.driver)))
+    cache.join("tuning").join(format!(
+        "{}-{}-{}-v{GENERATION}.json",
+        plain(&report.name),
+        plain(&report.backend),
+        plain(&report.driver)
+    ))
 }
 
 /// The tuning of this adapter from the cache folder; `None` where there is none, or it is damaged.
@@ -49,7 +56,11 @@ pub fn save_tuning(gpu: &Gpu, cache: &Path, tuning: &Tuning) -> Result<()> {
 }
 
 /// What a session plans with: remembered, or timed now and remembered.
-pub(super) async fn tuned(gpu: &Arc<Gpu>, cache: Option<&Path>, notify: &mut dyn FnMut(Notice)) -> Result<Option<Tuning>> {
+pub(super) async fn tuned(
+    gpu: &Arc<Gpu>,
+    cache: Option<&Path>,
+    notify: &mut dyn FnMut(Notice),
+) -> Result<Option<Tuning>> {
     let Some(cache) = cache else { return Ok(None) };
     if let Some(known) = load_tuning(gpu, cache) {
         return Ok(Some(known));
@@ -116,7 +127,14 @@ fn candidates(tall: bool, serial: bool, subgroups: bool) -> Vec<usize> {
 }
 
 /// Median seconds of one matmul, its submission and wait included.
-async fn time(gpu: &Arc<Gpu>, dtype: DType, (m, n, k): (usize, usize, usize), class: &str, variant: usize, base: &Tuning) -> Result<f64> {
+async fn time(
+    gpu: &Arc<Gpu>,
+    dtype: DType,
+    (m, n, k): (usize, usize, usize),
+    class: &str,
+    variant: usize,
+    base: &Tuning,
+) -> Result<f64> {
     let g = GraphBuilder::new();
     let x = g.input("x", DType::F32, [m, k])?;
     let w = g.weight("w", dtype, [n, k])?;

@@ -7,7 +7,8 @@ use crate::text::{ChatTemplate, Tokenizer, Vocabulary};
 use serde_json::Value as Json;
 
 /// Names that models end a turn with.
-const TURN_ENDS: &[&str] = &["<|im_end|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>"];
+const TURN_ENDS: &[&str] =
+    &["<|im_end|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>"];
 
 pub(super) struct Words {
     pub tokenizer: Tokenizer,
@@ -41,7 +42,9 @@ impl Words {
 /// An error of the text room, which does not know whose tokenizer or template it is, told of the model.
 pub(super) fn told_of(name: &str, e: Error, hint: &str) -> Error {
     match e {
-        Error::Model { model: part, what } if part == "tokenizer" || part == "chat template" => Error::model(name, format!("{part} {what}{hint}")),
+        Error::Model { model: part, what } if part == "tokenizer" || part == "chat template" => {
+            Error::model(name, format!("{part} {what}{hint}"))
+        }
         other => other,
     }
 }
@@ -116,10 +119,17 @@ impl Metadata<'_> {
 }
 
 fn from_folder(model: &Model) -> Result<Words> {
-    let json = model.source.side_file("tokenizer.json").ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
+    let json =
+        model.source.side_file("tokenizer.json").ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
     let tokenizer = Tokenizer::from_json(json)?;
     let wrong = |e| Error::file(model.source.path().join("tokenizer_config.json"), format!("is not valid JSON: {e}"));
-    let config = model.source.side_file("tokenizer_config.json").map(serde_json::from_slice::<Json>).transpose().map_err(wrong)?.unwrap_or_default();
+    let config = model
+        .source
+        .side_file("tokenizer_config.json")
+        .map(serde_json::from_slice::<Json>)
+        .transpose()
+        .map_err(wrong)?
+        .unwrap_or_default();
     let token = |key: &str| {
         let v = &config[key];
         v.as_str().or(v["content"].as_str()).unwrap_or_default().to_string()
@@ -132,6 +142,12 @@ fn from_folder(model: &Model) -> Result<Words> {
 
 /// A folder may have one template, or several by name.
 fn named_template(v: &Json) -> Option<String> {
-    let named = |list: &Vec<Json>| list.iter().find(|t| t["name"] == "default").or(list.first()).and_then(|t| t["template"].as_str()).map(String::from);
+    let named = |list: &Vec<Json>| {
+        list.iter()
+            .find(|t| t["name"] == "default")
+            .or(list.first())
+            .and_then(|t| t["template"].as_str())
+            .map(String::from)
+    };
     v.as_str().map(String::from).or_else(|| v.as_array().and_then(named))
 }

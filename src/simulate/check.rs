@@ -20,7 +20,8 @@ pub enum Subject {
     Collective,
 }
 
-pub const SUBJECTS: [Subject; 6] = [Subject::Training, Subject::Memory, Subject::Inference, Subject::Energy, Subject::Gemm, Subject::Collective];
+pub const SUBJECTS: [Subject; 6] =
+    [Subject::Training, Subject::Memory, Subject::Inference, Subject::Energy, Subject::Gemm, Subject::Collective];
 
 /// What describes a training run, and what describes serving.
 macro_rules! training_columns {
@@ -44,19 +45,62 @@ impl Subject {
         match self {
             Subject::Training => training_columns!("seconds", "tokens_per_s_per_gpu", "peak_gib"),
             Subject::Memory => training_columns!("part", "gib"),
-            Subject::Inference => &["model", "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "gated", "experts", "top_k", "cluster", "gpus", "tp", "pp", "dtype", "kv_dtype", "batch",
-                "input", "output", "mode", "tokens_per_s", "ttft_s", "itl_s"],
-            Subject::Energy => training_columns!("kv_dtype", "batch", "input", "output", "mode", "seconds", "tokens_per_s_per_gpu", "peak_gib", "tokens_per_s", "ttft_s", "itl_s", "joules", "watts"),
+            Subject::Inference => &[
+                "model",
+                "layers",
+                "hidden",
+                "heads",
+                "kv_heads",
+                "ffn",
+                "vocab",
+                "gated",
+                "experts",
+                "top_k",
+                "cluster",
+                "gpus",
+                "tp",
+                "pp",
+                "dtype",
+                "kv_dtype",
+                "batch",
+                "input",
+                "output",
+                "mode",
+                "tokens_per_s",
+                "ttft_s",
+                "itl_s",
+            ],
+            Subject::Energy => training_columns!(
+                "kv_dtype",
+                "batch",
+                "input",
+                "output",
+                "mode",
+                "seconds",
+                "tokens_per_s_per_gpu",
+                "peak_gib",
+                "tokens_per_s",
+                "ttft_s",
+                "itl_s",
+                "joules",
+                "watts"
+            ),
             Subject::Gemm => &["device", "dtype", "m", "n", "k", "seconds"],
-            Subject::Collective => &["cluster", "kind", "ranks", "nodes", "bytes", "algorithm", "seconds", "busbw_gbps"],
+            Subject::Collective => {
+                &["cluster", "kind", "ranks", "nodes", "bytes", "algorithm", "seconds", "busbw_gbps"]
+            }
         }
     }
     /// What rows may measure: the column, and the figure that it is scored as.
     pub fn targets(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Subject::Training => &[("seconds", "seconds"), ("tokens_per_s_per_gpu", "seconds"), ("peak_gib", "peak GiB")],
+            Subject::Training => {
+                &[("seconds", "seconds"), ("tokens_per_s_per_gpu", "seconds"), ("peak_gib", "peak GiB")]
+            }
             Subject::Memory => &[("gib", "total GiB")],
-            Subject::Inference => &[("tokens_per_s", "tokens/s"), ("ttft_s", "first token s"), ("itl_s", "between tokens s")],
+            Subject::Inference => {
+                &[("tokens_per_s", "tokens/s"), ("ttft_s", "first token s"), ("itl_s", "between tokens s")]
+            }
             Subject::Energy => &[("joules", "joules"), ("watts", "watts")],
             Subject::Gemm => &[("seconds", "seconds")],
             Subject::Collective => &[("seconds", "s, >= 1 MiB"), ("busbw_gbps", "s, >= 1 MiB")],
@@ -89,7 +133,10 @@ impl std::str::FromStr for Subject {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         let known = SUBJECTS.map(Subject::name).join(", ");
-        SUBJECTS.into_iter().find(|s| s.name() == text).ok_or_else(|| Error::usage(format!("there is nothing to validate called \"{text}\": there are {known}")))
+        SUBJECTS
+            .into_iter()
+            .find(|s| s.name() == text)
+            .ok_or_else(|| Error::usage(format!("there is nothing to validate called \"{text}\": there are {known}")))
     }
 }
 
@@ -136,7 +183,15 @@ pub fn check(subject: Subject, table: Table, machines: Machines) -> Result<Repor
     let ignored: Vec<String> = table.columns.iter().filter(|c| !known(c)).cloned().collect();
     let targets: Vec<&str> = subject.targets().iter().map(|t| t.0).collect();
     if !targets.iter().any(|t| table.columns.iter().any(|c| c == t)) {
-        return Err(Error::file(&table.name, format!("has none of the columns that {} measures ({}): it may have {}", subject.name(), targets.join(", "), subject.columns().join(", "))));
+        return Err(Error::file(
+            &table.name,
+            format!(
+                "has none of the columns that {} measures ({}): it may have {}",
+                subject.name(),
+                targets.join(", "),
+                subject.columns().join(", ")
+            ),
+        ));
     }
     let mut outcomes = vec![];
     for (i, row) in table.rows.iter().enumerate() {
@@ -150,12 +205,19 @@ pub fn check(subject: Subject, table: Table, machines: Machines) -> Result<Repor
         };
         let keep = |f: Figure| {
             let sane = f.predicted.is_finite() && f.predicted >= 0.0;
-            let predicted = if sane { Ok(f.predicted) } else { Err(Error::usage("its sizes are beyond what can be priced")) };
+            let predicted =
+                if sane { Ok(f.predicted) } else { Err(Error::usage("its sizes are beyond what can be priced")) };
             Outcome { row: i, what: f.what, measured: f.measured, predicted, work: f.work }
         };
         match found {
             Ok(figures) => outcomes.extend(figures.into_iter().map(keep)),
-            Err(e) => outcomes.push(Outcome { row: i, what: subject.missed(row), measured: f64::NAN, predicted: Err(e), work: f64::NAN }),
+            Err(e) => outcomes.push(Outcome {
+                row: i,
+                what: subject.missed(row),
+                measured: f64::NAN,
+                predicted: Err(e),
+                work: f64::NAN,
+            }),
         }
     }
     Ok(Report { subject, table, outcomes, ignored })
@@ -176,7 +238,12 @@ fn gemm(row: &Row) -> Result<Vec<Figure>> {
     let [m, n, k] = ["m", "n", "k"].map(|c| row.positive(c));
     let (m, n, k) = (some(m, "m")?, some(n, "n")?, some(k, "k")?);
     let measured = some(row.positive("seconds"), "seconds")?;
-    Ok(vec![Figure { what: "seconds", measured, predicted: chip.gemm(precision, 1.0, m, n, k)?, work: 2.0 * m * n * k }])
+    Ok(vec![Figure {
+        what: "seconds",
+        measured,
+        predicted: chip.gemm(precision, 1.0, m, n, k)?,
+        work: 2.0 * m * n * k,
+    }])
 }
 
 pub fn some(cell: Result<Option<f64>>, name: &str) -> Result<f64> {
@@ -206,7 +273,8 @@ fn collective(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
         _ => return Err(Error::usage("neither seconds nor busbw_gbps is given")),
     };
     let chip = Chip::new(machine.slowest())?;
-    let predicted = price(&chip.constants.collective, &placed, kind, bytes, algorithm(row.text("algorithm"))?).seconds.0;
+    let predicted =
+        price(&chip.constants.collective, &placed, kind, bytes, algorithm(row.text("algorithm"))?).seconds.0;
     // Small messages are latency, which tables disagree on by a factor: they are scored apart.
     let what = if bytes < 1048576.0 { "s, < 1 MiB" } else { "s, >= 1 MiB" };
     Ok(vec![Figure { what, measured, predicted, work: bytes * factor }])
@@ -216,10 +284,22 @@ fn collective(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
 pub fn lenient(name: &str) -> Result<Topology> {
     let plain: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
     const ALSO: [(&str, &str); 11] = [
-        ("gb200", "gb200-nvl72"), ("gb300", "gb200-nvl72"), ("b200", "dgx-b200"), ("b300", "dgx-b200"), ("h200", "dgx-h200"), ("h100", "dgx-h100"), ("a10040gb", "dgx-a100-40gb"),
-        ("a100", "dgx-a100"), ("selene", "dgx-a100"), ("dgx2", "dgx-v100"), ("v100", "dgx-v100"),
+        ("gb200", "gb200-nvl72"),
+        ("gb300", "gb200-nvl72"),
+        ("b200", "dgx-b200"),
+        ("b300", "dgx-b200"),
+        ("h200", "dgx-h200"),
+        ("h100", "dgx-h100"),
+        ("a10040gb", "dgx-a100-40gb"),
+        ("a100", "dgx-a100"),
+        ("selene", "dgx-a100"),
+        ("dgx2", "dgx-v100"),
+        ("v100", "dgx-v100"),
     ];
-    let exact = topology::SHIPPED.iter().find(|s| s.0.chars().filter(char::is_ascii_alphanumeric).eq(plain.chars())).map(|s| s.0);
+    let exact = topology::SHIPPED
+        .iter()
+        .find(|s| s.0.chars().filter(char::is_ascii_alphanumeric).eq(plain.chars()))
+        .map(|s| s.0);
     let found = exact.or_else(|| ALSO.iter().find(|a| plain.contains(a.0)).map(|a| a.1));
     topology::shipped(found.unwrap_or(name))
 }
@@ -239,7 +319,9 @@ pub fn kind(text: &str) -> Result<Kind> {
         "alltoall" => Ok(Kind::AllToAll),
         "broadcast" | "reduce" => Ok(Kind::Broadcast { root: 0 }),
         "sendrecv" | "send" | "ptp" | "p2p" => Ok(Kind::SendRecv { from: 0, to: 1 }),
-        _ => Err(Error::usage(format!("there is no collective \"{text}\": there are all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send_recv"))),
+        _ => Err(Error::usage(format!(
+            "there is no collective \"{text}\": there are all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send_recv"
+        ))),
     }
 }
 
@@ -272,7 +354,9 @@ pub struct Line {
 impl Report {
     /// A line a figure, and with `split` one a part of the table. A row that was not priced counts as 100 % off.
     pub fn lines(&self, split: bool) -> Vec<Line> {
-        let part = |o: &Outcome| if split { self.table.rows[o.row].text("split").unwrap_or("all").to_string() } else { "all".into() };
+        let part = |o: &Outcome| {
+            if split { self.table.rows[o.row].text("split").unwrap_or("all").to_string() } else { "all".into() }
+        };
         let mut keys: Vec<(&'static str, String)> = vec![];
         for key in self.outcomes.iter().map(|o| (o.what, part(o))) {
             if !keys.contains(&key) {
@@ -286,7 +370,8 @@ impl Report {
                 Err(_) => Pair { predicted: 0.0, measured: 1.0 },
             };
             let pairs: Vec<Pair> = mine.iter().map(pair).collect();
-            let works: Vec<(f64, f64)> = mine.iter().filter(|o| o.work.is_finite()).map(|o| (o.work, o.measured)).collect();
+            let works: Vec<(f64, f64)> =
+                mine.iter().filter(|o| o.work.is_finite()).map(|o| (o.work, o.measured)).collect();
             let missed = mine.iter().filter(|o| o.predicted.is_err()).count();
             Some(Line { what, split, score: Score::of(&pairs)?, baseline: Score::of(&one_constant(&works)), missed })
         };

@@ -21,13 +21,24 @@ impl Chip {
     pub fn named(text: &str) -> Result<Chip> {
         let plain: String = text.to_ascii_lowercase().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
         const KNOWN: [(&str, &str); 12] = [
-            ("gb200", "gb200-nvl72"), ("gb300", "gb200-nvl72"), ("b300", "dgx-b200"), ("h800", "dgx-h100"), ("a800", "dgx-a100"), ("b200", "dgx-b200"), ("gh200", "dgx-h200"), ("h200", "dgx-h200"), ("h100", "dgx-h100"), ("a100pcie", "pcie-8"), ("a100", "dgx-a100"),
+            ("gb200", "gb200-nvl72"),
+            ("gb300", "gb200-nvl72"),
+            ("b300", "dgx-b200"),
+            ("h800", "dgx-h100"),
+            ("a800", "dgx-a100"),
+            ("b200", "dgx-b200"),
+            ("gh200", "dgx-h200"),
+            ("h200", "dgx-h200"),
+            ("h100", "dgx-h100"),
+            ("a100pcie", "pcie-8"),
+            ("a100", "dgx-a100"),
             ("v100", "dgx-v100"),
         ];
         let direct = topology::SHIPPED.iter().find(|s| s.0 == text).map(|s| s.0);
         let machine = direct.or_else(|| KNOWN.iter().find(|k| plain.contains(k.0)).map(|k| k.1));
         let known = || KNOWN.map(|k| k.0).join(", ");
-        let machine = machine.ok_or_else(|| Error::usage(format!("there is no device \"{text}\": known are {}", known())))?;
+        let machine =
+            machine.ok_or_else(|| Error::usage(format!("there is no device \"{text}\": known are {}", known())))?;
         Chip::new(topology::shipped(machine)?.slowest())
     }
 
@@ -40,7 +51,13 @@ impl Chip {
 
     pub fn engine(&self, precision: Precision) -> Result<Engine<'_>> {
         let peak = self.rate(precision)?;
-        Ok(Engine { constants: &self.constants.gemm, multiprocessors: self.constants.multiprocessors, peak, bandwidth: self.device.bandwidth.0, precision })
+        Ok(Engine {
+            constants: &self.constants.gemm,
+            multiprocessors: self.constants.multiprocessors,
+            peak,
+            bandwidth: self.device.bandwidth.0,
+            precision,
+        })
     }
 
     /// Seconds of `batch` products in one kernel.
@@ -51,12 +68,24 @@ impl Chip {
     /// Seconds of a kernel that moves bytes and computes little.
     pub fn stream(&self, bytes: f64, rows: bool) -> f64 {
         let s = &self.constants.stream;
-        if bytes > 0.0 { s.launch.0 + bytes / (if rows { s.rows } else { s.plain } * self.device.bandwidth.0) } else { 0.0 }
+        if bytes > 0.0 {
+            s.launch.0 + bytes / (if rows { s.rows } else { s.plain } * self.device.bandwidth.0)
+        } else {
+            0.0
+        }
     }
 
     /// Seconds of a fused attention kernel of so many operations (those that a causal mask leaves) and bytes, over heads of
     /// `head` elements. `pytorch`: as PyTorch brings it rather than the vendor's library.
-    pub fn attention(&self, precision: Precision, head: f64, flops: f64, bytes: f64, backward: bool, pytorch: bool) -> Result<f64> {
+    pub fn attention(
+        &self,
+        precision: Precision,
+        head: f64,
+        flops: f64,
+        bytes: f64,
+        backward: bool,
+        pytorch: bool,
+    ) -> Result<f64> {
         if flops <= 0.0 {
             return Ok(0.0);
         }

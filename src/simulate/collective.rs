@@ -47,7 +47,9 @@ impl Placed {
             }
         }
         // A group beyond the machine: the last level takes the rest, so that a price exists for what-ifs.
-        if inside < ranks && let Some(last) = topology.levels().last() {
+        if inside < ranks
+            && let Some(last) = topology.levels().last()
+        {
             match out.levels.last_mut() {
                 Some(l) if *out.network.last().unwrap_or(&false) => l.0 *= ranks.div_ceil(inside),
                 _ => {
@@ -63,7 +65,10 @@ impl Placed {
     pub fn over(topology: &Topology, ranks: usize, nodes: usize) -> Result<Placed> {
         let per_node = topology.devices_per_node();
         if nodes == 0 || ranks == 0 || ranks % nodes != 0 || ranks / nodes > per_node {
-            return Err(Error::usage(format!("{ranks} ranks do not spread over {nodes} nodes of {per_node} devices ({})", topology.name)));
+            return Err(Error::usage(format!(
+                "{ranks} ranks do not spread over {nodes} nodes of {per_node} devices ({})",
+                topology.name
+            )));
         }
         let inside = ranks / nodes;
         let mut near = Placed::new(topology, inside, 1);
@@ -85,11 +90,17 @@ impl Placed {
 pub fn price(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: Option<Algorithm>) -> Price {
     let ranks = placed.ranks() as f64;
     if ranks <= 1.0 || bytes <= 0.0 {
-        return Price { seconds: Seconds(0.0), algorithm: wanted.unwrap_or(Algorithm::Direct), near: Bytes(0.0), far: Bytes(0.0) };
+        return Price {
+            seconds: Seconds(0.0),
+            algorithm: wanted.unwrap_or(Algorithm::Direct),
+            near: Bytes(0.0),
+            far: Bytes(0.0),
+        };
     }
     let mut phases = vec![];
     let (mut near, mut far) = (0.0, 0.0);
-    let mut algorithm = if placed.levels.len() > 1 { Algorithm::Hierarchical } else { wanted.unwrap_or(Algorithm::Ring) };
+    let mut algorithm =
+        if placed.levels.len() > 1 { Algorithm::Hierarchical } else { wanted.unwrap_or(Algorithm::Ring) };
     let mut share = bytes;
     for (at, (branches, way)) in placed.levels.iter().enumerate() {
         let n = *branches as f64;
@@ -102,8 +113,12 @@ pub fn price(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: O
             // To the one peer over the farthest way.
             Kind::SendRecv { .. } if at + 1 < placed.levels.len() => continue,
             Kind::SendRecv { .. } => Phase { rounds: 1.0, wire: bytes, total: bytes, ranks: 1.0 },
-            Kind::AllReduce => Phase { rounds: 2.0 * (n - 1.0), wire: 2.0 * (n - 1.0) / n * share, total: share, ranks: n },
-            Kind::AllGather | Kind::ReduceScatter => Phase { rounds: n - 1.0, wire: (n - 1.0) / n * share, total: share, ranks: n },
+            Kind::AllReduce => {
+                Phase { rounds: 2.0 * (n - 1.0), wire: 2.0 * (n - 1.0) / n * share, total: share, ranks: n }
+            }
+            Kind::AllGather | Kind::ReduceScatter => {
+                Phase { rounds: n - 1.0, wire: (n - 1.0) / n * share, total: share, ranks: n }
+            }
             Kind::Broadcast { .. } => Phase { rounds: n - 1.0, wire: share, total: share, ranks: n },
         };
         let (seconds, chosen, wire) = phase.cheapest(c, way, kind, network, wanted);
@@ -132,14 +147,24 @@ struct Phase {
 }
 
 impl Phase {
-    fn cheapest(&self, c: &Collectives, way: &Way, kind: Kind, network: bool, wanted: Option<Algorithm>) -> (f64, Algorithm, f64) {
+    fn cheapest(
+        &self,
+        c: &Collectives,
+        way: &Way,
+        kind: Kind,
+        network: bool,
+        wanted: Option<Algorithm>,
+    ) -> (f64, Algorithm, f64) {
         let single = matches!(kind, Kind::AllToAll | Kind::SendRecv { .. });
-        let over = |p: &Protocol, rounds: f64, wire: f64| p.seconds(rounds, wire, way.bandwidth.0, self.total, self.ranks) + way.latency.0;
+        let over = |p: &Protocol, rounds: f64, wire: f64| {
+            p.seconds(rounds, wire, way.bandwidth.0, self.total, self.ranks) + way.latency.0
+        };
         let ring_name = if single { Algorithm::Direct } else { Algorithm::Ring };
         if network {
             let ring = over(&c.network, self.rounds, self.wire);
             let tree = over(&c.network, 2.0 * self.ranks.log2().ceil(), self.wire.max(2.0 * self.total));
-            let by_tree = kind == Kind::AllReduce && (wanted == Some(Algorithm::Tree) || (wanted.is_none() && tree < ring));
+            let by_tree =
+                kind == Kind::AllReduce && (wanted == Some(Algorithm::Tree) || (wanted.is_none() && tree < ring));
             return if by_tree { (tree, Algorithm::Tree, 2.0 * self.total) } else { (ring, ring_name, self.wire) };
         }
         let high = if single { &c.peer } else { &c.ring };

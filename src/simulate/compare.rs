@@ -33,7 +33,8 @@ fn op(span: &Span) -> String {
         Some((kind @ ("rank" | "link" | "stage"), _)) if kind == "link" => "link: ",
         _ => "",
     };
-    let parts: Vec<&str> = name.split('.').map(|p| if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) { "*" } else { p }).collect();
+    let parts: Vec<&str> =
+        name.split('.').map(|p| if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) { "*" } else { p }).collect();
     // Numbered passes of a pipeline (`forward 12`) are one op, too.
     let joined = parts.join(".");
     match joined.rsplit_once(' ') {
@@ -66,23 +67,56 @@ pub fn compare(predicted: &Trace, measured: &Trace) -> Comparison {
 }
 
 fn beside(measured: f64, predicted: f64) -> String {
-    if measured > 0.0 && predicted > 0.0 { format!("{:+.0} %", 100.0 * (predicted / measured - 1.0)) } else { "-".into() }
+    if measured > 0.0 && predicted > 0.0 {
+        format!("{:+.0} %", 100.0 * (predicted / measured - 1.0))
+    } else {
+        "-".into()
+    }
 }
 
 impl Comparison {
     pub fn text(&self) -> String {
-        let mut out = format!("\n{:<44} {:>6} {:>11} {:>6} {:>11} {:>9}\n", "op", "spans", "measured", "spans", "predicted", "off by");
-        let cell = |side: (usize, f64)| if side.0 == 0 { ("-".to_string(), "-".to_string()) } else { (side.0.to_string(), Seconds(side.1).to_string()) };
+        let mut out = format!(
+            "\n{:<44} {:>6} {:>11} {:>6} {:>11} {:>9}\n",
+            "op", "spans", "measured", "spans", "predicted", "off by"
+        );
+        let cell = |side: (usize, f64)| {
+            if side.0 == 0 {
+                ("-".to_string(), "-".to_string())
+            } else {
+                (side.0.to_string(), Seconds(side.1).to_string())
+            }
+        };
         for l in &self.lines {
             let (m, p) = (cell(l.measured), cell(l.predicted));
-            let _ = writeln!(out, "{:<44} {:>6} {:>11} {:>6} {:>11} {:>9}", l.name, m.0, m.1, p.0, p.1, beside(l.measured.1, l.predicted.1));
+            let _ = writeln!(
+                out,
+                "{:<44} {:>6} {:>11} {:>6} {:>11} {:>9}",
+                l.name,
+                m.0,
+                m.1,
+                p.0,
+                p.1,
+                beside(l.measured.1, l.predicted.1)
+            );
         }
         let whole = beside(self.measured, self.predicted);
-        let _ = writeln!(out, "{:<44} {:>6} {:>11} {:>6} {:>11} {whole:>9}", "from first to last", "", Seconds(self.measured).to_string(), "", Seconds(self.predicted).to_string());
+        let _ = writeln!(
+            out,
+            "{:<44} {:>6} {:>11} {:>6} {:>11} {whole:>9}",
+            "from first to last",
+            "",
+            Seconds(self.measured).to_string(),
+            "",
+            Seconds(self.predicted).to_string()
+        );
         let alone = |f: fn(&Line) -> bool| self.lines.iter().filter(|l| f(l)).count();
         let (only_measured, only_predicted) = (alone(|l| l.predicted.0 == 0), alone(|l| l.measured.0 == 0));
         if only_measured + only_predicted > 0 {
-            let _ = writeln!(out, "{only_measured} ops were measured only, {only_predicted} predicted only: traces of one plan have the same ops");
+            let _ = writeln!(
+                out,
+                "{only_measured} ops were measured only, {only_predicted} predicted only: traces of one plan have the same ops"
+            );
         }
         out
     }
@@ -99,13 +133,32 @@ mod tests {
 
     #[test]
     fn layers_and_kernels_of_one_op_are_one_line() {
-        let span = |name: &str, kernel: &str, start_us: f64, duration_us: f64| Span { name: name.into(), track: "gpu".into(), start_us, duration_us, details: vec![("kernel".into(), kernel.into())] };
-        let measured = Trace { spans: vec![span("matvec layers.0.q", "matvec", 10.0, 4.0), span("matvec layers.1.q", "matvec", 14.0, 6.0), span("map odd", "map", 20.0, 1.0)] };
-        let predicted = Trace { spans: vec![span("matmul layers.0.q", "matmul", 0.0, 5.0), span("matmul layers.1.q", "matmul", 5.0, 5.0)] };
+        let span = |name: &str, kernel: &str, start_us: f64, duration_us: f64| Span {
+            name: name.into(),
+            track: "gpu".into(),
+            start_us,
+            duration_us,
+            details: vec![("kernel".into(), kernel.into())],
+        };
+        let measured = Trace {
+            spans: vec![
+                span("matvec layers.0.q", "matvec", 10.0, 4.0),
+                span("matvec layers.1.q", "matvec", 14.0, 6.0),
+                span("map odd", "map", 20.0, 1.0),
+            ],
+        };
+        let predicted = Trace {
+            spans: vec![span("matmul layers.0.q", "matmul", 0.0, 5.0), span("matmul layers.1.q", "matmul", 5.0, 5.0)],
+        };
         let c = compare(&predicted, &measured);
         assert_eq!(c.lines[0].name, "layers.*.q");
         assert_eq!((c.lines[0].measured.0, c.lines[0].predicted.0), (2, 2));
-        assert!((c.lines[0].measured.1 - c.lines[0].predicted.1).abs() < 1e-12 && (c.measured - 11e-6).abs() < 1e-12 && (c.predicted - 10e-6).abs() < 1e-12, "{c:?}");
+        assert!(
+            (c.lines[0].measured.1 - c.lines[0].predicted.1).abs() < 1e-12
+                && (c.measured - 11e-6).abs() < 1e-12
+                && (c.predicted - 10e-6).abs() < 1e-12,
+            "{c:?}"
+        );
         assert!(c.text().contains("1 ops were measured only, 0 predicted only"), "{}", c.text());
     }
 }

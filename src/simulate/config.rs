@@ -20,7 +20,9 @@ impl Sizes<'_> {
             let Some(value) = (self.get)(name).filter(|v| !v.is_null()) else { continue };
             let number = value.as_f64().filter(|v| v.fract() == 0.0 && (0.0..=MOST).contains(v));
             let shown: String = value.to_string().chars().take(40).collect();
-            return number.map(|v| Some(v as usize)).ok_or_else(|| Error::model(self.name, format!("{name} is {shown}, must be a whole number from 0 to {MOST}")));
+            return number.map(|v| Some(v as usize)).ok_or_else(|| {
+                Error::model(self.name, format!("{name} is {shown}, must be a whole number from 0 to {MOST}"))
+            });
         }
         Ok(None)
     }
@@ -47,16 +49,27 @@ struct Kind {
 fn kind(name: &str, model_type: &str) -> Result<Kind> {
     let modern = Kind { gated: true, rope: true, biases: false, tied: false };
     match model_type {
-        "llama" | "mistral" | "mixtral" | "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe" | "deepseek_v2" | "deepseek_v3" | "phi3" | "internlm2" | "olmo" | "olmo2" | "smollm3" | "granite" => Ok(modern),
+        "llama" | "mistral" | "mixtral" | "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe" | "deepseek_v2"
+        | "deepseek_v3" | "phi3" | "internlm2" | "olmo" | "olmo2" | "smollm3" | "granite" => Ok(modern),
         "gemma" | "gemma2" | "gemma3" | "gemma3_text" | "cohere" => Ok(Kind { tied: true, ..modern }),
         "gpt2" | "opt" | "bloom" | "gpt_bigcode" => Ok(Kind { gated: false, rope: false, biases: true, tied: true }),
         "gpt_neox" | "gptj" | "phi" => Ok(Kind { gated: false, rope: true, biases: true, tied: false }),
         "falcon" => Ok(Kind { gated: false, rope: true, biases: false, tied: true }),
         "nemotron" => Ok(Kind { gated: false, rope: true, biases: false, tied: false }),
-        "bert" | "roberta" | "distilbert" => Err(Error::model(name, format!("is an encoder ({model_type}): its plan can be priced (--plan), layers written down from a shape are decoders'"))),
+        "bert" | "roberta" | "distilbert" => Err(Error::model(
+            name,
+            format!(
+                "is an encoder ({model_type}): its plan can be priced (--plan), layers written down from a shape are decoders'"
+            ),
+        )),
         other => {
             let other: String = other.chars().take(40).collect();
-            Err(Error::model(name, format!("is of the type \"{other}\": known are llama, mistral, mixtral, qwen2, qwen3 (and _moe), deepseek_v2 and _v3, gemma, phi, phi3, gpt2, gpt_neox, gptj, gpt_bigcode, opt, bloom, falcon, nemotron, olmo, granite, cohere")))
+            Err(Error::model(
+                name,
+                format!(
+                    "is of the type \"{other}\": known are llama, mistral, mixtral, qwen2, qwen3 (and _moe), deepseek_v2 and _v3, gemma, phi, phi3, gpt2, gpt_neox, gptj, gpt_bigcode, opt, bloom, falcon, nemotron, olmo, granite, cohere"
+                ),
+            ))
         }
     }
 }
@@ -70,7 +83,11 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
     let inner = json.get("text_config").filter(|t| t.get("hidden_size").is_some()).unwrap_or(json);
     let get = |key: &str| inner.get(key).cloned();
     let s = Sizes { name, get: &get };
-    let model_type = inner.get("model_type").or(json.get("model_type")).and_then(Value::as_str).ok_or_else(|| Error::model(name, "lacks model_type, which names its architecture"))?;
+    let model_type = inner
+        .get("model_type")
+        .or(json.get("model_type"))
+        .and_then(Value::as_str)
+        .ok_or_else(|| Error::model(name, "lacks model_type, which names its architecture"))?;
     let kind = kind(name, model_type)?;
     let hidden = s.must(&["hidden_size", "n_embd", "d_model"])?;
     let experts = s.or(&["n_routed_experts", "num_local_experts", "num_experts"], 0)?;
@@ -79,18 +96,42 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
     let expert_ffn = s.maybe(&["moe_intermediate_size"])?.unwrap_or(dense_ffn);
     let latent = match s.maybe(&["kv_lora_rank"])? {
         Some(kv) if kv > 0 => Some(Latent {
-            query: s.or(&["q_lora_rank"], 0)?.max(1), kv, nope: s.must(&["qk_nope_head_dim"])?, rope: s.must(&["qk_rope_head_dim"])?, value: s.must(&["v_head_dim"])?,
+            query: s.or(&["q_lora_rank"], 0)?.max(1),
+            kv,
+            nope: s.must(&["qk_nope_head_dim"])?,
+            rope: s.must(&["qk_rope_head_dim"])?,
+            value: s.must(&["v_head_dim"])?,
         }),
         _ => None,
     };
     let heads = s.must(&["num_attention_heads", "n_head"])?;
     let one_kv = model_type == "falcon" && s.flag("multi_query", true) || s.flag("multi_query", false);
-    let kv_heads = if latent.is_some() { heads } else { s.or(&["num_key_value_heads", "num_kv_heads"], if one_kv { 1 } else { 0 })? };
+    let kv_heads = if latent.is_some() {
+        heads
+    } else {
+        s.or(&["num_key_value_heads", "num_kv_heads"], if one_kv { 1 } else { 0 })?
+    };
     let shape = Shape {
-        name: name.into(), source: "config.json".into(), layers, hidden, heads, kv_heads, head: s.or(&["head_dim"], 0)?, ffn: if experts > 0 { expert_ffn } else { dense_ffn },
-        vocab: s.must(&["vocab_size"])?, gated: kind.gated, rope: kind.rope, positions: if kind.rope { 0 } else { s.or(&["n_positions", "max_position_embeddings"], 0)? },
-        biases: kind.biases, tied: s.flag("tie_word_embeddings", kind.tied), experts, top_k: s.or(&["num_experts_per_tok"], 0)?, shared_experts: s.or(&["n_shared_experts"], 0)?,
-        dense_layers: if experts > 0 { s.or(&["first_k_dense_replace"], 0)?.min(layers) } else { 0 }, dense_ffn: if experts > 0 { dense_ffn } else { 0 }, latent,
+        name: name.into(),
+        source: "config.json".into(),
+        layers,
+        hidden,
+        heads,
+        kv_heads,
+        head: s.or(&["head_dim"], 0)?,
+        ffn: if experts > 0 { expert_ffn } else { dense_ffn },
+        vocab: s.must(&["vocab_size"])?,
+        gated: kind.gated,
+        rope: kind.rope,
+        positions: if kind.rope { 0 } else { s.or(&["n_positions", "max_position_embeddings"], 0)? },
+        biases: kind.biases,
+        tied: s.flag("tie_word_embeddings", kind.tied),
+        experts,
+        top_k: s.or(&["num_experts_per_tok"], 0)?,
+        shared_experts: s.or(&["n_shared_experts"], 0)?,
+        dense_layers: if experts > 0 { s.or(&["first_k_dense_replace"], 0)?.min(layers) } else { 0 },
+        dense_ffn: if experts > 0 { dense_ffn } else { 0 },
+        latent,
     };
     shape.check()?;
     Ok(shape)
@@ -102,16 +143,21 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
 /// # Errors
 /// As [`from_config`]'s.
 pub fn from_metadata(get: &dyn Fn(&str) -> Option<Value>, name: &str, vocab: usize, tied: bool) -> Result<Shape> {
-    let architecture = get("general.architecture").and_then(|v| v.as_str().map(String::from)).ok_or_else(|| Error::model(name, "lacks general.architecture"))?;
-    let known = kind(name, match architecture.as_str() {
-        "deepseek2" => "deepseek_v3",
-        "qwen2moe" => "qwen2_moe",
-        "qwen3moe" => "qwen3_moe",
-        "phi2" => "phi",
-        "gptneox" => "gpt_neox",
-        "command-r" => "cohere",
-        other => other,
-    })?;
+    let architecture = get("general.architecture")
+        .and_then(|v| v.as_str().map(String::from))
+        .ok_or_else(|| Error::model(name, "lacks general.architecture"))?;
+    let known = kind(
+        name,
+        match architecture.as_str() {
+            "deepseek2" => "deepseek_v3",
+            "qwen2moe" => "qwen2_moe",
+            "qwen3moe" => "qwen3_moe",
+            "phi2" => "phi",
+            "gptneox" => "gpt_neox",
+            "command-r" => "cohere",
+            other => other,
+        },
+    )?;
     let of = |key: &str| get(&format!("{architecture}.{key}"));
     let s = Sizes { name, get: &of };
     let experts = s.or(&["expert_count"], 0)?;
@@ -121,18 +167,40 @@ pub fn from_metadata(get: &dyn Fn(&str) -> Option<Value>, name: &str, vocab: usi
     let heads = s.must(&["attention.head_count"])?;
     let latent = match s.maybe(&["attention.kv_lora_rank"])? {
         Some(kv) if kv > 0 => {
-            let (key, rope) = (s.must(&["attention.key_length_mla", "attention.key_length"])?, s.must(&["rope.dimension_count"])?);
+            let (key, rope) =
+                (s.must(&["attention.key_length_mla", "attention.key_length"])?, s.must(&["rope.dimension_count"])?);
             let value = s.must(&["attention.value_length_mla", "attention.value_length"])?;
-            Some(Latent { query: s.or(&["attention.q_lora_rank"], 0)?.max(1), kv, nope: key.saturating_sub(rope), rope, value })
+            Some(Latent {
+                query: s.or(&["attention.q_lora_rank"], 0)?.max(1),
+                kv,
+                nope: key.saturating_sub(rope),
+                rope,
+                value,
+            })
         }
         _ => None,
     };
     let shape = Shape {
-        name: name.into(), source: "metadata".into(), layers, hidden, heads, kv_heads: if latent.is_some() { heads } else { s.or(&["attention.head_count_kv"], 0)? },
-        head: if latent.is_some() { 0 } else { s.or(&["attention.key_length"], 0)? }, ffn: if experts > 0 { s.or(&["expert_feed_forward_length"], dense)? } else { dense }, vocab,
-        gated: known.gated, rope: known.rope, positions: if known.rope { 0 } else { s.or(&["context_length"], 0)? }, biases: known.biases, tied, experts,
-        top_k: s.or(&["expert_used_count"], 0)?, shared_experts: s.or(&["expert_shared_count"], 0)?,
-        dense_layers: if experts > 0 { s.or(&["leading_dense_block_count"], 0)?.min(layers) } else { 0 }, dense_ffn: if experts > 0 { dense } else { 0 }, latent,
+        name: name.into(),
+        source: "metadata".into(),
+        layers,
+        hidden,
+        heads,
+        kv_heads: if latent.is_some() { heads } else { s.or(&["attention.head_count_kv"], 0)? },
+        head: if latent.is_some() { 0 } else { s.or(&["attention.key_length"], 0)? },
+        ffn: if experts > 0 { s.or(&["expert_feed_forward_length"], dense)? } else { dense },
+        vocab,
+        gated: known.gated,
+        rope: known.rope,
+        positions: if known.rope { 0 } else { s.or(&["context_length"], 0)? },
+        biases: known.biases,
+        tied,
+        experts,
+        top_k: s.or(&["expert_used_count"], 0)?,
+        shared_experts: s.or(&["expert_shared_count"], 0)?,
+        dense_layers: if experts > 0 { s.or(&["leading_dense_block_count"], 0)?.min(layers) } else { 0 },
+        dense_ffn: if experts > 0 { dense } else { 0 },
+        latent,
     };
     shape.check()?;
     Ok(shape)
@@ -153,7 +221,11 @@ mod tests {
         for (text, name) in [(llama, "llama-3-8b"), (mixtral, "mixtral-8x7b"), (deepseek, "deepseek-v3")] {
             let got = from_config(&serde_json::from_str(text).unwrap(), name).unwrap();
             let want = preset(name).unwrap();
-            assert_eq!((got.parameters(), got.active_parameters(), got.kv_bytes(2.0)), (want.parameters(), want.active_parameters(), want.kv_bytes(2.0)), "{name}");
+            assert_eq!(
+                (got.parameters(), got.active_parameters(), got.kv_bytes(2.0)),
+                (want.parameters(), want.active_parameters(), want.kv_bytes(2.0)),
+                "{name}"
+            );
         }
         let gpt2 = r#"{"model_type":"gpt2","n_embd":768,"n_layer":12,"n_head":12,"n_inner":null,"vocab_size":50257,"n_positions":1024}"#;
         let small = from_config(&serde_json::from_str(gpt2).unwrap(), "gpt2").unwrap();

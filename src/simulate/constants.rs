@@ -157,8 +157,12 @@ pub struct Runtime {
 /// The calibration of this name.
 pub fn named(name: &str) -> Result<Constants> {
     let known = || SHIPPED.map(|s| s.0).join(", ");
-    let (name, text) = SHIPPED.iter().find(|s| s.0 == name).ok_or_else(|| Error::usage(format!("there are no constants \"{name}\": there are {}", known())))?;
-    toml::from_str(text).map_err(|e| Error::file(format!("assets/devices/{name}.toml"), e.message().replace('\n', ", ")))
+    let (name, text) = SHIPPED
+        .iter()
+        .find(|s| s.0 == name)
+        .ok_or_else(|| Error::usage(format!("there are no constants \"{name}\": there are {}", known())))?;
+    toml::from_str(text)
+        .map_err(|e| Error::file(format!("assets/devices/{name}.toml"), e.message().replace('\n', ", ")))
 }
 
 /// The calibration of a device: the one that it names, else that of the generation whose peak rate is nearest.

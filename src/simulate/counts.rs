@@ -1,7 +1,9 @@
 //! What a training step does, counted from a model's shape over all ranks: the same lists that are priced. Plans are
 //! counted apart ([`plans`](super::plans)); a test holds the two against each other.
 
-use super::layer::{Axis, Work, embedding, gather_weights, head, hop, layer, scatter_gradients, share_embedding, share_gradients};
+use super::layer::{
+    Axis, Work, embedding, gather_weights, head, hop, layer, scatter_gradients, share_embedding, share_gradients,
+};
 use super::layout::Layout;
 use super::shape::Shape;
 use crate::base::Result;
@@ -24,7 +26,9 @@ impl Counts {
     fn add(&mut self, work: &[Work], l: &Layout, times: f64, ranks: f64) {
         for w in work {
             match w {
-                Work::Gemm { name: "scores" | "weighted sum", batch, m, n, k, .. } => self.attention += 2.0 * batch * m * n * k * times * ranks,
+                Work::Gemm { name: "scores" | "weighted sum", batch, m, n, k, .. } => {
+                    self.attention += 2.0 * batch * m * n * k * times * ranks
+                }
                 Work::Gemm { batch, m, n, k, .. } => self.products += 2.0 * batch * m * n * k * times * ranks,
                 Work::Attention { flops, .. } => self.attention += flops * times * ranks,
                 Work::Collective { kind, bytes, axis, .. } => {

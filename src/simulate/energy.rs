@@ -45,7 +45,9 @@ pub fn energy(chip: &Chip, spent: Spent, seconds: f64, devices: usize) -> Energy
     let held = |j: f64| j.clamp(idle, limit.max(idle));
     let middle = held(joules);
     Energy {
-        joules: Joules(middle), low: Joules(held(joules * (1.0 - e.spread))), high: Joules(held(joules * (1.0 + e.spread))),
+        joules: Joules(middle),
+        low: Joules(held(joules * (1.0 - e.spread))),
+        high: Joules(held(joules * (1.0 + e.spread))),
         watts: Watts(if seconds > 0.0 { middle / seconds / n } else { chip.device.idle.0 }),
     }
 }

@@ -11,8 +11,11 @@ pub struct Unknown {
 
 /// Values between their bounds that make `loss` small; the same ones each time. Scales are the starting values.
 pub fn minimise(unknowns: &[Unknown], rounds: usize, loss: &dyn Fn(&[f64]) -> f64) -> (Vec<f64>, f64) {
-    let scale: Vec<f64> = unknowns.iter().map(|u| if u.start != 0.0 { u.start.abs() } else { (u.high - u.low) / 10.0 }).collect();
-    let clamp = |z: &[f64]| -> Vec<f64> { z.iter().zip(unknowns).zip(&scale).map(|((z, u), s)| (z * s).clamp(u.low, u.high)).collect() };
+    let scale: Vec<f64> =
+        unknowns.iter().map(|u| if u.start != 0.0 { u.start.abs() } else { (u.high - u.low) / 10.0 }).collect();
+    let clamp = |z: &[f64]| -> Vec<f64> {
+        z.iter().zip(unknowns).zip(&scale).map(|((z, u), s)| (z * s).clamp(u.low, u.high)).collect()
+    };
     let f = |z: &[f64]| {
         let value = loss(&clamp(z));
         if value.is_finite() { value } else { f64::MAX }
@@ -31,11 +34,17 @@ pub fn minimise(unknowns: &[Unknown], rounds: usize, loss: &dyn Fn(&[f64]) -> f6
 
 fn simplex(f: &dyn Fn(&[f64]) -> f64, start: &[f64], reach: f64, steps: usize) -> (Vec<f64>, f64) {
     let n = start.len();
-    let mut points: Vec<(Vec<f64>, f64)> = (0..=n).map(|i| {
-        let z: Vec<f64> = start.iter().enumerate().map(|(k, v)| if k + 1 == i { v + reach * v.abs().max(0.3) } else { *v }).collect();
-        let v = f(&z);
-        (z, v)
-    }).collect();
+    let mut points: Vec<(Vec<f64>, f64)> = (0..=n)
+        .map(|i| {
+            let z: Vec<f64> = start
+                .iter()
+                .enumerate()
+                .map(|(k, v)| if k + 1 == i { v + reach * v.abs().max(0.3) } else { *v })
+                .collect();
+            let v = f(&z);
+            (z, v)
+        })
+        .collect();
     for _ in 0..steps {
         points.sort_by(|a, b| a.1.total_cmp(&b.1));
         if (points[n].1 - points[0].1).abs() <= 1e-9 * points[0].1.abs() {
@@ -76,7 +85,8 @@ mod tests {
     #[test]
     fn a_curve_is_found_again() {
         let truth = |a: f64, b: f64, x: f64| a + b * x.sqrt();
-        let loss = |z: &[f64]| (1..20).map(|x| (truth(z[0], z[1], x as f64) / truth(3.0, 0.5, x as f64)).ln().abs()).sum();
+        let loss =
+            |z: &[f64]| (1..20).map(|x| (truth(z[0], z[1], x as f64) / truth(3.0, 0.5, x as f64)).ln().abs()).sum();
         let unknown = |name, start| Unknown { name, start, low: 0.0, high: 10.0 };
         let (z, left) = minimise(&[unknown("a", 1.0), unknown("b", 1.0)], 6, &loss);
         assert!(left < 1e-3 && (z[0] - 3.0).abs() < 1e-2 && (z[1] - 0.5).abs() < 1e-2, "{z:?} {left}");

@@ -94,13 +94,34 @@ const MOST_TOKENS: f64 = 8192.0;
 /// Predicts serving. Errors where it cannot be, or does not fit, with what would.
 pub fn answering(shape: &Shape, topology: &Topology, s: &Serving) -> Result<Answering> {
     let chip = Chip::new(topology.slowest())?;
-    let layout = Layout { tp: s.tp, ep: s.ep.max(1), dp: s.ep.max(1), pp: s.pp, precision: s.precision, global_batch: s.ep.max(1), ..Layout::single(1) };
+    let layout = Layout {
+        tp: s.tp,
+        ep: s.ep.max(1),
+        dp: s.ep.max(1),
+        pp: s.pp,
+        precision: s.precision,
+        global_batch: s.ep.max(1),
+        ..Layout::single(1)
+    };
     layout.check(shape)?;
     if s.tp * s.pp * s.replicas > topology.devices() {
-        return Err(Error::usage(format!("tp {} × pp {} × {} copies take {} devices, {} has {}", s.tp, s.pp, s.replicas, s.tp * s.pp * s.replicas, topology.name, topology.devices())));
+        return Err(Error::usage(format!(
+            "tp {} × pp {} × {} copies take {} devices, {} has {}",
+            s.tp,
+            s.pp,
+            s.replicas,
+            s.tp * s.pp * s.replicas,
+            topology.name,
+            topology.devices()
+        )));
     }
     if s.input > 1 << 28 || s.output > 1 << 28 || s.batch.is_some_and(|b| b > 1 << 28) {
-        return Err(Error::usage(format!("input {} and output {} tokens and the batch must be no more than {}", s.input, s.output, 1 << 28)));
+        return Err(Error::usage(format!(
+            "input {} and output {} tokens and the batch must be no more than {}",
+            s.input,
+            s.output,
+            1 << 28
+        )));
     }
     if s.input == 0 || (s.output == 0 && s.mode != Mode::Prefill) {
         return Err(Error::usage(format!("input is {} and output {} tokens, must be 1 or more", s.input, s.output)));
@@ -113,7 +134,10 @@ impl Server<'_> {
     /// Bytes of weights on a device of the fullest stage.
     fn weights(&self) -> f64 {
         let s = self.serving;
-        let layers: f64 = (0..self.shape.layers).map(|i| self.shape.layer_parameters(i)).map(|(a, b)| a + b / s.ep.max(1) as f64).sum();
+        let layers: f64 = (0..self.shape.layers)
+            .map(|i| self.shape.layer_parameters(i))
+            .map(|(a, b)| a + b / s.ep.max(1) as f64)
+            .sum();
         let ends = (self.shape.vocab * self.shape.hidden) as f64 * if self.shape.tied || s.pp > 1 { 1.0 } else { 2.0 };
         let layers = layers / self.shape.layers as f64 * self.shape.layers.div_ceil(s.pp) as f64;
         (layers * s.precision.bytes() + ends * 2.0) / s.tp as f64
@@ -123,7 +147,9 @@ impl Server<'_> {
     fn token_bytes(&self) -> f64 {
         let kv = self.shape.kv_heads() as f64 / self.serving.tp as f64;
         let copies = if self.shape.latent.is_some() { 1.0 } else { kv.max(1.0) / self.shape.kv_heads() as f64 };
-        self.shape.kv_bytes(self.serving.kv_precision.bytes()) * copies * self.shape.layers.div_ceil(self.serving.pp) as f64
+        self.shape.kv_bytes(self.serving.kv_precision.bytes())
+            * copies
+            * self.shape.layers.div_ceil(self.serving.pp) as f64
     }
 
     /// What one pass of a stage does, and how often: `prompts` whole prompts of `input` tokens, and one token each of
@@ -134,23 +160,46 @@ impl Server<'_> {
         let local = Layout { micro_batch: 1, seq: tokens.ceil() as usize, ..self.layout.clone() };
         let mut out = vec![];
         let (layers, dense) = (self.shape.layers, self.shape.dense_layers);
-        let kinds = if self.shape.experts > 0 && dense > 0 { vec![(0, dense), (layers - 1, layers - dense)] } else { vec![(layers - 1, layers)] };
+        let kinds = if self.shape.experts > 0 && dense > 0 {
+            vec![(0, dense), (layers - 1, layers - dense)]
+        } else {
+            vec![(layers - 1, layers)]
+        };
         for (index, count) in kinds {
             let mut work: Vec<Work> = layer(self.shape, &local, index).forward;
             work.retain(|w| !matches!(w, Work::Attention { .. }));
-            let (heads, d, dv) = (self.shape.heads as f64 / s.tp as f64, self.shape.head() as f64, self.shape.value_head() as f64);
-            let share = if self.shape.latent.is_some() { 1.0 } else { (self.shape.kv_heads() as f64 / s.tp as f64).max(1.0) / self.shape.kv_heads() as f64 };
+            let (heads, d, dv) =
+                (self.shape.heads as f64 / s.tp as f64, self.shape.head() as f64, self.shape.value_head() as f64);
+            let share = if self.shape.latent.is_some() {
+                1.0
+            } else {
+                (self.shape.kv_heads() as f64 / s.tp as f64).max(1.0) / self.shape.kv_heads() as f64
+            };
             let kv = self.shape.kv_bytes(s.kv_precision.bytes()) * share;
             let pairs = |tokens: f64, context: f64| 2.0 * tokens * context * heads * (d + dv);
             let input = s.input as f64;
             if prompts > 0.0 {
                 let new = prompts * input;
                 let bytes = new * (heads * (d + dv) * 2.0 + kv);
-                work.push(Work::Attention { name: "attention", head: d, flops: pairs(new, input) / 2.0, bytes, backward: false, pytorch: false });
+                work.push(Work::Attention {
+                    name: "attention",
+                    head: d,
+                    flops: pairs(new, input) / 2.0,
+                    bytes,
+                    backward: false,
+                    pytorch: false,
+                });
             }
             if decoding > 0.0 {
                 let bytes = decoding * context * kv;
-                work.push(Work::Attention { name: "attention over the cache", head: d, flops: pairs(decoding, context), bytes, backward: false, pytorch: false });
+                work.push(Work::Attention {
+                    name: "attention over the cache",
+                    head: d,
+                    flops: pairs(decoding, context),
+                    bytes,
+                    backward: false,
+                    pytorch: false,
+                });
             }
             out.push((work, count as f64 / s.pp as f64));
         }
@@ -172,8 +221,17 @@ impl Server<'_> {
         if s.pp > 1 {
             let tokens = (prompts * s.input as f64 + decoding).max(1.0);
             let c = &self.chip.constants.collective;
-            let hop = super::collective::price(c, self.site.placed(super::layer::Axis::Pipeline), Kind::SendRecv { from: 0, to: 1 }, tokens * self.shape.hidden as f64 * 2.0, None);
-            out.plus(&Priced { seconds: hop.seconds.0, lines: vec![("hand on", hop.seconds.0)], ..Priced::default() }, 1.0);
+            let hop = super::collective::price(
+                c,
+                self.site.placed(super::layer::Axis::Pipeline),
+                Kind::SendRecv { from: 0, to: 1 },
+                tokens * self.shape.hidden as f64 * 2.0,
+                None,
+            );
+            out.plus(
+                &Priced { seconds: hop.seconds.0, lines: vec![("hand on", hop.seconds.0)], ..Priced::default() },
+                1.0,
+            );
         }
         Ok(out)
     }
@@ -223,7 +281,10 @@ impl Server<'_> {
         let best = rate(most)?;
         if load > best {
             let all = best * self.serving.replicas as f64;
-            return Err(Error::usage(format!("a load of {} requests a second is more than this can answer: up to {all:.2}; take more copies or devices", load * self.serving.replicas as f64)));
+            return Err(Error::usage(format!(
+                "a load of {} requests a second is more than this can answer: up to {all:.2}; take more copies or devices",
+                load * self.serving.replicas as f64
+            )));
         }
         let (mut low, mut high) = (0.0, most);
         for _ in 0..40 {
@@ -244,18 +305,27 @@ impl Server<'_> {
             let need = weights + runtime.context.0 + working + whole * token / s.cache_share;
             return Err(Error::usage(format!(
                 "{} in {} does not fit tp {} × pp {}: weights and one sequence of {whole} tokens need {} of {} a device; take more devices or a narrower format",
-                self.shape.name, s.precision.name(), s.tp, s.pp, Bytes(need), self.chip.device.memory
+                self.shape.name,
+                s.precision.name(),
+                s.tp,
+                s.pp,
+                Bytes(need),
+                self.chip.device.memory
             )));
         }
         let fits = (cache_tokens / whole).floor();
         let batch = match (s.batch, s.mode) {
             (Some(b), _) => b as f64,
             // Sequences are at all stages of their answers: the cache holds more of them than whole ones.
-            (None, Mode::Continuous) => (cache_tokens / (s.input as f64 + 0.5 * s.output as f64)).floor().min(MOST_SEQUENCES),
+            (None, Mode::Continuous) => {
+                (cache_tokens / (s.input as f64 + 0.5 * s.output as f64)).floor().min(MOST_SEQUENCES)
+            }
             (None, _) => 1.0,
         };
         if batch < 1.0 || (s.batch.is_some() && batch > fits * 1.5 && s.mode != Mode::Continuous) {
-            return Err(Error::usage(format!("a batch of {batch} sequences of {whole} tokens does not fit: the cache holds {fits} of them")));
+            return Err(Error::usage(format!(
+                "a batch of {batch} sequences of {whole} tokens does not fit: the cache holds {fits} of them"
+            )));
         }
         let middle = self.middle();
         let p = s.pp as f64;
@@ -281,7 +351,11 @@ impl Server<'_> {
             Mode::Decode => (batch / between, step.spent * parts, between),
             Mode::Static => {
                 let span = first + (s.output as f64 - 1.0) * between;
-                (batch * s.output as f64 / span, prompt.spent * parts + step.spent * (parts * (s.output as f64 - 1.0)), span)
+                (
+                    batch * s.output as f64 / span,
+                    prompt.spent * parts + step.spent * (parts * (s.output as f64 - 1.0)),
+                    span,
+                )
             }
             Mode::Continuous => {
                 let (mixed, seconds) = self.mixed(batch)?;
@@ -294,19 +368,35 @@ impl Server<'_> {
         } else {
             (&step, self.works(0.0, batch / parts, middle))
         };
-        let mut costs: Vec<Cost> = costs.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: s * p }).collect();
+        let mut costs: Vec<Cost> =
+            costs.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: s * p }).collect();
         costs.push(Cost { name: "host".into(), seconds: self.host() });
         costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         let memory = Memory {
-            weights: Bytes(weights), gradients: Bytes(0.0), optimizer: Bytes(0.0), activations: Bytes(0.0), cache: Bytes((batch * whole).min(cache_tokens) * token),
-            buffers: Bytes(working), slack: Bytes(0.0),
+            weights: Bytes(weights),
+            gradients: Bytes(0.0),
+            optimizer: Bytes(0.0),
+            activations: Bytes(0.0),
+            cache: Bytes((batch * whole).min(cache_tokens) * token),
+            buffers: Bytes(working),
+            slack: Bytes(0.0),
         };
         let devices = s.tp * s.pp * s.replicas;
         let each: Spent = spent * ((s.tp * s.pp) as f64 / batch);
         let energy = energy(self.chip, each, span / batch, s.tp * s.pp);
         Ok(Answering {
-            busy, tokens_per_second: rate * s.replicas as f64, first_token: Seconds(first), between_tokens: Seconds(between), batch: batch as usize, cache_tokens, memory, costs, energy,
-            spent: each, points: self.points(&works)?, devices,
+            busy,
+            tokens_per_second: rate * s.replicas as f64,
+            first_token: Seconds(first),
+            between_tokens: Seconds(between),
+            batch: batch as usize,
+            cache_tokens,
+            memory,
+            costs,
+            energy,
+            spent: each,
+            points: self.points(&works)?,
+            devices,
         })
     }
 }

@@ -67,7 +67,11 @@ pub fn layer(shape: &Shape, layout: &Layout, index: usize) -> Layer {
     let parameters = ((shared - norms) / t + norms, experts / t / layout.ep as f64);
     let mut w = Writer { shape, layout, tokens, norm_tokens, t, layer: Layer { parameters, ..Layer::default() } };
     w.attention();
-    if shape.routed(index) { w.experts() } else { w.mlp(shape.dense_width() as f64, tokens, true) }
+    if shape.routed(index) {
+        w.experts()
+    } else {
+        w.mlp(shape.dense_width() as f64, tokens, true)
+    }
     w.finish()
 }
 
@@ -116,7 +120,13 @@ pub fn share_gradients(layout: &Layout, parameters: (f64, f64)) -> Vec<Work> {
 /// A tied head on another stage than the embedding is a copy of it: their gradients are summed.
 pub fn share_embedding(shape: &Shape, layout: &Layout) -> Option<Work> {
     let bytes = (shape.vocab * shape.hidden) as f64 * wide(layout) / layout.tp as f64;
-    (shape.tied && layout.pp > 1).then_some(Work::Collective { name: "tied embedding", kind: Kind::AllReduce, bytes, axis: Axis::Pipeline, hidden: 0.0 })
+    (shape.tied && layout.pp > 1).then_some(Work::Collective {
+        name: "tied embedding",
+        kind: Kind::AllReduce,
+        bytes,
+        axis: Axis::Pipeline,
+        hidden: 0.0,
+    })
 }
 
 /// Bytes that a rank sends to the next stage for a micro-batch: sequence parallel and scatter-gather both send each
@@ -159,7 +169,13 @@ impl Writer<'_> {
     fn enter(&mut self, tokens: f64) {
         let bytes = tokens * self.hidden() * self.bytes();
         if self.layout.tp > 1 {
-            let c = |name, kind| Work::Collective { name, kind, bytes, axis: Axis::Tensor, hidden: self.layout.stack.overlap_tensor };
+            let c = |name, kind| Work::Collective {
+                name,
+                kind,
+                bytes,
+                axis: Axis::Tensor,
+                hidden: self.layout.stack.overlap_tensor,
+            };
             if self.layout.sequence_parallel {
                 self.layer.forward.push(c("gather tokens", Kind::AllGather));
                 self.layer.backward.push(c("gather tokens", Kind::AllGather));
@@ -174,7 +190,13 @@ impl Writer<'_> {
     fn leave(&mut self, tokens: f64) {
         let bytes = tokens * self.hidden() * self.bytes();
         if self.layout.tp > 1 {
-            let c = |name, kind| Work::Collective { name, kind, bytes, axis: Axis::Tensor, hidden: self.layout.stack.overlap_tensor };
+            let c = |name, kind| Work::Collective {
+                name,
+                kind,
+                bytes,
+                axis: Axis::Tensor,
+                hidden: self.layout.stack.overlap_tensor,
+            };
             if self.layout.sequence_parallel {
                 self.layer.forward.push(c("scatter sums", Kind::ReduceScatter));
                 self.layer.backward.push(c("gather gradients", Kind::AllGather));
@@ -237,7 +259,13 @@ impl Writer<'_> {
         if l.cp > 1 {
             let blocks = l.cp as f64 - 1.0;
             let bytes = blocks * m * kv * (d + dv) * b;
-            let c = |name, bytes| Work::Collective { name, kind: Kind::SendRecv { from: 0, to: 1 }, bytes, axis: Axis::Context, hidden: 0.9 };
+            let c = |name, bytes| Work::Collective {
+                name,
+                kind: Kind::SendRecv { from: 0, to: 1 },
+                bytes,
+                axis: Axis::Context,
+                hidden: 0.9,
+            };
             self.layer.forward.push(c("pass keys on", bytes));
             self.layer.backward.push(c("pass keys on", bytes));
             self.layer.backward.push(c("pass gradients on", bytes));
@@ -246,15 +274,34 @@ impl Writer<'_> {
         let flops = 2.0 * m * seq * heads * (d + dv);
         if l.stack.fused_attention {
             // A causal mask leaves half; backward computes scores again: five products for two.
-            self.layer.forward.push(Work::Attention { name: "attention", head: d.min(128.0), flops: flops / 2.0, bytes: traffic, backward: false, pytorch: l.zero == 3 });
-            self.layer.backward.push(Work::Attention { name: "attention", head: d.min(128.0), flops: flops / 2.0 * 2.5, bytes: 2.0 * traffic, backward: true, pytorch: l.zero == 3 });
+            self.layer.forward.push(Work::Attention {
+                name: "attention",
+                head: d.min(128.0),
+                flops: flops / 2.0,
+                bytes: traffic,
+                backward: false,
+                pytorch: l.zero == 3,
+            });
+            self.layer.backward.push(Work::Attention {
+                name: "attention",
+                head: d.min(128.0),
+                flops: flops / 2.0 * 2.5,
+                bytes: 2.0 * traffic,
+                backward: true,
+                pytorch: l.zero == 3,
+            });
             self.layer.kept += m * heads * 4.0;
             return;
         }
         let (batch, rows, scores) = (sequences * heads, m / sequences, m * seq * heads);
         let gemm = |name, m, n, k| Work::Gemm { name, batch, m, n, k, precision: Precision::Fp16 };
-        let mut forward = vec![gemm("scores", rows, seq, d), Work::Stream { name: "softmax", bytes: 2.0 * b * scores, rows: true }];
-        let mut backward = vec![gemm("weighted sum", rows, seq, dv), gemm("weighted sum", seq, dv, rows), Work::Stream { name: "softmax", bytes: 3.0 * b * scores, rows: true }];
+        let mut forward =
+            vec![gemm("scores", rows, seq, d), Work::Stream { name: "softmax", bytes: 2.0 * b * scores, rows: true }];
+        let mut backward = vec![
+            gemm("weighted sum", rows, seq, dv),
+            gemm("weighted sum", seq, dv, rows),
+            Work::Stream { name: "softmax", bytes: 3.0 * b * scores, rows: true },
+        ];
         if l.stack.dropout {
             forward.push(Work::Stream { name: "dropout", bytes: (2.0 * b + 1.0) * scores, rows: false });
             backward.push(Work::Stream { name: "dropout", bytes: (2.0 * b + 1.0) * scores, rows: false });
@@ -303,14 +350,34 @@ impl Writer<'_> {
         let gates = if s.gated { 2.0 } else { 1.0 };
         self.norm();
         self.enter(self.tokens);
-        self.layer.forward.push(Work::Gemm { name: "router", batch: 1.0, m: self.tokens, n: e, k: h, precision: Precision::Bf16 });
-        self.layer.backward.push(Work::Gemm { name: "router", batch: 2.0, m: self.tokens, n: e, k: h, precision: Precision::Bf16 });
+        self.layer.forward.push(Work::Gemm {
+            name: "router",
+            batch: 1.0,
+            m: self.tokens,
+            n: e,
+            k: h,
+            precision: Precision::Bf16,
+        });
+        self.layer.backward.push(Work::Gemm {
+            name: "router",
+            batch: 2.0,
+            m: self.tokens,
+            n: e,
+            k: h,
+            precision: Precision::Bf16,
+        });
         let routed = self.tokens * k;
         let bytes = routed * h * b;
         self.both("permute", 4.0 * bytes, 4.0 * bytes, false);
         if l.ep > 1 {
             // With tensor ranks each sends its share of the tokens.
-            let c = |name| Work::Collective { name, kind: Kind::AllToAll, bytes: bytes / self.t, axis: Axis::Expert, hidden: 0.0 };
+            let c = |name| Work::Collective {
+                name,
+                kind: Kind::AllToAll,
+                bytes: bytes / self.t,
+                axis: Axis::Expert,
+                hidden: 0.0,
+            };
             for list in [&mut self.layer.forward, &mut self.layer.backward] {
                 list.extend([c("dispatch"), c("combine")]);
             }
@@ -344,7 +411,11 @@ impl Writer<'_> {
         // Gradients of weights are added to 32-bit sums once a micro-batch (products wrote 16 bits of them already).
         let (shared, experts) = self.layer.parameters;
         if self.layout.zero < 3 {
-            self.layer.backward.push(Work::Stream { name: "accumulate gradients", bytes: 6.0 * (shared + experts), rows: false });
+            self.layer.backward.push(Work::Stream {
+                name: "accumulate gradients",
+                bytes: 6.0 * (shared + experts),
+                rows: false,
+            });
         }
         self.layer
     }
@@ -360,7 +431,9 @@ impl Writer<'_> {
                     kept += batch * m * n;
                     again.push(Work::Gemm { name, batch: *batch, m: *m, n: n / 2.0, k: *k, precision: *precision });
                 }
-                Work::Attention { .. } => kept += self.tokens * (self.shape.heads * self.shape.value_head()) as f64 / self.t * 2.0,
+                Work::Attention { .. } => {
+                    kept += self.tokens * (self.shape.heads * self.shape.value_head()) as f64 / self.t * 2.0
+                }
                 Work::Stream { .. } => again.push(w.clone()),
                 Work::Collective { .. } => {}
             }
@@ -400,11 +473,25 @@ pub fn head(shape: &Shape, layout: &Layout) -> Layer {
     // Bytes of the loss a logit: PyTorch's widens it (2 + 4), takes the logarithm (4 + 4), and goes back the same way; that
     // over tensor ranks (Megatron's) also takes maximum, difference, exponential, sum and quotient apart, and goes back in two.
     let pytorch = layout.zero == 3;
-    out.forward.push(Work::Stream { name: "loss", bytes: tokens * v * if pytorch { 14.0 } else { 38.0 }, rows: pytorch });
-    out.backward.push(Work::Stream { name: "loss", bytes: tokens * v * if pytorch { 22.0 } else { 14.0 }, rows: pytorch });
+    out.forward.push(Work::Stream {
+        name: "loss",
+        bytes: tokens * v * if pytorch { 14.0 } else { 38.0 },
+        rows: pytorch,
+    });
+    out.backward.push(Work::Stream {
+        name: "loss",
+        bytes: tokens * v * if pytorch { 22.0 } else { 14.0 },
+        rows: pytorch,
+    });
     out.backward.extend([gemm(tokens, h, v), gemm(v, h, tokens)]);
     if layout.tp > 1 {
-        let c = |bytes| Work::Collective { name: "sum loss", kind: Kind::AllReduce, bytes, axis: Axis::Tensor, hidden: 0.0 };
+        let c = |bytes| Work::Collective {
+            name: "sum loss",
+            kind: Kind::AllReduce,
+            bytes,
+            axis: Axis::Tensor,
+            hidden: 0.0,
+        };
         out.forward.extend([c(tokens * 4.0), c(tokens * 4.0), c(tokens * 4.0)]);
         out.backward.push(c(tokens * h * b));
     }

@@ -66,8 +66,21 @@ impl Layout {
     /// A layout of one device and one sequence.
     pub fn single(seq: usize) -> Layout {
         Layout {
-            dp: 1, tp: 1, pp: 1, cp: 1, ep: 1, chunks: 1, zero: 0, sequence_parallel: false, seq, micro_batch: 1, global_batch: 1, precision: Precision::Bf16,
-            recompute: Recompute::None, offload: false, schedule: Schedule::OneForwardOneBackward,
+            dp: 1,
+            tp: 1,
+            pp: 1,
+            cp: 1,
+            ep: 1,
+            chunks: 1,
+            zero: 0,
+            sequence_parallel: false,
+            seq,
+            micro_batch: 1,
+            global_batch: 1,
+            precision: Precision::Bf16,
+            recompute: Recompute::None,
+            offload: false,
+            schedule: Schedule::OneForwardOneBackward,
             stack: Stack { fused_attention: true, overlap_gradients: true, overlap_tensor: 0.0, dropout: false },
         }
     }
@@ -113,28 +126,52 @@ impl Layout {
     pub fn check(&self, shape: &Shape) -> Result<()> {
         shape.check()?;
         let bad = |what: String| Err(Error::usage(what));
-        let sizes = [("dp", self.dp), ("tp", self.tp), ("pp", self.pp), ("cp", self.cp), ("ep", self.ep), ("vpp", self.chunks), ("seq", self.seq), ("micro_batch", self.micro_batch)];
+        let sizes = [
+            ("dp", self.dp),
+            ("tp", self.tp),
+            ("pp", self.pp),
+            ("cp", self.cp),
+            ("ep", self.ep),
+            ("vpp", self.chunks),
+            ("seq", self.seq),
+            ("micro_batch", self.micro_batch),
+        ];
         if let Some((what, _)) = sizes.iter().find(|s| s.1 == 0) {
             return bad(format!("{what} is 0, must be 1 or more"));
         }
         let chunks = self.pp.saturating_mul(self.chunks);
-        let limits = [("seq", self.seq, 1 << 28), ("micro_batch", self.micro_batch, 1 << 24), ("global_batch", self.global_batch, 1 << 30), ("pp × vpp", chunks, 512)];
+        let limits = [
+            ("seq", self.seq, 1 << 28),
+            ("micro_batch", self.micro_batch, 1 << 24),
+            ("global_batch", self.global_batch, 1 << 30),
+            ("pp × vpp", chunks, 512),
+        ];
         if let Some((what, size, most)) = limits.iter().find(|l| l.1 > l.2) {
             return bad(format!("{what} is {size}: no more than {most} is priced"));
         }
         let once = self.dp.saturating_mul(self.micro_batch);
         if self.global_batch < once || self.global_batch % once != 0 {
             let near = (self.global_batch / once).max(1).saturating_mul(once);
-            return bad(format!("a global batch of {} is no multiple of dp {} × micro-batch {}: the nearest is {near}", self.global_batch, self.dp, self.micro_batch));
+            return bad(format!(
+                "a global batch of {} is no multiple of dp {} × micro-batch {}: the nearest is {near}",
+                self.global_batch, self.dp, self.micro_batch
+            ));
         }
         if self.tp > shape.heads {
             return bad(format!("tp {} splits {} heads: at most {}", self.tp, shape.heads, shape.heads));
         }
         if self.pp * self.chunks > shape.layers {
-            return bad(format!("pp {} × {} chunks splits {} layers: at most {} stages", self.pp, self.chunks, shape.layers, shape.layers));
+            return bad(format!(
+                "pp {} × {} chunks splits {} layers: at most {} stages",
+                self.pp, self.chunks, shape.layers, shape.layers
+            ));
         }
         if self.ep > 1 && shape.experts == 0 {
-            return bad(format!("ep {} needs experts, {} has none: take ep 1", self.ep, if shape.name.is_empty() { "the model" } else { &shape.name }));
+            return bad(format!(
+                "ep {} needs experts, {} has none: take ep 1",
+                self.ep,
+                if shape.name.is_empty() { "the model" } else { &shape.name }
+            ));
         }
         if self.ep > 1 && (shape.experts % self.ep != 0 || self.dp % self.ep != 0) {
             return bad(format!("ep {} must divide the {} experts and dp {}", self.ep, shape.experts, self.dp));
@@ -146,7 +183,11 @@ impl Layout {
             return bad(format!("{} chunks need a pipeline: pp is 1", self.chunks));
         }
         if self.chunks > 1 && self.micro_batches() % self.pp != 0 {
-            return bad(format!("interleaving needs micro-batches in multiples of pp {}: there are {}", self.pp, self.micro_batches()));
+            return bad(format!(
+                "interleaving needs micro-batches in multiples of pp {}: there are {}",
+                self.pp,
+                self.micro_batches()
+            ));
         }
         if self.zero > 3 {
             return bad(format!("ZeRO stage {} is none of 0, 1, 2, 3", self.zero));

@@ -24,8 +24,13 @@ pub struct Memory {
 impl Memory {
     pub fn lines(&self) -> [(&'static str, Bytes); 7] {
         [
-            ("weights", self.weights), ("gradients", self.gradients), ("optimizer", self.optimizer), ("activations", self.activations), ("cache", self.cache),
-            ("buffers", self.buffers), ("slack", self.slack),
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            ("activations", self.activations),
+            ("cache", self.cache),
+            ("buffers", self.buffers),
+            ("slack", self.slack),
         ]
     }
     pub fn total(&self) -> Bytes {
@@ -69,7 +74,12 @@ pub fn memory(l: &Layout, chip: &Chip, stages: &[Held]) -> Vec<Memory> {
         let buffers = h.working + gathered;
         let slack = chip.constants.runtime.slack * (activations + buffers);
         Memory {
-            weights: Bytes(weights), gradients: Bytes(gradients), optimizer: Bytes(optimizer), activations: Bytes(activations), cache: Bytes(0.0), buffers: Bytes(buffers),
+            weights: Bytes(weights),
+            gradients: Bytes(gradients),
+            optimizer: Bytes(optimizer),
+            activations: Bytes(activations),
+            cache: Bytes(0.0),
+            buffers: Bytes(buffers),
             slack: Bytes(slack),
         }
     };

@@ -74,9 +74,14 @@ fn interleaved(stages: usize, chunks: usize, micro_batches: usize, stage: usize)
         let (group, within) = (i / (stages * chunks), i % (stages * chunks));
         let chunk = within / stages;
         let chunk = if forward { chunk } else { chunks - 1 - chunk };
-        Slot { pass: if forward { Pass::Forward } else { Pass::Backward }, chunk, micro_batch: group * stages + within % stages }
+        Slot {
+            pass: if forward { Pass::Forward } else { Pass::Backward },
+            chunk,
+            micro_batch: group * stages + within % stages,
+        }
     };
-    let ahead = if micro_batches == stages { total } else { ((stages - stage - 1) * 2 + (chunks - 1) * stages).min(total) };
+    let ahead =
+        if micro_batches == stages { total } else { ((stages - stage - 1) * 2 + (chunks - 1) * stages).min(total) };
     let mut out: Vec<Slot> = (0..ahead).map(|i| nth(i, true)).collect();
     for i in 0..total - ahead {
         out.push(nth(ahead + i, true));
@@ -109,7 +114,8 @@ pub fn run(schedule: Schedule, d: &Durations, micro_batches: usize) -> Result<Ve
     let apart = schedule == Schedule::ZeroBubble && chunks == 1;
     let index = |stage: usize, chunk: usize, m: usize| (chunk * stages + stage) * micro_batches + m;
     let virtual_stages = stages * chunks;
-    let (mut forward, mut backward) = (vec![f64::NAN; virtual_stages * micro_batches], vec![f64::NAN; virtual_stages * micro_batches]);
+    let (mut forward, mut backward) =
+        (vec![f64::NAN; virtual_stages * micro_batches], vec![f64::NAN; virtual_stages * micro_batches]);
     let (mut next, mut free) = (vec![0usize; stages], vec![0.0f64; stages]);
     let mut out = Vec::with_capacity(orders.iter().map(Vec::len).sum());
     loop {
@@ -118,7 +124,8 @@ pub fn run(schedule: Schedule, d: &Durations, micro_batches: usize) -> Result<Ve
             while let Some(slot) = orders[stage].get(next[stage]) {
                 let (c, m) = (slot.chunk, slot.micro_batch);
                 let place = c * stages + stage;
-                let before = |done: &[f64], place: usize| done[place * micro_batches + m] + if stages > 1 { d.hop } else { 0.0 };
+                let before =
+                    |done: &[f64], place: usize| done[place * micro_batches + m] + if stages > 1 { d.hop } else { 0.0 };
                 let ready = match slot.pass {
                     Pass::Forward if place == 0 => 0.0,
                     Pass::Forward => before(&forward, place - 1),
@@ -150,7 +157,9 @@ pub fn run(schedule: Schedule, d: &Durations, micro_batches: usize) -> Result<Ve
             return Ok(out);
         }
         if !moved {
-            return Err(Error::usage(format!("a pipeline of {stages} stages, {chunks} chunks and {micro_batches} micro-batches waits for itself")));
+            return Err(Error::usage(format!(
+                "a pipeline of {stages} stages, {chunks} chunks and {micro_batches} micro-batches waits for itself"
+            )));
         }
     }
 }

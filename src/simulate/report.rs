@@ -60,15 +60,31 @@ pub fn layout_text(l: &Layout) -> String {
 
 /// A training step for people. Numbers carry their units.
 pub fn training_text(shape: &Shape, t: &Topology, l: &Layout, s: &Step, prices: Prices) -> String {
-    let mut out = format!("{} ({:.3e} parameters) on {} × {}\n", shape.name, shape.parameters(), s.devices, t.slowest().title);
-    let _ = writeln!(out, "{}, {} of {} tokens a step in {}\n", layout_text(l), l.global_batch, l.seq, l.precision.name());
+    let mut out =
+        format!("{} ({:.3e} parameters) on {} × {}\n", shape.name, shape.parameters(), s.devices, t.slowest().title);
+    let _ =
+        writeln!(out, "{}, {} of {} tokens a step in {}\n", layout_text(l), l.global_batch, l.seq, l.precision.name());
     let seconds = s.seconds.0;
     let _ = writeln!(out, "step                  {}", s.seconds);
-    let _ = writeln!(out, "tokens                {:.0} a second, {:.1} a device", s.tokens / seconds, s.tokens / seconds / s.devices as f64);
+    let _ = writeln!(
+        out,
+        "tokens                {:.0} a second, {:.1} a device",
+        s.tokens / seconds,
+        s.tokens / seconds / s.devices as f64
+    );
     let tflops = s.model_flops / seconds / s.devices as f64 / 1e12;
-    let _ = writeln!(out, "model FLOP/s          {tflops:.1} T a device, {:.1} % of its peak in {} (MFU)", 100.0 * s.mfu, l.precision.name());
+    let _ = writeln!(
+        out,
+        "model FLOP/s          {tflops:.1} T a device, {:.1} % of its peak in {} (MFU)",
+        100.0 * s.mfu,
+        l.precision.name()
+    );
     let e = &s.energy;
-    let _ = writeln!(out, "energy                {} a step ({} to {}), {} a device; devices only", e.joules, e.low, e.high, e.watts);
+    let _ = writeln!(
+        out,
+        "energy                {} a step ({} to {}), {} a device; devices only",
+        e.joules, e.low, e.high, e.watts
+    );
     money(&mut out, t, seconds, s.devices, e.joules.0, s.tokens, prices);
     let _ = writeln!(out, "\nwhere the time goes, on the busiest stage");
     costs(&mut out, &s.costs, seconds);
@@ -81,7 +97,11 @@ pub fn training_text(shape: &Shape, t: &Topology, l: &Layout, s: &Step, prices: 
 fn money(out: &mut String, t: &Topology, seconds: f64, devices: usize, joules: f64, tokens: f64, prices: Prices) {
     if let Some(price) = prices.device_hour.or(t.slowest().price.map(|p| p.0)) {
         let step = price * devices as f64 * seconds / 3600.0;
-        let _ = writeln!(out, "cost                  {step:.4} USD a step, {:.3} USD a million tokens, at {price:.2} USD a device-hour", step / tokens * 1e6);
+        let _ = writeln!(
+            out,
+            "cost                  {step:.4} USD a step, {:.3} USD a million tokens, at {price:.2} USD a device-hour",
+            step / tokens * 1e6
+        );
     }
     if let Some(grams) = prices.carbon {
         let _ = writeln!(out, "carbon                {:.1} g CO2 a step, at {grams:.0} g/kWh", joules / 3.6e6 * grams);
@@ -93,7 +113,8 @@ fn costs_json(all: &[Cost]) -> Value {
 }
 
 fn memory_json(m: &Memory) -> Value {
-    let mut lines: serde_json::Map<String, Value> = m.lines().iter().map(|(n, b)| (format!("{n}_bytes"), json!(b.0))).collect();
+    let mut lines: serde_json::Map<String, Value> =
+        m.lines().iter().map(|(n, b)| (format!("{n}_bytes"), json!(b.0))).collect();
     lines.insert("total_bytes".into(), json!(m.total().0));
     Value::Object(lines)
 }
@@ -118,8 +139,14 @@ pub fn training_json(shape: &Shape, t: &Topology, l: &Layout, s: &Step) -> Value
 
 /// Serving for people.
 pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) -> String {
-    let mut out = format!("{} ({:.3e} parameters) on {} × {}\n\n", shape.name, shape.parameters(), a.devices, t.slowest().title);
-    let _ = writeln!(out, "tokens                {:.1} a second, {:.1} a device", a.tokens_per_second, a.tokens_per_second / a.devices as f64);
+    let mut out =
+        format!("{} ({:.3e} parameters) on {} × {}\n\n", shape.name, shape.parameters(), a.devices, t.slowest().title);
+    let _ = writeln!(
+        out,
+        "tokens                {:.1} a second, {:.1} a device",
+        a.tokens_per_second,
+        a.tokens_per_second / a.devices as f64
+    );
     let _ = writeln!(out, "first token           {}", a.first_token);
     let _ = writeln!(out, "between tokens        {}", a.between_tokens);
     let _ = writeln!(out, "sequences at once     {} a copy; its cache holds {:.0} tokens", a.batch, a.cache_tokens);
@@ -127,12 +154,24 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
         let _ = writeln!(out, "load                  {:.1} % of what it could answer", 100.0 * a.busy);
     }
     let e = &a.energy;
-    let _ = writeln!(out, "energy                {} a sequence ({} to {}), {} a device; devices only", e.joules, e.low, e.high, e.watts);
+    let _ = writeln!(
+        out,
+        "energy                {} a sequence ({} to {}), {} a device; devices only",
+        e.joules, e.low, e.high, e.watts
+    );
     if let Some(grams) = prices.carbon {
-        let _ = writeln!(out, "carbon                {:.3} g CO2 a sequence, at {grams:.0} g/kWh", e.joules.0 / 3.6e6 * grams);
+        let _ = writeln!(
+            out,
+            "carbon                {:.3} g CO2 a sequence, at {grams:.0} g/kWh",
+            e.joules.0 / 3.6e6 * grams
+        );
     }
     if let Some(price) = prices.device_hour.or(t.slowest().price.map(|p| p.0)) {
-        let _ = writeln!(out, "cost                  {:.3} USD a million tokens, at {price:.2} USD a device-hour", price * a.devices as f64 / 3600.0 / a.tokens_per_second * 1e6);
+        let _ = writeln!(
+            out,
+            "cost                  {:.3} USD a million tokens, at {price:.2} USD a device-hour",
+            price * a.devices as f64 / 3600.0 / a.tokens_per_second * 1e6
+        );
     }
     let _ = writeln!(out, "\nwhere a pass's time goes");
     costs(&mut out, &a.costs, a.costs.iter().map(|c| c.seconds).sum());
@@ -155,7 +194,15 @@ pub fn search_text(found: &[Found], tried: usize) -> String {
     let mut out = format!("{tried} layouts tried; these are beaten by none in time, memory and energy at once\n\n");
     let _ = writeln!(out, "{:>9} {:>7} {:>10} {:>10}   layout", "step", "MFU", "memory", "energy");
     for f in found.iter().take(20) {
-        let _ = writeln!(out, "{:>9} {:>5.1} % {:>10} {:>10}   {}", f.step.seconds, 100.0 * f.step.mfu, Bytes(f.bytes()), f.step.energy.joules, layout_text(&f.layout));
+        let _ = writeln!(
+            out,
+            "{:>9} {:>5.1} % {:>10} {:>10}   {}",
+            f.step.seconds,
+            100.0 * f.step.mfu,
+            Bytes(f.bytes()),
+            f.step.energy.joules,
+            layout_text(&f.layout)
+        );
     }
     out
 }

@@ -26,9 +26,26 @@ pub fn shape(row: &Row) -> Result<Shape> {
     let experts = row.number("experts")?.filter(|e| *e > 1.0).map_or(Ok(0), |_| row.count("experts", 1))?;
     let ffn = row.count("ffn", if gated { (hidden * 8 / 3).div_ceil(256) * 256 } else { 4 * hidden })?;
     let shape = Shape {
-        name: row.text("model").unwrap_or("").into(), source: String::new(), layers: row.count("layers", 1)?, hidden, heads: row.count("heads", (hidden / 128).max(1))?,
-        kv_heads: row.number("kv_heads")?.map_or(Ok(0), |_| row.count("kv_heads", 1))?, head: 0, ffn, vocab: row.count("vocab", 51200)?, gated, rope: gated, positions: 0,
-        biases: !gated, tied: !gated, experts, top_k: if experts > 0 { row.count("top_k", 2)? } else { 0 }, shared_experts: 0, dense_layers: 0, dense_ffn: 0, latent: None,
+        name: row.text("model").unwrap_or("").into(),
+        source: String::new(),
+        layers: row.count("layers", 1)?,
+        hidden,
+        heads: row.count("heads", (hidden / 128).max(1))?,
+        kv_heads: row.number("kv_heads")?.map_or(Ok(0), |_| row.count("kv_heads", 1))?,
+        head: 0,
+        ffn,
+        vocab: row.count("vocab", 51200)?,
+        gated,
+        rope: gated,
+        positions: 0,
+        biases: !gated,
+        tied: !gated,
+        experts,
+        top_k: if experts > 0 { row.count("top_k", 2)? } else { 0 },
+        shared_experts: 0,
+        dense_layers: 0,
+        dense_ffn: 0,
+        latent: None,
     };
     shape.check()?;
     Ok(shape)
@@ -40,7 +57,9 @@ pub fn stack(chip: &Chip, zero: usize) -> Stack {
     let s = &chip.constants.software;
     let modern = zero == 3;
     Stack {
-        fused_attention: s.fused_attention || modern, overlap_gradients: s.overlap_gradients || modern, overlap_tensor: if modern { 0.0 } else { s.overlap_tensor },
+        fused_attention: s.fused_attention || modern,
+        overlap_gradients: s.overlap_gradients || modern,
+        overlap_tensor: if modern { 0.0 } else { s.overlap_tensor },
         dropout: s.dropout && !modern,
     }
 }
@@ -70,7 +89,8 @@ fn machine(row: &Row, machines: Machines, devices: usize) -> Result<(Topology, C
 }
 
 fn precision(row: &Row, column: &str, chip: &Chip) -> Result<Precision> {
-    let native = if chip.device.peak.iter().any(|p| p.0 == Precision::Bf16) { Precision::Bf16 } else { Precision::Fp16 };
+    let native =
+        if chip.device.peak.iter().any(|p| p.0 == Precision::Bf16) { Precision::Bf16 } else { Precision::Fp16 };
     row.text(column).map_or(Ok(native), str::parse)
 }
 
@@ -89,7 +109,10 @@ pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) 
     let devices = row.count("gpus", product(&[inner, row.count("dp", 1)?]).ok_or_else(too_many)?)?;
     let dp = row.count("dp", (devices / inner).max(1))?;
     if product(&[dp, inner]) != Some(devices) {
-        return Err(Error::usage(format!("dp {dp} × tp {tp} × pp {pp} × cp {cp} = {}, gpus is {devices}", dp as f64 * inner as f64)));
+        return Err(Error::usage(format!(
+            "dp {dp} × tp {tp} × pp {pp} × cp {cp} = {}, gpus is {devices}",
+            dp as f64 * inner as f64
+        )));
     }
     let (topology, mut chip) = machine(row, machines, devices)?;
     change(&mut chip.constants);
@@ -106,8 +129,21 @@ pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) 
         Some(other) => return Err(Error::usage(format!("recompute is \"{other}\": there are none, selective, full"))),
     };
     let base = Layout {
-        dp, tp, pp, cp, ep, chunks, zero, sequence_parallel: tp > 1 && row.flag("sequence_parallel")?.unwrap_or(soft.sequence_parallel), seq: row.count("seq", 2048)?, micro_batch: 1,
-        global_batch: 1, precision: precision(row, "dtype", &chip)?, recompute, offload: row.flag("offload")?.unwrap_or(false), schedule: Schedule::OneForwardOneBackward,
+        dp,
+        tp,
+        pp,
+        cp,
+        ep,
+        chunks,
+        zero,
+        sequence_parallel: tp > 1 && row.flag("sequence_parallel")?.unwrap_or(soft.sequence_parallel),
+        seq: row.count("seq", 2048)?,
+        micro_batch: 1,
+        global_batch: 1,
+        precision: precision(row, "dtype", &chip)?,
+        recompute,
+        offload: row.flag("offload")?.unwrap_or(false),
+        schedule: Schedule::OneForwardOneBackward,
         stack: stack(&chip, zero),
     };
     let given = row.number("micro_batch")?.map(|_| row.count("micro_batch", 1)).transpose()?;
@@ -122,7 +158,8 @@ pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) 
             continue;
         }
         let step = step_on(&shape, &topology, &layout, &chip)?;
-        let fits = |s: &Step| s.memory.iter().all(|m| m.total().0 + chip.constants.runtime.context.0 <= chip.device.memory.0);
+        let fits =
+            |s: &Step| s.memory.iter().all(|m| m.total().0 + chip.constants.runtime.context.0 <= chip.device.memory.0);
         let better = |b: &Step| fits(&step) && (step.seconds < b.seconds || !fits(b));
         if best.as_ref().is_none_or(|b| better(&b.1)) {
             best = Some((layout, step));
@@ -140,7 +177,12 @@ pub fn training(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     let rate = row.positive("tokens_per_s_per_gpu")?.map(|rate| r.step.tokens / (rate * r.step.devices as f64));
     let seconds = row.positive("seconds")?.or(rate);
     if let Some(measured) = seconds {
-        out.push(Figure { what: "seconds", measured, predicted: r.step.seconds.0, work: r.step.model_flops / r.step.devices as f64 });
+        out.push(Figure {
+            what: "seconds",
+            measured,
+            predicted: r.step.seconds.0,
+            work: r.step.model_flops / r.step.devices as f64,
+        });
     }
     if let Some(measured) = row.positive("peak_gib")? {
         let predicted = r.step.memory.iter().map(|m| m.total().0 / GIB).fold(0.0, f64::max);
@@ -163,7 +205,9 @@ pub fn memory(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
         "states" => Ok(m.weights.0 + m.gradients.0 + m.optimizer.0),
         "activations" => Ok(m.activations.0),
         "total" => Ok(m.total().0),
-        other => Err(Error::usage(format!("part is \"{other}\": there are weights, gradients, optimizer, states, activations, total"))),
+        other => Err(Error::usage(format!(
+            "part is \"{other}\": there are weights, gradients, optimizer, states, activations, total"
+        ))),
     };
     let predicted = r.step.memory.iter().map(of).collect::<Result<Vec<f64>>>()?.into_iter().fold(0.0, f64::max) / GIB;
     let what = match part {
@@ -179,7 +223,10 @@ fn serving(row: &Row, machines: Machines) -> Result<(Shape, Topology, Serving)> 
     let shape = shape(row)?;
     let [tp, pp] = ["tp", "pp"].map(|c| row.count(c, 1));
     let (tp, pp) = (tp?, pp?);
-    let together = tp.checked_mul(pp).filter(|n| *n <= 1 << 24).ok_or_else(|| Error::usage(format!("tp {tp} × pp {pp} are more devices than any machine has")))?;
+    let together = tp
+        .checked_mul(pp)
+        .filter(|n| *n <= 1 << 24)
+        .ok_or_else(|| Error::usage(format!("tp {tp} × pp {pp} are more devices than any machine has")))?;
     let devices = row.count("gpus", together)?;
     if devices % (tp * pp) != 0 {
         return Err(Error::usage(format!("tp {tp} × pp {pp} does not divide {devices} gpus")));
@@ -192,14 +239,33 @@ fn serving(row: &Row, machines: Machines) -> Result<(Shape, Topology, Serving)> 
         Some("continuous") => Mode::Continuous,
         Some("prefill") => Mode::Prefill,
         Some("decode") => Mode::Decode,
-        Some(other) => return Err(Error::usage(format!("mode is \"{other}\": there are static, continuous, prefill, decode"))),
+        Some(other) => {
+            return Err(Error::usage(format!("mode is \"{other}\": there are static, continuous, prefill, decode")));
+        }
     };
     let weights = precision(row, "dtype", &chip)?;
-    let kv_precision = if row.text("kv_dtype").is_some() { precision(row, "kv_dtype", &chip)? } else if weights.bytes() < 2.0 { Precision::Fp8 } else { weights };
+    let kv_precision = if row.text("kv_dtype").is_some() {
+        precision(row, "kv_dtype", &chip)?
+    } else if weights.bytes() < 2.0 {
+        Precision::Fp8
+    } else {
+        weights
+    };
     let output = row.number("output")?.filter(|o| *o == 0.0).map_or_else(|| row.count("output", 128), |_| Ok(0))?;
     let output = if mode == Mode::Prefill { output } else { output.max(1) };
     let serving = Serving {
-        tp, pp, replicas: devices / (tp * pp), ep: 1, precision: weights, kv_precision, batch, input: row.count("input", 128)?, output, mode, cache_share: 0.95, load: None,
+        tp,
+        pp,
+        replicas: devices / (tp * pp),
+        ep: 1,
+        precision: weights,
+        kv_precision,
+        batch,
+        input: row.count("input", 128)?,
+        output,
+        mode,
+        cache_share: 0.95,
+        load: None,
     };
     Ok((shape, topology, serving))
 }
@@ -214,7 +280,12 @@ pub fn inference(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
         out.push(Figure { what: "tokens/s", measured, predicted: a.tokens_per_second, work: 1.0 / token });
     }
     if let Some(measured) = row.positive("ttft_s")? {
-        out.push(Figure { what: "first token s", measured, predicted: a.first_token.0, work: token * serving.input as f64 });
+        out.push(Figure {
+            what: "first token s",
+            measured,
+            predicted: a.first_token.0,
+            work: token * serving.input as f64,
+        });
     }
     if let Some(measured) = row.positive("itl_s")? {
         out.push(Figure { what: "between tokens s", measured, predicted: a.between_tokens.0, work: token });
@@ -231,7 +302,9 @@ pub fn watts_with(row: &Row, machines: Machines, awake: f64, byte: f64) -> Resul
     let chip = Chip::new(topology.slowest())?;
     let spent = super::inference::spent(&shape, &topology, &s)?;
     let took = s.output as f64 * s.replicas as f64 / some(row.positive("tokens_per_s"), "tokens_per_s")?;
-    Ok(chip.device.idle.0 + awake + (spent.flops * chip.constants.energy.flop.0 + spent.bytes * byte) / took / (s.tp * s.pp) as f64)
+    Ok(chip.device.idle.0
+        + awake
+        + (spent.flops * chip.constants.energy.flop.0 + spent.bytes * byte) / took / (s.tp * s.pp) as f64)
 }
 
 /// Joules of a step (training) or of one answer (inference), watts a device. A row that says how long it took is priced
@@ -244,15 +317,26 @@ pub fn energy(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
         let tokens = if s.mode == Mode::Prefill { s.input } else { s.output } as f64;
         let flops = shape.forward_flops(s.input as f64, false) * (s.input + s.output) as f64;
         let took = row.positive("tokens_per_s")?.map(|rate| tokens * s.replicas as f64 / rate);
-        (a.energy, Chip::new(topology.slowest())?, s.tp * s.pp, flops, took, tokens * s.replicas as f64 / a.tokens_per_second)
+        (
+            a.energy,
+            Chip::new(topology.slowest())?,
+            s.tp * s.pp,
+            flops,
+            took,
+            tokens * s.replicas as f64 / a.tokens_per_second,
+        )
     } else {
         let r = run(row, machines)?;
-        let took = row.positive("seconds")?.or(row.positive("tokens_per_s_per_gpu")?.map(|rate| r.step.tokens / (rate * r.step.devices as f64)));
+        let took = row
+            .positive("seconds")?
+            .or(row.positive("tokens_per_s_per_gpu")?.map(|rate| r.step.tokens / (rate * r.step.devices as f64)));
         (r.step.energy, r.chip, r.step.devices, r.step.model_flops, took, r.step.seconds.0)
     };
     let spare = seconds.map_or(0.0, |s| s - predicted);
     let limit = chip.device.limit.0 * seconds.unwrap_or(predicted) * devices as f64;
-    let joules = (e.joules.0 + spare * (chip.device.idle.0 + chip.constants.energy.awake.0) * devices as f64).min(limit).max(0.0);
+    let joules = (e.joules.0 + spare * (chip.device.idle.0 + chip.constants.energy.awake.0) * devices as f64)
+        .min(limit)
+        .max(0.0);
     let watts = joules / seconds.unwrap_or(predicted) / devices as f64;
     let mut out = vec![];
     if let Some(measured) = row.positive("joules")? {

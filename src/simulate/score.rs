@@ -54,7 +54,13 @@ pub fn kendall(pairs: &[Pair]) -> f64 {
 pub fn one_constant(rows: &[(f64, f64)]) -> Vec<Pair> {
     let rate = |r: &(f64, f64)| r.0 / r.1;
     let others = |skip: usize| {
-        let mut rates: Vec<f64> = rows.iter().enumerate().filter(|(i, _)| *i != skip).map(|(_, r)| rate(r)).filter(|r| r.is_finite() && *r > 0.0).collect();
+        let mut rates: Vec<f64> = rows
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != skip)
+            .map(|(_, r)| rate(r))
+            .filter(|r| r.is_finite() && *r > 0.0)
+            .collect();
         rates.sort_by(f64::total_cmp);
         let n = rates.len();
         if n == 0 { f64::NAN } else { (rates[(n - 1) / 2] + rates[n / 2]) / 2.0 }

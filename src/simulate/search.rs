@@ -41,11 +41,24 @@ pub fn candidates(shape: &Shape, topology: &Topology, base: &Layout) -> Vec<Layo
     for tp in divisors(devices).into_iter().filter(|t| *t <= near && t.is_power_of_two() && shape.heads % t == 0) {
         for pp in divisors(devices / tp).into_iter().filter(|p| *p <= shape.layers && *p <= 128) {
             let dp = devices / tp / pp;
-            let experts: Vec<usize> = if shape.experts > 0 { divisors(shape.experts).into_iter().filter(|e| dp % e == 0 && *e <= 64).collect() } else { vec![1] };
+            let experts: Vec<usize> = if shape.experts > 0 {
+                divisors(shape.experts).into_iter().filter(|e| dp % e == 0 && *e <= 64).collect()
+            } else {
+                vec![1]
+            };
             for ep in experts {
-                for micro_batch in [1, 2, 4, 8].into_iter().filter(|m| contexts.len() > 1 || base.global_batch % (dp * m) == 0) {
-                    for cp in contexts.iter().copied().filter(|c| dp % c == 0 && base.global_batch % (dp / c * micro_batch) == 0 && dp / c % ep == 0) {
-                        out.extend(variants(shape, &Layout { tp, pp, dp: dp / cp, ep, micro_batch, cp, chunks: 1, ..base.clone() }));
+                for micro_batch in
+                    [1, 2, 4, 8].into_iter().filter(|m| contexts.len() > 1 || base.global_batch % (dp * m) == 0)
+                {
+                    for cp in contexts
+                        .iter()
+                        .copied()
+                        .filter(|c| dp % c == 0 && base.global_batch % (dp / c * micro_batch) == 0 && dp / c % ep == 0)
+                    {
+                        out.extend(variants(
+                            shape,
+                            &Layout { tp, pp, dp: dp / cp, ep, micro_batch, cp, chunks: 1, ..base.clone() },
+                        ));
                     }
                 }
             }
@@ -57,7 +70,10 @@ pub fn candidates(shape: &Shape, topology: &Topology, base: &Layout) -> Vec<Layo
 fn variants(shape: &Shape, l: &Layout) -> Vec<Layout> {
     let chunks: Vec<usize> = match l.pp {
         1 => vec![1],
-        p => [1, 2, 4].into_iter().filter(|c| *c == 1 || (p * c <= shape.layers && l.micro_batches() % p == 0 && shape.layers % (p * c) == 0)).collect(),
+        p => [1, 2, 4]
+            .into_iter()
+            .filter(|c| *c == 1 || (p * c <= shape.layers && l.micro_batches() % p == 0 && shape.layers % (p * c) == 0))
+            .collect(),
     };
     let zeros: &[usize] = if l.pp == 1 && l.dp > 1 { &[1, 3] } else { &[1] };
     let mut out = vec![];
@@ -67,7 +83,10 @@ fn variants(shape: &Shape, l: &Layout) -> Vec<Layout> {
             if recompute == Recompute::Selective && l.stack.fused_attention && zero != 3 {
                 continue;
             }
-            for schedule in [Schedule::OneForwardOneBackward, Schedule::ZeroBubble].into_iter().take(if l.pp > 1 && chunks == 1 { 2 } else { 1 }) {
+            for schedule in [Schedule::OneForwardOneBackward, Schedule::ZeroBubble]
+                .into_iter()
+                .take(if l.pp > 1 && chunks == 1 { 2 } else { 1 })
+            {
                 out.push(Layout { chunks, zero, recompute, schedule, sequence_parallel: l.tp > 1, ..l.clone() });
             }
         }
@@ -82,16 +101,33 @@ pub fn search(shape: &Shape, topology: &Topology, base: &Layout) -> Result<(Vec<
     let all = candidates(shape, topology, base);
     let tried = all.len();
     let room = chip.device.memory.0 - chip.constants.runtime.context.0;
-    let price = |l: &Layout| l.check(shape).and_then(|_| step_on(shape, topology, l, &chip)).ok().map(|step| Found { layout: l.clone(), step });
+    let price = |l: &Layout| {
+        l.check(shape)
+            .and_then(|_| step_on(shape, topology, l, &chip))
+            .ok()
+            .map(|step| Found { layout: l.clone(), step })
+    };
     let priced: Vec<Found> = all.par_iter().filter_map(price).collect();
     let mut fits: Vec<Found> = priced.iter().filter(|f| f.bytes() <= room).cloned().collect();
     if fits.is_empty() {
         let near = priced.iter().min_by(|a, b| a.bytes().total_cmp(&b.bytes()));
         let near = near.map_or("no layout divides this model, batch and machine".into(), |f| {
             let l = &f.layout;
-            format!("the nearest, pp={},dp={},tp={} with micro-batch {}, takes {} of {}", l.pp, l.dp, l.tp, l.micro_batch, crate::base::units::Bytes(f.bytes()), chip.device.memory)
+            format!(
+                "the nearest, pp={},dp={},tp={} with micro-batch {}, takes {} of {}",
+                l.pp,
+                l.dp,
+                l.tp,
+                l.micro_batch,
+                crate::base::units::Bytes(f.bytes()),
+                chip.device.memory
+            )
         });
-        return Err(Error::usage(format!("none of {tried} layouts of {} fits {} devices: {near}; take more devices", shape.name, topology.devices())));
+        return Err(Error::usage(format!(
+            "none of {tried} layouts of {} fits {} devices: {near}; take more devices",
+            shape.name,
+            topology.devices()
+        )));
     }
     fits.sort_by(|a, b| a.step.seconds.0.total_cmp(&b.step.seconds.0));
     let mut best: Vec<Found> = vec![];
@@ -142,12 +178,22 @@ pub fn ablate(shape: &Shape, topology: &Topology, l: &Layout) -> Result<Vec<With
         add("sequence parallel norms", topology, Layout { sequence_parallel: false, ..l.clone() })?;
     }
     if l.stack.fused_attention {
-        add("fused attention", topology, Layout { stack: super::layout::Stack { fused_attention: false, ..l.stack }, ..l.clone() })?;
+        add(
+            "fused attention",
+            topology,
+            Layout { stack: super::layout::Stack { fused_attention: false, ..l.stack }, ..l.clone() },
+        )?;
     }
     match l.recompute {
-        Recompute::None => add("keeping activations (recompute all)", topology, Layout { recompute: Recompute::Full, ..l.clone() })?,
-        Recompute::Selective => add("selective recompute (recompute all)", topology, Layout { recompute: Recompute::Full, ..l.clone() })?,
-        Recompute::Full => add("full recompute (keep all)", topology, Layout { recompute: Recompute::None, ..l.clone() })?,
+        Recompute::None => {
+            add("keeping activations (recompute all)", topology, Layout { recompute: Recompute::Full, ..l.clone() })?
+        }
+        Recompute::Selective => {
+            add("selective recompute (recompute all)", topology, Layout { recompute: Recompute::Full, ..l.clone() })?
+        }
+        Recompute::Full => {
+            add("full recompute (keep all)", topology, Layout { recompute: Recompute::None, ..l.clone() })?
+        }
     }
     if l.chunks > 1 {
         add("interleaved stages", topology, Layout { chunks: 1, ..l.clone() })?;
@@ -160,7 +206,11 @@ pub fn ablate(shape: &Shape, topology: &Topology, l: &Layout) -> Result<Vec<With
     }
     if topology.groups.iter().any(|g| matches!(g.role, Role::Switch { reduction: true })) {
         let mut plain = topology.clone();
-        plain.groups.iter_mut().for_each(|g| if let Role::Switch { reduction } = &mut g.role { *reduction = false });
+        plain.groups.iter_mut().for_each(|g| {
+            if let Role::Switch { reduction } = &mut g.role {
+                *reduction = false
+            }
+        });
         add("sums in the switch", &plain, l.clone())?;
     }
     if l.precision.bytes() == 2.0 && chip.device.peak.iter().any(|p| p.0 == Precision::Tf32) {

@@ -76,7 +76,17 @@ pub fn presets() -> Vec<Shape> {
 /// Letters and digits only, without the words that names differ by.
 fn plain(name: &str) -> String {
     let mut out: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    for (from, to) in [("meta", ""), ("instruct", ""), ("llamav", "llama"), ("llama31", "llama3"), ("llama33", "llama3"), ("llama27", "llama27"), ("megatronturing", "mt"), ("v01", ""), ("hf", "")] {
+    for (from, to) in [
+        ("meta", ""),
+        ("instruct", ""),
+        ("llamav", "llama"),
+        ("llama31", "llama3"),
+        ("llama33", "llama3"),
+        ("llama27", "llama27"),
+        ("megatronturing", "mt"),
+        ("v01", ""),
+        ("hf", ""),
+    ] {
         out = out.replace(from, to);
     }
     out
@@ -87,8 +97,19 @@ pub fn preset(name: &str) -> Result<Shape> {
     let all = presets();
     let wanted = plain(name);
     const ALSO: [(&str, &str); 14] = [
-        ("gpt3", "gpt3-175b"), ("gpt175b", "gpt3-175b"), ("gpt31t", "gpt-1t"), ("1t", "gpt-1t"), ("530b", "mt-nlg-530b"), ("mtnlg", "mt-nlg-530b"), ("gpt3530b", "mt-nlg-530b"),
-        ("175b", "gpt3-175b"), ("22b", "gpt3-22b"), ("deepseekv3671b", "deepseek-v3"), ("deepseek671b", "deepseek-v3"), ("deepseekr1", "deepseek-v3"), ("llama7b", "llama-2-7b"),
+        ("gpt3", "gpt3-175b"),
+        ("gpt175b", "gpt3-175b"),
+        ("gpt31t", "gpt-1t"),
+        ("1t", "gpt-1t"),
+        ("530b", "mt-nlg-530b"),
+        ("mtnlg", "mt-nlg-530b"),
+        ("gpt3530b", "mt-nlg-530b"),
+        ("175b", "gpt3-175b"),
+        ("22b", "gpt3-22b"),
+        ("deepseekv3671b", "deepseek-v3"),
+        ("deepseek671b", "deepseek-v3"),
+        ("deepseekr1", "deepseek-v3"),
+        ("llama7b", "llama-2-7b"),
         ("llama70b", "llama-2-70b"),
     ];
     let alias = ALSO.iter().find(|a| a.0 == wanted).map(|a| plain(a.1));
@@ -119,16 +140,29 @@ impl Shape {
     /// Refuses what no transformer has.
     pub fn check(&self) -> Result<()> {
         let bad = |what: String| Err(Error::model(if self.name.is_empty() { "of the row" } else { &self.name }, what));
-        for (what, v) in [("layers", self.layers), ("hidden", self.hidden), ("heads", self.heads), ("ffn", self.ffn), ("vocab", self.vocab)] {
+        for (what, v) in [
+            ("layers", self.layers),
+            ("hidden", self.hidden),
+            ("heads", self.heads),
+            ("ffn", self.ffn),
+            ("vocab", self.vocab),
+        ] {
             if v == 0 || v > 1 << 28 {
                 return bad(format!("{what} is {v}, must be 1 to {}", 1 << 28));
             }
         }
         if self.layers > 1 << 16 || self.experts > 1 << 16 {
-            return bad(format!("{} layers and {} experts: no more than 65536 of either are priced", self.layers, self.experts));
+            return bad(format!(
+                "{} layers and {} experts: no more than 65536 of either are priced",
+                self.layers, self.experts
+            ));
         }
         if self.heads % self.kv_heads() != 0 {
-            return bad(format!("{} heads do not divide over {} heads of keys and values", self.heads, self.kv_heads()));
+            return bad(format!(
+                "{} heads do not divide over {} heads of keys and values",
+                self.heads,
+                self.kv_heads()
+            ));
         }
         if self.head == 0 && self.latent.is_none() && self.hidden % self.heads != 0 {
             return bad(format!("hidden {} does not divide into {} heads", self.hidden, self.heads));
@@ -194,7 +228,8 @@ impl Shape {
     /// Parameters of a layer outside of its routed experts, and of these.
     pub fn layer_parameters(&self, index: usize) -> (f64, f64) {
         if self.routed(index) {
-            let shared = self.shared_experts as f64 * self.mlp_parameters(self.ffn) + (self.hidden * self.experts) as f64;
+            let shared =
+                self.shared_experts as f64 * self.mlp_parameters(self.ffn) + (self.hidden * self.experts) as f64;
             (self.attention_parameters() + shared, self.experts as f64 * self.mlp_parameters(self.ffn))
         } else {
             (self.attention_parameters() + self.mlp_parameters(self.dense_width()), 0.0)
@@ -228,7 +263,8 @@ impl Shape {
     /// Operations of the products of one token forward, attention over `context` tokens included (all of them, unless
     /// `causal`, which halves it).
     pub fn forward_flops(&self, context: f64, causal: bool) -> f64 {
-        let scores = 2.0 * (self.heads * (self.head() + self.value_head())) as f64 * context * if causal { 0.5 } else { 1.0 };
+        let scores =
+            2.0 * (self.heads * (self.head() + self.value_head())) as f64 * context * if causal { 0.5 } else { 1.0 };
         2.0 * self.active_parameters() + self.layers as f64 * scores
     }
 }

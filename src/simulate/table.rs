@@ -28,19 +28,26 @@ impl Table {
         if text.len() > MOST_BYTES {
             return Err(Error::file(name, format!("has {} bytes, a table may have {MOST_BYTES}", text.len())));
         }
-        let mut reader = csv::ReaderBuilder::new().comment(Some(b'#')).trim(csv::Trim::All).from_reader(text.as_bytes());
+        let mut reader =
+            csv::ReaderBuilder::new().comment(Some(b'#')).trim(csv::Trim::All).from_reader(text.as_bytes());
         let bad = |e: csv::Error| {
             let line = e.position().map_or(String::new(), |p| format!(":{}", p.line()));
             Error::file(format!("{name}{line}"), e.to_string())
         };
-        let columns: Vec<String> = reader.headers().map_err(bad)?.iter().map(|h| h.trim_start_matches('\u{feff}').to_ascii_lowercase()).collect();
+        let columns: Vec<String> = reader
+            .headers()
+            .map_err(bad)?
+            .iter()
+            .map(|h| h.trim_start_matches('\u{feff}').to_ascii_lowercase())
+            .collect();
         if let Some((i, twice)) = columns.iter().enumerate().find(|(i, c)| columns[..*i].contains(c)) {
             return Err(Error::file(name, format!("column {} is named \"{twice}\" like an earlier one", i + 1)));
         }
         let mut rows = vec![];
         for record in reader.records() {
             let record = record.map_err(bad)?;
-            let cells = columns.iter().cloned().zip(record.iter().map(str::to_string)).filter(|c| !c.1.is_empty()).collect();
+            let cells =
+                columns.iter().cloned().zip(record.iter().map(str::to_string)).filter(|c| !c.1.is_empty()).collect();
             rows.push(Row { line: record.position().map_or(0, |p| p.line()), cells });
         }
         if rows.is_empty() {
@@ -66,7 +73,12 @@ impl Row {
 
     /// A finite number, or none where the cell is empty.
     pub fn number(&self, column: &str) -> Result<Option<f64>> {
-        let read = |t: &str| t.parse::<f64>().ok().filter(|v| v.is_finite()).ok_or_else(|| Error::usage(format!("{column} is \"{t}\", not a number")));
+        let read = |t: &str| {
+            t.parse::<f64>()
+                .ok()
+                .filter(|v| v.is_finite())
+                .ok_or_else(|| Error::usage(format!("{column} is \"{t}\", not a number")))
+        };
         self.text(column).map(read).transpose()
     }
 

@@ -3,7 +3,9 @@
 use super::chip::Chip;
 use super::collective::{Placed, price};
 use super::energy::{Energy, Spent};
-use super::layer::{Axis, Layer, Work, embedding, gather_weights, head, layer, scatter_gradients, share_embedding, share_gradients};
+use super::layer::{
+    Axis, Layer, Work, embedding, gather_weights, head, layer, scatter_gradients, share_embedding, share_gradients,
+};
 use super::layout::Layout;
 use super::memory::{Memory, memory};
 use super::pipeline::{Durations, finish};
@@ -58,8 +60,13 @@ impl<'a> Site<'a> {
         let inner = l.tp * l.cp;
         // Context ranks share weights, too: gradients are summed over both.
         Site {
-            chip, tensor: place(l.tp, 1), context: place(if l.cp > 1 { 2 } else { 1 }, l.tp), expert: place(l.ep, inner),
-            data: place(l.dp * l.cp, l.tp), expert_data: place(l.dp / l.ep, inner * l.ep), pipeline: place(if l.pp > 1 { 2 } else { 1 }, inner * l.dp),
+            chip,
+            tensor: place(l.tp, 1),
+            context: place(if l.cp > 1 { 2 } else { 1 }, l.tp),
+            expert: place(l.ep, inner),
+            data: place(l.dp * l.cp, l.tp),
+            expert_data: place(l.dp / l.ep, inner * l.ep),
+            pipeline: place(if l.pp > 1 { 2 } else { 1 }, inner * l.dp),
             host: topology.host_bandwidth(),
         }
     }
@@ -175,7 +182,12 @@ pub fn step(shape: &Shape, topology: &Topology, l: &Layout) -> Result<Step> {
 /// The same with a calibration of the caller's.
 pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> Result<Step> {
     if l.devices() > topology.devices() {
-        return Err(Error::usage(format!("the layout takes {} devices, {} has {}", l.devices(), topology.name, topology.devices())));
+        return Err(Error::usage(format!(
+            "the layout takes {} devices, {} has {}",
+            l.devices(),
+            topology.name,
+            topology.devices()
+        )));
     }
     let site = Site::new(chip, topology, l);
     let stages = chunks(shape, &site, l)?;
@@ -183,7 +195,12 @@ pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> R
     let per = |f: fn(&Chunk) -> f64| stages.iter().map(|s| s.iter().map(f).collect()).collect::<Vec<Vec<f64>>>();
     let hop_bytes = super::layer::hop(shape, l);
     let hop = price(&chip.constants.collective, &site.pipeline, Kind::SendRecv { from: 0, to: 1 }, hop_bytes, None);
-    let passes = Durations { forward: per(|c| c.forward.seconds), backward: per(|c| c.backward.seconds), weights: per(|c| c.backward.weights), hop: hop.seconds.0 };
+    let passes = Durations {
+        forward: per(|c| c.forward.seconds),
+        backward: per(|c| c.backward.seconds),
+        weights: per(|c| c.backward.weights),
+        hop: hop.seconds.0,
+    };
     let ends = finish(l.schedule, &passes, m)?;
     let pipeline = ends.iter().copied().fold(0.0, f64::max);
 
@@ -206,7 +223,8 @@ pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> R
         }
     }
     let seconds = slowest.1.max(pipeline);
-    let mut costs: Vec<Cost> = slowest.2.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: *s }).collect();
+    let mut costs: Vec<Cost> =
+        slowest.2.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: *s }).collect();
     let busy: f64 = costs.iter().map(|c| c.seconds).sum();
     costs.push(Cost { name: "pipeline bubble".into(), seconds: (seconds - busy).max(0.0) });
     costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
@@ -220,9 +238,17 @@ pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> R
         largest: largest(shape, l),
     });
     Ok(Step {
-        seconds: Seconds(seconds), tokens, model_flops, hardware_flops: hardware, mfu: model_flops / (seconds * peak),
-        memory: memory(l, chip, &counts.collect::<Vec<_>>()), costs, energy: super::energy::energy(chip, spent, seconds, l.devices()),
-        passes, pipeline, devices: l.devices(),
+        seconds: Seconds(seconds),
+        tokens,
+        model_flops,
+        hardware_flops: hardware,
+        mfu: model_flops / (seconds * peak),
+        memory: memory(l, chip, &counts.collect::<Vec<_>>()),
+        costs,
+        energy: super::energy::energy(chip, spent, seconds, l.devices()),
+        passes,
+        pipeline,
+        devices: l.devices(),
     })
 }
 
@@ -234,7 +260,8 @@ fn largest(shape: &Shape, l: &Layout) -> f64 {
 
 fn chunks(shape: &Shape, site: &Site, l: &Layout) -> Result<Vec<Vec<Chunk>>> {
     // Layers are of two kinds at most: price each once.
-    let price_layer = |index: usize| -> Result<(Layer, Priced, Priced, f64)> { priced(site, l, layer(shape, l, index)) };
+    let price_layer =
+        |index: usize| -> Result<(Layer, Priced, Priced, f64)> { priced(site, l, layer(shape, l, index)) };
     let dense = if shape.experts == 0 || shape.dense_layers > 0 { Some(price_layer(0)?) } else { None };
     let routed = if shape.experts > 0 { Some(price_layer(shape.layers - 1)?) } else { None };
     let ends = [priced(site, l, embedding(shape, l))?, priced(site, l, head(shape, l))?];
@@ -288,7 +315,9 @@ fn priced(site: &Site, l: &Layout, layer: Layer) -> Result<(Layer, Priced, Price
     let c = &site.chip.constants.collective;
     let (gather, scatter) = (travel(site, &gather_weights(l, &layer)), travel(site, &scatter_gradients(l, &layer)));
     if l.zero == 3 {
-        for (pass, seconds, bytes) in [(&mut forward, gather.0, gather.1), (&mut backward, gather.0 + scatter.0, gather.1 + scatter.1)] {
+        for (pass, seconds, bytes) in
+            [(&mut forward, gather.0, gather.1), (&mut backward, gather.0 + scatter.0, gather.1 + scatter.1)]
+        {
             let shown = (seconds - pass.seconds).max(0.0) + c.tax * seconds.min(pass.seconds);
             pass.add("gather weights, scatter gradients", shown);
             pass.spent.link_bytes += bytes;
@@ -305,15 +334,21 @@ fn update(shape: &Shape, site: &Site, l: &Layout, stage: &[Chunk]) -> Priced {
     if l.zero < 3 {
         let (seconds, bytes) = travel(site, &share_gradients(l, (shared, experts)));
         // What overlaps runs beside one micro-batch's passes through this stage, layer by layer: a layer's share stays.
-        let beside: f64 = stage.iter().map(|c| c.backward.seconds + if l.zero > 0 { c.forward.seconds } else { 0.0 }).sum();
-        let shown = if l.stack.overlap_gradients { (seconds - 0.9 * beside).max(seconds * 0.05) + c.tax * seconds.min(beside) } else { seconds };
+        let beside: f64 =
+            stage.iter().map(|c| c.backward.seconds + if l.zero > 0 { c.forward.seconds } else { 0.0 }).sum();
+        let shown = if l.stack.overlap_gradients {
+            (seconds - 0.9 * beside).max(seconds * 0.05) + c.tax * seconds.min(beside)
+        } else {
+            seconds
+        };
         if seconds > 0.0 {
             out.add("data-parallel gradients", shown);
             out.spent.link_bytes += bytes;
         }
     }
     // Adam reads gradient, weight and two moments in 32 bits, writes three of them and the 16-bit weight.
-    let (d, e) = (if l.zero > 0 { (l.dp * l.cp) as f64 } else { 1.0 }, if l.zero > 0 { (l.dp / l.ep) as f64 } else { 1.0 });
+    let (d, e) =
+        (if l.zero > 0 { (l.dp * l.cp) as f64 } else { 1.0 }, if l.zero > 0 { (l.dp / l.ep) as f64 } else { 1.0 });
     let owned = shared / d + experts / e;
     let bytes = owned * 30.0;
     out.spent.bytes += bytes;

@@ -6,8 +6,17 @@ use crate::topology::{Device, Link, Precision, Role, Topology};
 
 /// What can be changed, for messages and for sensitivities.
 pub const FIGURES: [&str; 11] = [
-    "device.peak", "device.peak.PRECISION", "device.hbm_bandwidth", "device.memory", "device.limit", "device.idle", "device.price", "link.bandwidth", "link.latency",
-    "network.bandwidth", "network.latency",
+    "device.peak",
+    "device.peak.PRECISION",
+    "device.hbm_bandwidth",
+    "device.memory",
+    "device.limit",
+    "device.idle",
+    "device.price",
+    "link.bandwidth",
+    "link.latency",
+    "network.bandwidth",
+    "network.latency",
 ];
 
 /// A new value, or a factor on the old one.
@@ -22,10 +31,17 @@ enum To<'a> {
 /// wrong unit, a value that is not above zero, a machine without such links.
 pub fn set(topology: &mut Topology, text: &str) -> Result<()> {
     let bad = |what: String| Error::usage(format!("--set {text}: {what}"));
-    let (key, value) = text.split_once('=').ok_or_else(|| bad("is not FIGURE=VALUE, such as device.hbm_bandwidth=8TB/s".into()))?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| bad("is not FIGURE=VALUE, such as device.hbm_bandwidth=8TB/s".into()))?;
     let (key, value) = (key.trim(), value.trim());
     let to = match value.strip_prefix(['x', '*']) {
-        Some(factor) => To::Times(factor.parse::<f64>().ok().filter(|f| f.is_finite() && *f > 0.0).ok_or_else(|| bad(format!("{value} is no factor above zero")))?),
+        Some(factor) => To::Times(
+            factor
+                .parse::<f64>()
+                .ok()
+                .filter(|f| f.is_finite() && *f > 0.0)
+                .ok_or_else(|| bad(format!("{value} is no factor above zero")))?,
+        ),
         None => To::Text(value),
     };
     change(topology, key, to).map_err(|e| bad(e.to_string()))
@@ -69,7 +85,11 @@ fn belongs(t: &Topology, l: &Link, which: &str) -> bool {
     let ends = [&t.groups[l.from].role, &t.groups[l.to].role];
     let near = t.levels().first().map(|level| level.way.kind.clone());
     match which {
-        "network" => ends.iter().any(|r| matches!(r, Role::Nic)) && ends.iter().any(|r| matches!(r, Role::Switch { .. })) && near.as_ref() != Some(&l.kind),
+        "network" => {
+            ends.iter().any(|r| matches!(r, Role::Nic))
+                && ends.iter().any(|r| matches!(r, Role::Switch { .. }))
+                && near.as_ref() != Some(&l.kind)
+        }
         _ => near.is_none_or(|k| k == l.kind),
     }
 }
@@ -80,10 +100,18 @@ fn device(d: &mut Device, figure: &str, to: To) -> Result<()> {
         "memory" | "hbm_memory" => d.memory.0 = one::<crate::base::units::Bytes>(to, d.memory.0, |v| v.0)?,
         "limit" | "power" => d.limit.0 = one::<crate::base::units::Watts>(to, d.limit.0, |v| v.0)?,
         "idle" => d.idle.0 = one::<crate::base::units::Watts>(to, d.idle.0, |v| v.0)?,
-        "price" => d.price = Some(crate::base::units::PricePerHour(one::<crate::base::units::PricePerHour>(to, d.price.map_or(0.0, |p| p.0), |v| v.0)?)),
+        "price" => {
+            d.price = Some(crate::base::units::PricePerHour(one::<crate::base::units::PricePerHour>(
+                to,
+                d.price.map_or(0.0, |p| p.0),
+                |v| v.0,
+            )?))
+        }
         "peak" => {
             let To::Times(f) = to else {
-                return Err(Error::usage("device.peak takes a factor for all formats (x2); for one, name it: device.peak.bf16=2PFLOP/s"));
+                return Err(Error::usage(
+                    "device.peak takes a factor for all formats (x2); for one, name it: device.peak.bf16=2PFLOP/s",
+                ));
             };
             d.peak.iter_mut().for_each(|p| p.1.0 *= f);
         }
@@ -111,10 +139,21 @@ fn link(l: &mut Link, figure: &str, to: To) -> Result<()> {
 }
 
 /// What one per cent more of a figure does to the time, in per cent: below zero where it helps. `seconds` prices a machine.
-pub fn sensitivities(topology: &Topology, seconds: &dyn Fn(&Topology) -> Result<f64>) -> Result<Vec<(&'static str, f64)>> {
+pub fn sensitivities(
+    topology: &Topology,
+    seconds: &dyn Fn(&Topology) -> Result<f64>,
+) -> Result<Vec<(&'static str, f64)>> {
     let base = seconds(topology)?;
     let mut out = vec![];
-    for figure in ["device.peak", "device.hbm_bandwidth", "device.limit", "link.bandwidth", "link.latency", "network.bandwidth", "network.latency"] {
+    for figure in [
+        "device.peak",
+        "device.hbm_bandwidth",
+        "device.limit",
+        "link.bandwidth",
+        "link.latency",
+        "network.bandwidth",
+        "network.latency",
+    ] {
         let mut more = topology.clone();
         // Machines without a network have no such figure.
         if change(&mut more, figure, To::Times(1.1)).is_ok() {

@@ -54,10 +54,19 @@ fn told(e: minijinja::Error) -> Error {
 }
 
 /// The methods of Python's strings and dicts that templates in the wild call.
-pub(super) fn python_method(value: &Value, method: &str, args: &[Value]) -> std::result::Result<Value, minijinja::Error> {
-    let unknown = || minijinja::Error::new(ErrorKind::UnknownMethod, format!("{} has no method {method}", value.kind()));
+pub(super) fn python_method(
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> std::result::Result<Value, minijinja::Error> {
+    let unknown =
+        || minijinja::Error::new(ErrorKind::UnknownMethod, format!("{} has no method {method}", value.kind()));
     if method == "items" && value.kind() == minijinja::value::ValueKind::Map {
-        return value.try_iter().map(|keys| keys.map(|k| Value::from(vec![k.clone(), value.get_item(&k).unwrap_or_default()])).collect::<Vec<_>>().into());
+        return value.try_iter().map(|keys| {
+            keys.map(|k| Value::from(vec![k.clone(), value.get_item(&k).unwrap_or_default()]))
+                .collect::<Vec<_>>()
+                .into()
+        });
     }
     if method == "get" && value.kind() == minijinja::value::ValueKind::Map {
         let (key, default): (Value, Option<Value>) = from_args(args)?;
@@ -79,13 +88,18 @@ pub(super) fn python_method(value: &Value, method: &str, args: &[Value]) -> std:
         "lower" => text.to_lowercase().into(),
         "title" | "capitalize" => {
             let mut chars = text.chars();
-            chars.next().map_or(String::new(), |c| c.to_uppercase().chain(chars.flat_map(char::to_lowercase)).collect()).into()
+            chars
+                .next()
+                .map_or(String::new(), |c| c.to_uppercase().chain(chars.flat_map(char::to_lowercase)).collect())
+                .into()
         }
         "startswith" => text.starts_with(&from_args::<(String,)>(args)?.0).into(),
         "endswith" => text.ends_with(&from_args::<(String,)>(args)?.0).into(),
         "replace" => {
             let (from, to): (String, String) = from_args(args)?;
-            if text.len().saturating_mul(to.len() + 1) > guard::MAX_VALUE && text.matches(&from).count().saturating_mul(to.len()) > guard::MAX_VALUE {
+            if text.len().saturating_mul(to.len() + 1) > guard::MAX_VALUE
+                && text.matches(&from).count().saturating_mul(to.len()) > guard::MAX_VALUE
+            {
                 return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "replace would make too much text"));
             }
             text.replace(&from, &to).into()
@@ -93,7 +107,10 @@ pub(super) fn python_method(value: &Value, method: &str, args: &[Value]) -> std:
         "join" => {
             let mut out = String::new();
             for (i, item) in from_args::<(Value,)>(args)?.0.try_iter()?.enumerate() {
-                let item = item.as_str().ok_or_else(|| minijinja::Error::new(ErrorKind::InvalidOperation, "join joins texts"))?.to_string();
+                let item = item
+                    .as_str()
+                    .ok_or_else(|| minijinja::Error::new(ErrorKind::InvalidOperation, "join joins texts"))?
+                    .to_string();
                 if out.len() + text.len() + item.len() > guard::MAX_VALUE {
                     return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "join would make too much text"));
                 }
@@ -124,7 +141,10 @@ mod tests {
     fn a_chatml_template_renders() {
         let source = "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}{% endif %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'].strip() + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
         let text = ChatTemplate::new(source).unwrap().render(&talk()[..1], true, "", "").unwrap();
-        assert_eq!(text, "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+        assert_eq!(
+            text,
+            "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        );
     }
 
     #[test]
@@ -138,23 +158,59 @@ mod tests {
     #[test]
     fn the_language_of_templates_is_whole() {
         let cases = [
-            ("{{ messages[1:] | length }} {{ messages[::-1][0].content }} {{ 'abcdef'[1:3] }} {{ messages[-1]['role'] }}", "2 Bye bc user"),
+            (
+                "{{ messages[1:] | length }} {{ messages[::-1][0].content }} {{ 'abcdef'[1:3] }} {{ messages[-1]['role'] }}",
+                "2 Bye bc user",
+            ),
             ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "2"),
             ("{{ messages | rejectattr('role', '==', 'user') | map(attribute='content') | join(', ') }}", "Hello"),
             ("{{ messages | map(attribute='role') | map('upper') | join('+') }}", "USER+ASSISTANT+USER"),
-            ("{% set d = {'a': 1, 'b': [2, 3]} %}{{ d.a + 1 }} {{ d['b'] + [4] }} {{ 'a' in d }} {{ 'z' not in d }} {{ d | tojson }}", "2 [2, 3, 4] True True {\"a\": 1, \"b\": [2, 3]}"),
-            ("{% for k, v in {'a': 1}.items() %}{{ k }}={{ v }}{% endfor %}{% for k, v in {'b': 2} | items %} {{ k }}={{ v }}{% endfor %}", "a=1 b=2"),
-            ("{% set ns = namespace(n=0, s='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.s = ns.s + m.role[0] %}{% endfor %}{{ ns.n }}{{ ns.s }}", "3uau"),
-            ("{% for m in messages if m.role == 'user' %}{{ loop.index0 }}{{ loop.last }} {% endfor %}", "0False 1True "),
-            ("{% macro turn(m, end='!') %}<{{ m.role }}>{{ end }}{% endmacro %}{{ turn(messages[0]) }}{{ turn(messages[1], end='?') }}", "<user>!<assistant>?"),
-            ("{{ 'a</think>\nb'.split('</think>')[-1].lstrip('\n') }} {{ ', '.join(['x', 'y']) }} {{ 'ab'.replace('a', 'c') }}", "b x, y cb"),
-            ("{{ 'yes' if messages | length > 2 and 3 >= 3 else 'no' }} {{ 7 % 2 == 1 }} {{ 1 != 2 }} {{ 1 < 2 }} {{ 2 <= 1 }} {{ 'a' ~ 1 ~ none }}", "yes True True True False a1None"),
-            ("{% if tools is defined and tools %}tools{% elif messages[0].content is string %}plain{% endif %} {{ x | default('d') }}", "plain d"),
-            ("{% set x %}block{% endset %}{{ x | upper }} {{ [3, 1] | sort | first }} {{ ' t ' | trim }} {{ dict(a=1).a }} {{ {} | length }}", "BLOCK 1 t 1 0"),
+            (
+                "{% set d = {'a': 1, 'b': [2, 3]} %}{{ d.a + 1 }} {{ d['b'] + [4] }} {{ 'a' in d }} {{ 'z' not in d }} {{ d | tojson }}",
+                "2 [2, 3, 4] True True {\"a\": 1, \"b\": [2, 3]}",
+            ),
+            (
+                "{% for k, v in {'a': 1}.items() %}{{ k }}={{ v }}{% endfor %}{% for k, v in {'b': 2} | items %} {{ k }}={{ v }}{% endfor %}",
+                "a=1 b=2",
+            ),
+            (
+                "{% set ns = namespace(n=0, s='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.s = ns.s + m.role[0] %}{% endfor %}{{ ns.n }}{{ ns.s }}",
+                "3uau",
+            ),
+            (
+                "{% for m in messages if m.role == 'user' %}{{ loop.index0 }}{{ loop.last }} {% endfor %}",
+                "0False 1True ",
+            ),
+            (
+                "{% macro turn(m, end='!') %}<{{ m.role }}>{{ end }}{% endmacro %}{{ turn(messages[0]) }}{{ turn(messages[1], end='?') }}",
+                "<user>!<assistant>?",
+            ),
+            (
+                "{{ 'a</think>\nb'.split('</think>')[-1].lstrip('\n') }} {{ ', '.join(['x', 'y']) }} {{ 'ab'.replace('a', 'c') }}",
+                "b x, y cb",
+            ),
+            (
+                "{{ 'yes' if messages | length > 2 and 3 >= 3 else 'no' }} {{ 7 % 2 == 1 }} {{ 1 != 2 }} {{ 1 < 2 }} {{ 2 <= 1 }} {{ 'a' ~ 1 ~ none }}",
+                "yes True True True False a1None",
+            ),
+            (
+                "{% if tools is defined and tools %}tools{% elif messages[0].content is string %}plain{% endif %} {{ x | default('d') }}",
+                "plain d",
+            ),
+            (
+                "{% set x %}block{% endset %}{{ x | upper }} {{ [3, 1] | sort | first }} {{ ' t ' | trim }} {{ dict(a=1).a }} {{ {} | length }}",
+                "BLOCK 1 t 1 0",
+            ),
             ("{{ messages[0] | tojson(indent=2) }}", "{\n  \"role\": \"user\",\n  \"content\": \" Hi \"\n}"),
         ];
         for (source, want) in cases {
-            assert_eq!(ChatTemplate::new(source).and_then(|t| t.render(&talk(), true, "", "")).unwrap_or_else(|e| e.to_string()), want, "{source}");
+            assert_eq!(
+                ChatTemplate::new(source)
+                    .and_then(|t| t.render(&talk(), true, "", ""))
+                    .unwrap_or_else(|e| e.to_string()),
+                want,
+                "{source}"
+            );
         }
     }
 

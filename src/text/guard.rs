@@ -4,12 +4,15 @@
 //! A template is compiled by the library; then every instruction that makes text or lists out of others is replaced by
 //! a call that first looks at how much comes out. Instructions are replaced one by one, so jumps stay right.
 
-use minijinja::machinery::{CompiledTemplate, Instruction, Instructions, TemplateConfig, Token, Vm, WhitespaceConfig, make_string_output, tokenize};
+use minijinja::machinery::{
+    CompiledTemplate, Instruction, Instructions, TemplateConfig, Token, Vm, WhitespaceConfig, make_string_output,
+    tokenize,
+};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, context, escape_formatter};
 use serde::Serialize;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(not(target_arch = "wasm32"))]
 use std::{sync::mpsc, time::Duration};
 
@@ -30,14 +33,48 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Filters that make no more than a few times of what they are given; `replace`, `join`, `indent` and `tojson` are
 /// looked at. The library's others are not there.
 const FILTERS: &[(&str, &str)] = &[
-    ("safe", "|safe"), ("escape", "|escape"), ("e", "|e"), ("lower", "|lower"), ("upper", "|upper"), ("title", "|title"),
-    ("capitalize", "|capitalize"), ("replace", "|replace"), ("length", "|length"), ("count", "|count"), ("dictsort", "|dictsort"),
-    ("items", "|items"), ("reverse", "|reverse"), ("trim", "|trim"), ("join", "|join"), ("split", "|split"), ("lines", "|lines"),
-    ("default", "|default"), ("d", "|d"), ("round", "|round"), ("abs", "|abs"), ("int", "|int"), ("float", "|float"),
-    ("attr", "|attr"), ("first", "|first"), ("last", "|last"), ("min", "|min"), ("max", "|max"), ("sort", "|sort"),
-    ("list", "|list"), ("string", "|string"), ("bool", "|bool"), ("sum", "|sum"), ("indent", "|indent"), ("select", "|select"),
-    ("reject", "|reject"), ("selectattr", "|selectattr"), ("rejectattr", "|rejectattr"), ("map", "|map"), ("groupby", "|groupby"),
-    ("unique", "|unique"), ("tojson", "|tojson"),
+    ("safe", "|safe"),
+    ("escape", "|escape"),
+    ("e", "|e"),
+    ("lower", "|lower"),
+    ("upper", "|upper"),
+    ("title", "|title"),
+    ("capitalize", "|capitalize"),
+    ("replace", "|replace"),
+    ("length", "|length"),
+    ("count", "|count"),
+    ("dictsort", "|dictsort"),
+    ("items", "|items"),
+    ("reverse", "|reverse"),
+    ("trim", "|trim"),
+    ("join", "|join"),
+    ("split", "|split"),
+    ("lines", "|lines"),
+    ("default", "|default"),
+    ("d", "|d"),
+    ("round", "|round"),
+    ("abs", "|abs"),
+    ("int", "|int"),
+    ("float", "|float"),
+    ("attr", "|attr"),
+    ("first", "|first"),
+    ("last", "|last"),
+    ("min", "|min"),
+    ("max", "|max"),
+    ("sort", "|sort"),
+    ("list", "|list"),
+    ("string", "|string"),
+    ("bool", "|bool"),
+    ("sum", "|sum"),
+    ("indent", "|indent"),
+    ("select", "|select"),
+    ("reject", "|reject"),
+    ("selectattr", "|selectattr"),
+    ("rejectattr", "|rejectattr"),
+    ("map", "|map"),
+    ("groupby", "|groupby"),
+    ("unique", "|unique"),
+    ("tojson", "|tojson"),
 ];
 const REFUSED: &[&str] = &["format", "batch", "slice", "pprint", "chain", "zip", "urlencode"];
 
@@ -116,7 +153,11 @@ fn compile(source: &str) -> Result<(CompiledTemplate<'_>, u64), Error> {
             _ => {}
         }
     }
-    let config = TemplateConfig { syntax_config: Default::default(), ws_config, default_auto_escape: Arc::new(|_: &str| AutoEscape::None) };
+    let config = TemplateConfig {
+        syntax_config: Default::default(),
+        ws_config,
+        default_auto_escape: Arc::new(|_: &str| AutoEscape::None),
+    };
     let mut compiled = CompiledTemplate::new("chat", source, &config)?;
     rewrite(&mut compiled.instructions)?;
     compiled.blocks.values_mut().try_for_each(rewrite)?;
@@ -140,7 +181,9 @@ fn rewrite(instructions: &mut Instructions<'_>) -> Result<(), Error> {
             Instruction::Gte => Some(("%>=", Some(2))),
             Instruction::In => Some(("%in", Some(2))),
             Instruction::ApplyFilter(name, count, _) => FILTERS.iter().find(|f| f.0 == *name).map(|f| (f.1, *count)),
-            Instruction::CompareAndPreserve(_) => return Err(Error::new(ErrorKind::SyntaxError, "chains comparisons, which templates may not here")),
+            Instruction::CompareAndPreserve(_) => {
+                return Err(Error::new(ErrorKind::SyntaxError, "chains comparisons, which templates may not here"));
+            }
             _ => None,
         };
         if let Some((name, count)) = call {
@@ -174,7 +217,11 @@ pub(super) fn render(source: Arc<str>, values: Value) -> Result<String, Error> {
     let run = move || {
         let _ = send.send(run(&source, values));
     };
-    std::thread::Builder::new().name("template".into()).stack_size(STACK).spawn(run).map_err(|e| refused(format!("cannot be run: {e}")))?;
+    std::thread::Builder::new()
+        .name("template".into())
+        .stack_size(STACK)
+        .spawn(run)
+        .map_err(|e| refused(format!("cannot be run: {e}")))?;
     // A thread that takes longer goes on until its steps run out, on its own.
     receive.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(refused(format!("took longer than {PATIENCE:?}"))))
 }
@@ -202,7 +249,9 @@ fn environment<'a>(budget: &Arc<Budget>) -> Environment<'a> {
         escape_formatter(out, state, value)
     });
     let own = budget.clone();
-    e.set_unknown_method_callback(move |_, value, method, args| own.keep(super::chat::python_method(value, method, args)?));
+    e.set_unknown_method_callback(move |_, value, method, args| {
+        own.keep(super::chat::python_method(value, method, args)?)
+    });
     e.add_function("raise_exception", |what: String| -> Result<Value, Error> { Err(refused(what)) });
     let own = budget.clone();
     e.add_function("%add", move |state: &State, a: Value, b: Value| add(&own, state, a, b));
@@ -261,7 +310,10 @@ fn tojson(value: Value, indent: Option<usize>, named: Kwargs) -> Result<Value, E
     named.assert_all_used()?;
     let mut out = vec![];
     let done = match indent {
-        Some(n) => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, serde_json::ser::PrettyFormatter::with_indent(" ".repeat(n).as_bytes()))),
+        Some(n) => value.serialize(&mut serde_json::Serializer::with_formatter(
+            &mut out,
+            serde_json::ser::PrettyFormatter::with_indent(" ".repeat(n).as_bytes()),
+        )),
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)),
     };
     done.map_err(|e| refused(format!("cannot be written as JSON: {e}")))?;
@@ -320,7 +372,12 @@ fn growth(name: &str, args: &[Value]) -> Result<usize, Error> {
         // Spaces before each line, of which there may be one a letter.
         "indent" | "tojson" => sum.saturating_mul(1 + largest(args)),
         // A filter by name is applied to each item unseen.
-        "map" if !matches!(text(1), "" | "upper" | "lower" | "trim" | "string" | "length" | "int" | "float" | "title" | "capitalize") => {
+        "map"
+            if !matches!(
+                text(1),
+                "" | "upper" | "lower" | "trim" | "string" | "length" | "int" | "float" | "title" | "capitalize"
+            ) =>
+        {
             return Err(refused(format!("maps the filter {}, which templates may not here", text(1))));
         }
         _ => sum,
@@ -330,6 +387,9 @@ fn growth(name: &str, args: &[Value]) -> Result<usize, Error> {
 
 /// The largest whole number among operands, named ones too.
 fn largest(args: &[Value]) -> usize {
-    let named = args.iter().filter(|a| a.kind() == ValueKind::Map).flat_map(|a| a.try_iter().into_iter().flatten().filter_map(|k| a.get_item(&k).ok()));
+    let named = args
+        .iter()
+        .filter(|a| a.kind() == ValueKind::Map)
+        .flat_map(|a| a.try_iter().into_iter().flatten().filter_map(|k| a.get_item(&k).ok()));
     named.chain(args.iter().cloned()).filter_map(|v| v.as_usize()).max().unwrap_or(0)
 }

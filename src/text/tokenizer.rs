@@ -54,7 +54,8 @@ pub struct Tokenizer {
 /// Splitting rules of byte-level vocabularies: the names that files use, whether digits stand alone, and the words'
 /// pattern where it is not GPT-2's.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const RULES: &[(&str, bool, Option<&str>)] = &[
     ("smollm", true, None),
     ("gpt-2", false, None),
@@ -103,7 +104,8 @@ impl Tokenizer {
     /// From the text of a tokenizer.json. Its own padding and truncation are switched off.
     pub fn from_json(json: &[u8]) -> Result<Tokenizer> {
         check_json(json)?;
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json).map_err(|e| wrong(format!("cannot be read: {e}"))))?;
+        let mut inner =
+            guarded(|| tokenizers::Tokenizer::from_bytes(json).map_err(|e| wrong(format!("cannot be read: {e}"))))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| wrong(e.to_string()))?;
         Tokenizer { inner, bos: None }.tried()
@@ -111,7 +113,9 @@ impl Tokenizer {
 
     /// Ids of `text`; with `special`, the markers that the model expects around it too.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoded = guarded(|| self.inner.encode_fast(text, special).map_err(|e| wrong(format!("cannot split the text: {e}"))))?;
+        let encoded = guarded(|| {
+            self.inner.encode_fast(text, special).map_err(|e| wrong(format!("cannot split the text: {e}")))
+        })?;
         let mut ids = encoded.get_ids().to_vec();
         if let Some(bos) = self.bos.filter(|bos| special && ids.first() != Some(bos)) {
             ids.insert(0, bos);
@@ -171,7 +175,8 @@ fn ids(v: &Vocabulary) -> Result<HashMap<String, u32>> {
 fn byte_level(v: &Vocabulary) -> Result<tokenizers::Tokenizer> {
     let known = || RULES.iter().map(|r| r.0).filter(|n| !n.is_empty()).collect::<Vec<_>>().join(", ");
     let rule = RULES.iter().find(|r| r.0 == v.pre);
-    let (_, digits, pattern) = rule.ok_or_else(|| wrong(format!("splits text by the rule \"{}\": {} are known", v.pre, known())))?;
+    let (_, digits, pattern) =
+        rule.ok_or_else(|| wrong(format!("splits text by the rule \"{}\": {} are known", v.pre, known())))?;
     let vocab = ids(v)?;
     let mut merges = Vec::with_capacity(v.merges.len());
     for m in &v.merges {
@@ -181,7 +186,10 @@ fn byte_level(v: &Vocabulary) -> Result<tokenizers::Tokenizer> {
         }
         merges.push((a.to_string(), b.to_string()));
     }
-    let bpe = BPE::builder().vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges).build().map_err(|e| wrong(e.to_string()))?;
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+        .build()
+        .map_err(|e| wrong(e.to_string()))?;
     let mut tokenizer = tokenizers::Tokenizer::new(bpe);
     let mut steps: Vec<PreTokenizerWrapper> = vec![];
     if *digits {
@@ -213,7 +221,10 @@ fn sentence_piece(v: &Vocabulary) -> Result<tokenizers::Tokenizer> {
     ranked.sort_by(|x, y| x.0.total_cmp(&y.0).then(x.1.cmp(&y.1)));
     let merges = ranked.into_iter().map(|r| (r.2, r.3)).collect::<Vec<_>>();
     let unknown = v.types.iter().position(|t| *t == 2).map(|i| v.tokens[i].clone());
-    let mut builder = BPE::builder().vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges).byte_fallback(true).fuse_unk(true);
+    let mut builder = BPE::builder()
+        .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+        .byte_fallback(true)
+        .fuse_unk(true);
     if let Some(unknown) = unknown {
         builder = builder.unk_token(unknown);
     }
@@ -236,7 +247,9 @@ fn sentence_piece(v: &Vocabulary) -> Result<tokenizers::Tokenizer> {
 
 /// Control and user-defined tokens are found whole in text.
 fn add_special(tokenizer: &mut tokenizers::Tokenizer, v: &Vocabulary) -> Result<()> {
-    let of = |kind: i64| v.tokens.iter().zip(&v.types).filter(move |(t, k)| **k == kind && !t.is_empty()).map(|(t, _)| t.clone());
+    let of = |kind: i64| {
+        v.tokens.iter().zip(&v.types).filter(move |(t, k)| **k == kind && !t.is_empty()).map(|(t, _)| t.clone())
+    };
     let control: Vec<AddedToken> = of(3).map(|t| AddedToken::from(t, true).normalized(false)).collect();
     let user: Vec<AddedToken> = of(4).map(|t| AddedToken::from(t, false).normalized(false)).collect();
     tokenizer.add_special_tokens(control).map_err(|e| wrong(e.to_string()))?;
@@ -249,7 +262,8 @@ fn check_json(json: &[u8]) -> Result<()> {
     if json.len() > MAX_JSON {
         return Err(wrong(format!("has {} bytes, at most {MAX_JSON} are read", json.len())));
     }
-    let parsed: serde_json::Value = serde_json::from_slice(json).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
+    let parsed: serde_json::Value =
+        serde_json::from_slice(json).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
     let model = parsed.get("model").ok_or_else(|| wrong("lacks its model"))?;
     check_steps(&parsed)?;
     if let Some(n) = model.get("max_input_chars_per_word").and_then(|n| n.as_u64()).filter(|n| *n > MAX_WORD) {
@@ -260,7 +274,9 @@ fn check_json(json: &[u8]) -> Result<()> {
     let entries: Vec<(String, u64)> = match vocab {
         Some(serde_json::Value::Object(map)) => map
             .iter()
-            .map(|(k, v)| v.as_u64().map(|n| (k.clone(), n)).ok_or_else(|| wrong(format!("gives {k:?} an id that is no number"))))
+            .map(|(k, v)| {
+                v.as_u64().map(|n| (k.clone(), n)).ok_or_else(|| wrong(format!("gives {k:?} an id that is no number")))
+            })
             .collect::<Result<_>>()?,
         Some(serde_json::Value::Array(list)) => (0..list.len()).map(|i| (i.to_string(), i as u64)).collect(),
         _ => return Err(wrong("lacks its vocabulary")),
@@ -282,7 +298,9 @@ fn check_json(json: &[u8]) -> Result<()> {
             return Err(wrong("adds a token without text or with an id out of range"));
         }
     }
-    if let (Some(merges), Some(map)) = (model.get("merges").and_then(|m| m.as_array()), vocab.and_then(|v| v.as_object())) {
+    if let (Some(merges), Some(map)) =
+        (model.get("merges").and_then(|m| m.as_array()), vocab.and_then(|v| v.as_object()))
+    {
         for m in merges {
             let pair = match (m.as_str(), m.as_array().map(Vec::as_slice)) {
                 (Some(s), _) => s.split_once(' '),
@@ -309,10 +327,14 @@ fn check_steps(json: &serde_json::Value) -> Result<()> {
             steps += 1;
             growth *= replacement_growth(step);
             check_step(step)?;
-            open.extend(["normalizers", "pretokenizers", "decoders"].iter().filter_map(|k| step.get(k)?.as_array()).flatten());
+            open.extend(
+                ["normalizers", "pretokenizers", "decoders"].iter().filter_map(|k| step.get(k)?.as_array()).flatten(),
+            );
         }
         if growth > MAX_GROWTH || steps > MAX_STEPS {
-            return Err(wrong(format!("has a {part} of {steps} steps that make a text {growth:.0} times as long: {MAX_STEPS} and {MAX_GROWTH} times can be run")));
+            return Err(wrong(format!(
+                "has a {part} of {steps} steps that make a text {growth:.0} times as long: {MAX_STEPS} and {MAX_GROWTH} times can be run"
+            )));
         }
     }
     let mut markers = 0;

@@ -20,7 +20,11 @@ impl Topology {
         let mut add = |devices: usize, way: Option<Way>| {
             let Some(way) = way else { return };
             match out.last_mut() {
-                Some(last) if last.way.kind == way.kind && (last.way.bandwidth.0 / way.bandwidth.0 - 1.0).abs() < 1e-9 => last.devices = devices,
+                Some(last)
+                    if last.way.kind == way.kind && (last.way.bandwidth.0 / way.bandwidth.0 - 1.0).abs() < 1e-9 =>
+                {
+                    last.devices = devices
+                }
                 _ => out.push(Level { devices, way }),
             }
         };
@@ -76,9 +80,14 @@ impl Topology {
     pub fn host_bandwidth(&self) -> crate::base::units::BytesPerSecond {
         use super::machine::Role;
         let net = Net::new(self, &[0]);
-        let hosts: Vec<usize> = (0..net.parts.len()).filter(|p| matches!(self.groups[net.parts[*p].group].role, Role::Host)).collect();
+        let hosts: Vec<usize> =
+            (0..net.parts.len()).filter(|p| matches!(self.groups[net.parts[*p].group].role, Role::Host)).collect();
         let devices = net.devices();
-        let pairs: Vec<(usize, usize)> = devices.iter().enumerate().filter_map(|(i, d)| Some((*d, *hosts.get(i * hosts.len() / devices.len())?))).collect();
+        let pairs: Vec<(usize, usize)> = devices
+            .iter()
+            .enumerate()
+            .filter_map(|(i, d)| Some((*d, *hosts.get(i * hosts.len() / devices.len())?)))
+            .collect();
         let narrow = self.links.iter().map(|l| l.bandwidth().0).fold(f64::INFINITY, f64::min);
         net.ways(&pairs).map_or(crate::base::units::BytesPerSecond(narrow), |w| w.bandwidth)
     }

@@ -16,8 +16,16 @@ pub enum Precision {
     Fp4,
 }
 
-pub const PRECISIONS: [Precision; 8] =
-    [Precision::Fp64, Precision::Fp32, Precision::Tf32, Precision::Fp16, Precision::Bf16, Precision::Fp8, Precision::Int8, Precision::Fp4];
+pub const PRECISIONS: [Precision; 8] = [
+    Precision::Fp64,
+    Precision::Fp32,
+    Precision::Tf32,
+    Precision::Fp16,
+    Precision::Bf16,
+    Precision::Fp8,
+    Precision::Int8,
+    Precision::Fp4,
+];
 
 impl Precision {
     pub fn name(self) -> &'static str {
@@ -59,7 +67,10 @@ impl std::str::FromStr for Precision {
             other => other,
         };
         let known = PRECISIONS.map(Precision::name).join(", ");
-        PRECISIONS.into_iter().find(|p| p.name() == plain).ok_or_else(|| Error::usage(format!("there is no number format \"{text}\": there are {known}")))
+        PRECISIONS
+            .into_iter()
+            .find(|p| p.name() == plain)
+            .ok_or_else(|| Error::usage(format!("there is no number format \"{text}\": there are {known}")))
     }
 }
 
@@ -109,7 +120,9 @@ pub enum Scope {
 pub enum Role {
     Device(Box<Device>),
     /// `reduction`: it can sum and multicast what passes through.
-    Switch { reduction: bool },
+    Switch {
+        reduction: bool,
+    },
     Host,
     Nic,
 }
@@ -179,7 +192,10 @@ impl Topology {
     pub fn slowest(&self) -> &Device {
         let rate = |d: &Device| d.peak(Precision::Fp16).map_or(0.0, |p| p.0);
         let first = |a: &&Device, b: &&Device| rate(a).total_cmp(&rate(b));
-        self.device_groups().map(|g| g.1).min_by(first).expect("a topology has a device: the reader refuses one without")
+        self.device_groups()
+            .map(|g| g.1)
+            .min_by(first)
+            .expect("a topology has a device: the reader refuses one without")
     }
 
     /// The same machine with another number of nodes.

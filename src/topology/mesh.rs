@@ -27,7 +27,8 @@ impl Mesh {
         let mut axes: Vec<(String, usize)> = vec![];
         let mut ranks = 1usize;
         for piece in text.split(',').map(str::trim).filter(|_| !text.trim().is_empty()) {
-            let (name, size) = piece.split_once('=').ok_or_else(|| bad(format!("\"{piece}\" is not AXIS=SIZE, such as tp=2")))?;
+            let (name, size) =
+                piece.split_once('=').ok_or_else(|| bad(format!("\"{piece}\" is not AXIS=SIZE, such as tp=2")))?;
             let (name, size) = (name.trim(), size.trim());
             if !AXES.contains(&name) {
                 return Err(bad(format!("there is no axis \"{name}\": axes are {}", AXES.join(", "))));
@@ -36,8 +37,16 @@ impl Mesh {
                 return Err(bad(format!("axis {name} is named twice")));
             }
             let size = size.parse::<usize>().ok().filter(|n| *n >= 1);
-            let size = size.ok_or_else(|| bad(format!("axis {name} needs a size from 1 up, \"{}\" is none", piece.split_once('=').map_or("", |p| p.1.trim()))))?;
-            ranks = ranks.checked_mul(size).filter(|n| *n <= MOST_RANKS).ok_or_else(|| bad(format!("has more than {MOST_RANKS} ranks")))?;
+            let size = size.ok_or_else(|| {
+                bad(format!(
+                    "axis {name} needs a size from 1 up, \"{}\" is none",
+                    piece.split_once('=').map_or("", |p| p.1.trim())
+                ))
+            })?;
+            ranks = ranks
+                .checked_mul(size)
+                .filter(|n| *n <= MOST_RANKS)
+                .ok_or_else(|| bad(format!("has more than {MOST_RANKS} ranks")))?;
             axes.push((name.into(), size));
         }
         if axes.iter().any(|a| a.0 == "cp") && axes.iter().any(|a| a.0 == "sp") {
@@ -73,7 +82,10 @@ impl Mesh {
 
     /// The rank at these coordinates: the inverse of [`coordinates`](Self::coordinates). Missing coordinates are 0.
     pub fn rank(&self, coordinates: &[usize]) -> usize {
-        self.axes.iter().enumerate().fold(0, |rank, (i, (_, n))| rank * n + coordinates.get(i).copied().unwrap_or(0) % n)
+        self.axes
+            .iter()
+            .enumerate()
+            .fold(0, |rank, (i, (_, n))| rank * n + coordinates.get(i).copied().unwrap_or(0) % n)
     }
 
     /// Ranks that differ along `axis` only, each group in the axis' order; groups in the order of their first rank.
@@ -103,8 +115,11 @@ impl Mesh {
             return Ok(());
         }
         let product = self.axes.iter().map(|a| a.1.to_string()).collect::<Vec<_>>().join(" × ");
-        let ranks = if self.axes.len() > 1 { format!("{product} = {}", self.ranks()) } else { self.ranks().to_string() };
-        Err(Error::usage(format!("mesh {self} has {ranks} ranks, there are {devices} devices: change an axis, or the number of devices")))
+        let ranks =
+            if self.axes.len() > 1 { format!("{product} = {}", self.ranks()) } else { self.ranks().to_string() };
+        Err(Error::usage(format!(
+            "mesh {self} has {ranks} ranks, there are {devices} devices: change an axis, or the number of devices"
+        )))
     }
 }
 

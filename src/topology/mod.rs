@@ -28,13 +28,27 @@ macro_rules! shipped {
 }
 
 /// The machines that come along: name and file text.
-pub const SHIPPED: [(&str, &str); 12] =
-    shipped!["dgx1-v100", "dgx-v100", "dgx-a100", "dgx-a100-40gb", "dgx-h100", "h100-hbm2e", "dgx-h200", "dgx-b200", "gb200-nvl72", "pcie-8", "laptops-2", "browser-tab"];
+pub const SHIPPED: [(&str, &str); 12] = shipped![
+    "dgx1-v100",
+    "dgx-v100",
+    "dgx-a100",
+    "dgx-a100-40gb",
+    "dgx-h100",
+    "h100-hbm2e",
+    "dgx-h200",
+    "dgx-b200",
+    "gb200-nvl72",
+    "pcie-8",
+    "laptops-2",
+    "browser-tab"
+];
 
 /// A machine that comes along, by name.
 pub fn shipped(name: &str) -> Result<Topology> {
     let known = || SHIPPED.map(|s| s.0).join(", ");
     let found = SHIPPED.iter().find(|s| s.0 == name);
-    let (name, text) = found.ok_or_else(|| Error::usage(format!("there is no machine \"{name}\": there are {}, or give a .toml file", known())))?;
+    let (name, text) = found.ok_or_else(|| {
+        Error::usage(format!("there is no machine \"{name}\": there are {}, or give a .toml file", known()))
+    })?;
     read(&format!("{name}.toml"), text)
 }

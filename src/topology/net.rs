@@ -57,7 +57,9 @@ impl<'a> Net<'a> {
                 Scope::Rack => &racks,
                 Scope::Cluster => &[0],
             };
-            net.parts.extend(places.iter().flat_map(|place| (0..g.count).map(move |index| Part { group, place: *place, index })));
+            net.parts.extend(
+                places.iter().flat_map(|place| (0..g.count).map(move |index| Part { group, place: *place, index })),
+            );
         }
         net.at = vec![vec![]; net.parts.len()];
         for (at, link) in topology.links.iter().enumerate() {
@@ -69,18 +71,32 @@ impl<'a> Net<'a> {
     fn connect(&mut self, at: usize, link: &Link) {
         let t = self.topology;
         let (a, b) = (&t.groups[link.from], &t.groups[link.to]);
-        let of = |group: usize| self.parts.iter().enumerate().filter(move |(_, p)| p.group == group).map(|(i, p)| (i, p.clone())).collect::<Vec<_>>();
+        let of = |group: usize| {
+            self.parts
+                .iter()
+                .enumerate()
+                .filter(move |(_, p)| p.group == group)
+                .map(|(i, p)| (i, p.clone()))
+                .collect::<Vec<_>>()
+        };
         let mut found: Vec<([usize; 2], u32)> = vec![];
         let (starts, ends) = (of(link.from), of(link.to));
         for ((i, p), (j, q)) in starts.iter().flat_map(|s| ends.iter().map(move |e| (s, e))) {
             let meant = |only: Option<usize>, index: usize| only.is_none_or(|o| o == index);
-            if !together(t, (a.scope, p.place), (b.scope, q.place)) || !meant(link.only[0], p.index) || !meant(link.only[1], q.index) {
+            if !together(t, (a.scope, p.place), (b.scope, q.place))
+                || !meant(link.only[0], p.index)
+                || !meant(link.only[1], q.index)
+            {
                 continue;
             }
             let lanes = if link.from == link.to {
                 let named = link.pairs.iter().find(|x| (x.0, x.1) == (p.index, q.index)).map(|x| x.2);
                 let any = link.pairs.is_empty().then_some(link.lanes);
-                if i < j || (i != j && (!link.pairs.is_empty() || link.only != [None, None])) { named.or(any) } else { None }
+                if i < j || (i != j && (!link.pairs.is_empty() || link.only != [None, None])) {
+                    named.or(any)
+                } else {
+                    None
+                }
             } else {
                 let meet = p.index * b.count / a.count == q.index || q.index * a.count / b.count == p.index;
                 (meet || link.only != [None, None]).then_some(link.lanes)
@@ -99,8 +115,12 @@ impl<'a> Net<'a> {
         let g = &self.topology.groups[p.group];
         let plain = if g.count > 1 { format!("{}{}", g.name, p.index) } else { g.name.clone() };
         match g.scope {
-            Scope::Node if self.parts.iter().any(|q| q.group == p.group && q.place != p.place) => format!("{plain} of node {}", p.place),
-            Scope::Rack if self.parts.iter().any(|q| q.group == p.group && q.place != p.place) => format!("{plain} of rack {}", p.place),
+            Scope::Node if self.parts.iter().any(|q| q.group == p.group && q.place != p.place) => {
+                format!("{plain} of node {}", p.place)
+            }
+            Scope::Rack if self.parts.iter().any(|q| q.group == p.group && q.place != p.place) => {
+                format!("{plain} of rack {}", p.place)
+            }
             _ => plain,
         }
     }
@@ -132,7 +152,8 @@ impl<'a> Net<'a> {
             if part == to {
                 break;
             }
-            let forwards = part == from || !matches!(self.topology.groups[self.parts[part].group].role, Role::Device(_));
+            let forwards =
+                part == from || !matches!(self.topology.groups[self.parts[part].group].role, Role::Device(_));
             if !forwards || cost > best[part] {
                 continue;
             }
@@ -170,12 +191,14 @@ impl<'a> Net<'a> {
             routes.push(route);
         }
         let narrow = |route: &Vec<(usize, usize)>| {
-            let share = |(wire, direction): &(usize, usize)| (self.bandwidth(*wire).0 / load[*wire][*direction] as f64, *wire);
+            let share =
+                |(wire, direction): &(usize, usize)| (self.bandwidth(*wire).0 / load[*wire][*direction] as f64, *wire);
             route.iter().map(share).min_by(|a, b| a.0.total_cmp(&b.0))
         };
         let (bandwidth, wire) = routes.iter().filter_map(narrow).min_by(|a, b| a.0.total_cmp(&b.0))?;
         let latency = routes.iter().map(|r| r.iter().map(|w| self.latency(w.0)).sum::<Seconds>().0).fold(0.0, f64::max);
-        let sums = |part: usize| matches!(self.topology.groups[self.parts[part].group].role, Role::Switch { reduction: true });
+        let sums =
+            |part: usize| matches!(self.topology.groups[self.parts[part].group].role, Role::Switch { reduction: true });
         let reduction = routes.iter().all(|r| r.iter().any(|w| self.wires[w.0].ends.iter().any(|e| sums(*e))));
         let kind = self.topology.links[self.wires[wire].link].kind.clone();
         Some(Way { kind, bandwidth: BytesPerSecond(bandwidth), latency: Seconds(latency), reduction })
@@ -184,19 +207,29 @@ impl<'a> Net<'a> {
     /// All direct wires from each device to the others of a set, where they connect the set without a switch: a ring
     /// decomposition uses every one of them.
     pub fn direct(&self, devices: &[usize]) -> Option<Way> {
-        let peers = |d: usize| self.at[d].iter().filter(move |w| self.wires[**w].ends.iter().all(|e| devices.contains(e)));
+        let peers =
+            |d: usize| self.at[d].iter().filter(move |w| self.wires[**w].ends.iter().all(|e| devices.contains(e)));
         let mut met = vec![devices[0]];
         let mut next = 0;
         while let Some(d) = met.get(next).copied() {
             let others: Vec<usize> = peers(d).flat_map(|w| self.wires[*w].ends).collect();
-            others.into_iter().for_each(|e| if !met.contains(&e) { met.push(e) });
+            others.into_iter().for_each(|e| {
+                if !met.contains(&e) {
+                    met.push(e)
+                }
+            });
             next += 1;
         }
         let sum = |d: usize| peers(d).map(|w| self.bandwidth(*w).0).sum::<f64>();
         let narrow = devices.iter().map(|d| sum(*d)).fold(f64::INFINITY, f64::min);
         let wire = *peers(devices[0]).next()?;
         let kind = self.topology.links[self.wires[wire].link].kind.clone();
-        (met.len() == devices.len()).then_some(Way { kind, bandwidth: BytesPerSecond(narrow), latency: self.latency(wire), reduction: false })
+        (met.len() == devices.len()).then_some(Way {
+            kind,
+            bandwidth: BytesPerSecond(narrow),
+            latency: self.latency(wire),
+            reduction: false,
+        })
     }
 
     /// Parts that can be reached from one; unlike messages, this passes through devices.

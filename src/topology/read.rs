@@ -66,7 +66,16 @@ struct Peak {
 impl Peak {
     fn list(&self) -> Vec<(Precision, FlopsPerSecond)> {
         use Precision::*;
-        let all = [(Fp64, self.fp64), (Fp32, self.fp32), (Tf32, self.tf32), (Fp16, self.fp16), (Bf16, self.bf16), (Fp8, self.fp8), (Int8, self.int8), (Fp4, self.fp4)];
+        let all = [
+            (Fp64, self.fp64),
+            (Fp32, self.fp32),
+            (Tf32, self.tf32),
+            (Fp16, self.fp16),
+            (Bf16, self.bf16),
+            (Fp8, self.fp8),
+            (Int8, self.int8),
+            (Fp4, self.fp4),
+        ];
         all.into_iter().filter_map(|(p, rate)| Some((p, rate?))).collect()
     }
 }
@@ -150,7 +159,9 @@ pub fn read(path: &str, text: &str) -> Result<Topology> {
         groups.push(device(&place, name, d)?);
         starts.push(d.span().start);
     }
-    place.require(!groups.is_empty(), 0, || format!("machine \"{}\" has no devices: it needs a [devices.NAME] section", file.name))?;
+    place.require(!groups.is_empty(), 0, || {
+        format!("machine \"{}\" has no devices: it needs a [devices.NAME] section", file.name)
+    })?;
     let parts = [("switch", &file.switches), ("host", &file.hosts), ("nic", &file.nics)];
     for (what, name, p) in parts.into_iter().flat_map(|(what, all)| all.iter().map(move |(n, p)| (what, n, p))) {
         groups.push(part(&place, what, name, p, file.nodes_per_rack.is_some())?);
@@ -158,18 +169,25 @@ pub fn read(path: &str, text: &str) -> Result<Topology> {
     }
     for (i, g) in groups.iter().enumerate() {
         if let Some(first) = groups[..i].iter().position(|o| o.name == g.name) {
-            return Err(place.error(starts[i], format!("there are two parts named \"{}\", the other is on line {}", g.name, place.line(starts[first]))));
+            return Err(place.error(
+                starts[i],
+                format!("there are two parts named \"{}\", the other is on line {}", g.name, place.line(starts[first])),
+            ));
         }
     }
     let links = file.links.iter().map(|l| link(&place, &groups, l)).collect::<Result<Vec<_>>>()?;
     let count = |n: &Spanned<usize>, what: &str| {
         let good = (1..=MOST_NODES).contains(n.get_ref());
-        place.require(good, n.span().start, || format!("{what} is {}, must be 1 to {MOST_NODES}", n.get_ref())).map(|_| *n.get_ref())
+        place
+            .require(good, n.span().start, || format!("{what} is {}, must be 1 to {MOST_NODES}", n.get_ref()))
+            .map(|_| *n.get_ref())
     };
     let nodes = count(&file.nodes, "nodes")?;
     let rack = file.nodes_per_rack.as_ref().map(|r| count(r, "nodes_per_rack")).transpose()?;
     let pairs = |l: &Link| groups[l.from].count * groups[l.to].count;
-    place.require(links.iter().map(pairs).sum::<usize>() <= MOST_WIRES, 0, || format!("more than {MOST_WIRES} pairs of parts are linked in a node"))?;
+    place.require(links.iter().map(pairs).sum::<usize>() <= MOST_WIRES, 0, || {
+        format!("more than {MOST_WIRES} pairs of parts are linked in a node")
+    })?;
     let out = Topology { name: file.name.clone(), title: file.title, nodes, rack, groups, links };
     let lines: Vec<usize> = file.links.iter().map(|l| l.span().start).collect();
     whole(&place, &out, &lines, &starts)?;
@@ -178,40 +196,65 @@ pub fn read(path: &str, text: &str) -> Result<Topology> {
 
 fn device(place: &Place, name: &str, text: &Spanned<DeviceText>) -> Result<Group> {
     let (d, at) = (text.get_ref(), text.span().start);
-    let positive = |what: &str, v: f64, shown: String| place.require(v > 0.0, at, || format!("device {name}: {what} is {shown}, must be above zero"));
+    let positive = |what: &str, v: f64, shown: String| {
+        place.require(v > 0.0, at, || format!("device {name}: {what} is {shown}, must be above zero"))
+    };
     positive("memory", d.memory.0, d.memory.to_string())?;
     positive("bandwidth", d.bandwidth.0, d.bandwidth.to_string())?;
     positive("limit", d.limit.0, d.limit.to_string())?;
     let peak = d.peak.list();
-    place.require(!peak.is_empty(), at, || format!("device {name}: peak names no rate, such as fp16 = \"312TFLOP/s\""))?;
+    place.require(!peak.is_empty(), at, || {
+        format!("device {name}: peak names no rate, such as fp16 = \"312TFLOP/s\"")
+    })?;
     for (p, rate) in &peak {
         positive(&format!("peak {}", p.name()), rate.0, rate.to_string())?;
     }
-    place.require(d.idle.0 >= 0.0 && d.idle <= d.limit, at, || format!("device {name}: idle is {}, must be from 0 to the limit of {}", d.idle, d.limit))?;
+    place.require(d.idle.0 >= 0.0 && d.idle <= d.limit, at, || {
+        format!("device {name}: idle is {}, must be from 0 to the limit of {}", d.idle, d.limit)
+    })?;
     place.require(d.price.is_none_or(|p| p.0 >= 0.0), at, || format!("device {name}: price is below zero"))?;
     counted(place, at, name, d.count)?;
     let title = if d.title.is_empty() { name.to_string() } else { d.title.clone() };
     let device = Device {
-        title, peak, memory: d.memory, bandwidth: d.bandwidth, idle: d.idle, limit: d.limit, price: d.price,
-        constants: d.constants.clone(), source: d.source.clone(),
+        title,
+        peak,
+        memory: d.memory,
+        bandwidth: d.bandwidth,
+        idle: d.idle,
+        limit: d.limit,
+        price: d.price,
+        constants: d.constants.clone(),
+        source: d.source.clone(),
     };
-    Ok(Group { name: name.into(), count: d.count, scope: Scope::Node, role: Role::Device(Box::new(device)), source: d.source.clone() })
+    Ok(Group {
+        name: name.into(),
+        count: d.count,
+        scope: Scope::Node,
+        role: Role::Device(Box::new(device)),
+        source: d.source.clone(),
+    })
 }
 
 fn counted(place: &Place, at: usize, name: &str, count: usize) -> Result<()> {
-    place.require((1..=MOST_DEVICES).contains(&count), at, || format!("{name}: count is {count}, must be 1 to {MOST_DEVICES}"))
+    place.require((1..=MOST_DEVICES).contains(&count), at, || {
+        format!("{name}: count is {count}, must be 1 to {MOST_DEVICES}")
+    })
 }
 
 fn part(place: &Place, what: &str, name: &str, text: &Spanned<PartText>, racks: bool) -> Result<Group> {
     let (p, at) = (text.get_ref(), text.span().start);
     counted(place, at, name, p.count)?;
-    place.require(p.reduction.is_none() || what == "switch", at, || format!("{name}: only switches have reduction, this is a {what}"))?;
+    place.require(p.reduction.is_none() || what == "switch", at, || {
+        format!("{name}: only switches have reduction, this is a {what}")
+    })?;
     let scope = match p.scope.unwrap_or(ScopeText::Node) {
         ScopeText::Node => Scope::Node,
         ScopeText::Rack => Scope::Rack,
         ScopeText::Cluster => Scope::Cluster,
     };
-    place.require(scope != Scope::Rack || racks, at, || format!("{name}: scope is rack, but the machine has no nodes_per_rack"))?;
+    place.require(scope != Scope::Rack || racks, at, || {
+        format!("{name}: scope is rack, but the machine has no nodes_per_rack")
+    })?;
     let role = match what {
         "switch" => Role::Switch { reduction: p.reduction.unwrap_or(false) },
         "host" => Role::Host,
@@ -237,19 +280,39 @@ fn link(place: &Place, groups: &[Group], text: &Spanned<LinkText>) -> Result<Lin
     place.require(l.lanes > 0, at, || format!("{name}: lanes is 0, must be 1 or more"))?;
     let (a, b) = (groups[from].count, groups[to].count);
     if from == to && only != [None, None] {
-        place.require(only[0].is_some() && only[1].is_some() && only[0] != only[1], at, || format!("{name}: is a loop, or one part to all of its own: name two parts"))?;
+        place.require(only[0].is_some() && only[1].is_some() && only[0] != only[1], at, || {
+            format!("{name}: is a loop, or one part to all of its own: name two parts")
+        })?;
     } else if from == to {
         place.require(a > 1, at, || format!("{name}: is a loop, {} is one part", l.from))?;
         let bad = l.pairs.iter().find(|p| p.0 >= a || p.1 >= a || p.0 == p.1 || p.2 == 0);
-        place.require(bad.is_none(), at, || format!("{name}: pair {bad:?} is not two of parts 0 to {} and a number of lanes", a - 1).replace("Some(", "").replace(") is", " is"))?;
+        place.require(bad.is_none(), at, || {
+            format!("{name}: pair {bad:?} is not two of parts 0 to {} and a number of lanes", a - 1)
+                .replace("Some(", "")
+                .replace(") is", " is")
+        })?;
         let key = |p: &(usize, usize, u32)| (p.0.min(p.1), p.0.max(p.1));
         let twice = l.pairs.iter().enumerate().find(|(i, p)| l.pairs[..*i].iter().any(|o| key(o) == key(p)));
-        place.require(twice.is_none(), at, || format!("{name}: parts {} and {} are paired twice", twice.map_or(0, |t| t.1.0), twice.map_or(0, |t| t.1.1)))?;
+        place.require(twice.is_none(), at, || {
+            format!("{name}: parts {} and {} are paired twice", twice.map_or(0, |t| t.1.0), twice.map_or(0, |t| t.1.1))
+        })?;
     } else {
         place.require(l.pairs.is_empty(), at, || format!("{name}: pairs are for links within one group"))?;
-        place.require(only != [None, None] || a % b == 0 || b % a == 0, at, || format!("{name}: {a} {} and {b} {} do not divide", l.from, l.to))?;
+        place.require(only != [None, None] || a % b == 0 || b % a == 0, at, || {
+            format!("{name}: {a} {} and {b} {} do not divide", l.from, l.to)
+        })?;
     }
-    Ok(Link { from, to, only, kind: l.kind.clone(), lanes: l.lanes, lane: l.bandwidth, latency: l.latency, pairs: l.pairs.clone(), source: l.source.clone() })
+    Ok(Link {
+        from,
+        to,
+        only,
+        kind: l.kind.clone(),
+        lanes: l.lanes,
+        lane: l.bandwidth,
+        latency: l.latency,
+        pairs: l.pairs.clone(),
+        source: l.source.clone(),
+    })
 }
 
 /// What can only be told of the whole: links named twice, loops among switches and hosts, devices out of reach.
@@ -258,14 +321,23 @@ fn whole(place: &Place, t: &Topology, lines: &[usize], starts: &[usize]) -> Resu
     for (i, l) in t.links.iter().enumerate() {
         if let Some(first) = t.links[..i].iter().position(|o| key(o) == key(l)) {
             let (from, to) = (&t.groups[l.from].name, &t.groups[l.to].name);
-            return Err(place.error(lines[i], format!("link {from} – {to} is given twice, first on line {}: say lanes instead", place.line(lines[first]))));
+            return Err(place.error(
+                lines[i],
+                format!(
+                    "link {from} – {to} is given twice, first on line {}: say lanes instead",
+                    place.line(lines[first])
+                ),
+            ));
         }
     }
     let mut nodes = vec![0, 1, t.rack.unwrap_or(1).max(2)];
     nodes.retain(|n| *n < t.nodes);
     let net = Net::new(t, &nodes);
     if let Some((wire, a, b)) = first_loop(&net) {
-        return Err(place.error(lines[net.wires[wire].link], format!("a loop: {} and {} are already connected through other switches", net.name(a), net.name(b))));
+        return Err(place.error(
+            lines[net.wires[wire].link],
+            format!("a loop: {} and {} are already connected through other switches", net.name(a), net.name(b)),
+        ));
     }
     let devices = net.devices();
     let seen = net.reached(devices[0]);

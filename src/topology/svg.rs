@@ -38,7 +38,11 @@ impl Topology {
     }
 
     fn row(&self, group: usize) -> Row {
-        let touches = |what: fn(&Role) -> bool| self.links.iter().any(|l| (l.from == group && what(&self.groups[l.to].role)) || (l.to == group && what(&self.groups[l.from].role)));
+        let touches = |what: fn(&Role) -> bool| {
+            self.links.iter().any(|l| {
+                (l.from == group && what(&self.groups[l.to].role)) || (l.to == group && what(&self.groups[l.from].role))
+            })
+        };
         let g = &self.groups[group];
         match g.role {
             Role::Device(_) => Row::Devices,
@@ -62,7 +66,16 @@ impl Topology {
         let (mut shapes, mut frames) = (vec![], vec![]);
         let mut x = MARGIN * 2.0;
         for node in &nodes {
-            let mine = |row: Row| (0..net.parts.len()).filter(|i| rows[*i] == row && net.parts[*i].place == *node && self.groups[net.parts[*i].group].scope == Scope::Node).filter(visible).collect::<Vec<_>>();
+            let mine = |row: Row| {
+                (0..net.parts.len())
+                    .filter(|i| {
+                        rows[*i] == row
+                            && net.parts[*i].place == *node
+                            && self.groups[net.parts[*i].group].scope == Scope::Node
+                    })
+                    .filter(visible)
+                    .collect::<Vec<_>>()
+            };
             let widest = used.iter().map(|r| mine(*r).len()).max().unwrap_or(1).max(2) as f64;
             let width = widest * (BOX.0 + GAP) - GAP;
             let mut placed: Vec<Shape> = vec![];
@@ -71,7 +84,12 @@ impl Topology {
                 let wide = row == Row::Below && order.len() == 1;
                 let step = width / order.len().max(1) as f64;
                 let w = if wide { width } else { BOX.0.min(step - 6.0) };
-                placed.extend(order.iter().enumerate().map(|(i, part)| Shape { part: *part, x: x + step * (i as f64 + 0.5) - w / 2.0, y: top(row), w }));
+                placed.extend(order.iter().enumerate().map(|(i, part)| Shape {
+                    part: *part,
+                    x: x + step * (i as f64 + 0.5) - w / 2.0,
+                    y: top(row),
+                    w,
+                }));
             }
             frames.push((*node, x - MARGIN / 2.0, width + MARGIN));
             shapes.extend(placed);
@@ -79,7 +97,10 @@ impl Topology {
         }
         let title = self.title.chars().count().max(self.name.len()) as f64 * 10.4 + MARGIN * 2.0;
         let width = x.max(title).max(620.0);
-        let shared = (0..net.parts.len()).filter(|i| self.groups[net.parts[*i].group].scope != Scope::Node).filter(visible).collect::<Vec<_>>();
+        let shared = (0..net.parts.len())
+            .filter(|i| self.groups[net.parts[*i].group].scope != Scope::Node)
+            .filter(visible)
+            .collect::<Vec<_>>();
         for part in shared {
             shapes.push(Shape { part, x: MARGIN * 1.5, y: top(rows[part]), w: x - MARGIN * 3.0 });
         }
@@ -116,25 +137,42 @@ impl Topology {
         let what = match (self.nodes, drawn) {
             (1, _) => format!("{} devices", self.devices()),
             (n, d) if n == d => format!("{n} nodes, {} devices", self.devices()),
-            (n, d) => format!("{n} nodes, {} devices; {} drawn", self.devices(), if d == 1 { "one node is".into() } else { format!("{d} nodes are") }),
+            (n, d) => format!(
+                "{n} nodes, {} devices; {} drawn",
+                self.devices(),
+                if d == 1 { "one node is".into() } else { format!("{d} nodes are") }
+            ),
         };
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\">\n\
              <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
              <text x=\"{MARGIN}\" y=\"34\" font-size=\"18\" font-weight=\"600\" fill=\"#1c2733\">{}</text>\n\
              <text x=\"{MARGIN}\" y=\"56\" font-size=\"13\" fill=\"#5a6b7a\">{}</text>\n",
-            escaped(if self.title.is_empty() { &self.name } else { &self.title }), escaped(&what)
+            escaped(if self.title.is_empty() { &self.name } else { &self.title }),
+            escaped(&what)
         )
     }
 
     fn frames(&self, out: &mut String, frames: &[(usize, f64, f64)], used: &[Row], rows: &[Row], net: &Net) {
-        let inside: Vec<Row> = used.iter().copied().filter(|r| (0..rows.len()).any(|i| rows[i] == *r && self.groups[net.parts[i].group].scope == Scope::Node)).collect();
+        let inside: Vec<Row> = used
+            .iter()
+            .copied()
+            .filter(|r| (0..rows.len()).any(|i| rows[i] == *r && self.groups[net.parts[i].group].scope == Scope::Node))
+            .collect();
         let at = |row: Row| used.iter().position(|r| *r == row).unwrap_or(0) as f64 * ROW + HEAD + MARGIN;
         let (Some(first), Some(last)) = (inside.first(), inside.last()) else { return };
         let (y, h) = (at(*first) - 30.0, at(*last) - at(*first) + BOX.1 + 48.0 + self.arcs());
         for (node, x, w) in frames {
-            let _ = writeln!(out, "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{w:.1}\" height=\"{h:.1}\" rx=\"10\" fill=\"#f4f6f8\" stroke=\"#c8d0d8\"/>");
-            let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"12\" fill=\"#5a6b7a\">node {node}</text>", x + 10.0, y + 17.0);
+            let _ = writeln!(
+                out,
+                "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{w:.1}\" height=\"{h:.1}\" rx=\"10\" fill=\"#f4f6f8\" stroke=\"#c8d0d8\"/>"
+            );
+            let _ = writeln!(
+                out,
+                "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"12\" fill=\"#5a6b7a\">node {node}</text>",
+                x + 10.0,
+                y + 17.0
+            );
         }
     }
 
@@ -142,17 +180,39 @@ impl Topology {
         for (i, (_, text)) in kinds.iter().enumerate() {
             let (x, y) = (MARGIN + (i % 2) as f64 * (width / 2.0 - MARGIN), top + (i / 2) as f64 * 26.0);
             let colour = COLOURS[i % COLOURS.len()];
-            let _ = writeln!(out, "<line x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-width=\"3\"/>", x + 26.0);
-            let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"12\" fill=\"#1c2733\">{}</text>", x + 34.0, y + 4.0, escaped(text));
+            let _ = writeln!(
+                out,
+                "<line x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-width=\"3\"/>",
+                x + 26.0
+            );
+            let _ = writeln!(
+                out,
+                "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"12\" fill=\"#1c2733\">{}</text>",
+                x + 34.0,
+                y + 4.0,
+                escaped(text)
+            );
         }
     }
 }
 
 /// Parts in the order of the middle of what they are wired to, so that wires cross little.
 fn by_neighbours(net: &Net, mut parts: Vec<usize>, placed: &[Shape]) -> Vec<usize> {
-    let others = |part: usize| net.wires.iter().filter_map(move |w| if w.ends[0] == part { Some(w.ends[1]) } else if w.ends[1] == part { Some(w.ends[0]) } else { None });
+    let others = |part: usize| {
+        net.wires.iter().filter_map(move |w| {
+            if w.ends[0] == part {
+                Some(w.ends[1])
+            } else if w.ends[1] == part {
+                Some(w.ends[0])
+            } else {
+                None
+            }
+        })
+    };
     let mean = |xs: Vec<f64>| if xs.is_empty() { f64::INFINITY } else { xs.iter().sum::<f64>() / xs.len() as f64 };
-    let above = |part: usize| mean(others(part).filter_map(|o| placed.iter().find(|s| s.part == o)).map(|s| s.x + s.w / 2.0).collect());
+    let above = |part: usize| {
+        mean(others(part).filter_map(|o| placed.iter().find(|s| s.part == o)).map(|s| s.x + s.w / 2.0).collect())
+    };
     // A part wired to its own row alone stands right of its neighbour there.
     let middle = |part: usize| match above(part) {
         x if x.is_finite() => x,
@@ -172,7 +232,8 @@ fn wires(out: &mut String, net: &Net, shapes: &[Shape], kinds: &[(String, String
         let style = format!("fill=\"none\" stroke=\"{colour}\" stroke-width=\"{thick:.1}\" stroke-opacity=\"0.8\"");
         let (ca, cb) = (a.x + a.w / 2.0, b.x + b.w / 2.0);
         if (a.y - b.y).abs() < 1.0 {
-            let near = (ca - cb).abs() < BOX.0 + GAP * 4.0 && !matches!(net.topology.groups[net.parts[a.part].group].role, Role::Device(_));
+            let near = (ca - cb).abs() < BOX.0 + GAP * 4.0
+                && !matches!(net.topology.groups[net.parts[a.part].group].role, Role::Device(_));
             let path = if near {
                 format!("M {:.1} {:.1} H {:.1}", ca.min(cb) + a.w / 2.0, a.y + BOX.1 / 2.0, ca.max(cb) - b.w / 2.0)
             } else {
@@ -185,11 +246,20 @@ fn wires(out: &mut String, net: &Net, shapes: &[Shape], kinds: &[(String, String
         }
         // A bar takes wires anywhere along it, straight from the other's middle.
         let (upper, lower) = if a.y < b.y { (a, b) } else { (b, a) };
-        let meet = |of: &Shape, other: &Shape| if of.w > BOX.0 * 1.5 { (other.x + other.w / 2.0).clamp(of.x + 6.0, of.x + of.w - 6.0) } else { of.x + of.w / 2.0 };
+        let meet = |of: &Shape, other: &Shape| {
+            if of.w > BOX.0 * 1.5 {
+                (other.x + other.w / 2.0).clamp(of.x + 6.0, of.x + of.w - 6.0)
+            } else {
+                of.x + of.w / 2.0
+            }
+        };
         let (x1, x2) = (meet(upper, lower), meet(lower, upper));
         let (y1, y2) = (upper.y + BOX.1, lower.y);
         let half = (y1 + y2) / 2.0;
-        let _ = writeln!(out, "<path d=\"M {x1:.1} {y1:.1} C {x1:.1} {half:.1}, {x2:.1} {half:.1}, {x2:.1} {y2:.1}\" {style}/>");
+        let _ = writeln!(
+            out,
+            "<path d=\"M {x1:.1} {y1:.1} C {x1:.1} {half:.1}, {x2:.1} {half:.1}, {x2:.1} {y2:.1}\" {style}/>"
+        );
     }
 }
 
@@ -204,15 +274,32 @@ fn boxes(out: &mut String, net: &Net, shapes: &[Shape]) {
             Role::Host => ("#e6f2e6", "#3d8b40", "host".into()),
             Role::Nic => ("#efe3f3", "#8a3fa0", "NIC".into()),
         };
-        let more = if p.index + 1 == MOST_DRAWN && g.count > MOST_DRAWN { format!(" +{}", g.count - MOST_DRAWN) } else { String::new() };
+        let more = if p.index + 1 == MOST_DRAWN && g.count > MOST_DRAWN {
+            format!(" +{}", g.count - MOST_DRAWN)
+        } else {
+            String::new()
+        };
         let name = if g.count > 1 { format!("{}{}{more}", g.name, p.index) } else { g.name.clone() };
         let (middle, y) = (s.x + s.w / 2.0, s.y);
         let (size, small) = if s.w < 60.0 { (11.0, 8.5) } else { (13.0, 10.5) };
-        let _ = writeln!(out, "<rect x=\"{:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{}\" rx=\"6\" fill=\"{fill}\" stroke=\"{stroke}\"/>", s.x, s.w, BOX.1);
+        let _ = writeln!(
+            out,
+            "<rect x=\"{:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{}\" rx=\"6\" fill=\"{fill}\" stroke=\"{stroke}\"/>",
+            s.x, s.w, BOX.1
+        );
         let first = if note.is_empty() { y + 24.5 } else { y + 17.5 };
-        let _ = writeln!(out, "<text x=\"{middle:.1}\" y=\"{first:.1}\" font-size=\"{size}\" text-anchor=\"middle\" fill=\"#1c2733\">{}</text>", escaped(&name));
+        let _ = writeln!(
+            out,
+            "<text x=\"{middle:.1}\" y=\"{first:.1}\" font-size=\"{size}\" text-anchor=\"middle\" fill=\"#1c2733\">{}</text>",
+            escaped(&name)
+        );
         if !note.is_empty() {
-            let _ = writeln!(out, "<text x=\"{middle:.1}\" y=\"{:.1}\" font-size=\"{small}\" text-anchor=\"middle\" fill=\"#5a6b7a\">{}</text>", y + 32.0, escaped(&note));
+            let _ = writeln!(
+                out,
+                "<text x=\"{middle:.1}\" y=\"{:.1}\" font-size=\"{small}\" text-anchor=\"middle\" fill=\"#5a6b7a\">{}</text>",
+                y + 32.0,
+                escaped(&note)
+            );
         }
     }
 }

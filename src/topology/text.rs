@@ -7,7 +7,8 @@ impl Topology {
     /// What it is made of, how its parts hang together, and what a device sees of the others.
     pub fn to_text(&self) -> String {
         let mut out = format!("{}: {}\n", self.name, self.title);
-        let racks = self.rack.map_or(String::new(), |r| format!(" in {} of {r}", counted(self.nodes.div_ceil(r), "rack")));
+        let racks =
+            self.rack.map_or(String::new(), |r| format!(" in {} of {r}", counted(self.nodes.div_ceil(r), "rack")));
         let _ = writeln!(out, "{}{racks}, {}\n", counted(self.nodes, "node"), counted(self.devices(), "device"));
         for (group, device) in self.device_groups() {
             let _ = writeln!(out, "{} {} a node: {}", group.count, group.name, device.title);
@@ -15,7 +16,8 @@ impl Topology {
         }
         out += "\n";
         let mut open: Vec<bool> = vec![false; self.groups.len()];
-        let outermost = |scope: Scope| self.groups.iter().position(|g| g.scope == scope && !matches!(g.role, Role::Device(_)));
+        let outermost =
+            |scope: Scope| self.groups.iter().position(|g| g.scope == scope && !matches!(g.role, Role::Device(_)));
         let top = outermost(Scope::Cluster).or(outermost(Scope::Rack)).unwrap_or(0);
         let starts = std::iter::once(top).chain(0..self.groups.len());
         for start in starts.collect::<Vec<_>>() {
@@ -28,7 +30,8 @@ impl Topology {
         for level in self.levels() {
             let sums = if level.way.reduction { ", a switch sums" } else { "" };
             let _ = writeln!(
-                out, "among {:>6} devices  {:>9} a device and direction, {:>7}, over {}{sums}",
+                out,
+                "among {:>6} devices  {:>9} a device and direction, {:>7}, over {}{sums}",
                 level.devices, level.way.bandwidth, level.way.latency, level.way.kind
             );
         }
@@ -54,11 +57,16 @@ impl Topology {
     }
 
     fn branch(&self, at: usize, indent: &str, open: &mut Vec<bool>, out: &mut String) {
-        let here: Vec<(usize, usize)> = self.links.iter().enumerate().filter_map(|(i, l)| match (l.from == at, l.to == at) {
-            (true, _) => Some((i, l.to)),
-            (_, true) => Some((i, l.from)),
-            _ => None,
-        }).collect();
+        let here: Vec<(usize, usize)> = self
+            .links
+            .iter()
+            .enumerate()
+            .filter_map(|(i, l)| match (l.from == at, l.to == at) {
+                (true, _) => Some((i, l.to)),
+                (_, true) => Some((i, l.from)),
+                _ => None,
+            })
+            .collect();
         let shown: Vec<(usize, usize)> = here.into_iter().filter(|(_, other)| *other == at || !open[*other]).collect();
         shown.iter().for_each(|(_, other)| open[*other] = true);
         for (i, (link, other)) in shown.iter().enumerate() {
@@ -70,7 +78,13 @@ impl Topology {
                 (_, false) => format!(", {} wires", l.pairs.len()),
             };
             let target = if *other == at { "among themselves".into() } else { self.group_name(*other) };
-            let _ = writeln!(out, "{indent}{} {}{lanes}, {} ─ {target}", if last { "└─" } else { "├─" }, l.kind, l.bandwidth());
+            let _ = writeln!(
+                out,
+                "{indent}{} {}{lanes}, {} ─ {target}",
+                if last { "└─" } else { "├─" },
+                l.kind,
+                l.bandwidth()
+            );
             if *other != at {
                 self.branch(*other, &format!("{indent}{}", if last { "   " } else { "│  " }), open, out);
             }
@@ -83,11 +97,25 @@ fn counted(n: usize, what: &str) -> String {
 }
 
 fn about(d: &Device) -> String {
-    let rates: Vec<String> = d.peak.iter().map(|(p, rate)| format!("{} {}", p.name(), rate.to_string().replace("TFLOP/s", "T").replace("PFLOP/s", "P").replace("GFLOP/s", "G"))).collect();
+    let rates: Vec<String> = d
+        .peak
+        .iter()
+        .map(|(p, rate)| {
+            format!(
+                "{} {}",
+                p.name(),
+                rate.to_string().replace("TFLOP/s", "T").replace("PFLOP/s", "P").replace("GFLOP/s", "G")
+            )
+        })
+        .collect();
     let price = d.price.map_or(String::new(), |p| format!(", {p}"));
     let source = if d.source.is_empty() { String::new() } else { format!("    source    {}\n", d.source) };
     format!(
         "    memory    {} at {}\n    peak      {} operations a second, dense\n    power     {} idle, limit {}{price}\n{source}",
-        d.memory, d.bandwidth, rates.join(", "), d.idle, d.limit
+        d.memory,
+        d.bandwidth,
+        rates.join(", "),
+        d.idle,
+        d.limit
     )
 }

@@ -33,7 +33,10 @@ impl Trace {
             }
         }
         let of = |track: &str| tracks.iter().position(|t| *t == track).unwrap_or(0);
-        let names = tracks.iter().enumerate().map(|(i, t)| json!({ "ph": "M", "name": "thread_name", "pid": 0, "tid": i, "args": { "name": t } }));
+        let names = tracks
+            .iter()
+            .enumerate()
+            .map(|(i, t)| json!({ "ph": "M", "name": "thread_name", "pid": 0, "tid": i, "args": { "name": t } }));
         let spans = self.spans.iter().map(|s| {
             let details: serde_json::Map<_, _> = s.details.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
             json!({ "ph": "X", "name": s.name, "pid": 0, "tid": of(&s.track), "ts": s.start_us, "dur": s.duration_us, "args": details })
@@ -48,7 +51,13 @@ mod tests {
 
     #[test]
     fn events_name_their_track() {
-        let span = |name: &str, track: &str| Span { name: name.into(), track: track.into(), start_us: 1.0, duration_us: 2.0, details: vec![] };
+        let span = |name: &str, track: &str| Span {
+            name: name.into(),
+            track: track.into(),
+            start_us: 1.0,
+            duration_us: 2.0,
+            details: vec![],
+        };
         let text = Trace { spans: vec![span("a", "gpu 0"), span("b", "link")] }.to_json();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["traceEvents"].as_array().unwrap().len(), 4);

@@ -30,21 +30,49 @@ impl Trace {
         );
         for (us, label) in ticks(end) {
             let at = x(us);
-            let _ = writeln!(out, "<line x1=\"{at:.1}\" y1=\"{}\" x2=\"{at:.1}\" y2=\"{}\" stroke=\"#ddd\"/>", TOP - 6.0, height - 24.0);
-            let _ = writeln!(out, "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">{label}</text>", TOP - 14.0);
+            let _ = writeln!(
+                out,
+                "<line x1=\"{at:.1}\" y1=\"{}\" x2=\"{at:.1}\" y2=\"{}\" stroke=\"#ddd\"/>",
+                TOP - 6.0,
+                height - 24.0
+            );
+            let _ = writeln!(
+                out,
+                "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">{label}</text>",
+                TOP - 14.0
+            );
         }
         for (row, track) in tracks.iter().enumerate() {
             let y = TOP + ROW * row as f64;
-            let _ = writeln!(out, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#222\">{}</text>", LEFT - 10.0, y + 16.0, plain(track));
+            let _ = writeln!(
+                out,
+                "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#222\">{}</text>",
+                LEFT - 10.0,
+                y + 16.0,
+                plain(track)
+            );
             for s in self.spans.iter().filter(|s| s.track == **track) {
                 let (from, wide) = (x(s.start_us), (s.duration_us / end * WIDTH).max(0.5));
                 let details: String = s.details.iter().map(|(k, v)| format!("; {k} {v}")).collect();
                 let title = plain(&format!("{}: {}{details}", s.name, time(s.duration_us)));
-                let _ = write!(out, "<rect x=\"{from:.2}\" y=\"{}\" width=\"{wide:.2}\" height=\"{}\" rx=\"1\" fill=\"{}\"><title>{title}</title></rect>", y + 2.0, ROW - 6.0, colour(&s.name));
+                let _ = write!(
+                    out,
+                    "<rect x=\"{from:.2}\" y=\"{}\" width=\"{wide:.2}\" height=\"{}\" rx=\"1\" fill=\"{}\"><title>{title}</title></rect>",
+                    y + 2.0,
+                    ROW - 6.0,
+                    colour(&s.name)
+                );
                 let room = (wide / 7.0) as usize;
                 if room >= 6 {
                     let short: String = s.name.chars().take(room.saturating_sub(1)).collect();
-                    let _ = write!(out, "<text x=\"{:.2}\" y=\"{}\" fill=\"{}\" pointer-events=\"none\" font-size=\"11\">{}</text>", from + 3.0, y + 15.5, if s.name.starts_with("wait") { "#333" } else { "#fff" }, plain(&short));
+                    let _ = write!(
+                        out,
+                        "<text x=\"{:.2}\" y=\"{}\" fill=\"{}\" pointer-events=\"none\" font-size=\"11\">{}</text>",
+                        from + 3.0,
+                        y + 15.5,
+                        if s.name.starts_with("wait") { "#333" } else { "#fff" },
+                        plain(&short)
+                    );
                 }
                 out.push('\n');
             }
@@ -90,7 +118,13 @@ mod tests {
 
     #[test]
     fn every_span_is_drawn_on_its_track() {
-        let span = |name: &str, track: &str, start_us: f64| Span { name: name.into(), track: track.into(), start_us, duration_us: 10.0, details: vec![("bytes".into(), "4".into())] };
+        let span = |name: &str, track: &str, start_us: f64| Span {
+            name: name.into(),
+            track: track.into(),
+            start_us,
+            duration_us: 10.0,
+            details: vec![("bytes".into(), "4".into())],
+        };
         let svg = Trace { spans: vec![span("a <b>", "rank 0", 0.0), span("send", "link 0→1", 10.0)] }.to_svg();
         assert_eq!(svg.matches("<title>").count(), 2);
         assert!(svg.contains("a &lt;b&gt;: 10.0 µs; bytes 4") && svg.contains("link 0→1"), "{svg}");

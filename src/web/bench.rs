@@ -10,7 +10,8 @@ use wasm_bindgen::prelude::*;
 /// FMA rate, bandwidth, cost of a submission and of a dispatch, as JSON.
 #[wasm_bindgen]
 pub async fn probe(which: String) -> Result<String, JsValue> {
-    let gpu = pick(&choice(&which)?).await?.gpu.ok_or_else(|| Error::usage("the CPU fallback has no adapter to measure"))?;
+    let gpu =
+        pick(&choice(&which)?).await?.gpu.ok_or_else(|| Error::usage("the CPU fallback has no adapter to measure"))?;
     let p = device::probe(&gpu).await?;
     let adapter = format!("{} ({})", gpu.report.name, gpu.report.backend);
     Ok(json!({ "adapter": adapter, "flops": p.flops, "bandwidth": p.bandwidth, "submit": p.submit, "dispatch": p.dispatch }).to_string())

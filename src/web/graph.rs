@@ -53,7 +53,13 @@ fn dtype(name: &str) -> Result<DType> {
 }
 
 impl Node {
-    fn add<'g>(&self, at: usize, g: &'g GraphBuilder, made: &[Tensor<'g>], constants: &mut Constants) -> Result<Tensor<'g>> {
+    fn add<'g>(
+        &self,
+        at: usize,
+        g: &'g GraphBuilder,
+        made: &[Tensor<'g>],
+        constants: &mut Constants,
+    ) -> Result<Tensor<'g>> {
         let wrong = |what: String| Error::op(&self.op, &format!("node {at}"), what);
         if self.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).is_none_or(|n| n > MOST) {
             return Err(wrong(format!("{:?} has more than {MOST} elements", self.shape)));
@@ -64,7 +70,8 @@ impl Node {
             "input" => return g.input(&self.name, dtype(&self.dtype)?, self.shape.as_slice()),
             "number" => return Ok(g.constant(self.value)),
             "data" => {
-                let slot = constants.given.get_mut(self.start).ok_or_else(|| wrong("its elements are missing".into()))?;
+                let slot =
+                    constants.given.get_mut(self.start).ok_or_else(|| wrong("its elements are missing".into()))?;
                 let given = std::mem::take(slot);
                 if given.len() != self.shape.iter().product::<usize>() {
                     return Err(wrong(format!("{} elements do not fill {:?}", given.len(), self.shape)));
@@ -74,27 +81,45 @@ impl Node {
                 constants.arrays.insert(name.clone(), Array::f32(&self.shape, &given));
                 return g.weight(&name, DType::F32, self.shape.as_slice());
             }
-            "iota" => Attrs::Iota { shape: self.shape.as_slice().into(), axis: self.axis, start: (self.start as i64).into(), dtype: dtype(&self.dtype)? },
+            "iota" => Attrs::Iota {
+                shape: self.shape.as_slice().into(),
+                axis: self.axis,
+                start: (self.start as i64).into(),
+                dtype: dtype(&self.dtype)?,
+            },
             "sum" | "mean" | "max" | "min" | "argmax" => Attrs::Reduce { axes: self.axes.clone(), keep: self.keep },
             "reshape" | "broadcast" => Attrs::Shape(self.shape.as_slice().into()),
             "transpose" => Attrs::Perm(self.axes.clone()),
             "concat" => Attrs::Axis(self.axis),
-            "slice" => Attrs::Slice { axis: self.axis, start: (self.start as i64).into(), len: (self.length as i64).into(), step: 1 },
+            "slice" => Attrs::Slice {
+                axis: self.axis,
+                start: (self.start as i64).into(),
+                len: (self.length as i64).into(),
+                step: 1,
+            },
             "pad" => Attrs::Pad { axis: self.axis, before: self.before, after: self.after, value: self.value },
             "cast" => Attrs::Cast(dtype(&self.dtype)?),
             "matmul" => Attrs::Matmul { ta: self.transpose_a, tb: self.transpose_b },
             "layer_norm" | "rms_norm" => Attrs::Norm { eps: self.eps.unwrap_or(1e-5) },
             "attention" => {
-                let width = args.first().and_then(|q| q.shape().known()).and_then(|s| s.last().copied()).unwrap_or(1).max(1);
+                let width =
+                    args.first().and_then(|q| q.shape().known()).and_then(|s| s.last().copied()).unwrap_or(1).max(1);
                 let past = || {
-                    let rows = |i: usize| args.get(i).and_then(|x| x.shape().known()).and_then(|s| s.get(1).copied()).unwrap_or(0);
+                    let rows = |i: usize| {
+                        args.get(i).and_then(|x| x.shape().known()).and_then(|s| s.get(1).copied()).unwrap_or(0)
+                    };
                     (rows(1) as i64 - rows(0) as i64).max(0)
                 };
-                Attrs::Attention(Attention { scale: self.scale.unwrap_or(1.0 / (width as f32).sqrt()), causal: self.causal.then(|| past().into()), window: None })
+                Attrs::Attention(Attention {
+                    scale: self.scale.unwrap_or(1.0 / (width as f32).sqrt()),
+                    causal: self.causal.then(|| past().into()),
+                    window: None,
+                })
             }
             _ => Attrs::None,
         };
-        let def = op::find(&self.op).ok_or_else(|| wrong(format!("is no op; elementwise ops are: {}", elementwise())))?;
+        let def =
+            op::find(&self.op).ok_or_else(|| wrong(format!("is no op; elementwise ops are: {}", elementwise())))?;
         g.op(def, attrs, &args)
     }
 }
@@ -116,7 +141,9 @@ fn graph(written: &Written, constants: &mut Constants) -> Result<Graph> {
         made.push(node.add(i, &g, &made, constants)?);
     }
     for (name, at) in &written.outputs {
-        let x = made.get(*at).ok_or_else(|| Error::usage(format!("output \"{name}\" is node {at}, which does not exist")))?;
+        let x = made
+            .get(*at)
+            .ok_or_else(|| Error::usage(format!("output \"{name}\" is node {at}, which does not exist")))?;
         g.output(name, *x)?;
     }
     Ok(g.finish())
@@ -134,7 +161,8 @@ pub struct Program {
 impl Program {
     /// `data` are Float32Arrays, which nodes name by their place.
     pub async fn compile(json: String, data: js_sys::Array, device: String) -> Result<Program, JsValue> {
-        let written: Written = serde_json::from_str(&json).map_err(|e| Error::usage(format!("the graph is wrong: {e}")))?;
+        let written: Written =
+            serde_json::from_str(&json).map_err(|e| Error::usage(format!("the graph is wrong: {e}")))?;
         let given = data.iter().map(|a| js_sys::Float32Array::new(&a).to_vec()).collect();
         let mut constants = Constants { given, arrays: HashMap::new() };
         let graph = graph(&written, &mut constants)?;
@@ -153,7 +181,11 @@ impl Program {
         for pair in given.iter() {
             let pair = js_sys::Array::from(&pair);
             let name = pair.get(0).as_string().unwrap_or_default();
-            let port = self.inputs.iter().find(|i| i.0 == name).ok_or_else(|| Error::usage(format!("there is no input \"{name}\"")))?;
+            let port = self
+                .inputs
+                .iter()
+                .find(|i| i.0 == name)
+                .ok_or_else(|| Error::usage(format!("there is no input \"{name}\"")))?;
             arrays.push((name, elements(port, pair.get(1))?));
         }
         Ok(arrays)

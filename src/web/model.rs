@@ -36,17 +36,31 @@ fn known(size: f64) -> Option<u64> {
 impl Opening {
     /// `size` is negative where it is not known; `side` are pairs of a name and bytes.
     #[wasm_bindgen(constructor)]
-    pub fn new(name: &str, size: f64, side: js_sys::Array, how: How, notify: js_sys::Function) -> Result<Opening, JsValue> {
+    pub fn new(
+        name: &str,
+        size: f64,
+        side: js_sys::Array,
+        how: How,
+        notify: js_sys::Function,
+    ) -> Result<Opening, JsValue> {
         let loading = Loading::new(name, known(size), files(&side).collect(), how.options()?);
         Ok(Opening { loading, notify })
     }
 
     /// A model in several files: `heads` are of each a name, its first bytes, and its size.
-    pub async fn of_files(name: String, heads: js_sys::Array, side: js_sys::Array, how: How, notify: js_sys::Function) -> Result<Opening, JsValue> {
+    pub async fn of_files(
+        name: String,
+        heads: js_sys::Array,
+        side: js_sys::Array,
+        how: How,
+        notify: js_sys::Function,
+    ) -> Result<Opening, JsValue> {
         let sizes = heads.iter().map(|h| known(js_sys::Array::from(&h).get(2).as_f64().unwrap_or(-1.0)));
-        let heads: Vec<Head> = files(&heads).zip(sizes).map(|((name, bytes), size)| Head { name, size, bytes }).collect();
+        let heads: Vec<Head> =
+            files(&heads).zip(sizes).map(|((name, bytes), size)| Head { name, size, bytes }).collect();
         let options = how.options()?;
-        let loading = Loading::of_files(&name, &heads, files(&side).collect(), options, &mut |n| tell(n, &notify)).await?;
+        let loading =
+            Loading::of_files(&name, &heads, files(&side).collect(), options, &mut |n| tell(n, &notify)).await?;
         Ok(Opening { loading, notify })
     }
 
@@ -96,7 +110,14 @@ impl How {
             true => Layout::default(),
             false => Layout { mesh: session::mesh(&self.mesh)?, ..Layout::default() },
         };
-        Ok(Options { device: choice(&self.device)?, context, layout, breathe: Some(breathe), gather: Some(team::gather), ..Options::default() })
+        Ok(Options {
+            device: choice(&self.device)?,
+            context,
+            layout,
+            breathe: Some(breathe),
+            gather: Some(team::gather),
+            ..Options::default()
+        })
     }
 }
 
@@ -171,7 +192,9 @@ impl Model {
     fn generator(&mut self) -> Result<(&mut Generator, &mut Option<Generation>), Error> {
         match &mut self.opened {
             Opened::Generator(g) => Ok((g, &mut self.generation)),
-            Opened::Embedder(e) => Err(Error::model(&e.info().name, "is an encoder: it makes embeddings, it does not generate text")),
+            Opened::Embedder(e) => {
+                Err(Error::model(&e.info().name, "is an encoder: it makes embeddings, it does not generate text"))
+            }
         }
     }
 
@@ -228,7 +251,12 @@ impl Model {
         let Opened::Generator(generator) = &mut self.opened else { return None };
         let bytes = |s: &Span| s.details.iter().find(|d| d.0 == "bytes").and_then(|d| d.1.parse::<u64>().ok());
         let spans = generator.last_step()?.spans;
-        Some(json!(spans.iter().map(|s| json!([s.track, s.name, s.start_us, s.duration_us, bytes(s)])).collect::<Vec<_>>()).to_string())
+        Some(
+            json!(
+                spans.iter().map(|s| json!([s.track, s.name, s.start_us, s.duration_us, bytes(s)])).collect::<Vec<_>>()
+            )
+            .to_string(),
+        )
     }
 
     /// Bytes of each rank of a mesh; none on one device.
@@ -264,7 +292,9 @@ impl Model {
     pub async fn embed(&mut self, texts: Vec<String>, cancel: Flag) -> Result<Vec<f32>, JsValue> {
         match &mut self.opened {
             Opened::Embedder(e) => Ok(e.embed_until(&texts, &cancel.0).await?.concat()),
-            Opened::Generator(g) => Err(Error::model(&g.info().name, "generates text: it makes no sentence embeddings").into()),
+            Opened::Generator(g) => {
+                Err(Error::model(&g.info().name, "generates text: it makes no sentence embeddings").into())
+            }
         }
     }
 

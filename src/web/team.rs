@@ -63,7 +63,8 @@ fn told(e: JsValue) -> Error {
 /// engine and a trial shows that they do not help.
 pub fn gather() -> Pin<Box<dyn Future<Output = Option<Arc<dyn session::Team>>>>> {
     Box::pin(async {
-        let threads = JsFuture::from(gather_js(MOST_SHARED as u32 * 4, MOST_MADE as u32 * 4)).await.ok()?.as_f64()? as usize;
+        let threads =
+            JsFuture::from(gather_js(MOST_SHARED as u32 * 4, MOST_MADE as u32 * 4)).await.ok()?.as_f64()? as usize;
         if threads < 2 {
             return None;
         }

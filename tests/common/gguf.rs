@@ -41,7 +41,15 @@ pub struct GgufFile {
 
 impl Default for GgufFile {
     fn default() -> Self {
-        GgufFile { magic: *b"GGUF", version: 3, meta: vec![], tensors: vec![], align: 32, tensor_count: None, key_count: None }
+        GgufFile {
+            magic: *b"GGUF",
+            version: 3,
+            meta: vec![],
+            tensors: vec![],
+            align: 32,
+            tensor_count: None,
+            key_count: None,
+        }
     }
 }
 

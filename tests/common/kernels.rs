@@ -13,7 +13,9 @@ pub fn all() -> HashSet<Kernel> {
     let mut out: HashSet<Kernel> = warpweft::device::cluster::kernels().into_iter().collect();
     out.insert(Kernel::new(&PROBE));
     out.insert(Kernel::new(&PROBE).hole("body", "fn run(i: u32) { y[i] = x[i] + p.seed; }"));
-    for (kind, texels) in [AdapterKind::Discrete, AdapterKind::Software].into_iter().flat_map(|k| [(k, false), (k, true)]) {
+    for (kind, texels) in
+        [AdapterKind::Discrete, AdapterKind::Software].into_iter().flat_map(|k| [(k, false), (k, true)])
+    {
         let subgroup = if kind == AdapterKind::Discrete || texels { 8 } else { 0 };
         let caps = Caps { kind, subgroup, ..Caps::FLOOR };
         let mut options = Options::for_caps(&caps);

@@ -80,7 +80,12 @@ pub fn run_case(gpu: &Arc<Gpu>, case: &CaseGraph, options: &Options) -> Result<A
 }
 
 /// Like [`run_case`], with the plan changed first.
-pub fn run_changed(gpu: &Arc<Gpu>, case: &CaseGraph, options: &Options, change: &mut dyn FnMut(&mut plan::Plan)) -> Result<Array> {
+pub fn run_changed(
+    gpu: &Arc<Gpu>,
+    case: &CaseGraph,
+    options: &Options,
+    change: &mut dyn FnMut(&mut plan::Plan),
+) -> Result<Array> {
     pollster::block_on(async {
         let mut store = Store::new(gpu.clone());
         let mut plan = plan::plan(&case.graph, gpu.caps(), options)?;

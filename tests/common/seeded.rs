@@ -22,8 +22,19 @@ pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype:
     let head_width = if dtype.is_quantised() { 32 } else { 8 };
     let width = if dtype.is_quantised() { 64 } else { 24 };
     let config = Config {
-        layers, width, heads, kv_heads, head_width, ffn: 192, vocab: 41, context: 64, eps: 1e-5, rope_base: 1e4, rope_scale: 1.0,
-        rope_layout: RopeLayout::Interleaved, window: None,
+        layers,
+        width,
+        heads,
+        kv_heads,
+        head_width,
+        ffn: 192,
+        vocab: 41,
+        context: 64,
+        eps: 1e-5,
+        rope_base: 1e4,
+        rope_scale: 1.0,
+        rope_layout: RopeLayout::Interleaved,
+        window: None,
     };
     let mut r = Random::new(seed);
     let mut weights = HashMap::new();
@@ -40,8 +51,13 @@ pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype:
         add(name("attn_norm"), &[width], DType::F32, 0.1, 1.0);
         add(name("ffn_norm"), &[width], DType::F32, 0.1, 1.0);
         for (part, shape) in [
-            ("attn_q", [q, width]), ("attn_k", [kv, width]), ("attn_v", [kv, width]), ("attn_output", [width, q]),
-            ("ffn_gate", [config.ffn, width]), ("ffn_up", [config.ffn, width]), ("ffn_down", [width, config.ffn]),
+            ("attn_q", [q, width]),
+            ("attn_k", [kv, width]),
+            ("attn_v", [kv, width]),
+            ("attn_output", [width, q]),
+            ("ffn_gate", [config.ffn, width]),
+            ("ffn_up", [config.ffn, width]),
+            ("ffn_down", [width, config.ffn]),
         ] {
             add(name(part), &shape, dtype, 1.0 / (shape[1] as f64).sqrt(), 0.0);
         }
@@ -52,14 +68,21 @@ pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype:
 impl Tiny {
     /// A step of up to `seq` tokens in a context of `context`.
     pub fn graph(&self, seq: u32, context: usize, sequence_parallel: bool, last_only: bool) -> Graph {
-        let step = StepShape { seq: Var::new("seq", seq).into(), total: Var::new("total", context as u32), context, last_only, sequence_parallel };
+        let step = StepShape {
+            seq: Var::new("seq", seq).into(),
+            total: Var::new("total", context as u32),
+            context,
+            last_only,
+            sequence_parallel,
+        };
         build(&self.config, &self.weights, "tiny", &step).unwrap()
     }
 }
 
 /// A seeded encoder of `heads` heads of 8 elements: its sizes and weights.
 pub fn bert(heads: usize, layers: usize, seed: u64) -> (warpweft::model::bert::Config, HashMap<String, Array>) {
-    let c = warpweft::model::bert::Config { layers, width: heads * 8, heads, ffn: 160, vocab: 41, context: 32, eps: 1e-6 };
+    let c =
+        warpweft::model::bert::Config { layers, width: heads * 8, heads, ffn: 160, vocab: 41, context: 32, eps: 1e-6 };
     let mut r = Random::new(seed);
     let mut weights = HashMap::new();
     let mut add = |name: &str, shape: &[usize], scale: f64, shift: f64| {
@@ -74,7 +97,8 @@ pub fn bert(heads: usize, layers: usize, seed: u64) -> (warpweft::model::bert::C
     for l in 0..layers {
         let at = |part: &str| format!("encoder.layer.{l}.{part}");
         norms.extend([at("attention.output.LayerNorm"), at("output.LayerNorm")]);
-        let square = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"].map(|p| (p, w, w));
+        let square = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+            .map(|p| (p, w, w));
         for (part, to, from) in square.into_iter().chain([("intermediate.dense", f, w), ("output.dense", w, f)]) {
             add(&at(&format!("{part}.weight")), &[to, from], 1.0 / (from as f64).sqrt(), 0.0);
             add(&at(&format!("{part}.bias")), &[to], 0.1, 0.0);

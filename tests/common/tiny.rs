@@ -24,7 +24,19 @@ pub struct Tiny {
 
 impl Default for Tiny {
     fn default() -> Self {
-        Tiny { dtype: DType::F32, layers: 2, width: 64, heads: 4, kv_heads: 2, ffn: 96, vocab: 128, context: 64, tied: true, window: None, seed: 1 }
+        Tiny {
+            dtype: DType::F32,
+            layers: 2,
+            width: 64,
+            heads: 4,
+            kv_heads: 2,
+            ffn: 96,
+            vocab: 128,
+            context: 64,
+            tied: true,
+            window: None,
+            seed: 1,
+        }
     }
 }
 
@@ -58,19 +70,30 @@ impl Tiny {
         let mut make = |name: String, shape: Vec<usize>| {
             let n = shape.iter().product::<usize>();
             let norm = shape.len() == 1;
-            let values = (0..n).map(|_| if norm { 1.0 + 0.1 * r.normal() as f32 } else { 0.15 * r.normal() as f32 }).collect();
+            let values =
+                (0..n).map(|_| if norm { 1.0 + 0.1 * r.normal() as f32 } else { 0.15 * r.normal() as f32 }).collect();
             Matrix { name, shape, values }
         };
         let kv = self.kv_heads * self.head();
-        let mut out = vec![make("token_embd.weight".into(), vec![self.vocab, self.width]), make("output_norm.weight".into(), vec![self.width])];
+        let mut out = vec![
+            make("token_embd.weight".into(), vec![self.vocab, self.width]),
+            make("output_norm.weight".into(), vec![self.width]),
+        ];
         if !self.tied {
             out.push(make("output.weight".into(), vec![self.vocab, self.width]));
         }
         for l in 0..self.layers {
             let (w, f) = (self.width, self.ffn);
             let parts = [
-                ("attn_norm", vec![w]), ("attn_q", vec![w, w]), ("attn_k", vec![kv, w]), ("attn_v", vec![kv, w]), ("attn_output", vec![w, w]),
-                ("ffn_norm", vec![w]), ("ffn_gate", vec![f, w]), ("ffn_up", vec![f, w]), ("ffn_down", vec![w, f]),
+                ("attn_norm", vec![w]),
+                ("attn_q", vec![w, w]),
+                ("attn_k", vec![kv, w]),
+                ("attn_v", vec![kv, w]),
+                ("attn_output", vec![w, w]),
+                ("ffn_norm", vec![w]),
+                ("ffn_gate", vec![f, w]),
+                ("ffn_up", vec![f, w]),
+                ("ffn_down", vec![w, f]),
             ];
             out.extend(parts.map(|(name, shape)| make(format!("blk.{l}.{name}.weight"), shape)));
         }
@@ -81,8 +104,12 @@ impl Tiny {
     pub fn gguf(&self) -> GgufFile {
         let mut file = GgufFile::default();
         let sizes = [
-            ("block_count", self.layers), ("embedding_length", self.width), ("attention.head_count", self.heads),
-            ("attention.head_count_kv", self.kv_heads), ("feed_forward_length", self.ffn), ("context_length", self.context),
+            ("block_count", self.layers),
+            ("embedding_length", self.width),
+            ("attention.head_count", self.heads),
+            ("attention.head_count_kv", self.kv_heads),
+            ("feed_forward_length", self.ffn),
+            ("context_length", self.context),
         ];
         file.set("general.architecture", Meta::Text("llama".into()));
         sizes.iter().for_each(|(k, n)| file.set(&format!("llama.{k}"), Meta::U32(*n as u32)));
@@ -110,7 +137,13 @@ impl Tiny {
             let values = heads.map_or(m.values.clone(), |h| interleave(&m.values, h, self.head(), self.width));
             let dtype = if m.shape.len() == 1 { DType::F32 } else { self.dtype };
             let dims = m.shape.iter().rev().map(|d| *d as u64).collect();
-            file.tensors.push(RawTensor { name: m.name, dims, ty: ggml_type(dtype), data: block::encode(dtype, &values), offset: None });
+            file.tensors.push(RawTensor {
+                name: m.name,
+                dims,
+                ty: ggml_type(dtype),
+                data: block::encode(dtype, &values),
+                offset: None,
+            });
         }
         file
     }
@@ -125,7 +158,9 @@ impl Tiny {
         let all = self.tensors_of_folder(at, false);
         let (first, second) = all.split_at(all.len() / 2);
         let mut map = serde_json::Map::new();
-        for (name, tensors) in [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)] {
+        for (name, tensors) in
+            [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)]
+        {
             std::fs::write(at.join(name), safetensors(tensors)).unwrap();
             tensors.iter().for_each(|t| drop(map.insert(t.0.clone(), name.into())));
         }
@@ -150,7 +185,13 @@ impl Tiny {
                 (true, _) => m.values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect(),
                 (false, dtype) => block::encode(dtype, &m.values),
             };
-            let dtype = if bf16 { "BF16" } else if self.dtype == DType::F16 { "F16" } else { "F32" };
+            let dtype = if bf16 {
+                "BF16"
+            } else if self.dtype == DType::F16 {
+                "F16"
+            } else {
+                "F32"
+            };
             (folder_name(&m.name), dtype, m.shape, bytes)
         };
         self.matrices().into_iter().map(one).collect()
@@ -160,8 +201,14 @@ impl Tiny {
 /// What model folders call a tensor.
 fn folder_name(gguf: &str) -> String {
     let parts = [
-        ("attn_norm", "input_layernorm"), ("attn_q", "self_attn.q_proj"), ("attn_k", "self_attn.k_proj"), ("attn_v", "self_attn.v_proj"),
-        ("attn_output", "self_attn.o_proj"), ("ffn_norm", "post_attention_layernorm"), ("ffn_gate", "mlp.gate_proj"), ("ffn_up", "mlp.up_proj"),
+        ("attn_norm", "input_layernorm"),
+        ("attn_q", "self_attn.q_proj"),
+        ("attn_k", "self_attn.k_proj"),
+        ("attn_v", "self_attn.v_proj"),
+        ("attn_output", "self_attn.o_proj"),
+        ("ffn_norm", "post_attention_layernorm"),
+        ("ffn_gate", "mlp.gate_proj"),
+        ("ffn_up", "mlp.up_proj"),
         ("ffn_down", "mlp.down_proj"),
     ];
     match gguf {
@@ -214,7 +261,10 @@ pub fn safetensors(tensors: &[(String, &str, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     let mut at = 0;
     for (name, dtype, shape, bytes) in tensors {
-        header.insert(name.clone(), serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, at + bytes.len()] }));
+        header.insert(
+            name.clone(),
+            serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, at + bytes.len()] }),
+        );
         at += bytes.len();
     }
     let data: Vec<u8> = tensors.iter().flat_map(|t| t.3.iter().copied()).collect();

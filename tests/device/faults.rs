@@ -52,7 +52,9 @@ fn a_kernel_that_does_not_compile_is_named() {
     type Break = (&'static str, fn(&str) -> String);
     let breaks: [Break; 3] = [
         ("not WGSL", |s| s.replacen("fn main", "fnord main", 1)),
-        ("an unknown name", |s| s.replacen("workgroup_id", "workgroup_idea", 1).replacen("global_invocation_id", "global_idea", 1)),
+        ("an unknown name", |s| {
+            s.replacen("workgroup_id", "workgroup_idea", 1).replacen("global_invocation_id", "global_idea", 1)
+        }),
         ("a workgroup beyond the limit", |s| {
             let at = s.find("@workgroup_size(").unwrap();
             let end = at + s[at..].find(')').unwrap();
@@ -67,7 +69,10 @@ fn a_kernel_that_does_not_compile_is_named() {
         let mut store = Store::new(gpu.clone());
         let (fault, said) = fault(block_on(Program::load(plan, &mut store, &weights, &mut |_, _| {})));
         assert_eq!(fault, DeviceFault::Pipeline, "{what}: {said}");
-        assert!(said.starts_with(&format!("kernel {name} did not compile: ")) && !said.contains('\n'), "{what}: {said}");
+        assert!(
+            said.starts_with(&format!("kernel {name} did not compile: ")) && !said.contains('\n'),
+            "{what}: {said}"
+        );
     }
     // The device is none the worse.
     loaded(&gpu, &graph, &weights).unwrap();
@@ -84,20 +89,32 @@ fn sizes_beyond_the_limits_are_refused_by_name() {
         let x = g.input("x", DType::F32, [1, 64])?;
         match what {
             "an input" => g.output("y", g.input("large", DType::F32, [big])?.sum(&[0])?)?,
-            "an input at its bound" => g.output("y", g.input("large", DType::F32, vec![Var::new("seq", big as u32).into()])?.sum(&[0])?)?,
+            "an input at its bound" => {
+                g.output("y", g.input("large", DType::F32, vec![Var::new("seq", big as u32).into()])?.sum(&[0])?)?
+            }
             "an output" => g.output("y", x.reshape([64, 1])?.matmul(g.input("z", DType::F32, [1, 5000])?)?)?,
             "a value between" => {
                 let wide = x.reshape([64, 1])?.matmul(g.input("z", DType::F32, [1, 5000])?)?;
                 g.output("y", wide.softmax()?.sum(&[0, 1])?)?;
             }
-            "a state" => g.output("y", g.state("cache", DType::F32, [big, 1])?.append(x.slice(1, 0, 1)?, 0)?.sum(&[0, 1])?)?,
+            "a state" => {
+                g.output("y", g.state("cache", DType::F32, [big, 1])?.append(x.slice(1, 0, 1)?, 0)?.sum(&[0, 1])?)?
+            }
             "literals" => g.output("y", g.data("table", [big], vec![0.0; big])?.sum(&[0])?)?,
             "a row of a weight" => g.output("y", g.weight("w", DType::F32, [2, big])?.sum(&[1])?)?,
             _ => g.output("y", x)?,
         }
         Ok(g.finish())
     };
-    let names = ["an input", "an input at its bound", "an output", "a value between", "a state", "literals", "a row of a weight"];
+    let names = [
+        "an input",
+        "an input at its bound",
+        "an output",
+        "a value between",
+        "a state",
+        "literals",
+        "a row of a weight",
+    ];
     let mut said = String::new();
     for what in names {
         let e = plan(&build(what).unwrap(), &small, &Options::for_caps(&small)).map(|p| p.to_string()).expect_err(what);
@@ -114,14 +131,20 @@ fn a_model_too_large_for_a_context_names_the_state() {
     let caps = Caps { binding_bytes: 8 << 20, ..Caps::FLOOR };
     let (graph, _) = model.typical_step(100_000).unwrap();
     let e = plan(&graph, &caps, &Options::for_caps(&caps)).unwrap_err().to_string();
-    assert_eq!(e, "state: \"layers.0.k\" f32[100000, 32] takes 12800000 bytes, this device binds at most 8388608: use shorter sequences or a smaller context");
+    assert_eq!(
+        e,
+        "state: \"layers.0.k\" f32[100000, 32] takes 12800000 bytes, this device binds at most 8388608: use shorter sequences or a smaller context"
+    );
 }
 
 #[test]
 fn an_adapter_that_is_not_there_is_said() {
     let n = block_on(adapters()).len();
     let e = block_on(Gpu::open(n)).err().unwrap();
-    assert_eq!(e.to_string(), format!("adapter {n}: is not there: this machine has {n} (`warpweft devices` lists them)"));
+    assert_eq!(
+        e.to_string(),
+        format!("adapter {n}: is not there: this machine has {n} (`warpweft devices` lists them)")
+    );
 }
 
 /// The device's memory is at its end: a limit on the process's address space does it, in a process of its own.
@@ -136,10 +159,15 @@ fn no_memory_left_is_said_with_the_buffer_that_did_not_fit() {
         return;
     }
     let test = "faults::no_memory_left_is_said_with_the_buffer_that_did_not_fit";
-    let limited = format!("ulimit -v 8000000; exec '{}' --exact {test} --nocapture", std::env::current_exe().unwrap().display());
-    let out = std::process::Command::new("sh").args(["-c", &limited]).env("WARPWEFT_TEST_NO_MEMORY", "1").output().unwrap();
+    let limited =
+        format!("ulimit -v 8000000; exec '{}' --exact {test} --nocapture", std::env::current_exe().unwrap().display());
+    let out =
+        std::process::Command::new("sh").args(["-c", &limited]).env("WARPWEFT_TEST_NO_MEMORY", "1").output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    let said = text.lines().find_map(|l| l.split_once("said: ").map(|s| s.1)).unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&out.stderr)));
+    let said = text
+        .lines()
+        .find_map(|l| l.split_once("said: ").map(|s| s.1))
+        .unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&out.stderr)));
     assert!(said.starts_with("OutOfMemory no memory left for ") && said.contains("bytes of \"state "), "{said}");
 }
 

@@ -53,7 +53,13 @@ fn loading_smollm2_stays_within_64_mib_beside_the_file() {
     }
     let model = Model::new(ModelSource::open(&path).unwrap()).unwrap();
     // A small context, so that what is on the device is weights.
-    let shape = StepShape { seq: 1.into(), total: Var::new("total", 16), context: 16, last_only: true, sequence_parallel: false };
+    let shape = StepShape {
+        seq: 1.into(),
+        total: Var::new("total", 16),
+        context: 16,
+        last_only: true,
+        sequence_parallel: false,
+    };
     let graph = model.step_graph(&shape).unwrap();
     let (heap, anon) = (HELD.load(Ordering::Relaxed), anonymous());
     PEAK.store(heap, Ordering::Relaxed);

@@ -31,7 +31,13 @@ fn tiny(layers: usize) -> (Folder, Model) {
 }
 
 fn one_token(model: &Model) -> warpweft::graph::Graph {
-    let shape = StepShape { seq: 1.into(), total: Var::new("total", 64), context: 64, last_only: true, sequence_parallel: false };
+    let shape = StepShape {
+        seq: 1.into(),
+        total: Var::new("total", 64),
+        context: 64,
+        last_only: true,
+        sequence_parallel: false,
+    };
     model.step_graph(&shape).unwrap()
 }
 
@@ -81,7 +87,8 @@ fn a_layer_of_smollm2_takes_at_most_ten_dispatches_on_this_device_and_at_the_flo
     let Some(path) = model("smollm2-135m") else { return };
     let model = Model::new(ModelSource::open(path).unwrap()).unwrap();
     let (graph, _) = model.typical_step(512).unwrap();
-    let mut plans: Vec<(String, Plan)> = vec![("the floor".into(), plan(&graph, &Caps::FLOOR, &PlanOptions::for_caps(&Caps::FLOOR)).unwrap())];
+    let mut plans: Vec<(String, Plan)> =
+        vec![("the floor".into(), plan(&graph, &Caps::FLOOR, &PlanOptions::for_caps(&Caps::FLOOR)).unwrap())];
     if let Found::Device(gpu) = device(None) {
         plans.push((gpu.report.name.clone(), plan(&graph, gpu.caps(), &PlanOptions::for_caps(gpu.caps())).unwrap()));
     }
@@ -135,7 +142,8 @@ fn wrong_inputs_and_variables_are_refused_by_name() {
         // None of this harms the program.
         assert_eq!(block_on(program.step(&two(), &[good()], &["y"])).unwrap()[0].to_f32(), [2.0; 8]);
         // No rows are no work and no result.
-        let none = block_on(program.step(&Bindings::new().with("rows", 0), &[("x", Array::f32(&[0, 4], &[]))], &["y"])).unwrap();
+        let none = block_on(program.step(&Bindings::new().with("rows", 0), &[("x", Array::f32(&[0, 4], &[]))], &["y"]))
+            .unwrap();
         assert_eq!(none[0].shape, [0, 4]);
     }
     insta::assert_snapshot!(said);
@@ -150,7 +158,8 @@ fn a_generator_decodes_without_making_anything() {
     let gpu = std::sync::Arc::new(block_on(Gpu::open(index)).unwrap());
     let options = Options { device: DeviceChoice::Open(gpu.clone()), ..Options::default() };
     let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
-    let request = Request { prompt: vec![5, 6, 7], sampling: warpweft::text::Sampling::greedy(), max_tokens: Some(12), top: 0 };
+    let request =
+        Request { prompt: vec![5, 6, 7], sampling: warpweft::text::Sampling::greedy(), max_tokens: Some(12), top: 0 };
     let mut answer = || {
         let mut counts = vec![];
         let mut on_token = |_: &warpweft::session::Token| {

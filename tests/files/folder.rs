@@ -63,17 +63,26 @@ fn lying_safetensors() {
         ("nothing", &|_, _| vec![]),
         ("7 bytes", &|_, _| vec![0; 7]),
         ("a header of 2^64 - 1 bytes", &|_, d| [&u64::MAX.to_le_bytes(), d].concat()),
-        ("a header longer than the file", &|h, d| [&((h.len() + d.len() + 1) as u64).to_le_bytes(), h.as_bytes(), d].concat()),
+        ("a header longer than the file", &|h, d| {
+            [&((h.len() + d.len() + 1) as u64).to_le_bytes(), h.as_bytes(), d].concat()
+        }),
         ("a header one byte short", &|h, d| [&(h.len() as u64 - 1).to_le_bytes(), h.as_bytes(), d].concat()),
         ("a header of no bytes", &|_, d| with_header("", d)),
         ("a header that is a list", &|_, d| with_header("[]", d)),
         ("a header that is no UTF-8", &|_, d| [&2u64.to_le_bytes()[..], &[0xff, 0xfe], d].concat()),
         ("NaN in the header", &|h, d| with_header(&h.replacen("\"shape\":[64]", "\"shape\":[NaN]", 1), d)),
-        ("lists 100,000 deep", &|_, d| with_header(&format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000)), d)),
+        ("lists 100,000 deep", &|_, d| {
+            with_header(&format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000)), d)
+        }),
         ("the data cut by a byte", &|h, d| with_header(h, &d[..d.len() - 1])),
         ("the data cut to nothing", &|h, _| with_header(h, &[])),
         ("a byte more than is named", &|h, d| with_header(h, &[d, &[0]].concat())),
-        ("a name twice", &|h, d| with_header(&h.replacen("{", "{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},", 1), d)),
+        ("a name twice", &|h, d| {
+            with_header(
+                &h.replacen("{", "{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},", 1),
+                d,
+            )
+        }),
         ("an unknown type", &norm(|t| t["dtype"] = json!("F31"))),
         ("a type of another size", &norm(|t| t["dtype"] = json!("F16"))),
         ("8-bit floats", &norm(|t| (t["dtype"], t["shape"]) = (json!("F8_E4M3"), json!([256])))),
@@ -82,7 +91,10 @@ fn lying_safetensors() {
         ("a shape of no dimensions", &norm(|t| t["shape"] = json!([]))),
         ("a negative shape", &norm(|t| t["shape"] = json!([-64]))),
         ("a shape of fractions", &norm(|t| t["shape"] = json!([64.5]))),
-        ("offsets the wrong way round", &norm(|t| t["data_offsets"] = json!([t["data_offsets"][1], t["data_offsets"][0]]))),
+        (
+            "offsets the wrong way round",
+            &norm(|t| t["data_offsets"] = json!([t["data_offsets"][1], t["data_offsets"][0]])),
+        ),
         ("offsets behind the file", &norm(|t| t["data_offsets"] = json!([1u64 << 40, (1u64 << 40) + 256]))),
         ("an offset of 2^64 - 1", &norm(|t| t["data_offsets"] = json!([u64::MAX - 256, u64::MAX]))),
         ("offsets that overlap", &norm(|t| t["data_offsets"] = json!([0, 256]))),
@@ -92,7 +104,9 @@ fn lying_safetensors() {
             with_header(&head.to_string(), &[0; 12])
         }),
         ("a tensor that is missing", &|_, _| safetensors(&[("a".into(), "F32", vec![1], vec![0; 4])])),
-        ("a tensor of integers", &|h, d| with_header(&entry(h, "model.layers.0.mlp.up_proj.weight", |t| t["dtype"] = json!("I32")), d)),
+        ("a tensor of integers", &|h, d| {
+            with_header(&entry(h, "model.layers.0.mlp.up_proj.weight", |t| t["dtype"] = json!("I32")), d)
+        }),
     ]);
     insta::assert_snapshot!(said);
 }
@@ -141,7 +155,9 @@ fn lying_configs() {
         out += &format!("{what}\n    {}\n", refused(&folder, what));
     }
     let deep = format!("{}{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
-    for (what, text) in [("no JSON", "{"), ("nothing", ""), ("objects 100,000 deep", &deep), ("NaN", "{\"rms_norm_eps\":NaN}")] {
+    for (what, text) in
+        [("no JSON", "{"), ("nothing", ""), ("objects 100,000 deep", &deep), ("NaN", "{\"rms_norm_eps\":NaN}")]
+    {
         folder.file("config.json", text);
         out += &format!("{what}\n    {}\n", refused(&folder, what));
     }

@@ -35,7 +35,13 @@ fn oracle(model: &Model) -> Vec<f64> {
 }
 
 fn graph(model: &Model) -> warpweft::graph::Graph {
-    let shape = StepShape { seq: Var::new("seq", 16).into(), total: Var::new("total", 64), context: 64, last_only: false, sequence_parallel: false };
+    let shape = StepShape {
+        seq: Var::new("seq", 16).into(),
+        total: Var::new("total", 64),
+        context: 64,
+        last_only: false,
+        sequence_parallel: false,
+    };
     model.step_graph(&shape).unwrap()
 }
 
@@ -158,7 +164,9 @@ fn numerics_checks_name_where_a_value_stopped_being_finite() {
     }
     assert!(said[0].starts_with("matmul \"layers.1.network.down\": element 5 is "), "{said:?}");
     // Off, it costs nothing and the sampler still refuses nonsense.
-    let mut model = block_on(Generator::open(&path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {})).unwrap();
+    let mut model =
+        block_on(Generator::open(&path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {}))
+            .unwrap();
     let request = Request { prompt: vec![7], sampling: Sampling::greedy(), max_tokens: Some(1), top: 0 };
     let e = block_on(model.generate(&request, &AtomicBool::new(false), &mut |_| Ok(()))).unwrap_err();
     assert!(e.to_string().contains("--check-numerics"), "{e}");

@@ -1,15 +1,15 @@
 //! Tokenizers and chat templates of model files broken in one place each.
 
 use super::{bytes_at, message, within};
-use crate::common::{Folder, model};
 use crate::common::gguf::{GgufFile, Meta};
 use crate::common::tiny::{Tiny, tokenizer_json};
+use crate::common::{Folder, model};
 use pollster::block_on;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use std::path::Path;
-use warpweft::base::Result;
 use std::sync::atomic::AtomicBool;
+use warpweft::base::Result;
 use warpweft::session::{DeviceChoice, Generator, Options, Request};
 use warpweft::text::{Message, Sampling, StreamDecoder};
 
@@ -19,7 +19,8 @@ fn tiny() -> Tiny {
 
 /// Opens a model on the fallback, then splits and joins a text.
 fn open(path: &Path) -> Result<Generator> {
-    let model = block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {}))?;
+    let model =
+        block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {}))?;
     let ids = model.raw_prompt("The théory of\n\n  everything, 3.14 <|end|> \u{1f600}")?;
     model.tokenizer().decode(&ids, false)?;
     Ok(model)
@@ -88,7 +89,8 @@ fn lying_vocabularies() {
         }),
     ];
     let folder = Folder::new("vocabularies");
-    let said: String = cases.iter().map(|(what, change)| format!("{what}\n    {}\n", gguf_said(&folder, what, change))).collect();
+    let said: String =
+        cases.iter().map(|(what, change)| format!("{what}\n    {}\n", gguf_said(&folder, what, change))).collect();
     insta::assert_snapshot!(said);
 }
 
@@ -101,7 +103,9 @@ fn json_said(folder: &Folder, what: &str, text: &str) -> String {
 
 #[test]
 fn lying_tokenizer_json() {
-    let set = |at: &'static str, value: Json| -> Box<dyn Fn(&mut Json)> { Box::new(move |t| *t.pointer_mut(at).unwrap() = value.clone()) };
+    let set = |at: &'static str, value: Json| -> Box<dyn Fn(&mut Json)> {
+        Box::new(move |t| *t.pointer_mut(at).unwrap() = value.clone())
+    };
     let step = |ty: &str, key: &str, steps: Vec<Json>| json!({ "type": ty, key: steps });
     let replace = |to: &str| json!({ "type": "Replace", "pattern": { "String": "e" }, "content": to });
     let unigram = |vocab: Json, unk: Json| json!({ "type": "Unigram", "vocab": vocab, "unk_id": unk });
@@ -127,23 +131,71 @@ fn lying_tokenizer_json() {
         ("merges that are numbers", set("/model/merges", json!([1, 2]))),
         ("an added token of 2^32 - 1", set("/added_tokens/0/id", json!(u32::MAX))),
         ("an added token without text", set("/added_tokens/0/content", json!(""))),
-        ("a pattern that is none", set("/pre_tokenizer", json!({ "type": "Split", "pattern": { "Regex": "(" }, "behavior": "Isolated", "invert": false }))),
-        ("a pattern that looks back without end", set("/pre_tokenizer", json!({ "type": "Split", "pattern": { "Regex": "(?:(a*)*\\1)*b" }, "behavior": "Isolated", "invert": false }))),
-        ("a pattern of 2^30 repeats", set("/pre_tokenizer", json!({ "type": "Split", "pattern": { "Regex": "((a{1000}){1000}){1000}" }, "behavior": "Isolated", "invert": false }))),
+        (
+            "a pattern that is none",
+            set(
+                "/pre_tokenizer",
+                json!({ "type": "Split", "pattern": { "Regex": "(" }, "behavior": "Isolated", "invert": false }),
+            ),
+        ),
+        (
+            "a pattern that looks back without end",
+            set(
+                "/pre_tokenizer",
+                json!({ "type": "Split", "pattern": { "Regex": "(?:(a*)*\\1)*b" }, "behavior": "Isolated", "invert": false }),
+            ),
+        ),
+        (
+            "a pattern of 2^30 repeats",
+            set(
+                "/pre_tokenizer",
+                json!({ "type": "Split", "pattern": { "Regex": "((a{1000}){1000}){1000}" }, "behavior": "Isolated", "invert": false }),
+            ),
+        ),
         ("an unknown splitter", set("/pre_tokenizer", json!({ "type": "Magic" }))),
         ("pieces of no length", set("/pre_tokenizer", json!({ "type": "FixedLength", "length": 0 }))),
-        ("a normalizer that doubles 60 times", set("/normalizer", step("Sequence", "normalizers", vec![replace("ee"); 60]))),
-        ("a normalizer of 100,000 steps", set("/normalizer", step("Sequence", "normalizers", vec![json!({ "type": "NFC" }); 100_000]))),
+        (
+            "a normalizer that doubles 60 times",
+            set("/normalizer", step("Sequence", "normalizers", vec![replace("ee"); 60])),
+        ),
+        (
+            "a normalizer of 100,000 steps",
+            set("/normalizer", step("Sequence", "normalizers", vec![json!({ "type": "NFC" }); 100_000])),
+        ),
         ("a decoder that doubles 60 times", set("/decoder", step("Sequence", "decoders", vec![replace("ee"); 60]))),
-        ("a damaged table of letters", set("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "AAAAAQ==" }))),
-        ("a table of letters that lies about its size", set("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "/////wAAAAA=" }))),
+        (
+            "a damaged table of letters",
+            set("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "AAAAAQ==" })),
+        ),
+        (
+            "a table of letters that lies about its size",
+            set("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "/////wAAAAA=" })),
+        ),
         ("a marker of 5,000 ids", set("/post_processor", marker(5000))),
-        ("markers that no token is", set("/post_processor", json!({ "type": "BertProcessing", "sep": ["[SEP]", 4_000_000_000u32], "cls": ["[CLS]", 1] }))),
+        (
+            "markers that no token is",
+            set(
+                "/post_processor",
+                json!({ "type": "BertProcessing", "sep": ["[SEP]", 4_000_000_000u32], "cls": ["[CLS]", 1] }),
+            ),
+        ),
         ("unigrams without their unknown", set("/model", unigram(json!([["a", -1.0]]), json!(7)))),
         ("no unigrams", set("/model", unigram(json!([]), json!(0)))),
         ("unigrams without a score", set("/model", unigram(json!([["a"]]), json!(0)))),
-        ("words without their unknown", set("/model", json!({ "type": "WordPiece", "vocab": { "a": 0 }, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100 }))),
-        ("words of any length", set("/model", json!({ "type": "WordPiece", "vocab": { "[UNK]": 0 }, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 1u64 << 40 }))),
+        (
+            "words without their unknown",
+            set(
+                "/model",
+                json!({ "type": "WordPiece", "vocab": { "a": 0 }, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100 }),
+            ),
+        ),
+        (
+            "words of any length",
+            set(
+                "/model",
+                json!({ "type": "WordPiece", "vocab": { "[UNK]": 0 }, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 1u64 << 40 }),
+            ),
+        ),
     ];
     let folder = Folder::new("tokenizers");
     tiny().folder(folder.path(), false);
@@ -154,8 +206,18 @@ fn lying_tokenizer_json() {
         out += &format!("{what}\n    {}\n", json_said(&folder, what, &json.to_string()));
     }
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    let nested = format!("{{\"model\":{},\"normalizer\":{}{}}}", tokenizer_json(128)["model"], "{\"type\":\"Sequence\",\"normalizers\":[".repeat(50), "]}".repeat(50));
-    for (what, text) in [("nothing", ""), ("half of an object", "{\"model\":"), ("lists 100,000 deep", &deep), ("sequences 50 deep", &nested)] {
+    let nested = format!(
+        "{{\"model\":{},\"normalizer\":{}{}}}",
+        tokenizer_json(128)["model"],
+        "{\"type\":\"Sequence\",\"normalizers\":[".repeat(50),
+        "]}".repeat(50)
+    );
+    for (what, text) in [
+        ("nothing", ""),
+        ("half of an object", "{\"model\":"),
+        ("lists 100,000 deep", &deep),
+        ("sequences 50 deep", &nested),
+    ] {
         out += &format!("{what}\n    {}\n", json_said(&folder, what, text));
     }
     insta::assert_snapshot!(out);
@@ -212,7 +274,8 @@ fn hostile_templates() {
         ("a number beyond all", "{{ 9 ** 9 ** 9 }}".into()),
     ];
     let folder = Folder::new("templates");
-    let said: String = cases.iter().map(|(what, source)| format!("{what}\n    {}\n", template_said(&folder, what, source))).collect();
+    let said: String =
+        cases.iter().map(|(what, source)| format!("{what}\n    {}\n", template_said(&folder, what, source))).collect();
     insta::assert_snapshot!(said);
 }
 
@@ -220,7 +283,9 @@ fn hostile_templates() {
 #[test]
 fn streams_give_whole_characters() {
     let Some(path) = model("smollm2-135m") else { return };
-    let model = block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {})).unwrap();
+    let model =
+        block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {}))
+            .unwrap();
     let text = "Grüße, 世界! \u{1f469}\u{200d}\u{1f469}\u{200d}\u{1f467} مرحبا e\u{301} नमस्ते \u{1f1eb}\u{1f1f7} 한국어\n\n\t  end";
     let ids = model.tokenizer().encode(text, false).unwrap();
     assert!(ids.len() > 40, "most characters are several tokens");

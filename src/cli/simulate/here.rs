@@ -47,7 +47,12 @@ impl Simulate {
         let model = self.plans.open(&self.model)?;
         let tokens = if self.plans.step > 1 { self.plans.step } else { PROMPT };
         let interrupt = Interrupt::new();
-        let options = Options { device: self.here.device.clone(), cache: Some(self.plans.cache.folder()?), cancel: interrupt.cancel.clone(), ..Options::default() };
+        let options = Options {
+            device: self.here.device.clone(),
+            cache: Some(self.plans.cache.folder()?),
+            cancel: interrupt.cancel.clone(),
+            ..Options::default()
+        };
         let mut trial = Trial::open(&model, tokens, &options, &mut notify).await?;
         for i in 0..self.here.rounds {
             style::status(&format!("round {} of {}", i + 1, self.here.rounds));
@@ -69,34 +74,70 @@ impl Simulate {
         let bindings = last.measured.bindings.clone();
         let ranks = [Rank { seat: Seat::default(), plan: last.measured.plan, bindings }];
         let trace = plans::dispatches(&last.outcome, &ranks, on);
-        let told = Told { model: &name, on, mesh: String::new(), tokens: last.measured.tokens as f64, of: &plans::Of::Answer { total: 0 }, prices: self.prices() };
+        let told = Told {
+            model: &name,
+            on,
+            mesh: String::new(),
+            tokens: last.measured.tokens as f64,
+            of: &plans::Of::Answer { total: 0 },
+            prices: self.prices(),
+        };
         let page = || Ok(plans::page(&last.outcome, &ranks, &told, roof.clone(), 0.0, &trace));
         let compared = self.pictures(&|| Ok(trace.clone()), &page)?;
         let text = || {
-            let mut out = format!("{name} on {on}: predicted from {} probes of its kernel forms, run in turn, medians of {} rounds\n\n", trial.rates().len(), self.here.rounds);
-            let _ = writeln!(out, "{:<24} {:>11} {:>11} {:>9}   {}", "", "predicted", "measured", "off by", "half of the runs took");
+            let mut out = format!(
+                "{name} on {on}: predicted from {} probes of its kernel forms, run in turn, medians of {} rounds\n\n",
+                trial.rates().len(),
+                self.here.rounds
+            );
+            let _ = writeln!(
+                out,
+                "{:<24} {:>11} {:>11} {:>9}   {}",
+                "", "predicted", "measured", "off by", "half of the runs took"
+            );
             for p in all {
                 let (a, b) = (p.outcome.seconds, p.measured.seconds);
                 let (from, to) = p.measured.spread;
                 let show = |s: f64| crate::base::units::Seconds(s).to_string();
-                let _ = writeln!(out, "{:<24} {:>11} {:>11} {:>+7.1} %   {} to {}", p.measured.name, show(a), show(b), 100.0 * (a / b - 1.0), show(from), show(to));
+                let _ = writeln!(
+                    out,
+                    "{:<24} {:>11} {:>11} {:>+7.1} %   {} to {}",
+                    p.measured.name,
+                    show(a),
+                    show(b),
+                    100.0 * (a / b - 1.0),
+                    show(from),
+                    show(to)
+                );
             }
             let unknown: usize = all.iter().map(|p| p.unknown).sum();
             if unknown > 0 {
-                let _ = writeln!(out, "{unknown} dispatches are of forms without a probe: they are priced by the rates of multiply-adds and copies");
+                let _ = writeln!(
+                    out,
+                    "{unknown} dispatches are of forms without a probe: they are priced by the rates of multiply-adds and copies"
+                );
             }
             let _ = writeln!(out, "\nwhere the time of \"{}\" goes, as predicted", last.measured.name);
             for c in plans::costs(&last.outcome, &ranks).iter().take(5) {
-                let _ = writeln!(out, "    {:<34} {:>9}  {:>5.1} %", c.name, crate::base::units::Seconds(c.seconds), 100.0 * c.seconds / last.outcome.seconds);
+                let _ = writeln!(
+                    out,
+                    "    {:<34} {:>9}  {:>5.1} %",
+                    c.name,
+                    crate::base::units::Seconds(c.seconds),
+                    100.0 * c.seconds / last.outcome.seconds
+                );
             }
             out
         };
         let json = || {
-            let step = |p: &Predicted| json!({
-                "step": p.measured.name, "tokens": p.measured.tokens, "predicted_seconds": p.outcome.seconds, "measured_seconds": p.measured.seconds,
-                "measured_quartiles_seconds": [p.measured.spread.0, p.measured.spread.1], "unprobed_dispatches": p.unknown, "flops": p.outcome.traffic.all_flops(),
-            });
-            let rates: Vec<_> = trial.rates().iter().map(|r| json!({ "form": r.form, "size": r.size, "seconds": r.seconds })).collect();
+            let step = |p: &Predicted| {
+                json!({
+                    "step": p.measured.name, "tokens": p.measured.tokens, "predicted_seconds": p.outcome.seconds, "measured_seconds": p.measured.seconds,
+                    "measured_quartiles_seconds": [p.measured.spread.0, p.measured.spread.1], "unprobed_dispatches": p.unknown, "flops": p.outcome.traffic.all_flops(),
+                })
+            };
+            let rates: Vec<_> =
+                trial.rates().iter().map(|r| json!({ "form": r.form, "size": r.size, "seconds": r.seconds })).collect();
             json!({ "model": name, "adapter": on, "rounds": self.here.rounds, "steps": all.iter().map(step).collect::<Vec<_>>(), "probes": rates })
         };
         self.print(compared, text, json);
@@ -106,10 +147,12 @@ impl Simulate {
 
 fn predict<'a>(trial: &Trial, measured: Measured<'a>, plain: &crate::device::Probes) -> Result<Predicted<'a>> {
     let (step, byte) = trial.step_seconds();
-    let mut adapter = Adapter::new(step + byte * measured.output_bytes as f64, (plain.flops, plain.bandwidth, plain.dispatch));
+    let mut adapter =
+        Adapter::new(step + byte * measured.output_bytes as f64, (plain.flops, plain.bandwidth, plain.dispatch));
     trial.rates().iter().for_each(|r| adapter.learn(&r.form, r.size, r.seconds));
     let bindings: Bindings = measured.bindings.clone();
-    let outcome = plans::run(&[Rank { seat: Seat::default(), plan: measured.plan, bindings }], &Policy::default(), &adapter)?;
+    let outcome =
+        plans::run(&[Rank { seat: Seat::default(), plan: measured.plan, bindings }], &Policy::default(), &adapter)?;
     let unknown = measured.plan.dispatches.iter().filter(|d| !adapter.knows(&measured.plan.form(d))).count();
     Ok(Predicted { measured, outcome, unknown })
 }

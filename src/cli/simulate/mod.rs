@@ -179,7 +179,9 @@ impl Simulate {
         if self.here.here {
             return self.predict_here().await;
         }
-        let name = self.cluster.as_deref().ok_or_else(|| Error::usage("--cluster is missing: name a machine of `cluster list` or a .toml file, or take --here"))?;
+        let name = self.cluster.as_deref().ok_or_else(|| {
+            Error::usage("--cluster is missing: name a machine of `cluster list` or a .toml file, or take --here")
+        })?;
         let mut topology = cluster::open(name)?;
         if let Some(n) = self.nodes {
             topology = topology.with_nodes(n)?;
@@ -206,7 +208,12 @@ impl Simulate {
         Prices { device_hour: self.price, carbon: self.carbon }
     }
 
-    fn print(&self, compared: Option<Comparison>, text: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) {
+    fn print(
+        &self,
+        compared: Option<Comparison>,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> serde_json::Value,
+    ) {
         let beside = || compared.as_ref().map_or(String::new(), Comparison::text);
         if !self.json {
             style::out(&(text() + &beside()));
@@ -220,8 +227,14 @@ impl Simulate {
     }
 
     /// What --trace, --html and --compare ask for.
-    fn pictures(&self, trace: &dyn Fn() -> Result<Trace>, page: &dyn Fn() -> Result<String>) -> Result<Option<Comparison>> {
-        let write = |path: &PathBuf, text: String| std::fs::write(path, text).map_err(|e| Error::file(path, format!("cannot be written: {e}")));
+    fn pictures(
+        &self,
+        trace: &dyn Fn() -> Result<Trace>,
+        page: &dyn Fn() -> Result<String>,
+    ) -> Result<Option<Comparison>> {
+        let write = |path: &PathBuf, text: String| {
+            std::fs::write(path, text).map_err(|e| Error::file(path, format!("cannot be written: {e}")))
+        };
         if let Some(path) = &self.trace {
             let trace = trace()?;
             write(path, trace.to_json())?;
@@ -248,13 +261,20 @@ impl Simulate {
         let soft = &chip.constants.software;
         let zero = t.zero.unwrap_or(usize::from(soft.distributed_optimizer));
         let base = Layout::single(t.seq).with_mesh(&mesh);
-        let each = base.dp.saturating_mul(t.micro_batch.unwrap_or(1)).saturating_mul(if t.chunks > 1 { base.pp } else { 1 });
+        let each =
+            base.dp.saturating_mul(t.micro_batch.unwrap_or(1)).saturating_mul(if t.chunks > 1 { base.pp } else { 1 });
         // A size of nothing is refused with the layout.
         let unit = if t.search { 1 } else { each.max(1) };
         let global_batch = t.global_batch.unwrap_or(1536usize.div_ceil(unit).saturating_mul(unit));
         let layout = Layout {
-            chunks: t.chunks, zero, sequence_parallel: base.tp > 1 && !t.no_sequence_parallel && (soft.sequence_parallel || t.search), micro_batch: t.micro_batch.unwrap_or(1), global_batch,
-            precision: self.precision(&chip), offload: t.offload, stack: simulate::stack(&chip, zero),
+            chunks: t.chunks,
+            zero,
+            sequence_parallel: base.tp > 1 && !t.no_sequence_parallel && (soft.sequence_parallel || t.search),
+            micro_batch: t.micro_batch.unwrap_or(1),
+            global_batch,
+            precision: self.precision(&chip),
+            offload: t.offload,
+            stack: simulate::stack(&chip, zero),
             schedule: match t.schedule {
                 ScheduleFlag::OneF1b => Schedule::OneForwardOneBackward,
                 ScheduleFlag::ZeroBubble => Schedule::ZeroBubble,
@@ -269,19 +289,36 @@ impl Simulate {
 
     /// Fills in what was left open: the fastest that fits of micro-batches and ways to recompute; where none fits, the last.
     fn settle(&self, shape: &Shape, topology: &Topology, chip: &Chip, layout: Layout) -> Result<Layout> {
-        let ways = self.training.recompute.map_or(vec![Recompute::None, Recompute::Selective, Recompute::Full], |r| vec![r.into()]);
+        let ways = self
+            .training
+            .recompute
+            .map_or(vec![Recompute::None, Recompute::Selective, Recompute::Full], |r| vec![r.into()]);
         let sizes = self.training.micro_batch.map_or(vec![1, 2, 4, 8], |m| vec![m]);
-        let all: Vec<Layout> = ways.iter().flat_map(|r| sizes.iter().map(|m| Layout { micro_batch: *m, recompute: *r, ..layout.clone() })).collect();
-        let fits = |s: &Step| s.memory.iter().all(|m| m.total().0 + chip.constants.runtime.context.0 <= chip.device.memory.0);
-        let priced = all.iter().filter(|l| l.check(shape).is_ok()).filter_map(|l| simulate::step_on(shape, topology, l, chip).ok().map(|s| (l, s)));
+        let all: Vec<Layout> = ways
+            .iter()
+            .flat_map(|r| sizes.iter().map(|m| Layout { micro_batch: *m, recompute: *r, ..layout.clone() }))
+            .collect();
+        let fits =
+            |s: &Step| s.memory.iter().all(|m| m.total().0 + chip.constants.runtime.context.0 <= chip.device.memory.0);
+        let priced = all
+            .iter()
+            .filter(|l| l.check(shape).is_ok())
+            .filter_map(|l| simulate::step_on(shape, topology, l, chip).ok().map(|s| (l, s)));
         let best = priced.filter(|p| fits(&p.1)).min_by(|a, b| a.1.seconds.0.total_cmp(&b.1.seconds.0));
-        Ok(best.map_or(Layout { recompute: ways[ways.len() - 1], micro_batch: sizes[0], ..layout.clone() }, |b| b.0.clone()))
+        Ok(best.map_or(Layout { recompute: ways[ways.len() - 1], micro_batch: sizes[0], ..layout.clone() }, |b| {
+            b.0.clone()
+        }))
     }
 
     /// A layout that cannot be, with the nearest that can.
     fn check_memory(&self, shape: &Shape, topology: &Topology, layout: &Layout, step: &Step) -> Result<()> {
         let held = topology.slowest().memory.0;
-        let (stage, need) = step.memory.iter().map(|m| m.total().0).enumerate().fold((0, 0.0), |most, s| if s.1 > most.1 { s } else { most });
+        let (stage, need) = step
+            .memory
+            .iter()
+            .map(|m| m.total().0)
+            .enumerate()
+            .fold((0, 0.0), |most, s| if s.1 > most.1 { s } else { most });
         if need <= held {
             return Ok(());
         }
@@ -295,11 +332,22 @@ impl Simulate {
                 (chunks, _) => format!(" --chunks {chunks}"),
             };
             let cp = if l.cp > 1 { format!(",cp={}", l.cp) } else { String::new() };
-            format!("{at}--mesh pp={},dp={}{ep}{cp},tp={} --micro-batch {} --recompute {recompute} --zero {}{order} does", l.pp, l.dp / l.ep, l.tp, l.micro_batch, l.zero)
+            format!(
+                "{at}--mesh pp={},dp={}{ep}{cp},tp={} --micro-batch {} --recompute {recompute} --zero {}{order} does",
+                l.pp,
+                l.dp / l.ep,
+                l.tp,
+                l.micro_batch,
+                l.zero
+            )
         };
-        let near = nearest(shape, topology, layout).map_or("no layout of up to 64 times as many nodes does".into(), |(nodes, l)| all(&l, nodes));
+        let near = nearest(shape, topology, layout)
+            .map_or("no layout of up to 64 times as many nodes does".into(), |(nodes, l)| all(&l, nodes));
         let (need, held) = (Bytes(need), Bytes(held));
-        Err(Error::usage(format!("{} does not fit: stage {stage} of {} takes {need} of {held} a device; {near}; --anyway prices it all the same", shape.name, layout.pp)))
+        Err(Error::usage(format!(
+            "{} does not fit: stage {stage} of {} takes {need} of {held} a device; {near}; --anyway prices it all the same",
+            shape.name, layout.pp
+        )))
     }
 
     fn precision(&self, chip: &Chip) -> Precision {
@@ -330,13 +378,23 @@ impl Simulate {
             let percent = |new: f64, old: f64| format!("{:+.1} %", 100.0 * (new / old - 1.0));
             for w in ablate(shape, topology, &layout)? {
                 let s = &w.step;
-                more += &format!("{:<36} {:<15} {:<15} {}\n", w.what, percent(s.seconds.0, step.seconds.0), percent(bytes(s), bytes(&step)), percent(s.energy.joules.0, step.energy.joules.0));
+                more += &format!(
+                    "{:<36} {:<15} {:<15} {}\n",
+                    w.what,
+                    percent(s.seconds.0, step.seconds.0),
+                    percent(bytes(s), bytes(&step)),
+                    percent(s.energy.joules.0, step.energy.joules.0)
+                );
             }
         }
         let trace = || simulate::trace(&layout, &step);
         let page = || Ok(page::training(shape, topology, &layout, &step, &trace()?)?.html());
         let compared = self.pictures(&trace, &page)?;
-        self.print(compared, || report::training_text(shape, topology, &layout, &step, self.prices()) + &more, || report::training_json(shape, topology, &layout, &step));
+        self.print(
+            compared,
+            || report::training_text(shape, topology, &layout, &step, self.prices()) + &more,
+            || report::training_json(shape, topology, &layout, &step),
+        );
         Ok(())
     }
 
@@ -350,15 +408,23 @@ impl Simulate {
         let precision = self.precision(&chip);
         let f = &self.serving;
         let serving = Serving {
-            tp: mesh.size("tp"), pp: mesh.size("pp"), ep: mesh.size("ep"), replicas: mesh.size("dp"), precision,
-            kv_precision: f.kv_dtype.unwrap_or(if precision.bytes() < 2.0 { Precision::Fp8 } else { precision }), batch: f.batch, input: f.input, output: f.output,
+            tp: mesh.size("tp"),
+            pp: mesh.size("pp"),
+            ep: mesh.size("ep"),
+            replicas: mesh.size("dp"),
+            precision,
+            kv_precision: f.kv_dtype.unwrap_or(if precision.bytes() < 2.0 { Precision::Fp8 } else { precision }),
+            batch: f.batch,
+            input: f.input,
+            output: f.output,
             mode: match mode {
                 ModeFlag::Static => Mode::Static,
                 ModeFlag::Continuous => Mode::Continuous,
                 ModeFlag::Prefill => Mode::Prefill,
                 ModeFlag::Decode => Mode::Decode,
             },
-            cache_share: 0.95, load: f.load,
+            cache_share: 0.95,
+            load: f.load,
         };
         let a = answering(shape, topology, &serving)?;
         let mut more = String::new();
@@ -368,7 +434,11 @@ impl Simulate {
         let trace = simulate::serving_trace(&a);
         let page = || Ok(page::serving(shape, topology, precision, &a, &trace)?.html());
         let compared = self.pictures(&|| Ok(trace.clone()), &page)?;
-        self.print(compared, || report::serving_text(shape, topology, &a, self.prices()) + &more, || report::serving_json(shape, topology, &a));
+        self.print(
+            compared,
+            || report::serving_text(shape, topology, &a, self.prices()) + &more,
+            || report::serving_json(shape, topology, &a),
+        );
         Ok(())
     }
 }
@@ -393,8 +463,12 @@ fn whole_heads(shape: &Shape, tp: usize) -> Result<()> {
         return Ok(());
     }
     let near = |mut all: Box<dyn Iterator<Item = usize>>| all.find(|t| shape.heads % t == 0).unwrap_or(1);
-    let (below, above) = (near(Box::new((1..tp.min(shape.heads)).rev())), near(Box::new(tp.min(shape.heads)..=shape.heads)));
-    Err(Error::usage(format!("tp={tp} does not divide the {} heads of {}: tp={below} or tp={above} would", shape.heads, shape.name)))
+    let (below, above) =
+        (near(Box::new((1..tp.min(shape.heads)).rev())), near(Box::new(tp.min(shape.heads)..=shape.heads)));
+    Err(Error::usage(format!(
+        "tp={tp} does not divide the {} heads of {}: tp={below} or tp={above} would",
+        shape.heads, shape.name
+    )))
 }
 
 fn sensitivity(topology: &Topology, seconds: &dyn Fn(&Topology) -> Result<f64>) -> Result<String> {

@@ -27,15 +27,23 @@ impl Simulate {
 
     fn named(&self) -> Result<Shape> {
         let path = Path::new(&self.model);
-        if path.exists() || self.model.contains(['/', '\\']) || [".gguf", ".json"].iter().any(|e| self.model.ends_with(e)) {
+        if path.exists()
+            || self.model.contains(['/', '\\'])
+            || [".gguf", ".json"].iter().any(|e| self.model.ends_with(e))
+        {
             return file(path);
         }
         match simulate::preset(&self.model) {
             Ok(shape) => Ok(shape),
-            Err(_) if catalogue::find(&self.model).is_ok() => file(&fetch::resolve(&self.model, &self.plans.cache, &Interrupt::new())?),
+            Err(_) if catalogue::find(&self.model).is_ok() => {
+                file(&fetch::resolve(&self.model, &self.plans.cache, &Interrupt::new())?)
+            }
             Err(e) => {
                 let more: Vec<String> = catalogue::entries().into_iter().map(|e| e.name).collect();
-                Err(Error::usage(format!("{e}; of the catalogue {}; or give a config.json or .gguf file", more.join(", "))))
+                Err(Error::usage(format!(
+                    "{e}; of the catalogue {}; or give a config.json or .gguf file",
+                    more.join(", ")
+                )))
             }
         }
     }
@@ -79,6 +87,7 @@ fn file(path: &Path) -> Result<Shape> {
         })
     };
     let rows = |name: &str| gguf.tensors.iter().find(|t| t.name == name).and_then(|t| t.shape.first().copied());
-    let vocab = rows("token_embd.weight").ok_or_else(|| Error::file(path, "lacks tensor \"token_embd.weight\", whose rows are the vocabulary"))?;
+    let vocab = rows("token_embd.weight")
+        .ok_or_else(|| Error::file(path, "lacks tensor \"token_embd.weight\", whose rows are the vocabulary"))?;
     from_metadata(&get, &name, usize::try_from(vocab).unwrap_or(usize::MAX), rows("output.weight").is_none())
 }

@@ -54,7 +54,13 @@ const MOST_RANKS: usize = 4096;
 
 /// What devices of machines offer to plans: buffers as large as wgpu counts.
 pub fn caps() -> Caps {
-    Caps { kind: AdapterKind::Discrete, binding_bytes: (2 << 30) - 4, buffer_bytes: 1 << 40, storage_buffers: 16, ..Caps::FLOOR }
+    Caps {
+        kind: AdapterKind::Discrete,
+        binding_bytes: (2 << 30) - 4,
+        buffer_bytes: 1 << 40,
+        storage_buffers: 16,
+        ..Caps::FLOOR
+    }
 }
 
 impl Plans {
@@ -63,15 +69,30 @@ impl Plans {
     }
 
     pub fn layout(&self, mesh: Mesh, sequence_parallel: bool) -> Result<Layout> {
-        Ok(Layout { mesh, algorithm: self.algorithm.as_deref().map(session::algorithm).transpose()?, sequence_parallel, ..Layout::default() })
+        Ok(Layout {
+            mesh,
+            algorithm: self.algorithm.as_deref().map(session::algorithm).transpose()?,
+            sequence_parallel,
+            ..Layout::default()
+        })
     }
 
     /// Plans the step over a mesh for devices of these abilities.
-    pub fn planned(&self, model: &Model, mesh: Mesh, sequence_parallel: bool, caps: &Caps, options: &plan::Options) -> Result<Planned> {
+    pub fn planned(
+        &self,
+        model: &Model,
+        mesh: Mesh,
+        sequence_parallel: bool,
+        caps: &Caps,
+        options: &plan::Options,
+    ) -> Result<Planned> {
         let info = model.info();
         let (step, total) = (self.step, self.past.saturating_add(self.step));
         if step == 0 || total > info.context {
-            return Err(Error::usage(format!("a step of {step} tokens after {} does not fit: {} takes 1 to {} in all", self.past, info.name, info.context)));
+            return Err(Error::usage(format!(
+                "a step of {step} tokens after {} does not fit: {} takes 1 to {} in all",
+                self.past, info.name, info.context
+            )));
         }
         let encodes = matches!(model.family, Family::Bert(_));
         if encodes && self.past > 0 {
@@ -80,7 +101,11 @@ impl Plans {
         let layout = self.layout(mesh, sequence_parallel)?;
         let sharded = session::sharded(model, total, step, &layout)?;
         let plans = sharded.classes.iter().map(|c| plan::plan(&c.graph, caps, options)).collect::<Result<_>>()?;
-        let bindings = if encodes { Bindings::new().with("batch", 1).with("seq", step as u64) } else { Bindings::new().with("seq", step as u64).with("total", total as u64) };
+        let bindings = if encodes {
+            Bindings::new().with("batch", 1).with("seq", step as u64)
+        } else {
+            Bindings::new().with("seq", step as u64).with("total", total as u64)
+        };
         // Replicas answer prompts of their own.
         let tokens = step * layout.mesh.size("dp");
         Ok(Planned { model: info.name, layout, sharded, plans, bindings, tokens, of: Of::Answer { total } })
@@ -89,7 +114,13 @@ impl Plans {
 
 impl Planned {
     pub fn ranks(&self) -> Result<Vec<Rank<'_>>> {
-        let one = |r: usize| Ok(Rank { seat: self.sharded.seats[r].clone(), plan: &self.plans[self.sharded.class_of[r]], bindings: self.sharded.bindings(r, &self.bindings)? });
+        let one = |r: usize| {
+            Ok(Rank {
+                seat: self.sharded.seats[r].clone(),
+                plan: &self.plans[self.sharded.class_of[r]],
+                bindings: self.sharded.bindings(r, &self.bindings)?,
+            })
+        };
         (0..self.sharded.ranks()).map(one).collect()
     }
 
@@ -111,12 +142,19 @@ impl Simulate {
         // Plans compute in 32 bits whatever their weights are stored in.
         let machine = Machine::new(topology, mesh.ranks(), self.dtype.unwrap_or(Precision::Fp32))?;
         if mesh.ranks() > MOST_RANKS {
-            return Err(Error::usage(format!("mesh {mesh} has {} ranks: plans are priced rank by rank, up to {MOST_RANKS}; leave --plan out to price more from the model's shape", mesh.ranks())));
+            return Err(Error::usage(format!(
+                "mesh {mesh} has {} ranks: plans are priced rank by rank, up to {MOST_RANKS}; leave --plan out to price more from the model's shape",
+                mesh.ranks()
+            )));
         }
         if self.layers.is_some() && !self.plans.train {
-            return Err(Error::usage("--layers changes a model's sizes, a plan that answers has its file's: leave it out, or add --train"));
+            return Err(Error::usage(
+                "--layers changes a model's sizes, a plan that answers has its file's: leave it out, or add --train",
+            ));
         }
-        let planned = if self.plans.train { self.planned_training(mesh)? } else {
+        let planned = if self.plans.train {
+            self.planned_training(mesh)?
+        } else {
             let model = self.plans.open(&self.model)?;
             self.plans.planned(&model, mesh, self.sequence_parallel, &caps, &plan::Options::for_caps(&caps))?
         };
@@ -124,17 +162,30 @@ impl Simulate {
         let outcome = planned.run(&ranks, &machine)?;
         let on = format!("{} × {}", ranks.len(), topology.slowest().title);
         let mesh = if ranks.len() > 1 { planned.layout.mesh.to_string() } else { String::new() };
-        let told = Told { model: &planned.model, on: &on, mesh, tokens: planned.tokens as f64, of: &planned.of, prices: self.prices() };
+        let told = Told {
+            model: &planned.model,
+            on: &on,
+            mesh,
+            tokens: planned.tokens as f64,
+            of: &planned.of,
+            prices: self.prices(),
+        };
         let mut more = String::new();
         if self.sensitivity {
-            let seconds = |t: &Topology| Ok(planned.run(&ranks, &Machine::new(t, ranks.len(), machine.precision)?)?.seconds);
+            let seconds =
+                |t: &Topology| Ok(planned.run(&ranks, &Machine::new(t, ranks.len(), machine.precision)?)?.seconds);
             more += &super::sensitivity(topology, &seconds)?;
         }
         let trace = planned.trace(&outcome, &ranks, &on);
         let capacity = machine.chip.device.memory.0;
-        let page = || Ok(plans::page(&outcome, &ranks, &told, roof(&machine.chip, machine.precision)?, capacity, &trace));
+        let page =
+            || Ok(plans::page(&outcome, &ranks, &told, roof(&machine.chip, machine.precision)?, capacity, &trace));
         let compared = self.pictures(&|| Ok(trace.clone()), &page)?;
-        self.print(compared, || plans::text(&outcome, &ranks, &told, Some(&machine.chip)) + &more, || plans::json(&outcome, &ranks, &told, Some(&machine.chip)));
+        self.print(
+            compared,
+            || plans::text(&outcome, &ranks, &told, Some(&machine.chip)) + &more,
+            || plans::json(&outcome, &ranks, &told, Some(&machine.chip)),
+        );
         Ok(())
     }
 }

@@ -17,17 +17,39 @@ const MOST_LAYERS: usize = 1024;
 /// A llama of this shape. Constants that no price depends on are the family's usual ones.
 pub fn config(shape: &Shape, context: usize) -> Result<Config> {
     let lacks = [
-        (shape.experts > 0, "experts"), (shape.latent.is_some(), "low-rank attention"), (!shape.gated, "a network without gates"), (!shape.rope, "learnt positions"), (shape.biases, "biases"),
+        (shape.experts > 0, "experts"),
+        (shape.latent.is_some(), "low-rank attention"),
+        (!shape.gated, "a network without gates"),
+        (!shape.rope, "learnt positions"),
+        (shape.biases, "biases"),
     ];
     if let Some((_, what)) = lacks.iter().find(|l| l.0) {
-        return Err(Error::usage(format!("{} has {what}: training steps are planned for llama-type models; leave --plan out to price it from its shape", shape.name)));
+        return Err(Error::usage(format!(
+            "{} has {what}: training steps are planned for llama-type models; leave --plan out to price it from its shape",
+            shape.name
+        )));
     }
     if !shape.head().is_multiple_of(2) || shape.head() > 256 {
-        return Err(Error::usage(format!("{} has heads {} wide: an even width up to 256 can be planned", shape.name, shape.head())));
+        return Err(Error::usage(format!(
+            "{} has heads {} wide: an even width up to 256 can be planned",
+            shape.name,
+            shape.head()
+        )));
     }
     Ok(Config {
-        layers: shape.layers, width: shape.hidden, heads: shape.heads, kv_heads: shape.kv_heads(), head_width: shape.head(), ffn: shape.ffn, vocab: shape.vocab, context, eps: 1e-5,
-        rope_base: 1e4, rope_scale: 1.0, rope_layout: RopeLayout::Half, window: None,
+        layers: shape.layers,
+        width: shape.hidden,
+        heads: shape.heads,
+        kv_heads: shape.kv_heads(),
+        head_width: shape.head(),
+        ffn: shape.ffn,
+        vocab: shape.vocab,
+        context,
+        eps: 1e-5,
+        rope_base: 1e4,
+        rope_scale: 1.0,
+        rope_layout: RopeLayout::Half,
+        window: None,
     })
 }
 
@@ -36,18 +58,27 @@ impl Simulate {
     fn check_training_plan(&self, mesh: &Mesh) -> Result<()> {
         let t = &self.training;
         let refused = [
-            (t.search, "--search"), (t.ablate, "--ablate"), (t.chunks != 1, "--chunks"), (t.offload, "--offload"), (self.sequence_parallel, "--sequence-parallel"),
-            (matches!(t.schedule, ScheduleFlag::ZeroBubble), "--schedule"), (matches!(t.recompute, Some(RecomputeFlag::Selective | RecomputeFlag::Full)), "--recompute"),
+            (t.search, "--search"),
+            (t.ablate, "--ablate"),
+            (t.chunks != 1, "--chunks"),
+            (t.offload, "--offload"),
+            (self.sequence_parallel, "--sequence-parallel"),
+            (matches!(t.schedule, ScheduleFlag::ZeroBubble), "--schedule"),
+            (matches!(t.recompute, Some(RecomputeFlag::Selective | RecomputeFlag::Full)), "--recompute"),
         ];
         if let Some((_, flag)) = refused.iter().find(|r| r.0) {
-            return Err(Error::usage(format!("{flag} is no part of a training step's plan: leave it out, or leave --plan out to price the step from the model's shape")));
+            return Err(Error::usage(format!(
+                "{flag} is no part of a training step's plan: leave it out, or leave --plan out to price the step from the model's shape"
+            )));
         }
         if let Some((axis, n)) = mesh.axes().iter().find(|(a, n)| *n > 1 && !["dp", "tp", "pp"].contains(&a.as_str())) {
             return Err(Error::usage(format!("{axis}={n}: training steps are planned over dp, tp and pp")));
         }
         let batch = t.micro_batch.unwrap_or(1).saturating_mul(mesh.size("dp"));
         match t.global_batch {
-            Some(n) if n != batch => Err(Error::usage(format!("--global-batch is {n}, a planned step takes one micro-batch a data-parallel rank: {batch}"))),
+            Some(n) if n != batch => Err(Error::usage(format!(
+                "--global-batch is {n}, a planned step takes one micro-batch a data-parallel rank: {batch}"
+            ))),
             _ => Ok(()),
         }
     }
@@ -58,13 +89,19 @@ impl Simulate {
         let (shape, t) = (self.shape()?, &self.training);
         shape.check()?;
         if shape.layers > MOST_LAYERS {
-            return Err(Error::usage(format!("{} has {} layers: up to {MOST_LAYERS} are planned, --layers takes fewer", shape.name, shape.layers)));
+            return Err(Error::usage(format!(
+                "{} has {} layers: up to {MOST_LAYERS} are planned, --layers takes fewer",
+                shape.name, shape.layers
+            )));
         }
         let batch = t.micro_batch.unwrap_or(1).saturating_mul(mesh.size("dp"));
         // Positions and ids are counted in 32 bits.
         let most = 1usize << 24;
         if t.seq == 0 || batch == 0 || batch.saturating_mul(t.seq) > most {
-            return Err(Error::usage(format!("a step of {batch} sequences of {} tokens: 1 to {most} tokens in all can be planned", t.seq)));
+            return Err(Error::usage(format!(
+                "a step of {batch} sequences of {} tokens: 1 to {most} tokens in all can be planned",
+                t.seq
+            )));
         }
         let zero = match t.zero.unwrap_or(0) {
             0 => Zero::Off,
@@ -78,8 +115,20 @@ impl Simulate {
         let layout = self.plans.layout(mesh, false)?;
         let sharded = shard(&training.graph, &layout.axes()?)?;
         let caps = caps();
-        let plans = sharded.classes.iter().map(|c| plan::plan(&c.graph, &caps, &plan::Options::for_caps(&caps))).collect::<Result<_>>()?;
+        let plans = sharded
+            .classes
+            .iter()
+            .map(|c| plan::plan(&c.graph, &caps, &plan::Options::for_caps(&caps)))
+            .collect::<Result<_>>()?;
         let of = Of::Training { parameters: training.parameters.into_iter().map(|p| p.0).collect() };
-        Ok(Planned { model: shape.name.clone(), layout, sharded, plans, bindings: Bindings::new(), tokens: batch * t.seq, of })
+        Ok(Planned {
+            model: shape.name.clone(),
+            layout,
+            sharded,
+            plans,
+            bindings: Bindings::new(),
+            tokens: batch * t.seq,
+            of,
+        })
     }
 }

@@ -52,11 +52,19 @@ pub fn kernels() -> Vec<Kernel> {
 impl Member {
     /// `largest` are bindings under which every transfer is as large as it gets; `place` is the rank's place in the
     /// group of each transfer.
-    pub async fn load(rank: usize, plan: Plan, store: &mut Store, weights: &dyn Weights, largest: &[Rounds], place: &[usize]) -> Result<Member> {
+    pub async fn load(
+        rank: usize,
+        plan: Plan,
+        store: &mut Store,
+        weights: &dyn Weights,
+        largest: &[Rounds],
+        place: &[usize],
+    ) -> Result<Member> {
         let program = Program::load(plan, store, weights, &mut |_, _| {}).await?;
         let gpu = program.gpu().clone();
         let transfers = program.plan().transfers.clone();
-        let mut member = Member { rank, program, landing: None, mail: vec![], adders: vec![], params: None, image: vec![] };
+        let mut member =
+            Member { rank, program, landing: None, mail: vec![], adders: vec![], params: None, image: vec![] };
         let room = largest.iter().zip(place).map(|(r, place)| landing_room(r, *place)).max().unwrap_or(0);
         let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
         if room > 0 {
@@ -88,13 +96,24 @@ impl Member {
         let pipeline = gpu.pipeline(&kernel(t.how.combine)).await?;
         let missing = || Error::op("cluster", &t.label, "has no room for messages");
         let (landing, params) = (self.landing.as_ref().ok_or_else(missing)?, self.params.as_ref().ok_or_else(missing)?);
-        let uniform = wgpu::BufferBinding { buffer: &params, offset: (slot * stride(gpu)) as u64, size: std::num::NonZeroU64::new(16) };
+        let uniform = wgpu::BufferBinding {
+            buffer: &params,
+            offset: (slot * stride(gpu)) as u64,
+            size: std::num::NonZeroU64::new(16),
+        };
         let entries = [
             wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(uniform) },
             wgpu::BindGroupEntry { binding: 1, resource: landing.as_entire_binding() },
-            wgpu::BindGroupEntry { binding: 2, resource: self.program.buffer(t.work.unwrap_or(t.to))?.as_entire_binding() },
+            wgpu::BindGroupEntry {
+                binding: 2,
+                resource: self.program.buffer(t.work.unwrap_or(t.to))?.as_entire_binding(),
+            },
         ];
-        let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries });
+        let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &entries,
+        });
         Ok(Adder { pipeline, group, slot })
     }
 
@@ -139,7 +158,11 @@ impl Member {
         for (k, len) in additions {
             let Some(adder) = self.adders[transfer].get(*k) else { continue };
             let groups = (*len as u32).div_ceil(GROUP);
-            let (x, y) = if groups > limit { (groups.div_ceil(groups.div_ceil(limit)), groups.div_ceil(limit)) } else { (groups, 1) };
+            let (x, y) = if groups > limit {
+                (groups.div_ceil(groups.div_ceil(limit)), groups.div_ceil(limit))
+            } else {
+                (groups, 1)
+            };
             pass.set_pipeline(&adder.pipeline.inner);
             pass.set_bind_group(0, &adder.group, &[]);
             pass.dispatch_workgroups(x, y, 1);

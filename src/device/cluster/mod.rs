@@ -7,8 +7,8 @@
 mod member;
 mod watch;
 
-pub use member::kernels;
 pub use crate::plan::Traffic;
+pub use member::kernels;
 pub use watch::Watch;
 
 use super::{Gpu, Post, Store, Transport};
@@ -85,13 +85,21 @@ impl Cluster {
     ///
     /// # Errors
     /// Those of [`super::Program::load`]; a mesh whose ranks do not fit together.
-    pub async fn load(seats: Vec<Seat>, plans: Vec<RankPlan>, stores: &mut [Store], weights: &dyn Weights, policy: Policy, progress: &mut dyn FnMut(usize, usize)) -> Result<Cluster> {
+    pub async fn load(
+        seats: Vec<Seat>,
+        plans: Vec<RankPlan>,
+        stores: &mut [Store],
+        weights: &dyn Weights,
+        policy: Policy,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Cluster> {
         let of = plans.len();
         let mut members = vec![];
         for (i, (p, store)) in plans.into_iter().zip(stores).enumerate() {
             progress(i, of);
             let rounds = all_rounds(&p.plan, &p.largest, &policy)?;
-            if let Some((_, t)) = rounds.iter().zip(&p.plan.transfers).find(|(r, _)| r.algorithm == Algorithm::InSwitch) {
+            if let Some((_, t)) = rounds.iter().zip(&p.plan.transfers).find(|(r, _)| r.algorithm == Algorithm::InSwitch)
+            {
                 let what = "in-switch reduction is priced, not run: no switch here adds; choose ring, halving-doubling, tree or direct";
                 return Err(Error::op("cluster", &t.label, what));
             }
@@ -138,7 +146,11 @@ impl Cluster {
         }
         if let Some(m) = (0..self.members.len()).find(|m| self.current(&step, *m).is_some()) {
             let label = self.current(&step, m).map_or(String::new(), |t| t.label.clone());
-            return Err(Error::op("cluster", &label, format!("rank {} waits for ranks that never come", self.members[m].rank)));
+            return Err(Error::op(
+                "cluster",
+                &label,
+                format!("rank {} waits for ranks that never come", self.members[m].rank),
+            ));
         }
         let mut readings = vec![];
         for m in readers {
@@ -160,7 +172,14 @@ impl Cluster {
     }
 
     fn begin(&mut self, parts: &[Option<Part<'_>>]) -> Result<Step> {
-        let mut step = Step { bindings: vec![], rounds: vec![], at: vec![0; self.members.len()], since: vec![0.0; self.members.len()], encoders: Encoders::default(), arrived: vec![] };
+        let mut step = Step {
+            bindings: vec![],
+            rounds: vec![],
+            at: vec![0; self.members.len()],
+            since: vec![0.0; self.members.len()],
+            encoders: Encoders::default(),
+            arrived: vec![],
+        };
         let mut known: HashMap<(u32, Seat), Arc<Rounds>> = HashMap::new();
         for (member, part) in self.members.iter_mut().zip(parts) {
             let Some((bindings, inputs)) = part else {
@@ -221,7 +240,13 @@ impl Cluster {
     }
 
     /// Does a member's transfer if all its local ranks are there. True if something happened.
-    async fn try_transfer(&mut self, step: &mut Step, m: usize, transport: &mut dyn Transport, watch: &mut Watch) -> Result<bool> {
+    async fn try_transfer(
+        &mut self,
+        step: &mut Step,
+        m: usize,
+        transport: &mut dyn Transport,
+        watch: &mut Watch,
+    ) -> Result<bool> {
         let Some(t) = self.current(step, m).cloned() else { return Ok(false) };
         match t.exchange {
             Exchange::Send => {
@@ -236,7 +261,9 @@ impl Cluster {
             }
             _ => {
                 let group = self.group(m, t.how.over);
-                let there = |r: &usize| self.member_of(*r).is_none_or(|o| self.current(step, o).is_some_and(|x| x.how.tag == t.how.tag));
+                let there = |r: &usize| {
+                    self.member_of(*r).is_none_or(|o| self.current(step, o).is_some_and(|x| x.how.tag == t.how.tag))
+                };
                 if !group.iter().all(there) {
                     return Ok(false);
                 }
@@ -266,7 +293,14 @@ impl Cluster {
     }
 
     /// A value to a later stage: into its mail where it is local.
-    async fn send(&mut self, step: &mut Step, m: usize, t: &Transfer, transport: &mut dyn Transport, watch: &mut Watch) -> Result<()> {
+    async fn send(
+        &mut self,
+        step: &mut Step,
+        m: usize,
+        t: &Transfer,
+        transport: &mut dyn Transport,
+        watch: &mut Watch,
+    ) -> Result<()> {
         let bytes = step.rounds[m][step.at[m]].elements as u64 * 4;
         let to = self.group(m, t.how.over)[t.how.peer];
         let bindings = step.bindings[m].clone().unwrap_or_default();
@@ -298,7 +332,14 @@ impl Cluster {
     }
 
     /// A value from an earlier stage; false where a local sender has not come yet.
-    async fn receive(&mut self, step: &mut Step, m: usize, t: &Transfer, transport: &mut dyn Transport, watch: &mut Watch) -> Result<bool> {
+    async fn receive(
+        &mut self,
+        step: &mut Step,
+        m: usize,
+        t: &Transfer,
+        transport: &mut dyn Transport,
+        watch: &mut Watch,
+    ) -> Result<bool> {
         let bytes = step.rounds[m][step.at[m]].elements as u64 * 4;
         let from = self.group(m, t.how.over)[t.how.peer];
         let gpu = self.members[m].gpu().clone();
@@ -307,7 +348,8 @@ impl Cluster {
             let Some(at) = step.arrived.iter().position(|a| *a == (m, step.at[m])) else { return Ok(false) };
             step.arrived.swap_remove(at);
             watch.wait(self.members[m].rank, t, step.since[m]);
-            let mail = self.members[m].mail(step.at[m]).ok_or_else(|| Error::op("receive", &t.label, "has no mail"))?.clone();
+            let mail =
+                self.members[m].mail(step.at[m]).ok_or_else(|| Error::op("receive", &t.label, "has no mail"))?.clone();
             if bytes > 0 {
                 step.encoders.of(&gpu).copy_buffer_to_buffer(&mail, 0, &target, 0, bytes);
             }
@@ -321,7 +363,15 @@ impl Cluster {
     }
 
     /// A collective of a whole group.
-    async fn exchange(&mut self, step: &mut Step, m: usize, t: &Transfer, group: &[usize], transport: &mut dyn Transport, watch: &mut Watch) -> Result<()> {
+    async fn exchange(
+        &mut self,
+        step: &mut Step,
+        m: usize,
+        t: &Transfer,
+        group: &[usize],
+        transport: &mut dyn Transport,
+        watch: &mut Watch,
+    ) -> Result<()> {
         let rounds = step.rounds[m][step.at[m]].clone();
         for o in group.iter().filter_map(|r| self.member_of(*r)) {
             watch.wait(self.members[o].rank, t, step.since[o]);
@@ -359,10 +409,18 @@ impl Cluster {
                 gpu.queue.write_buffer(&buffer, at, &data);
             }
             self.add(step, group, &rounds, n);
-            let gpus: Vec<Arc<Gpu>> = group.iter().filter_map(|r| self.member_of(*r)).map(|o| self.members[o].gpu().clone()).collect();
+            let gpus: Vec<Arc<Gpu>> =
+                group.iter().filter_map(|r| self.member_of(*r)).map(|o| self.members[o].gpu().clone()).collect();
             self.settle(step, watch, &gpus).await?;
             for message in round {
-                watch.message(t, Some(&rounds), group[message.from], group[message.to], message.range.len() as u64 * 4, span);
+                watch.message(
+                    t,
+                    Some(&rounds),
+                    group[message.from],
+                    group[message.to],
+                    message.range.len() as u64 * 4,
+                    span,
+                );
                 if message.reduce {
                     watch.traffic.flops += message.range.len() as u64;
                 }
@@ -395,7 +453,15 @@ impl Cluster {
     }
 
     /// Where a message lands on a member: in the working buffer, or aside where it will be added.
-    fn place_of(&self, step: &Step, m: usize, group: &[usize], rounds: &Rounds, round: usize, message: usize) -> Result<(wgpu::Buffer, u64)> {
+    fn place_of(
+        &self,
+        step: &Step,
+        m: usize,
+        group: &[usize],
+        rounds: &Rounds,
+        round: usize,
+        message: usize,
+    ) -> Result<(wgpu::Buffer, u64)> {
         let member = &self.members[m];
         let t = &member.program.plan().transfers[step.at[m]];
         let what = &rounds.rounds[round][message];
@@ -424,7 +490,13 @@ impl Cluster {
             };
             let work = member.program.buffer(t.work.unwrap_or(t.to))?.clone();
             if len > 0 {
-                step.encoders.of(member.gpu()).copy_buffer_to_buffer(member.program.buffer(*buffer)?, start, &work, at as u64 * 4, len as u64 * 4);
+                step.encoders.of(member.gpu()).copy_buffer_to_buffer(
+                    member.program.buffer(*buffer)?,
+                    start,
+                    &work,
+                    at as u64 * 4,
+                    len as u64 * 4,
+                );
             }
         }
         Ok(())
@@ -435,7 +507,8 @@ impl Cluster {
         for (place, r) in group.iter().enumerate() {
             let Some(o) = self.member_of(*r) else { continue };
             let all = landings(rounds, place);
-            let now: Vec<(usize, usize)> = all.iter().enumerate().filter(|(_, l)| l.round == round).map(|(k, l)| (k, l.len)).collect();
+            let now: Vec<(usize, usize)> =
+                all.iter().enumerate().filter(|(_, l)| l.round == round).map(|(k, l)| (k, l.len)).collect();
             let member = &self.members[o];
             member.add(step.encoders.of(member.gpu()), step.at[o], &now);
         }
@@ -447,11 +520,19 @@ impl Cluster {
             let Some(o) = self.member_of(*r) else { continue };
             let member = &self.members[o];
             let t = &member.program.plan().transfers[step.at[o]];
-            let (Some(work), len) = (t.work, rounds.parts.get(place).copied().unwrap_or(0) as u64 * 4) else { continue };
+            let (Some(work), len) = (t.work, rounds.parts.get(place).copied().unwrap_or(0) as u64 * 4) else {
+                continue;
+            };
             let start = rounds.parts[..place].iter().sum::<usize>() as u64 * 4;
             if len > 0 {
                 let encoder = step.encoders.of(member.gpu());
-                encoder.copy_buffer_to_buffer(member.program.buffer(work)?, start, member.program.buffer(t.to)?, 0, len);
+                encoder.copy_buffer_to_buffer(
+                    member.program.buffer(work)?,
+                    start,
+                    member.program.buffer(t.to)?,
+                    0,
+                    len,
+                );
             }
         }
         Ok(())

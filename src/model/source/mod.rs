@@ -20,7 +20,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Small files of a model folder that are read whole, and the most bytes of each.
-pub const SIDE_FILES: &[&str] = &["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "1_Pooling/config.json"];
+pub const SIDE_FILES: &[&str] = &[
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "1_Pooling/config.json",
+];
 #[cfg(not(target_arch = "wasm32"))]
 const MAX_SIDE: u64 = 256 << 20;
 
@@ -79,7 +86,13 @@ impl Weights for ModelSource {
     fn info(&self, name: &str) -> Result<Type> {
         let t = self.tensor(name).ok_or_else(|| Error::file(&self.path, format!("lacks tensor \"{name}\"")))?;
         let dtype = t.ty.dtype().ok_or_else(|| {
-            Error::file(&self.path, format!("tensor \"{name}\" is {}: f32, f16, bf16, q4_0, q4_1 and q8_0 can be run, requantise the file", t.ty.name()))
+            Error::file(
+                &self.path,
+                format!(
+                    "tensor \"{name}\" is {}: f32, f16, bf16, q4_0, q4_1 and q8_0 can be run, requantise the file",
+                    t.ty.name()
+                ),
+            )
         })?;
         let shape: Vec<i64> = t.shape.iter().map(|d| *d as i64).collect();
         Ok(Type::new(dtype, shape.as_slice()))
@@ -92,13 +105,18 @@ impl Weights for ModelSource {
         let row = t.bytes / t.shape.first().copied().unwrap_or(1).max(1);
         let (from, to) = (t.offset + rows.start as u64 * row, t.offset + rows.end as u64 * row);
         if rows.start > rows.end || to > t.offset + t.bytes {
-            return Err(Error::file(&self.path, format!("rows {rows:?} are outside of tensor \"{name}\" {:?}", t.shape)));
+            return Err(Error::file(
+                &self.path,
+                format!("rows {rows:?} are outside of tensor \"{name}\" {:?}", t.shape),
+            ));
         }
         let bytes = match &self.bytes {
             #[cfg(not(target_arch = "wasm32"))]
             Bytes::Mapped(files) => &files[_file][from as usize..to as usize],
             Bytes::Stream(kept) => {
-                let whole = kept.get(&at).ok_or_else(|| Error::file(&self.path, format!("tensor \"{name}\" has not arrived")))?;
+                let whole = kept
+                    .get(&at)
+                    .ok_or_else(|| Error::file(&self.path, format!("tensor \"{name}\" has not arrived")))?;
                 &whole[(from - t.offset) as usize..(to - t.offset) as usize]
             }
         };

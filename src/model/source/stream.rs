@@ -2,8 +2,8 @@
 
 use super::{Bytes, ModelSource};
 use crate::base::{Error, Result};
-use crate::model::gguf::Gguf;
 use crate::model::TensorInfo;
+use crate::model::gguf::Gguf;
 use crate::model::safetensors::{self, Index};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,7 +17,12 @@ impl ModelSource {
     ///
     /// # Errors
     /// A head that is damaged or too long, tensors that the file is too short for.
-    pub fn from_head(name: &str, head: &[u8], size: Option<u64>, side: &HashMap<String, Vec<u8>>) -> Result<Option<ModelSource>> {
+    pub fn from_head(
+        name: &str,
+        head: &[u8],
+        size: Option<u64>,
+        side: &HashMap<String, Vec<u8>>,
+    ) -> Result<Option<ModelSource>> {
         let whole = size.is_some_and(|n| head.len() as u64 >= n);
         if head.len() < 8 && !whole {
             return Ok(None);
@@ -30,10 +35,21 @@ impl ModelSource {
             let Some(tensors) = safetensors::parse_head(head, size, name)? else { return wait(name, head) };
             (None, tensors)
         } else {
-            return Err(Error::file(name, "is not a GGUF file, and no config.json came with it: give a .gguf, or a folder with config.json, tokenizer.json and model.safetensors"));
+            return Err(Error::file(
+                name,
+                "is not a GGUF file, and no config.json came with it: give a .gguf, or a folder with config.json, tokenizer.json and model.safetensors",
+            ));
         };
         let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), (i, 0))).collect();
-        Ok(Some(ModelSource { path: name.into(), bytes: Bytes::Stream(HashMap::new()), tensors, index, gguf, side: side.clone(), ends: vec![] }))
+        Ok(Some(ModelSource {
+            path: name.into(),
+            bytes: Bytes::Stream(HashMap::new()),
+            tensors,
+            index,
+            gguf,
+            side: side.clone(),
+            ends: vec![],
+        }))
     }
 
     /// A model in several .safetensors files from their first bytes, at least their heads. It reads as one file in which they
@@ -42,11 +58,25 @@ impl ModelSource {
     /// # Errors
     /// A head that is damaged or cut, a tensor in two files, an index that does not tell the truth.
     pub fn from_heads(name: &str, heads: &[Head], side: &HashMap<String, Vec<u8>>) -> Result<ModelSource> {
-        let mut source = ModelSource { path: name.into(), bytes: Bytes::Stream(HashMap::new()), tensors: vec![], index: HashMap::new(), gguf: None, side: side.clone(), ends: vec![] };
+        let mut source = ModelSource {
+            path: name.into(),
+            bytes: Bytes::Stream(HashMap::new()),
+            tensors: vec![],
+            index: HashMap::new(),
+            gguf: None,
+            side: side.clone(),
+            ends: vec![],
+        };
         let mut start = 0;
         for (i, head) in heads.iter().enumerate() {
-            let cut = || Error::file(&head.name, format!("ends at byte {} inside of its head: download it again", head.bytes.len()));
-            let tensors = safetensors::parse_head(&head.bytes, head.size.unwrap_or(safetensors::UNKNOWN), &head.name)?.ok_or_else(cut)?;
+            let cut = || {
+                Error::file(
+                    &head.name,
+                    format!("ends at byte {} inside of its head: download it again", head.bytes.len()),
+                )
+            };
+            let tensors = safetensors::parse_head(&head.bytes, head.size.unwrap_or(safetensors::UNKNOWN), &head.name)?
+                .ok_or_else(cut)?;
             let header = u64::from_le_bytes(head.bytes[..8].try_into().unwrap_or_default());
             let end = tensors.iter().map(|t| t.offset + t.bytes).max().unwrap_or(8 + header);
             for t in tensors {
@@ -68,7 +98,9 @@ impl ModelSource {
     /// Keeps bytes of a tensor in memory, behind those that it has: for the CPU, which reads them there.
     pub fn keep(&mut self, piece: &Piece) {
         if let (Bytes::Stream(kept), Some(t)) = (&mut self.bytes, self.tensors.get(piece.tensor)) {
-            kept.entry(piece.tensor).or_insert_with(|| Vec::with_capacity(t.bytes as usize)).extend_from_slice(&piece.bytes);
+            kept.entry(piece.tensor)
+                .or_insert_with(|| Vec::with_capacity(t.bytes as usize))
+                .extend_from_slice(&piece.bytes);
         }
     }
 }
@@ -168,7 +200,12 @@ impl Cursor {
     /// A tensor that the bytes so far do not hold to its end.
     pub fn finish(&self, source: &ModelSource) -> Result<()> {
         let Some(t) = self.order.get(self.next).map(|i| &source.tensors[*i]) else { return Ok(()) };
-        let what = format!("ends at byte {} inside of tensor \"{}\", which goes to byte {}: download it again", self.at, t.name, t.offset + t.bytes);
+        let what = format!(
+            "ends at byte {} inside of tensor \"{}\", which goes to byte {}: download it again",
+            self.at,
+            t.name,
+            t.offset + t.bytes
+        );
         Err(Error::file(&source.path, what))
     }
 }
@@ -238,6 +275,12 @@ mod tests {
         let mut cursor = Cursor::new(&source);
         cursor.push(&source, &file[..file.len() - 1]);
         assert!(cursor.finish(&source).unwrap_err().to_string().contains("inside of tensor \"b\""));
-        assert!(ModelSource::from_head("m", b"PK\x03\x04 and more", None, &HashMap::new()).err().unwrap().to_string().contains("not a GGUF"));
+        assert!(
+            ModelSource::from_head("m", b"PK\x03\x04 and more", None, &HashMap::new())
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("not a GGUF")
+        );
     }
 }

@@ -18,13 +18,21 @@ impl Sharder {
     /// A row op over an axis that is split is computed by its definition, whose reductions leave parts.
     pub fn splits_rows(&self, def: &OpDef, args: &[Value]) -> bool {
         let row_op = [&op::SOFTMAX, &op::LOG_SOFTMAX, &op::LAYER_NORM, &op::RMS_NORM].iter().any(|d| def.is(d));
-        row_op && self.axes.iter().enumerate().any(|(axis, (_, ways))| {
-            let x = self.get(args[0]);
-            *ways > 1 && x.placed[axis].0 == Split(x.ty.shape.rank() - 1)
-        })
+        row_op
+            && self.axes.iter().enumerate().any(|(axis, (_, ways))| {
+                let x = self.get(args[0]);
+                *ways > 1 && x.placed[axis].0 == Split(x.ty.shape.rank() - 1)
+            })
     }
 
-    pub fn choose(&mut self, def: &'static OpDef, attrs: &Attrs, (types, ty): (&[Type], &Type), args: &[Value], axis: usize) -> Result<Choice> {
+    pub fn choose(
+        &mut self,
+        def: &'static OpDef,
+        attrs: &Attrs,
+        (types, ty): (&[Type], &Type),
+        args: &[Value],
+        axis: usize,
+    ) -> Result<Choice> {
         let whole = Choice { args: vec![(Whole, Cut::ONES); args.len()], out: (Whole, Cut::ONES) };
         if self.axes[axis].1 == 1 {
             return Ok(whole);
@@ -34,7 +42,8 @@ impl Sharder {
         for strategy in (def.shard)(attrs, types, ty) {
             let Some(choice) = self.complete(def, attrs, &strategy, (types, ty), args, axis, wanted) else { continue };
             // A state is written where it lies: of a copy nothing would be left.
-            let moves_state = (def.is(&op::APPEND) || def.is(&op::ASSIGN)) && choice.args[0] != self.get(args[0]).placed[axis];
+            let moves_state =
+                (def.is(&op::APPEND) || def.is(&op::ASSIGN)) && choice.args[0] != self.get(args[0]).placed[axis];
             if moves_state {
                 continue;
             }
@@ -51,13 +60,26 @@ impl Sharder {
 
     /// The strategy with cuts; `None` where nothing asks for it, or the cuts do not fit.
     #[allow(clippy::too_many_arguments)]
-    fn complete(&self, def: &OpDef, attrs: &Attrs, s: &Strategy, (types, ty): (&[Type], &Type), args: &[Value], axis: usize, wanted: Option<Placed>) -> Option<Choice> {
+    fn complete(
+        &self,
+        def: &OpDef,
+        attrs: &Attrs,
+        s: &Strategy,
+        (types, ty): (&[Type], &Type),
+        args: &[Value],
+        axis: usize,
+        wanted: Option<Placed>,
+    ) -> Option<Choice> {
         let now = |i: usize| self.get(args[i]).placed[axis];
         // Something must lie this way already, or the result be wanted so: whole values are not cut for their own sake.
         let lead = (0..args.len()).find(|i| s.args[*i] != Whole && now(*i).0 == s.args[*i]);
         let cut = match (lead, wanted) {
             (Some(i), _) => Some((i, now(i).1)),
-            (None, Some((p, c))) if p == s.out && matches!(p, Split(_)) && s.args.iter().any(|a| matches!(a, Split(_))) => self.cut_back(def, s, (types, ty), c),
+            (None, Some((p, c)))
+                if p == s.out && matches!(p, Split(_)) && s.args.iter().any(|a| matches!(a, Split(_))) =>
+            {
+                self.cut_back(def, s, (types, ty), c)
+            }
             _ => return None,
         };
         let (from, cut) = cut?;
@@ -72,7 +94,8 @@ impl Sharder {
             });
         }
         // Ranks that share a key head hold the same piece: their parts would count it twice.
-        let shared = |p: &Placed| matches!(*p, (Split(_), Cut::Key { groups, .. }) if self.axes[axis].1 > groups as usize);
+        let shared =
+            |p: &Placed| matches!(*p, (Split(_), Cut::Key { groups, .. }) if self.axes[axis].1 > groups as usize);
         if matches!(s.out, Partial(_)) && placed.iter().any(shared) {
             return None;
         }
@@ -95,7 +118,16 @@ impl Sharder {
 
     /// The cut of operand `to` (of the result: `None`), given that of operand `from`.
     #[allow(clippy::too_many_arguments)]
-    fn cut_for(&self, def: &OpDef, attrs: &Attrs, s: &Strategy, (types, ty): (&[Type], &Type), from: usize, cut: Cut, to: Option<usize>) -> Option<Cut> {
+    fn cut_for(
+        &self,
+        def: &OpDef,
+        attrs: &Attrs,
+        s: &Strategy,
+        (types, ty): (&[Type], &Type),
+        from: usize,
+        cut: Cut,
+        to: Option<usize>,
+    ) -> Option<Cut> {
         if def.is(&op::RESHAPE) && to.is_none() {
             let (Split(a), Split(b)) = (s.args[0], s.out) else { return None };
             return rescaled(cut, types[0].shape[a], ty.shape[b]);
@@ -110,7 +142,11 @@ impl Sharder {
             let queries = Cut::Stripe { from: past };
             let keys = Cut::Stripe { from: 0.into() };
             let have = if from == 0 { queries } else { keys };
-            return (cut == have && how.window.is_none()).then_some(if matches!(to, None | Some(0)) { queries } else { keys });
+            return (cut == have && how.window.is_none()).then_some(if matches!(to, None | Some(0)) {
+                queries
+            } else {
+                keys
+            });
         }
         if let (Attrs::Append { at }, Split(0)) = (attrs, s.out) {
             let (state, rows) = (Cut::Stripe { from: 0.into() }, Cut::Stripe { from: *at });
@@ -131,7 +167,11 @@ impl Sharder {
     fn debt(&self, def: &OpDef, choice: &Choice, ty: &Type, axis: usize) -> f64 {
         let parts = |p: &Placed| matches!(p.0, Partial(_));
         let heavy = def.is(&op::MATMUL) || def.is(&op::SCATTER_ADD);
-        if heavy && choice.args.iter().any(parts) && parts(&choice.out) { reduction(ty, self.axes[axis].1) } else { 0.0 }
+        if heavy && choice.args.iter().any(parts) && parts(&choice.out) {
+            reduction(ty, self.axes[axis].1)
+        } else {
+            0.0
+        }
     }
 
     /// Bytes to bring every operand where it must be; `None` where that cannot be.
@@ -158,7 +198,11 @@ impl Sharder {
             ((Split(_), _), (Whole, _)) => (n - 1.0) / n * bytes + LATENCY,
             ((Partial(_), _), (Whole, _)) => reduction(&held.ty, self.axes[axis].1),
             // Parts are scattered only towards a stated split: see `convert`.
-            ((Partial(_), _), (Split(_), _)) if self.wanted.iter().any(|w| w.0 == axis && matches!(w.1.0, Split(_))) => (n - 1.0) / n * bytes + LATENCY,
+            ((Partial(_), _), (Split(_), _))
+                if self.wanted.iter().any(|w| w.0 == axis && matches!(w.1.0, Split(_))) =>
+            {
+                (n - 1.0) / n * bytes + LATENCY
+            }
             _ => return None,
         })
     }

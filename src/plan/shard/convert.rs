@@ -2,7 +2,9 @@
 
 use super::{Held, Placed, Sharder};
 use crate::base::{Combine, Cut, DType, Dim, Error, Expr, LocalKind, Placement, Result, Type};
-use crate::op::{self, ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, Attrs, Build, Collective, OpDef, OtherAxis, REDUCE_SCATTER, Value};
+use crate::op::{
+    self, ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, Attrs, Build, Collective, OpDef, OtherAxis, REDUCE_SCATTER, Value,
+};
 use Placement::{Partial, Split, Whole};
 
 impl Sharder {
@@ -32,13 +34,18 @@ impl Sharder {
             ((Split(dim), cut), (Whole, _)) => self.gather_pieces(v, axis, dim, cut)?,
             ((Partial(c), _), (Whole, _)) => self.combine(v, axis, c)?,
             ((Partial(c), _), (Split(dim), cut)) if !cut.is_stripe() => self.scatter(v, axis, dim, c, cut)?,
-            ((Split(a), c), (Split(b), d)) if a != b && !c.is_stripe() && !d.is_stripe() => self.swap(v, axis, (a, c), (b, d))?,
+            ((Split(a), c), (Split(b), d)) if a != b && !c.is_stripe() && !d.is_stripe() => {
+                self.swap(v, axis, (a, c), (b, d))?
+            }
             ((Split(_) | Partial(_), _), (Split(_), _)) => {
                 let whole = self.convert(v, axis, (Whole, Cut::ONES))?;
                 self.convert(whole, axis, want)?
             }
             _ => {
-                let what = format!("lies {} along {}, it cannot become {}: placements contradict each other", now.0, self.axes[axis].0, want.0);
+                let what = format!(
+                    "lies {} along {}, it cannot become {}: placements contradict each other",
+                    now.0, self.axes[axis].0, want.0
+                );
                 return Err(Error::op("shard", "", what));
             }
         };
@@ -118,7 +125,9 @@ impl Sharder {
         }
         // Pieces may overlap, where several ranks hold one key head: then each counts by itself.
         let pieces: Vec<std::ops::Range<u64>> = match whole.known() {
-            Some(n) if !cut.is_stripe() => (0..self.axes[axis].1).map(|i| cut.range(n.max(0) as u64, self.axes[axis].1, i)).collect(),
+            Some(n) if !cut.is_stripe() => {
+                (0..self.axes[axis].1).map(|i| cut.range(n.max(0) as u64, self.axes[axis].1, i)).collect()
+            }
             _ => vec![],
         };
         let packed: u64 = pieces.iter().map(|r| r.end - r.start).sum();
@@ -142,7 +151,11 @@ impl Sharder {
             let fresh = r.start.max(have)..r.end;
             if fresh.start < fresh.end {
                 let (start, len) = (at + fresh.start - r.start, fresh.end - fresh.start);
-                runs.push(self.add(&op::SLICE, Attrs::Slice { axis: 0, start: start.into(), len: len.into(), step: 1 }, &[y])?);
+                runs.push(self.add(
+                    &op::SLICE,
+                    Attrs::Slice { axis: 0, start: start.into(), len: len.into(), step: 1 },
+                    &[y],
+                )?);
                 have = fresh.end;
             }
             at += r.end - r.start;
@@ -231,14 +244,21 @@ impl Sharder {
             let ty = self.out.ty(piece);
             let rows = ty.shape[0];
             let rest = ty.shape.count();
-            let flat = flat_dim(&rest).ok_or_else(|| Error::op("shard", "", format!("a piece of {} rows cannot be exchanged: its size is no affine number", rows)))?;
+            let flat = flat_dim(&rest).ok_or_else(|| {
+                Error::op(
+                    "shard",
+                    "",
+                    format!("a piece of {} rows cannot be exchanged: its size is no affine number", rows),
+                )
+            })?;
             runs.push(self.add(&op::RESHAPE, Attrs::Shape([flat].into()), &[piece])?);
         }
         let packed = self.add(&op::CONCAT, Attrs::Axis(0), &runs)?;
         let mut to = self.out.ty(x);
         to.shape.0[0] = whole_a;
         to.shape.0[b_in_x] = self.len(whole_b, cut_b, axis, "a value")?;
-        let count = flat_dim(&to.shape.count()).ok_or_else(|| Error::op("shard", "", "an exchanged size is no affine number"))?;
+        let count = flat_dim(&to.shape.count())
+            .ok_or_else(|| Error::op("shard", "", "an exchanged size is no affine number"))?;
         // Rows of the whole along `a` are what each rank's result is made of.
         let mut c = self.how(axis, cut_a, whole_a, Type::new(to.dtype, [count]));
         let others = self.out.ty(x).shape;

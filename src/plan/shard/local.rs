@@ -7,7 +7,14 @@ use Placement::{Partial, Split};
 
 impl Sharder {
     /// Adds the local op of `def`, its operands where the chosen strategies need them.
-    pub fn emit(&mut self, def: &'static OpDef, attrs: Attrs, args: &[Value], ty: Type, placed: Vec<Placed>) -> Result<Value> {
+    pub fn emit(
+        &mut self,
+        def: &'static OpDef,
+        attrs: Attrs,
+        args: &[Value],
+        ty: Type,
+        placed: Vec<Placed>,
+    ) -> Result<Value> {
         let locals: Vec<Value> = args.iter().map(|a| self.get(*a).local()).collect();
         let local = if def.is(&op::ARGMAX) {
             self.argmax(attrs, args, &locals)?
@@ -54,7 +61,10 @@ impl Sharder {
 
     /// Parts of a mean: the sum of the piece over the count of the whole.
     fn mean(&mut self, attrs: Attrs, args: &[Value], locals: &[Value], placed: &[Placed]) -> Result<Value> {
-        let split = placed.iter().zip(&self.get(args[0]).placed).any(|(out, x)| matches!(out.0, Partial(_)) && matches!(x.0, Split(_)));
+        let split = placed
+            .iter()
+            .zip(&self.get(args[0]).placed)
+            .any(|(out, x)| matches!(out.0, Partial(_)) && matches!(x.0, Split(_)));
         if !split {
             return self.add(&op::MEAN, attrs, locals);
         }
@@ -99,7 +109,9 @@ impl Sharder {
         let (best, at) = (all(self, best, DType::F32)?, all(self, at, DType::U32)?);
         let winner = self.add(&op::ARGMAX, Attrs::Reduce { axes: vec![0], keep: true }, &[best])?;
         // The winner's entry of `at`: one after another, since tables are of floats.
-        let row = |s: &mut Sharder, i: usize| s.add(&op::SLICE, Attrs::Slice { axis: 0, start: i.into(), len: 1.into(), step: 1 }, &[at]);
+        let row = |s: &mut Sharder, i: usize| {
+            s.add(&op::SLICE, Attrs::Slice { axis: 0, start: i.into(), len: 1.into(), step: 1 }, &[at])
+        };
         let mut y = row(self, 0)?;
         for i in 1..ways {
             let me = self.number_tensor(i.into(), DType::U32)?;
@@ -121,7 +133,9 @@ impl Sharder {
     }
 
     fn slice(&mut self, attrs: Attrs, args: &[Value], locals: &[Value], placed: &[Placed]) -> Result<Value> {
-        let Attrs::Slice { axis: dim, start, len, step } = attrs else { return Err(Error::op("slice", "", "lacks its attributes")) };
+        let Attrs::Slice { axis: dim, start, len, step } = attrs else {
+            return Err(Error::op("slice", "", "lacks its attributes"));
+        };
         let Some((axis, cut)) = self.splits(args[0], dim) else { return self.add(&op::SLICE, attrs, locals) };
         if placed[axis].0 == Split(dim) {
             let len = self.number(axis, cut, len, LocalKind::Len { before: 0 });
@@ -153,7 +167,9 @@ impl Sharder {
     fn ring(&mut self, axis: usize, how: Attention, args: &[Value], locals: &[Value]) -> Result<Value> {
         self.why = "keys go round the ring of queries".into();
         let ways = self.axes[axis].1;
-        let past = how.causal.ok_or_else(|| Error::op("attention", "", "is split by positions, which needs causal attention"))?;
+        let past = how
+            .causal
+            .ok_or_else(|| Error::op("attention", "", "is split by positions, which needs causal attention"))?;
         let keys = self.get(args[1]).ty.shape[1];
         let stripe = Cut::Stripe { from: 0.into() };
         let own = self.number(axis, stripe, past, LocalKind::Len { before: 0 });
@@ -191,7 +207,9 @@ impl Sharder {
     fn merge(&mut self, parts: &[Value]) -> Result<Value> {
         let shape = self.out.ty(parts[0]).shape;
         let (last, width) = (shape.rank() - 1, shape[shape.rank() - 1] - Dim::new(1));
-        let cut = |s: &mut Sharder, x: Value, start: Dim, len: Dim| s.add(&op::SLICE, Attrs::Slice { axis: last, start, len, step: 1 }, &[x]);
+        let cut = |s: &mut Sharder, x: Value, start: Dim, len: Dim| {
+            s.add(&op::SLICE, Attrs::Slice { axis: last, start, len, step: 1 }, &[x])
+        };
         let mut logs = vec![];
         for p in parts {
             logs.push(cut(self, *p, width, 1.into())?);

@@ -13,7 +13,10 @@ mod convert;
 mod local;
 mod stages;
 
-use crate::base::{Array, Bindings, Cut, Dim, Error, Local, LocalKind, MeshAxis, Part, PartSplit, Placement, Result, Seat, Type, Var, take};
+use crate::base::{
+    Array, Bindings, Cut, Dim, Error, Local, LocalKind, MeshAxis, Part, PartSplit, Placement, Result, Seat, Type, Var,
+    take,
+};
 use crate::graph::{Graph, Source};
 use crate::op::{Attrs, Body, Build, Fused, OpDef, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -67,13 +70,24 @@ pub fn shard(graph: &Graph, axes: &[(MeshAxis, usize)]) -> Result<Sharded> {
 }
 
 /// Like [`shard`], with given pipeline stages: graphs that share states must be cut between the same layers.
-pub fn shard_in_stages(graph: &Graph, axes: &[(MeshAxis, usize)], stage_of_layer: BTreeMap<u32, usize>) -> Result<Sharded> {
+pub fn shard_in_stages(
+    graph: &Graph,
+    axes: &[(MeshAxis, usize)],
+    stage_of_layer: BTreeMap<u32, usize>,
+) -> Result<Sharded> {
     check_axes(axes)?;
     let seats = seats(axes);
     let splitting: Vec<(MeshAxis, usize)> = axes.iter().copied().filter(|a| a.0 != MeshAxis::Pipeline).collect();
     let first = Sharder::run(graph, &splitting, &Seat::default())?;
     let pipeline = axes.iter().find(|a| a.0 == MeshAxis::Pipeline).map_or(1, |a| a.1);
-    let mut out = Sharded { axes: axes.to_vec(), classes: vec![], class_of: vec![], seats, explained: first.explained.clone(), stage_of_layer };
+    let mut out = Sharded {
+        axes: axes.to_vec(),
+        classes: vec![],
+        class_of: vec![],
+        seats,
+        explained: first.explained.clone(),
+        stage_of_layer,
+    };
     let mut known: HashMap<(usize, Vec<u64>), usize> = HashMap::new();
     let mut whole: HashMap<Vec<u64>, Sharder> = HashMap::new();
     for seat in out.seats.clone() {
@@ -86,7 +100,11 @@ pub fn shard_in_stages(graph: &Graph, axes: &[(MeshAxis, usize)], stage_of_layer
                     whole.insert(sizes.clone(), Sharder::run(graph, &splitting, &seat)?);
                 }
                 let all = &whole[&sizes];
-                let graph = if pipeline == 1 { all.out.clone() } else { stages::cut(&all.out, &out.stage_of_layer, stage, pipeline)? };
+                let graph = if pipeline == 1 {
+                    all.out.clone()
+                } else {
+                    stages::cut(&all.out, &out.stage_of_layer, stage, pipeline)?
+                };
                 let here = |i: &&InputPieces| graph.find_input(&i.name).is_some();
                 let inputs = all.inputs.iter().filter(here).cloned().collect();
                 let here = |s: &&InputPieces| graph.nodes.iter().any(|n| n.source == Source::State && n.name == s.name);
@@ -118,7 +136,17 @@ pub fn seats(axes: &[(MeshAxis, usize)]) -> Vec<Seat> {
     let ranks: usize = axes.iter().map(|a| a.1).product();
     let seat = |rank: usize| {
         let mut rest = rank;
-        let mut index: Vec<(MeshAxis, usize, usize)> = axes.iter().rev().map(|(a, n)| (*a, *n, { let i = rest % n; rest /= n; i })).collect();
+        let mut index: Vec<(MeshAxis, usize, usize)> = axes
+            .iter()
+            .rev()
+            .map(|(a, n)| {
+                (*a, *n, {
+                    let i = rest % n;
+                    rest /= n;
+                    i
+                })
+            })
+            .collect();
         index.reverse();
         Seat::new(index)
     };
@@ -147,7 +175,12 @@ impl Sharded {
         Ok(out)
     }
     /// The rank's pieces of the step's inputs.
-    pub fn inputs<'a>(&self, rank: usize, bindings: &Bindings, inputs: &[(&'a str, Array)]) -> Result<Vec<(&'a str, Array)>> {
+    pub fn inputs<'a>(
+        &self,
+        rank: usize,
+        bindings: &Bindings,
+        inputs: &[(&'a str, Array)],
+    ) -> Result<Vec<(&'a str, Array)>> {
         self.pieces(rank, &self.class(rank).inputs, bindings, inputs)
     }
     /// The rank's pieces of states' whole contents, for those that it has.
@@ -156,13 +189,20 @@ impl Sharded {
     /// A state in stripes: it is filled by appending.
     pub fn states<'a>(&self, rank: usize, contents: &[(&'a str, Array)]) -> Result<Vec<(&'a str, Array)>> {
         let states = &self.class(rank).states;
-        let striped = |s: &&InputPieces| s.splits.iter().any(|x| x.3.is_stripe()) && contents.iter().any(|c| c.0 == s.name);
+        let striped =
+            |s: &&InputPieces| s.splits.iter().any(|x| x.3.is_stripe()) && contents.iter().any(|c| c.0 == s.name);
         if let Some(s) = states.iter().find(striped) {
             return Err(Error::op("shard", &s.name, "lies in stripes: it is filled by appending, not set"));
         }
         self.pieces(rank, states, &Bindings::new(), contents)
     }
-    fn pieces<'a>(&self, rank: usize, lie: &[InputPieces], bindings: &Bindings, whole: &[(&'a str, Array)]) -> Result<Vec<(&'a str, Array)>> {
+    fn pieces<'a>(
+        &self,
+        rank: usize,
+        lie: &[InputPieces],
+        bindings: &Bindings,
+        whole: &[(&'a str, Array)],
+    ) -> Result<Vec<(&'a str, Array)>> {
         let mut out = vec![];
         for (name, array) in whole {
             let Some(pieces) = lie.iter().find(|i| i.name == *name) else { continue };
@@ -217,8 +257,20 @@ pub(super) struct Sharder {
 impl Sharder {
     fn run(graph: &Graph, axes: &[(MeshAxis, usize)], seat: &Seat) -> Result<Sharder> {
         let mut s = Sharder {
-            axes: axes.to_vec(), seat: seat.clone(), out: Graph::default(), held: vec![], locals: vec![], inputs: vec![], states: vec![], cuts: vec![],
-            copies: HashMap::new(), explained: vec![], moved: vec![], why: String::new(), tag: 0, wanted: vec![],
+            axes: axes.to_vec(),
+            seat: seat.clone(),
+            out: Graph::default(),
+            held: vec![],
+            locals: vec![],
+            inputs: vec![],
+            states: vec![],
+            cuts: vec![],
+            copies: HashMap::new(),
+            explained: vec![],
+            moved: vec![],
+            why: String::new(),
+            tag: 0,
+            wanted: vec![],
         };
         let mut map: HashMap<Value, Value> = HashMap::new();
         for v in graph.values() {
@@ -263,19 +315,36 @@ impl Sharder {
             let cut = whole_groups(h.cut, self.axes[axis].1);
             if let Placement::Split(dim) = h.placement {
                 if dim >= graph.node(v).ty.shape.rank() {
-                    return Err(Error::op(graph.node(v).kind(), name, format!("is to be split along axis {dim}, it is {}", graph.node(v).ty.shape)));
+                    return Err(Error::op(
+                        graph.node(v).kind(),
+                        name,
+                        format!("is to be split along axis {dim}, it is {}", graph.node(v).ty.shape),
+                    ));
                 }
-                if let Some((other, _)) = out.iter().find(|(a, p)| *a != axis && p.0 == h.placement && self.axes[*a].1 > 1 && self.axes[axis].1 > 1) {
-                    let what = format!("is to be split along axis {dim} by {} and by {}: placements contradict each other", self.axes[*other].0, h.over);
+                if let Some((other, _)) = out
+                    .iter()
+                    .find(|(a, p)| *a != axis && p.0 == h.placement && self.axes[*a].1 > 1 && self.axes[axis].1 > 1)
+                {
+                    let what = format!(
+                        "is to be split along axis {dim} by {} and by {}: placements contradict each other",
+                        self.axes[*other].0, h.over
+                    );
                     return Err(Error::op(graph.node(v).kind(), name, what));
                 }
             }
             if let Some((_, other)) = out.iter().find(|(a, p)| *a == axis && *p != (h.placement, cut)) {
-                let what = format!("is to be {} and {} along {}: placements contradict each other", other.0, h.placement, h.over);
+                let what = format!(
+                    "is to be {} and {} along {}: placements contradict each other",
+                    other.0, h.placement, h.over
+                );
                 return Err(Error::op(graph.node(v).kind(), name, what));
             }
             // The keys of one group are everybody's.
-            let placed = if matches!(h.cut, Cut::Key { groups: 1, .. }) { (Placement::Whole, Cut::ONES) } else { (h.placement, cut) };
+            let placed = if matches!(h.cut, Cut::Key { groups: 1, .. }) {
+                (Placement::Whole, Cut::ONES)
+            } else {
+                (h.placement, cut)
+            };
             out.push((axis, placed));
         }
         Ok(out)
@@ -291,7 +360,11 @@ impl Sharder {
         let mut ty = self.local_type(&node.ty, &placed, &node.name)?;
         let (row, block) = (ty.shape.last().and_then(|d| d.known()).unwrap_or(0), node.ty.dtype.block() as i64);
         if row % block != 0 {
-            return Err(Error::op(node.kind(), &node.name, format!("is {}, its rows cannot be cut to {row}: blocks of {block} stay whole", node.ty)));
+            return Err(Error::op(
+                node.kind(),
+                &node.name,
+                format!("is {}, its rows cannot be cut to {row}: blocks of {block} stay whole", node.ty),
+            ));
         }
         for ((_, ways), (placement, cut)) in self.axes.iter().zip(&placed) {
             // A state in stripes: everyone has room for the most.
@@ -306,7 +379,11 @@ impl Sharder {
                 self.out.push(Source::Weight { parts }, ty, node.name.clone())
             }
             Source::Data(_) if placed.iter().any(|p| p.0 != Placement::Whole) => {
-                return Err(Error::op("data", &node.name, "literals lie whole on every rank: do not state a placement"));
+                return Err(Error::op(
+                    "data",
+                    &node.name,
+                    "literals lie whole on every rank: do not state a placement",
+                ));
             }
             source => self.out.push(source.clone(), ty, node.name.clone()),
         };
@@ -390,7 +467,11 @@ impl Sharder {
             return known.var.into();
         }
         let name = match (what, cut) {
-            (LocalKind::Len { before }, _) => format!("{over}.len{}({of}){}", if before > 0 { format!("-{before}") } else { String::new() }, cut_name(cut)),
+            (LocalKind::Len { before }, _) => format!(
+                "{over}.len{}({of}){}",
+                if before > 0 { format!("-{before}") } else { String::new() },
+                cut_name(cut)
+            ),
             (LocalKind::LenOf { rank }, _) => format!("{over}.len{rank}({of}){}", cut_name(cut)),
             (LocalKind::Start, _) => format!("{over}.start({of}){}", cut_name(cut)),
             (LocalKind::Around { before }, _) => format!("{over}.around{before}"),

@@ -20,7 +20,11 @@ pub fn balance(graph: &Graph, stages: usize) -> Result<BTreeMap<u32, usize>> {
     let layers: Vec<u32> = cost.keys().copied().collect();
     let costs: Vec<f64> = cost.values().copied().collect();
     if layers.len() < stages {
-        return Err(Error::usage(format!("pp={stages} needs {stages} layers or more, this graph has {}: choose pp up to {}", layers.len(), layers.len().max(1))));
+        return Err(Error::usage(format!(
+            "pp={stages} needs {stages} layers or more, this graph has {}: choose pp up to {}",
+            layers.len(),
+            layers.len().max(1)
+        )));
     }
     // The least bound under which a greedy walk needs no more stages than there are.
     let fits = |bound: f64| {
@@ -86,12 +90,15 @@ pub fn cut(graph: &Graph, stage_of: &BTreeMap<u32, usize>, stage: usize, stages:
 /// Nodes made of sources alone, without a weight's product: views of tables, counts. A state that is assigned belongs to
 /// one stage: the others get its contents from there.
 fn plain(graph: &Graph) -> Vec<bool> {
-    let assigned: BTreeSet<Value> = graph.nodes.iter().filter(|n| n.def().is_some_and(|d| d.is(&ASSIGN))).map(|n| n.args()[0]).collect();
+    let assigned: BTreeSet<Value> =
+        graph.nodes.iter().filter(|n| n.def().is_some_and(|d| d.is(&ASSIGN))).map(|n| n.args()[0]).collect();
     let mut plain = vec![false; graph.nodes.len()];
     for (i, node) in graph.nodes.iter().enumerate() {
         plain[i] = match &node.source {
             Source::State => !assigned.contains(&Value(i as u32)),
-            Source::Op { .. } => node.is_view() && node.args().iter().all(|a| plain[a.0 as usize]) || node.kind() == "iota",
+            Source::Op { .. } => {
+                node.is_view() && node.args().iter().all(|a| plain[a.0 as usize]) || node.kind() == "iota"
+            }
             _ => true,
         };
     }
@@ -147,13 +154,26 @@ impl Cutter<'_> {
 
     fn found(&self, v: Value) -> Result<Value> {
         let name = &self.graph.node(v).name;
-        self.map.get(&v).copied().ok_or_else(|| Error::op("shard", name, "is needed by a stage that neither makes nor receives it"))
+        self.map
+            .get(&v)
+            .copied()
+            .ok_or_else(|| Error::op("shard", name, "is needed by a stage that neither makes nor receives it"))
     }
 
     fn how(&self, v: Value, peer: usize, tag: u32) -> Attrs {
         let to = self.graph.node(v).ty.clone();
         let rows = to.shape.first().copied().unwrap_or(Dim::new(1));
-        let c = Collective { over: MeshAxis::Pipeline, ways: self.stages, combine: Combine::Sum, cut: Cut::ONES, rows, to, peer, tag, other: None };
+        let c = Collective {
+            over: MeshAxis::Pipeline,
+            ways: self.stages,
+            combine: Combine::Sum,
+            cut: Cut::ONES,
+            rows,
+            to,
+            peer,
+            tag,
+            other: None,
+        };
         Attrs::Collective(Box::new(c))
     }
 

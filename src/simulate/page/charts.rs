@@ -16,7 +16,8 @@ fn open(height: f64, label: &str) -> String {
 }
 
 fn legend(entries: &[(&str, String)]) -> String {
-    let one = |(name, colour): &(&str, String)| format!("<span><i style=\"background:{colour}\"></i>{}</span>", plain(name));
+    let one =
+        |(name, colour): &(&str, String)| format!("<span><i style=\"background:{colour}\"></i>{}</span>", plain(name));
     format!("<div class=\"legend\">{}</div>\n", entries.iter().map(one).collect::<String>())
 }
 
@@ -25,7 +26,8 @@ fn slot(i: usize) -> String {
 }
 
 /// Kinds of spans, each with a colour of its own.
-const KINDS: [&str; 9] = ["products", "attention", "other kernels", "messages", "forward", "backward", "update", "compute", "waiting"];
+const KINDS: [&str; 9] =
+    ["products", "attention", "other kernels", "messages", "forward", "backward", "update", "compute", "waiting"];
 
 fn kind(s: &Span) -> usize {
     let kernel = s.details.iter().find(|d| d.0 == "kernel").map_or("", |d| d.1.as_str());
@@ -56,7 +58,11 @@ fn colour(kind: usize) -> String {
 /// A row a track, devices before links.
 pub fn timeline(trace: &Trace) -> String {
     let mut tracks: Vec<&str> = vec![];
-    trace.spans.iter().for_each(|s| if !tracks.contains(&s.track.as_str()) { tracks.push(&s.track) });
+    trace.spans.iter().for_each(|s| {
+        if !tracks.contains(&s.track.as_str()) {
+            tracks.push(&s.track)
+        }
+    });
     tracks.sort_by_key(|t| (t.starts_with("link"), t.len(), *t));
     let end = trace.spans.iter().map(|s| s.start_us + s.duration_us).fold(0.0, f64::max).max(1e-9);
     let mut spans: Vec<&Span> = trace.spans.iter().collect();
@@ -74,22 +80,44 @@ pub fn timeline(trace: &Trace) -> String {
         let us = end * i as f64 / 5.0;
         let label = if i == 0 { "0".to_string() } else { Seconds(us * 1e-6).to_string() };
         let anchor = if i == 5 { "end" } else { "middle" };
-        let _ = writeln!(out, "<line class=\"grid\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"20\" y2=\"{height:.0}\"/><text class=\"faint\" x=\"{0:.1}\" y=\"13\" text-anchor=\"{anchor}\">{label}</text>", x(us));
+        let _ = writeln!(
+            out,
+            "<line class=\"grid\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"20\" y2=\"{height:.0}\"/><text class=\"faint\" x=\"{0:.1}\" y=\"13\" text-anchor=\"{anchor}\">{label}</text>",
+            x(us)
+        );
     }
     for (r, track) in shown.iter().enumerate() {
         let y = 26.0 + row * r as f64;
         let name: String = track.chars().take(20).collect();
-        let _ = writeln!(out, "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\"><title>{}</title>{}</text>", left - 8.0, y + 15.0, plain(track), plain(&name));
+        let _ = writeln!(
+            out,
+            "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\"><title>{}</title>{}</text>",
+            left - 8.0,
+            y + 15.0,
+            plain(track),
+            plain(&name)
+        );
         for s in spans.iter().take(MOST).filter(|s| s.track == **track) {
             let details: String = s.details.iter().map(|(k, v)| format!("\n{k} {v}")).collect();
             let wide = (x(s.start_us + s.duration_us) - x(s.start_us) - 0.4).max(0.4);
             let title = plain(&format!("{}\n{}{details}", s.name, Seconds(s.duration_us * 1e-6)));
-            let _ = writeln!(out, "<rect x=\"{:.2}\" y=\"{:.0}\" width=\"{wide:.2}\" height=\"{:.0}\" rx=\"1\" fill=\"{}\"><title>{title}</title></rect>", x(s.start_us), y, row - 5.0, colour(kind(s)));
+            let _ = writeln!(
+                out,
+                "<rect x=\"{:.2}\" y=\"{:.0}\" width=\"{wide:.2}\" height=\"{:.0}\" rx=\"1\" fill=\"{}\"><title>{title}</title></rect>",
+                x(s.start_us),
+                y,
+                row - 5.0,
+                colour(kind(s))
+            );
         }
     }
     out += "</svg>\n";
     if left_out.0 > 0 || left_out.1 > 0 {
-        let _ = writeln!(out, "<p>Not drawn: {} later spans, {} tracks. --trace writes all of them.</p>", left_out.0, left_out.1);
+        let _ = writeln!(
+            out,
+            "<p>Not drawn: {} later spans, {} tracks. --trace writes all of them.</p>",
+            left_out.0, left_out.1
+        );
     }
     out
 }
@@ -103,9 +131,26 @@ pub fn bars(costs: &[(String, f64)]) -> String {
     let mut out = open(row * shown.len() as f64 + 4.0, "where the time goes");
     for (i, (name, seconds)) in shown.iter().enumerate() {
         let (y, wide) = (row * i as f64, (seconds / most * (WIDE - left - 150.0)).max(1.0));
-        let _ = writeln!(out, "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>", left - 8.0, y + 16.0, plain(name));
-        let _ = writeln!(out, "<rect x=\"{left}\" y=\"{:.0}\" width=\"{wide:.1}\" height=\"16\" rx=\"3\" fill=\"var(--c0)\"/>", y + 4.0);
-        let _ = writeln!(out, "<text class=\"ink\" x=\"{:.1}\" y=\"{:.0}\">{}, {:.1} %</text>", left + wide + 6.0, y + 16.0, Seconds(*seconds), 100.0 * seconds / all);
+        let _ = writeln!(
+            out,
+            "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>",
+            left - 8.0,
+            y + 16.0,
+            plain(name)
+        );
+        let _ = writeln!(
+            out,
+            "<rect x=\"{left}\" y=\"{:.0}\" width=\"{wide:.1}\" height=\"16\" rx=\"3\" fill=\"var(--c0)\"/>",
+            y + 4.0
+        );
+        let _ = writeln!(
+            out,
+            "<text class=\"ink\" x=\"{:.1}\" y=\"{:.0}\">{}, {:.1} %</text>",
+            left + wide + 6.0,
+            y + 16.0,
+            Seconds(*seconds),
+            100.0 * seconds / all
+        );
     }
     out + "</svg>\n"
 }
@@ -115,8 +160,18 @@ fn powers(low: f64, high: f64) -> impl Iterator<Item = f64> {
 }
 
 fn rate(v: f64) -> String {
-    let (by, unit) = [(1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s")].into_iter().find(|u| v >= u.0 * 0.999).unwrap_or((1.0, "FLOP/s"));
-    format!("{} {unit}", if v / by >= 100.0 { format!("{:.0}", v / by) } else { format!("{:.3}", v / by).trim_end_matches('0').trim_end_matches('.').to_string() })
+    let (by, unit) = [(1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s")]
+        .into_iter()
+        .find(|u| v >= u.0 * 0.999)
+        .unwrap_or((1.0, "FLOP/s"));
+    format!(
+        "{} {unit}",
+        if v / by >= 100.0 {
+            format!("{:.0}", v / by)
+        } else {
+            format!("{:.3}", v / by).trim_end_matches('0').trim_end_matches('.').to_string()
+        }
+    )
 }
 
 /// Log-log: intensity against rate.
@@ -126,23 +181,67 @@ pub fn roofline(roof: &Roof, points: &[Point]) -> String {
     let ridge = roof.flops / roof.bandwidth;
     let xs = |p: &&Point| p.flops / p.bytes;
     let ys = |p: &&Point| p.flops / p.seconds;
-    let (x0, x1) = (points.iter().map(xs).fold(ridge / 100.0, f64::min) / 2.0, points.iter().map(xs).fold(ridge * 10.0, f64::max) * 2.0);
+    let (x0, x1) = (
+        points.iter().map(xs).fold(ridge / 100.0, f64::min) / 2.0,
+        points.iter().map(xs).fold(ridge * 10.0, f64::max) * 2.0,
+    );
     let (y0, y1) = (points.iter().map(ys).fold(roof.flops / 30.0, f64::min) / 2.0, roof.flops * 3.0);
     let scale = |v: f64, a: f64, b: f64| (v / a).log10() / (b / a).log10();
     let x = |v: f64| left + scale(v, x0, x1) * (WIDE - left - right);
     let y = |v: f64| height - bottom - scale(v, y0, y1) * (height - top - bottom);
     let mut out = open(height, "roofline");
     for p in powers(x0, x1).filter(|p| *p >= x0 && *p <= x1) {
-        let _ = writeln!(out, "<line class=\"grid\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{top}\" y2=\"{1}\"/><text class=\"faint\" x=\"{0:.1}\" y=\"{2}\" text-anchor=\"middle\">{p}</text>", x(p), height - bottom, height - bottom + 16.0);
+        let _ = writeln!(
+            out,
+            "<line class=\"grid\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{top}\" y2=\"{1}\"/><text class=\"faint\" x=\"{0:.1}\" y=\"{2}\" text-anchor=\"middle\">{p}</text>",
+            x(p),
+            height - bottom,
+            height - bottom + 16.0
+        );
     }
     for p in powers(y0, y1).filter(|p| *p >= y0 && *p <= y1) {
-        let _ = writeln!(out, "<line class=\"grid\" x1=\"{left}\" x2=\"{1}\" y1=\"{0:.1}\" y2=\"{0:.1}\"/><text class=\"faint\" x=\"{2}\" y=\"{3:.1}\" text-anchor=\"end\">{4}</text>", y(p), WIDE - right, left - 6.0, y(p) + 4.0, rate(p));
+        let _ = writeln!(
+            out,
+            "<line class=\"grid\" x1=\"{left}\" x2=\"{1}\" y1=\"{0:.1}\" y2=\"{0:.1}\"/><text class=\"faint\" x=\"{2}\" y=\"{3:.1}\" text-anchor=\"end\">{4}</text>",
+            y(p),
+            WIDE - right,
+            left - 6.0,
+            y(p) + 4.0,
+            rate(p)
+        );
     }
     let start = x0.max(y0 / roof.bandwidth);
-    let _ = writeln!(out, "<path class=\"axis\" stroke-width=\"2\" d=\"M{:.1} {:.1} L{:.1} {:.1} L{:.1} {:.1}\"/>", x(start), y(start * roof.bandwidth), x(ridge), y(roof.flops), x(x1), y(roof.flops));
-    let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{} in {}</text>", WIDE - right - 4.0, y(roof.flops) - 8.0, rate(roof.flops), plain(&roof.format));
-    let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", x(ridge / 4.0) - 10.0, y(roof.flops / 4.0) - 6.0, BytesPerSecond(roof.bandwidth));
-    let _ = writeln!(out, "<text class=\"faint\" x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">operations a byte</text>", (left + WIDE) / 2.0, height - 8.0);
+    let _ = writeln!(
+        out,
+        "<path class=\"axis\" stroke-width=\"2\" d=\"M{:.1} {:.1} L{:.1} {:.1} L{:.1} {:.1}\"/>",
+        x(start),
+        y(start * roof.bandwidth),
+        x(ridge),
+        y(roof.flops),
+        x(x1),
+        y(roof.flops)
+    );
+    let _ = writeln!(
+        out,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{} in {}</text>",
+        WIDE - right - 4.0,
+        y(roof.flops) - 8.0,
+        rate(roof.flops),
+        plain(&roof.format)
+    );
+    let _ = writeln!(
+        out,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+        x(ridge / 4.0) - 10.0,
+        y(roof.flops / 4.0) - 6.0,
+        BytesPerSecond(roof.bandwidth)
+    );
+    let _ = writeln!(
+        out,
+        "<text class=\"faint\" x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">operations a byte</text>",
+        (left + WIDE) / 2.0,
+        height - 8.0
+    );
     let time = |p: &Point| p.seconds * p.times;
     let all = points.iter().map(|p| time(p)).sum::<f64>().max(1e-30);
     let mut sorted = points.clone();
@@ -150,19 +249,43 @@ pub fn roofline(roof: &Roof, points: &[Point]) -> String {
     let mut taken: Vec<(f64, f64)> = vec![];
     for p in &sorted {
         let (px, py, r) = (x(xs(p)), y(ys(p)).clamp(top, height - bottom), 4.0 + 14.0 * (time(p) / all).sqrt());
-        let title = plain(&format!("{}\n{} times {}, {:.1} % of the step\n{}, {:.3} operations a byte", p.name, p.times, Seconds(p.seconds), 100.0 * time(p) / all, rate(p.flops / p.seconds), p.flops / p.bytes));
-        let _ = writeln!(out, "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"{r:.1}\" fill=\"var(--c0)\" fill-opacity=\"0.55\" stroke=\"var(--card)\" stroke-width=\"1.5\"><title>{title}</title></circle>");
+        let title = plain(&format!(
+            "{}\n{} times {}, {:.1} % of the step\n{}, {:.3} operations a byte",
+            p.name,
+            p.times,
+            Seconds(p.seconds),
+            100.0 * time(p) / all,
+            rate(p.flops / p.seconds),
+            p.flops / p.bytes
+        ));
+        let _ = writeln!(
+            out,
+            "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"{r:.1}\" fill=\"var(--c0)\" fill-opacity=\"0.55\" stroke=\"var(--card)\" stroke-width=\"1.5\"><title>{title}</title></circle>"
+        );
         // The longest are named, where there is room.
         if taken.len() < 6 && taken.iter().all(|t| (t.1 - py).abs() > 14.0 || (t.0 - px).abs() > 170.0) {
             let crowded = px > WIDE - 220.0;
             let (tx, ty, anchor) = if crowded { (px, py + r + 14.0, "end") } else { (px + r + 5.0, py + 4.0, "start") };
-            let _ = writeln!(out, "<text class=\"ink\" x=\"{tx:.1}\" y=\"{ty:.1}\" text-anchor=\"{anchor}\">{}</text>", plain(&p.name));
+            let _ = writeln!(
+                out,
+                "<text class=\"ink\" x=\"{tx:.1}\" y=\"{ty:.1}\" text-anchor=\"{anchor}\">{}</text>",
+                plain(&p.name)
+            );
             taken.push((px, py));
         }
     }
     out += "</svg>\n<details><summary>as a table</summary><table><tr><th>op</th><th>times</th><th>each</th><th>of the step</th><th>rate</th><th>operations a byte</th></tr>\n";
     for p in sorted.iter().take(60) {
-        let _ = writeln!(out, "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.1} %</td><td>{}</td><td>{:.2}</td></tr>", plain(&p.name), p.times, Seconds(p.seconds), 100.0 * time(p) / all, rate(p.flops / p.seconds), p.flops / p.bytes);
+        let _ = writeln!(
+            out,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.1} %</td><td>{}</td><td>{:.2}</td></tr>",
+            plain(&p.name),
+            p.times,
+            Seconds(p.seconds),
+            100.0 * time(p) / all,
+            rate(p.flops / p.seconds),
+            p.flops / p.bytes
+        );
     }
     out + "</table></details>\n"
 }
@@ -176,19 +299,37 @@ pub fn memory(held: &[Held], capacity: f64) -> String {
     let most = fullest.max(if line { capacity } else { 0.0 }).max(1.0);
     let shown = &held[..held.len().min(ROWS)];
     let mut names: Vec<&str> = vec![];
-    held.iter().flat_map(|h| &h.1).filter(|l| l.1 > 0.0).for_each(|l| if !names.contains(&l.0.as_str()) { names.push(&l.0) });
+    held.iter().flat_map(|h| &h.1).filter(|l| l.1 > 0.0).for_each(|l| {
+        if !names.contains(&l.0.as_str()) {
+            names.push(&l.0)
+        }
+    });
     let (left, row) = (110.0, 24.0);
     let x = |b: f64| left + b / most * (WIDE - left - 130.0);
     let height = row * shown.len() as f64 + 28.0;
-    let mut out = legend(&names.iter().enumerate().map(|(i, n)| (*n, slot(i))).collect::<Vec<_>>()) + &open(height, "memory");
+    let mut out =
+        legend(&names.iter().enumerate().map(|(i, n)| (*n, slot(i))).collect::<Vec<_>>()) + &open(height, "memory");
     for (r, h) in shown.iter().enumerate() {
         let y = row * r as f64;
-        let _ = writeln!(out, "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>", left - 8.0, y + 16.0, plain(&h.0));
+        let _ = writeln!(
+            out,
+            "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>",
+            left - 8.0,
+            y + 16.0,
+            plain(&h.0)
+        );
         let mut at = 0.0;
         for (name, bytes) in h.1.iter().filter(|l| l.1 > 0.0) {
             let (from, wide) = (x(at), (x(at + bytes) - x(at) - 1.5).max(0.5));
             let i = names.iter().position(|n| n == name).unwrap_or(0);
-            let _ = writeln!(out, "<rect x=\"{from:.1}\" y=\"{:.0}\" width=\"{wide:.1}\" height=\"16\" rx=\"2\" fill=\"{}\"><title>{}\n{}</title></rect>", y + 4.0, slot(i), plain(name), Bytes(*bytes));
+            let _ = writeln!(
+                out,
+                "<rect x=\"{from:.1}\" y=\"{:.0}\" width=\"{wide:.1}\" height=\"16\" rx=\"2\" fill=\"{}\"><title>{}\n{}</title></rect>",
+                y + 4.0,
+                slot(i),
+                plain(name),
+                Bytes(*bytes)
+            );
             at += bytes;
         }
         let tip = if line { x(at.max(capacity)) } else { x(at) };
@@ -196,7 +337,13 @@ pub fn memory(held: &[Held], capacity: f64) -> String {
     }
     if line {
         let at = x(capacity);
-        let _ = writeln!(out, "<line class=\"axis\" stroke-width=\"2\" stroke-dasharray=\"4 3\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"{:.0}\"/><text class=\"faint\" x=\"{at:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{} a device</text>", height - 22.0, height - 8.0, Bytes(capacity));
+        let _ = writeln!(
+            out,
+            "<line class=\"axis\" stroke-width=\"2\" stroke-dasharray=\"4 3\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"{:.0}\"/><text class=\"faint\" x=\"{at:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{} a device</text>",
+            height - 22.0,
+            height - 8.0,
+            Bytes(capacity)
+        );
     }
     out += "</svg>\n";
     if capacity > 0.0 && !line {

@@ -78,7 +78,9 @@ impl Page<'_> {
         let mut out = format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <title>{}</title>\n<style>{STYLE}</style></head><body><main>\n<h1>{}</h1><p>{}</p>\n<div class=\"tiles\">",
-            plain(&self.title), plain(&self.title), plain(&self.subtitle)
+            plain(&self.title),
+            plain(&self.title),
+            plain(&self.subtitle)
         );
         for (name, value) in &self.figures {
             let _ = write!(out, "<div class=\"tile\"><span>{}</span><b>{}</b></div>", plain(name), plain(value));
@@ -87,7 +89,11 @@ impl Page<'_> {
         let sections = [
             ("Timeline", "What runs when, in predicted time. Hover for details.", charts::timeline(self.trace)),
             ("Where the time goes", "Seconds on the busiest device.", charts::bars(&self.costs)),
-            ("Roofline", "Each op by its intensity and the rate that it reaches; the lines are the device's figures. Area grows with an op's time in a step.", charts::roofline(&self.roof, &self.points)),
+            (
+                "Roofline",
+                "Each op by its intensity and the rate that it reaches; the lines are the device's figures. Area grows with an op's time in a step.",
+                charts::roofline(&self.roof, &self.points),
+            ),
             ("Memory", "What a device holds at the fullest moment.", charts::memory(&self.memory, self.capacity)),
         ];
         for (title, about, chart) in sections {

@@ -14,7 +14,11 @@ use crate::trace::Trace;
 /// What a device could do at best.
 pub fn roof(chip: &Chip, precision: Precision) -> Result<Roof> {
     let lacks = || Error::usage(format!("{} has no rate for {}", chip.device.title, precision.name()));
-    Ok(Roof { flops: chip.device.peak(precision).ok_or_else(lacks)?.0, bandwidth: chip.device.bandwidth.0, format: precision.name().into() })
+    Ok(Roof {
+        flops: chip.device.peak(precision).ok_or_else(lacks)?.0,
+        bandwidth: chip.device.bandwidth.0,
+        format: precision.name().into(),
+    })
 }
 
 fn lines(m: &Memory) -> Vec<(String, f64)> {
@@ -54,7 +58,9 @@ pub fn points(shape: &Shape, topology: &Topology, chip: &Chip, l: &Layout) -> Re
 /// A product or attention kernel against the roofs; nothing for what only moves bytes.
 pub fn point(site: &Site, w: &Work, times: f64) -> Result<Option<Point>> {
     let (name, flops, bytes) = match w {
-        Work::Gemm { name, batch, m, n, k, precision } => (*name, 2.0 * batch * m * n * k, batch * site.chip.engine(*precision)?.bytes(*m, *n, *k)),
+        Work::Gemm { name, batch, m, n, k, precision } => {
+            (*name, 2.0 * batch * m * n * k, batch * site.chip.engine(*precision)?.bytes(*m, *n, *k))
+        }
         Work::Attention { name, flops, bytes, .. } => (*name, *flops, *bytes),
         _ => return Ok(None),
     };
@@ -71,25 +77,46 @@ pub fn training<'a>(shape: &Shape, topology: &Topology, l: &Layout, step: &Step,
         title: format!("{} on {} × {}", shape.name, step.devices, topology.slowest().title),
         subtitle: format!("A training step, predicted: {}", crate::simulate::report::layout_text(l)),
         figures: vec![
-            ("step", step.seconds.to_string()), ("tokens a second", format!("{:.0}", step.tokens / seconds)), ("MFU", format!("{:.1} %", 100.0 * step.mfu)),
-            ("fullest stage", Bytes(fullest).to_string()), ("energy a step", step.energy.joules.to_string()), ("power a device", step.energy.watts.to_string()),
+            ("step", step.seconds.to_string()),
+            ("tokens a second", format!("{:.0}", step.tokens / seconds)),
+            ("MFU", format!("{:.1} %", 100.0 * step.mfu)),
+            ("fullest stage", Bytes(fullest).to_string()),
+            ("energy a step", step.energy.joules.to_string()),
+            ("power a device", step.energy.watts.to_string()),
         ],
-        trace, costs: step.costs.iter().map(|c| (c.name.clone(), c.seconds)).collect(), roof: roof(&chip, l.precision)?, points: points(shape, topology, &chip, l)?,
-        memory: step.memory.iter().enumerate().map(|(i, m)| (format!("stage {i}"), lines(m))).collect(), capacity: chip.device.memory.0,
+        trace,
+        costs: step.costs.iter().map(|c| (c.name.clone(), c.seconds)).collect(),
+        roof: roof(&chip, l.precision)?,
+        points: points(shape, topology, &chip, l)?,
+        memory: step.memory.iter().enumerate().map(|(i, m)| (format!("stage {i}"), lines(m))).collect(),
+        capacity: chip.device.memory.0,
     })
 }
 
 /// Serving: one pass of a device as a row of its costs.
-pub fn serving<'a>(shape: &Shape, topology: &Topology, precision: Precision, a: &Answering, trace: &'a Trace) -> Result<Page<'a>> {
+pub fn serving<'a>(
+    shape: &Shape,
+    topology: &Topology,
+    precision: Precision,
+    a: &Answering,
+    trace: &'a Trace,
+) -> Result<Page<'a>> {
     let chip = Chip::new(topology.slowest())?;
     Ok(Page {
         title: format!("{} on {} × {}", shape.name, a.devices, topology.slowest().title),
         subtitle: format!("Serving, predicted: {} sequences at once a copy", a.batch),
         figures: vec![
-            ("tokens a second", format!("{:.1}", a.tokens_per_second)), ("first token", a.first_token.to_string()), ("between tokens", a.between_tokens.to_string()),
-            ("cache holds", format!("{:.0} tokens", a.cache_tokens)), ("energy a sequence", a.energy.joules.to_string()),
+            ("tokens a second", format!("{:.1}", a.tokens_per_second)),
+            ("first token", a.first_token.to_string()),
+            ("between tokens", a.between_tokens.to_string()),
+            ("cache holds", format!("{:.0} tokens", a.cache_tokens)),
+            ("energy a sequence", a.energy.joules.to_string()),
         ],
-        trace, costs: a.costs.iter().map(|c| (c.name.clone(), c.seconds)).collect(), roof: roof(&chip, precision)?, points: a.points.clone(),
-        memory: vec![("a device".into(), lines(&a.memory))], capacity: chip.device.memory.0,
+        trace,
+        costs: a.costs.iter().map(|c| (c.name.clone(), c.seconds)).collect(),
+        roof: roof(&chip, precision)?,
+        points: a.points.clone(),
+        memory: vec![("a device".into(), lines(&a.memory))],
+        capacity: chip.device.memory.0,
     })
 }

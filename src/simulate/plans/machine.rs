@@ -25,7 +25,11 @@ impl Machine {
     pub fn new(topology: &Topology, ranks: usize, precision: Precision) -> Result<Machine> {
         if ranks > topology.devices() {
             let nodes = ranks.div_ceil(topology.devices_per_node());
-            return Err(Error::usage(format!("{ranks} ranks take {ranks} devices, {} has {}: --nodes {nodes} would do", topology.name, topology.devices())));
+            return Err(Error::usage(format!(
+                "{ranks} ranks take {ranks} devices, {} has {}: --nodes {nodes} would do",
+                topology.name,
+                topology.devices()
+            )));
         }
         let per_node = topology.devices_per_node();
         let near = topology.levels().first().map_or(per_node, |l| l.devices.max(per_node));
@@ -115,7 +119,10 @@ impl Rates for Machine {
             let stride = group.get(1).map_or(1, |r| r.abs_diff(group[0]).max(1));
             let placed = Placed::new(&self.topology, group.len(), stride);
             if !placed.levels.iter().all(|l| l.1.reduction) {
-                return Err(Error::usage(format!("{}: no switch between these ranks can add: choose another algorithm", self.topology.name)));
+                return Err(Error::usage(format!(
+                    "{}: no switch between these ranks can add: choose another algorithm",
+                    self.topology.name
+                )));
             }
             let whole = price(c, &placed, Kind::AllReduce, total, Some(Algorithm::InSwitch)).seconds.0;
             return Ok(vec![whole / rounds.rounds.len().max(1) as f64; rounds.rounds.len()]);

@@ -94,7 +94,17 @@ struct Clock<'a, 'b> {
 pub fn run(ranks: &[Rank], policy: &Policy, rates: &dyn Rates) -> Result<Outcome> {
     let seats = ranks.iter().enumerate().map(|(i, r)| (r.seat.clone(), i)).collect();
     let now = vec![rates.submit(); ranks.len()];
-    let mut clock = Clock { ranks, policy, rates, seats, at: vec![0; ranks.len()], now, links: HashMap::new(), arrived: HashMap::new(), out: Outcome::default() };
+    let mut clock = Clock {
+        ranks,
+        policy,
+        rates,
+        seats,
+        at: vec![0; ranks.len()],
+        now,
+        links: HashMap::new(),
+        arrived: HashMap::new(),
+        out: Outcome::default(),
+    };
     for rank in 0..ranks.len() {
         clock.go_on(rank)?;
     }
@@ -140,7 +150,10 @@ impl<'a> Clock<'a, '_> {
     fn group(&self, rank: usize, axis: MeshAxis, label: &str) -> Result<Vec<usize>> {
         let seat = &self.ranks[rank].seat;
         let place = |i: usize| self.seats.get(&seat.moved(axis, i)).copied();
-        (0..seat.ways(axis)).map(place).collect::<Option<_>>().ok_or_else(|| Error::op("simulate", label, format!("rank {rank} lacks peers along {axis}")))
+        (0..seat.ways(axis))
+            .map(place)
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::op("simulate", label, format!("rank {rank} lacks peers along {axis}")))
     }
 
     /// Does a rank's transfer if everybody is there. True if something happened.
@@ -173,7 +186,16 @@ impl<'a> Clock<'a, '_> {
     fn wait(&mut self, rank: usize, t: &Transfer, until: f64) {
         let start = self.now[rank];
         if until > start {
-            self.out.waits.push(Moved { exchange: t.exchange, label: t.label.clone(), algorithm: None, from: rank, to: rank, bytes: 0, start, end: until });
+            self.out.waits.push(Moved {
+                exchange: t.exchange,
+                label: t.label.clone(),
+                algorithm: None,
+                from: rank,
+                to: rank,
+                bytes: 0,
+                start,
+                end: until,
+            });
             self.now[rank] = until;
         }
     }
@@ -183,7 +205,11 @@ impl<'a> Clock<'a, '_> {
         let bytes = t.rounds(&self.ranks[rank].bindings, self.policy)?.elements as u64 * 4;
         let group = self.group(rank, t.how.over, &t.label)?;
         let to = *group.get(t.how.peer).ok_or_else(|| Error::op("send", &t.label, "has no receiver"))?;
-        let slot = self.ranks[to].plan.transfers.iter().position(|x| x.exchange == Exchange::Receive && x.how.tag == t.how.tag);
+        let slot = self.ranks[to]
+            .plan
+            .transfers
+            .iter()
+            .position(|x| x.exchange == Exchange::Receive && x.how.tag == t.how.tag);
         let slot = slot.ok_or_else(|| Error::op("send", &t.label, format!("rank {to} does not receive it")))?;
         let free = self.links.entry((rank, to)).or_default();
         let start = free.max(self.now[rank]);
@@ -203,7 +229,13 @@ impl<'a> Clock<'a, '_> {
         let place = |i: usize| group.get(i).copied().unwrap_or(self.ranks.len());
         for (round, seconds) in rounds.rounds.iter().zip(self.rates.rounds(t.exchange, group, &rounds)?) {
             for m in round {
-                self.message(t, (place(m.from), place(m.to)), m.range.len() as u64 * 4, Some(rounds.algorithm.name()), (now, now + seconds));
+                self.message(
+                    t,
+                    (place(m.from), place(m.to)),
+                    m.range.len() as u64 * 4,
+                    Some(rounds.algorithm.name()),
+                    (now, now + seconds),
+                );
                 if m.reduce {
                     self.out.traffic.flops += m.range.len() as u64;
                 }
@@ -214,9 +246,25 @@ impl<'a> Clock<'a, '_> {
         Ok(())
     }
 
-    fn message(&mut self, t: &Transfer, (from, to): (usize, usize), bytes: u64, algorithm: Option<&'static str>, (start, end): (f64, f64)) {
+    fn message(
+        &mut self,
+        t: &Transfer,
+        (from, to): (usize, usize),
+        bytes: u64,
+        algorithm: Option<&'static str>,
+        (start, end): (f64, f64),
+    ) {
         if self.out.traffic.sent(t.exchange, (from, to), bytes) {
-            self.out.messages.push(Moved { exchange: t.exchange, label: t.label.clone(), algorithm, from, to, bytes, start, end });
+            self.out.messages.push(Moved {
+                exchange: t.exchange,
+                label: t.label.clone(),
+                algorithm,
+                from,
+                to,
+                bytes,
+                start,
+                end,
+            });
         }
     }
 }
@@ -246,7 +294,9 @@ impl Of {
     fn words(&self, tokens: f64) -> String {
         match self {
             Of::Answer { total } => format!("the plan of a step of {tokens} tokens, {total} in the cache after it"),
-            Of::Training { .. } => format!("the plan of a step that trains on {tokens} tokens: forward, loss, gradients, update"),
+            Of::Training { .. } => {
+                format!("the plan of a step that trains on {tokens} tokens: forward, loss, gradients, update")
+            }
         }
     }
 }

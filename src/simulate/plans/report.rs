@@ -14,12 +14,16 @@ pub fn memory(plan: &Plan, of: &Of) -> Vec<(&'static str, u64)> {
     match of {
         Of::Answer { .. } => out.push(("states", plan.bytes_where(|r| matches!(r, Role::State(_))))),
         Of::Training { parameters } => {
-            let state = |is: bool| plan.bytes_where(|r| matches!(r, Role::State(name) if parameters.contains(name) == is));
+            let state =
+                |is: bool| plan.bytes_where(|r| matches!(r, Role::State(name) if parameters.contains(name) == is));
             out.extend([("parameters", state(true)), ("optimiser", state(false))]);
         }
     }
     out.extend([
-        (if matches!(of, Of::Training { .. }) { "activations and gradients" } else { "activations" }, plan.bytes_where(|r| matches!(r, Role::Scratch))),
+        (
+            if matches!(of, Of::Training { .. }) { "activations and gradients" } else { "activations" },
+            plan.bytes_where(|r| matches!(r, Role::Scratch)),
+        ),
         ("inputs and outputs", plan.bytes_where(|r| matches!(r, Role::Input(_) | Role::Output(_)))),
     ]);
     out
@@ -59,20 +63,41 @@ fn spent(o: &Outcome) -> Spent {
 
 /// Numbers carry their units. `chip` prices energy; none where the devices' power is not known.
 pub fn text(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> String {
-    let mut out = format!("{}{} on {}\n", told.model, if told.mesh.is_empty() { String::new() } else { format!(" over {}", told.mesh) }, told.on);
+    let mut out = format!(
+        "{}{} on {}\n",
+        told.model,
+        if told.mesh.is_empty() { String::new() } else { format!(" over {}", told.mesh) },
+        told.on
+    );
     let _ = writeln!(out, "{}\n", told.of.words(told.tokens));
     let _ = writeln!(out, "step                  {}", Seconds(o.seconds));
     let _ = writeln!(out, "tokens                {:.1} a second", told.tokens / o.seconds);
     let dispatches: usize = o.traffic.work.values().map(|w| w.dispatches).sum();
     let moved: u64 = o.traffic.work.values().map(|w| w.bytes).sum();
-    let _ = writeln!(out, "computed              {} FLOP in {dispatches} dispatches, {} moved", o.traffic.all_flops(), Bytes(moved as f64));
-    let _ = writeln!(out, "sent                  {} in {} messages", Bytes(o.traffic.bytes() as f64), o.traffic.messages);
+    let _ = writeln!(
+        out,
+        "computed              {} FLOP in {dispatches} dispatches, {} moved",
+        o.traffic.all_flops(),
+        Bytes(moved as f64)
+    );
+    let _ =
+        writeln!(out, "sent                  {} in {} messages", Bytes(o.traffic.bytes() as f64), o.traffic.messages);
     for (name, v) in &o.traffic.volumes {
-        let _ = writeln!(out, "    {name:<34} {:>9}  {} times, {} messages", Bytes(v.bytes as f64), v.collectives, v.messages);
+        let _ = writeln!(
+            out,
+            "    {name:<34} {:>9}  {} times, {} messages",
+            Bytes(v.bytes as f64),
+            v.collectives,
+            v.messages
+        );
     }
     if let Some(chip) = chip {
         let e = energy(chip, spent(o), o.seconds, ranks.len());
-        let _ = writeln!(out, "energy                {} a step ({} to {}), {} a device; devices only", e.joules, e.low, e.high, e.watts);
+        let _ = writeln!(
+            out,
+            "energy                {} a step ({} to {}), {} a device; devices only",
+            e.joules, e.low, e.high, e.watts
+        );
         money(&mut out, &e, o, ranks.len(), told);
     }
     let _ = writeln!(out, "\nwhere the time goes, on the busiest rank");
@@ -96,19 +121,45 @@ pub fn text(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> St
 fn money(out: &mut String, e: &Energy, o: &Outcome, devices: usize, told: &Told) {
     if let Some(price) = told.prices.device_hour {
         let step = price * devices as f64 * o.seconds / 3600.0;
-        let _ = writeln!(out, "cost                  {:.3} USD a million tokens, at {price:.2} USD a device-hour", step / told.tokens * 1e6);
+        let _ = writeln!(
+            out,
+            "cost                  {:.3} USD a million tokens, at {price:.2} USD a device-hour",
+            step / told.tokens * 1e6
+        );
     }
     if let Some(grams) = told.prices.carbon {
-        let _ = writeln!(out, "carbon                {:.3e} g CO2 a step, at {grams:.0} g/kWh", e.joules.0 / 3.6e6 * grams);
+        let _ =
+            writeln!(out, "carbon                {:.3e} g CO2 a step, at {grams:.0} g/kWh", e.joules.0 / 3.6e6 * grams);
     }
 }
 
 /// Units are in the keys.
 pub fn json(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> Value {
-    let work: Value = o.traffic.work.iter().map(|(r, w)| json!({ "rank": r, "dispatches": w.dispatches, "flops": w.flops, "bytes": w.bytes })).collect();
-    let links: Value = o.traffic.links.iter().map(|((from, to), b)| json!({ "from": from, "to": to, "bytes": b })).collect();
-    let collectives: Value = o.traffic.volumes.iter().map(|(n, v)| json!({ "kind": n, "count": v.collectives, "messages": v.messages, "bytes": v.bytes })).collect();
-    let bytes: Value = ranks.iter().map(|r| json!(memory(r.plan, told.of).into_iter().map(|(n, b)| (format!("{}_bytes", n.replace(' ', "_")), json!(b))).collect::<serde_json::Map<_, _>>())).collect();
+    let work: Value = o
+        .traffic
+        .work
+        .iter()
+        .map(|(r, w)| json!({ "rank": r, "dispatches": w.dispatches, "flops": w.flops, "bytes": w.bytes }))
+        .collect();
+    let links: Value =
+        o.traffic.links.iter().map(|((from, to), b)| json!({ "from": from, "to": to, "bytes": b })).collect();
+    let collectives: Value = o
+        .traffic
+        .volumes
+        .iter()
+        .map(|(n, v)| json!({ "kind": n, "count": v.collectives, "messages": v.messages, "bytes": v.bytes }))
+        .collect();
+    let bytes: Value = ranks
+        .iter()
+        .map(|r| {
+            json!(
+                memory(r.plan, told.of)
+                    .into_iter()
+                    .map(|(n, b)| (format!("{}_bytes", n.replace(' ', "_")), json!(b)))
+                    .collect::<serde_json::Map<_, _>>()
+            )
+        })
+        .collect();
     let cached = match told.of {
         Of::Answer { total } => Some(*total),
         Of::Training { .. } => None,

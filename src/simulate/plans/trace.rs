@@ -11,9 +11,17 @@ pub fn dispatches(outcome: &Outcome, ranks: &[Rank], track: &str) -> Trace {
         let d = &rank.plan.dispatches[r.dispatch];
         let kernel = rank.plan.kernels[d.kernel].name();
         let work = d.work(&rank.bindings).unwrap_or_default();
-        let details = [("kernel", kernel.to_string()), ("ops", d.ops.join(" + ")), ("FLOP", work.flops.to_string()), ("bytes", work.bytes.to_string())];
+        let details = [
+            ("kernel", kernel.to_string()),
+            ("ops", d.ops.join(" + ")),
+            ("FLOP", work.flops.to_string()),
+            ("bytes", work.bytes.to_string()),
+        ];
         Span {
-            name: format!("{kernel} {}", d.label), track: track.into(), start_us: r.start * 1e6, duration_us: (r.end - r.start) * 1e6,
+            name: format!("{kernel} {}", d.label),
+            track: track.into(),
+            start_us: r.start * 1e6,
+            duration_us: (r.end - r.start) * 1e6,
             details: details.map(|(k, v)| (k.to_string(), v)).to_vec(),
         }
     };
@@ -31,15 +39,29 @@ pub fn segments(outcome: &Outcome, ranks: &[Rank]) -> Trace {
             let part: Vec<&&super::Ran> = mine.iter().filter(|x| (from..to).contains(&x.dispatch)).collect();
             if let (Some(first), Some(last)) = (part.first(), part.last()) {
                 spans.push(Span {
-                    name: r.plan.dispatches[from].label.clone(), track: format!("rank {rank}"), start_us: first.start * 1e6, duration_us: (last.end - first.start) * 1e6,
+                    name: r.plan.dispatches[from].label.clone(),
+                    track: format!("rank {rank}"),
+                    start_us: first.start * 1e6,
+                    duration_us: (last.end - first.start) * 1e6,
                     details: vec![("dispatches".into(), part.len().to_string())],
                 });
             }
             from = to;
         }
     }
-    let timed = |m: &Moved, name: String, track: String, details| Span { name, track, start_us: m.start * 1e6, duration_us: (m.end - m.start) * 1e6, details };
-    spans.extend(outcome.waits.iter().map(|w| timed(w, format!("wait {} {}", name(w.exchange), w.label), format!("rank {}", w.from), vec![])));
+    let timed = |m: &Moved, name: String, track: String, details| Span {
+        name,
+        track,
+        start_us: m.start * 1e6,
+        duration_us: (m.end - m.start) * 1e6,
+        details,
+    };
+    spans.extend(
+        outcome
+            .waits
+            .iter()
+            .map(|w| timed(w, format!("wait {} {}", name(w.exchange), w.label), format!("rank {}", w.from), vec![])),
+    );
     spans.extend(outcome.messages.iter().map(|m| {
         let mut details = vec![("bytes".to_string(), m.bytes.to_string())];
         details.extend(m.algorithm.map(|a| ("algorithm".into(), a.into())));

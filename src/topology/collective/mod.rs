@@ -131,26 +131,41 @@ impl Collective {
         let (ranges, all, ranks) = (self.ranges(), 0..self.elements(), (0..n).collect::<Vec<_>>());
         let bundles: Vec<Vec<Range<usize>>> = ranges.iter().map(|r| vec![r.clone()]).collect();
         let rounds = match (self.kind, self.algorithm) {
-            (Kind::AllReduce, Algorithm::Ring) => [ring::reduce_scatter(&ranks, &bundles), ring::all_gather(&ranks, &bundles)].concat(),
+            (Kind::AllReduce, Algorithm::Ring) => {
+                [ring::reduce_scatter(&ranks, &bundles), ring::all_gather(&ranks, &bundles)].concat()
+            }
             (Kind::AllGather, Algorithm::Ring) => ring::all_gather(&ranks, &bundles),
             (Kind::ReduceScatter, Algorithm::Ring) => ring::reduce_scatter(&ranks, &bundles),
             (Kind::Broadcast { root }, Algorithm::Ring) => ring::chain(n, root, &ranges),
-            (Kind::AllReduce | Kind::AllGather | Kind::ReduceScatter, Algorithm::HalvingDoubling) => tree::halving_doubling(self.kind, &ranges),
+            (Kind::AllReduce | Kind::AllGather | Kind::ReduceScatter, Algorithm::HalvingDoubling) => {
+                tree::halving_doubling(self.kind, &ranges)
+            }
             (Kind::AllReduce, Algorithm::Tree) => tree::double_binary(n, all.end, self.pieces.max(1)),
             (Kind::Broadcast { root }, Algorithm::Tree) => tree::binomial(&rotated(&ranks, root), &all),
-            (Kind::AllReduce | Kind::AllGather | Kind::ReduceScatter | Kind::Broadcast { .. }, Algorithm::InSwitch) => in_switch(self.kind, &ranges),
+            (Kind::AllReduce | Kind::AllGather | Kind::ReduceScatter | Kind::Broadcast { .. }, Algorithm::InSwitch) => {
+                in_switch(self.kind, &ranges)
+            }
             (Kind::AllReduce, Algorithm::Hierarchical) => hierarchical::all_reduce(&self.members(), all.end),
-            (Kind::AllGather | Kind::ReduceScatter, Algorithm::Hierarchical) => hierarchical::scattered(self.kind, &self.members(), &ranges)?,
+            (Kind::AllGather | Kind::ReduceScatter, Algorithm::Hierarchical) => {
+                hierarchical::scattered(self.kind, &self.members(), &ranges)?
+            }
             (Kind::Broadcast { root }, Algorithm::Hierarchical) => hierarchical::broadcast(&self.members(), root, &all),
             (Kind::AllReduce, Algorithm::Direct) => vec![direct_reduce_scatter(&ranges), direct_all_gather(&ranges)],
             (Kind::AllGather, Algorithm::Direct) => vec![direct_all_gather(&ranges)],
             (Kind::ReduceScatter, Algorithm::Direct) => vec![direct_reduce_scatter(&ranges)],
-            (Kind::Broadcast { root }, Algorithm::Direct) => vec![ranks.iter().filter_map(|r| send(root, *r, &all, false)).collect()],
+            (Kind::Broadcast { root }, Algorithm::Direct) => {
+                vec![ranks.iter().filter_map(|r| send(root, *r, &all, false)).collect()]
+            }
             (Kind::AllToAll, Algorithm::Direct) => all_to_all(&vec![self.parts.clone(); n]),
             (Kind::SendRecv { from, to }, Algorithm::Direct) => vec![send(from, to, &all, false).into_iter().collect()],
             (kind, algorithm) => {
                 let able: Vec<&str> = ALGORITHMS.iter().filter(|a| does(**a, kind)).map(|a| a.name()).collect();
-                return Err(Error::usage(format!("{} cannot be done by {}: algorithms for it are {}", kind.name(), algorithm.name(), able.join(", "))));
+                return Err(Error::usage(format!(
+                    "{} cannot be done by {}: algorithms for it are {}",
+                    kind.name(),
+                    algorithm.name(),
+                    able.join(", ")
+                )));
             }
         };
         Ok(rounds.into_iter().filter(|r| !r.is_empty()).collect())
@@ -216,11 +231,17 @@ fn rotated(ranks: &[usize], first: usize) -> Vec<usize> {
 }
 
 fn direct_reduce_scatter(ranges: &[Range<usize>]) -> Round {
-    (0..ranges.len()).flat_map(|from| ranges.iter().enumerate().filter_map(move |(to, r)| send(from, to, r, true))).collect()
+    (0..ranges.len())
+        .flat_map(|from| ranges.iter().enumerate().filter_map(move |(to, r)| send(from, to, r, true)))
+        .collect()
 }
 
 fn direct_all_gather(ranges: &[Range<usize>]) -> Round {
-    ranges.iter().enumerate().flat_map(|(from, r)| (0..ranges.len()).filter_map(move |to| send(from, to, r, false))).collect()
+    ranges
+        .iter()
+        .enumerate()
+        .flat_map(|(from, r)| (0..ranges.len()).filter_map(move |to| send(from, to, r, false)))
+        .collect()
 }
 
 /// All-reduce: the switch sums what everybody pushes, hands each part to its owner, who stores it back for the multicast.
@@ -232,18 +253,33 @@ fn in_switch(kind: Kind, ranges: &[Range<usize>]) -> Vec<Round> {
     }
     let all = 0..ranges[n - 1].end;
     let push = || (0..n).filter_map(|r| send(r, n, &all, true)).collect();
-    let owner = |to_owner: bool| ranges.iter().enumerate().filter_map(|(r, part)| if to_owner { send(n, r, part, false) } else { send(r, n, part, false) }).collect();
+    let owner = |to_owner: bool| {
+        ranges
+            .iter()
+            .enumerate()
+            .filter_map(|(r, part)| if to_owner { send(n, r, part, false) } else { send(r, n, part, false) })
+            .collect()
+    };
     let multicast = || (0..n).filter_map(|r| send(n, r, &all, false)).collect();
     match kind {
         Kind::AllReduce => vec![push(), owner(true), owner(false), multicast()],
         Kind::ReduceScatter => vec![push(), owner(true)],
-        Kind::Broadcast { root } => vec![send(root, n, &all, false).into_iter().collect(), (0..n).filter(|r| *r != root).filter_map(|r| send(n, r, &all, false)).collect()],
+        Kind::Broadcast { root } => vec![
+            send(root, n, &all, false).into_iter().collect(),
+            (0..n).filter(|r| *r != root).filter_map(|r| send(n, r, &all, false)).collect(),
+        ],
         _ => vec![owner(false), multicast()],
     }
 }
 
-pub const ALGORITHMS: [Algorithm; 6] =
-    [Algorithm::Ring, Algorithm::HalvingDoubling, Algorithm::Tree, Algorithm::InSwitch, Algorithm::Hierarchical, Algorithm::Direct];
+pub const ALGORITHMS: [Algorithm; 6] = [
+    Algorithm::Ring,
+    Algorithm::HalvingDoubling,
+    Algorithm::Tree,
+    Algorithm::InSwitch,
+    Algorithm::Hierarchical,
+    Algorithm::Direct,
+];
 
 /// Whether an algorithm does a kind.
 pub fn does(algorithm: Algorithm, kind: Kind) -> bool {

@@ -5,7 +5,9 @@ use std::ops::Range;
 
 fn round(members: &[usize], bundles: &[Vec<Range<usize>>], part_of: impl Fn(usize) -> usize, reduce: bool) -> Round {
     let n = members.len();
-    let hop = |i: usize| bundles[part_of(i) % n].iter().filter_map(move |range| send(members[i], members[(i + 1) % n], range, reduce));
+    let hop = |i: usize| {
+        bundles[part_of(i) % n].iter().filter_map(move |range| send(members[i], members[(i + 1) % n], range, reduce))
+    };
     (0..n).flat_map(hop).collect()
 }
 
@@ -23,6 +25,8 @@ pub fn all_gather(members: &[usize], bundles: &[Vec<Range<usize>>]) -> Vec<Round
 
 /// A broadcast from neighbour to neighbour; the parts follow each other, so that all links work.
 pub fn chain(n: usize, root: usize, ranges: &[Range<usize>]) -> Vec<Round> {
-    let hop = |step: usize, from: usize| ranges.get(step.checked_sub(from)?).and_then(|r| send((root + from) % n, (root + from + 1) % n, r, false));
+    let hop = |step: usize, from: usize| {
+        ranges.get(step.checked_sub(from)?).and_then(|r| send((root + from) % n, (root + from + 1) % n, r, false))
+    };
     (0..(2 * n).saturating_sub(2)).map(|step| (0..n - 1).filter_map(|from| hop(step, from)).collect()).collect()
 }

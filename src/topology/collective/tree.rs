@@ -31,7 +31,13 @@ pub fn halving_doubling(kind: Kind, ranges: &[Range<usize>]) -> Vec<Round> {
     let partners = || (0..f.extra).map(|v| (2 * v, 2 * v + 1));
     let reduces = kind != Kind::AllGather;
     let mut rounds: Vec<Round> = vec![];
-    rounds.push(partners().filter_map(|(leader, partner)| send(partner, leader, if reduces { &all } else { &ranges[partner] }, reduces)).collect());
+    rounds.push(
+        partners()
+            .filter_map(|(leader, partner)| {
+                send(partner, leader, if reduces { &all } else { &ranges[partner] }, reduces)
+            })
+            .collect(),
+    );
     let distances: Vec<usize> = std::iter::successors(Some(1), |d| Some(d * 2)).take_while(|d| *d < f.power).collect();
     let exchange = |d: usize, theirs: bool, reduce: bool| {
         let block = |v: usize| f.block(ranges, (if theirs { v ^ d } else { v }) & !(d - 1), d);
@@ -41,7 +47,8 @@ pub fn halving_doubling(kind: Kind, ranges: &[Range<usize>]) -> Vec<Round> {
         rounds.extend(distances.iter().rev().map(|d| exchange(*d, true, true)));
     }
     if kind == Kind::ReduceScatter {
-        rounds.push(partners().filter_map(|(leader, partner)| send(leader, partner, &ranges[partner], false)).collect());
+        rounds
+            .push(partners().filter_map(|(leader, partner)| send(leader, partner, &ranges[partner], false)).collect());
         return rounds;
     }
     rounds.extend(distances.iter().map(|d| exchange(*d, false, false)));
@@ -49,7 +56,13 @@ pub fn halving_doubling(kind: Kind, ranges: &[Range<usize>]) -> Vec<Round> {
         true => vec![all.clone()],
         false => vec![0..ranges[partner].start, ranges[partner].end..all.end],
     };
-    rounds.push(partners().flat_map(|(leader, partner)| missing(partner).into_iter().filter_map(move |r| send(leader, partner, &r, false))).collect());
+    rounds.push(
+        partners()
+            .flat_map(|(leader, partner)| {
+                missing(partner).into_iter().filter_map(move |r| send(leader, partner, &r, false))
+            })
+            .collect(),
+    );
     rounds
 }
 
