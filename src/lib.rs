@@ -3,6 +3,7 @@
 pub mod base;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod cpu;
 pub mod device;
 pub mod graph;
 pub mod kernel;
