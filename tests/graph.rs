@@ -56,7 +56,7 @@ fn an_axis_beyond_32_bits_is_refused_and_never_wraps() {
         let x = input(&mut graph, "x", Type::f32([3]));
         let pad = Attrs::Pad { axis: 0, before, after: before, value: 0.0 };
         let e = graph.apply(&op::PAD, pad, &[x]).unwrap_err().to_string();
-        assert!(e.starts_with("pad \"%1\": f32[") && e.ends_with("at most 4294967295 can be counted"), "{e}");
+        assert!(e.starts_with("pad \"pad(x)\": f32[") && e.ends_with("at most 4294967295 can be counted"), "{e}");
     }
 }
 

@@ -204,7 +204,7 @@ impl Graph {
 impl Build for Graph {
     fn apply(&mut self, def: &'static OpDef, attrs: Attrs, args: &[Value]) -> Result<Value> {
         let types: Vec<Type> = args.iter().map(|a| self.node(*a).ty.clone()).collect();
-        let name = if self.place.is_empty() { format!("%{}", self.nodes.len()) } else { self.place.clone() };
+        let name = if self.place.is_empty() { self.made_by(def, args) } else { self.place.clone() };
         let ty = (def.rule)(&attrs, &types).map_err(|e| e.at_node(&name))?;
         let dims = ty.shape.iter().copied().chain(attrs.places()).collect::<Vec<_>>();
         self.check_dims(dims.iter(), &ty).map_err(|what| Error::op(def.name, &name, what))?;
@@ -244,6 +244,27 @@ impl Graph {
             }
         }
         Ok(())
+    }
+
+    /// What a node outside of any place is called: its op and its operands, `gelu(matmul(x, w))`; long operands by their
+    /// op alone.
+    fn made_by(&self, def: &OpDef, args: &[Value]) -> String {
+        const LONG: usize = 32;
+        const MANY: usize = 4;
+        let mut operands: Vec<&str> = args
+            .iter()
+            .take(MANY)
+            .map(|a| match self.node(*a) {
+                node if node.def().is_some() && node.name.len() > LONG => node.kind(),
+                node => &node.name,
+            })
+            .collect();
+        operands.extend((args.len() > MANY).then_some("…"));
+        format!("{}({})", def.name, operands.join(", "))
+    }
+    /// What a value is called.
+    fn name_of(&self, v: Value) -> String {
+        self.node(v).name.clone()
     }
 
     /// A state is assigned by whoever has it, and not read afterwards.
