@@ -146,7 +146,7 @@ impl Compiler<'_> {
 
     /// The value in row-major order.
     fn dense(&mut self, of: Id) -> Id {
-        if matches!(self.p.vals[of].from, From::Made | From::Dense { .. } | From::Input(_) | From::Data(_)) {
+        if matches!(self.p.vals[of].from, From::Made | From::Dense { .. } | From::Input | From::Data(_)) {
             return of;
         }
         if let Some(id) = self.dense.get(&of) {
@@ -172,7 +172,7 @@ impl Compiler<'_> {
         }
         match &node.source {
             Source::Input => {
-                let id = self.result(From::Input(self.p.inputs.len()), v);
+                let id = self.result(From::Input, v);
                 self.p.inputs.push((node.name.clone(), node.ty.clone(), id));
             }
             Source::Const(x) => {

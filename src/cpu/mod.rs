@@ -24,13 +24,13 @@ pub use pool::available;
 
 use crate::base::{Array, Bindings, DType, Error, Piece, Result, Seat, Weights, block};
 use crate::graph::Graph;
-use crate::op::{OpDef, Value};
+use crate::op::Value;
 use exec::{Core, State};
 use half::f16;
 use lines::Lines;
 use pack::{Form, Packed};
 use pool::Pool;
-use program::{From, Id, Op};
+use program::From;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -44,9 +44,9 @@ const RANK: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
     /// The left operand stays f32.
+    #[default]
     F32,
     /// The left operand is rounded to bytes by blocks of 32, and integers are multiplied.
-    #[default]
     Int8,
 }
 

@@ -15,7 +15,7 @@ pub type DimId = usize;
 #[derive(Debug, Clone)]
 pub enum From {
     /// Given each step; the program's copy.
-    Input(usize),
+    Input,
     Const(f32),
     Data(Arc<[f32]>),
     Weight(usize),

@@ -21,9 +21,6 @@ impl View {
     pub fn shape(&self) -> &[usize] {
         &self.shape[..self.rank]
     }
-    pub fn strides(&self) -> &[usize] {
-        &self.strides[..self.rank]
-    }
     pub fn count(&self) -> usize {
         self.shape().iter().product()
     }
@@ -194,7 +191,7 @@ impl Memory {
             // An iota's start may be negative: such a number wraps, and is used as an i64.
             let mut sum = d.base();
             for (v, c) in d.terms() {
-                sum += c * bindings.get(v)? as i64;
+                sum = sum.wrapping_add(c.wrapping_mul(bindings.get(v)? as i64));
             }
             self.sizes.push(sum as usize);
         }
@@ -235,7 +232,7 @@ impl Memory {
     fn place(&mut self, p: &Program, id: Id) -> Result<View> {
         let mut view = self.empty(p, id);
         Ok(match &p.vals[id].from {
-            From::Input(_) | From::Made => {
+            From::Input | From::Made => {
                 self.words[id] = view.count();
                 view.densely()
             }
@@ -332,7 +329,11 @@ impl Memory {
                 self.starts[id] = match found {
                     Some(i) => {
                         let (start, len) = free[i];
-                        if len == want { drop(free.remove(i)) } else { free[i] = (start + want, len - want) }
+                        if len == want {
+                            free.swap_remove(i);
+                        } else {
+                            free[i] = (start + want, len - want);
+                        }
                         start
                     }
                     None => {
