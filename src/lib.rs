@@ -1,5 +1,4 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(not(feature = "internals"), warn(missing_docs))]
 // A room holds what belongs to it, whether or not this choice of features uses all of it.
 #![cfg_attr(not(all(feature = "internals", feature = "cli")), allow(dead_code, unused_imports))]
 
