@@ -129,8 +129,7 @@ impl Kernel for Attend {
                 let (unit, chunk) = if c.split { (unit / c.chunks, Some(unit % c.chunks)) } else { (unit, None) };
                 let (blocks, g) = (c.blocks(), unit / c.blocks() % c.g);
                 let first = unit % blocks * c.block;
-                let block =
-                    Block { batch: unit / blocks / c.g, g, first, rows: c.block.min(c.s - first) };
+                let block = Block { batch: unit / blocks / c.g, g, first, rows: c.block.min(c.s - first) };
                 self.queries(block, room);
                 match chunk {
                     Some(chunk) => {
@@ -355,7 +354,11 @@ impl Attend {
             let base = v.f32s().add(b.batch * v.strides[0] + keys.start * v.strides[1] + b.g * v.strides[2]);
             for e in (0..c.d).step_by(LANES) {
                 let whole = e + LANES <= c.d && v.strides[3] == 1;
-                let w = if whole { (base.add(e).cast_const(), v.strides[1]) } else { self.padded(base, e, keys.len(), room) };
+                let w = if whole {
+                    (base.add(e).cast_const(), v.strides[1])
+                } else {
+                    self.padded(base, e, keys.len(), room)
+                };
                 let (n, mut i) = (b.rows * c.each, 0);
                 while i < n {
                     let x = (room.scores.add(i * CHUNK + keys.start - from).cast_const(), CHUNK);

@@ -1,7 +1,7 @@
 //! From a graph to a program: products with weights take what follows them along, and those of the same rows go together.
 
-use super::program::*;
 use super::product::Act;
+use super::program::*;
 use super::{Precision, RANK};
 use crate::base::{DType, Dim, Error, Result, Shape, Type};
 use crate::graph::{Graph, Node, Source};
@@ -304,9 +304,7 @@ impl Compiler<'_> {
                 let parts = self.val(From::Parts { attention: self.p.instrs.len() }, DType::F32, vec![], v);
                 Op::Attention { q: ids[0], k: ids[1], v: ids[2], mask, how: *how, past, parts }
             }
-            (Fused::Parts, Attrs::Rope(layout)) => {
-                Op::Rope { x: ids[0], cos: ids[1], sin: ids[2], layout: *layout }
-            }
+            (Fused::Parts, Attrs::Rope(layout)) => Op::Rope { x: ids[0], cos: ids[1], sin: ids[2], layout: *layout },
             _ => return Err(wrong(def, attrs)),
         };
         let out = self.result(From::Made, v);

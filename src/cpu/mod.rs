@@ -254,7 +254,10 @@ impl Program {
             let (_, array) = found.ok_or_else(|| Error::usage(format!("input \"{name}\" {ty} is missing")))?;
             if array.shape != shape || array.dtype != ty.dtype {
                 let (dtype, have) = (array.dtype, &array.shape);
-                return Err(Error::usage(format!("input \"{name}\" is {dtype}{have:?}, it must be {}{shape:?}", ty.dtype)));
+                return Err(Error::usage(format!(
+                    "input \"{name}\" is {dtype}{have:?}, it must be {}{shape:?}",
+                    ty.dtype
+                )));
             }
         }
         state.memory.resolve(p, bindings)?;

@@ -210,7 +210,11 @@ impl Shared {
                 idle = 0;
             } else if idle < self.patience {
                 idle += 1;
-                if idle < 2000 { std::hint::spin_loop() } else if idle % 16 == 0 { std::thread::yield_now() }
+                if idle < 2000 {
+                    std::hint::spin_loop()
+                } else if idle % 16 == 0 {
+                    std::thread::yield_now()
+                }
             } else {
                 self.sleep_until_work();
                 idle = 0;

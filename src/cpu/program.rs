@@ -89,30 +89,98 @@ pub struct Part {
 #[derive(Debug, Clone)]
 pub enum Op {
     /// A value to where it is row-major.
-    Copy { from: Id },
+    Copy {
+        from: Id,
+    },
     /// Rows to bytes by blocks of 32.
-    Quantise { x: Id },
+    Quantise {
+        x: Id,
+    },
     /// Products of the same rows with packed weights.
-    Linear { x: Id, bytes: Option<Id>, parts: Vec<Part> },
-    Matmul { a: Id, b: Id },
-    Norm { x: Id, w: Id, b: Option<Id>, eps: f32, centred: bool },
-    Softmax { x: Id, log: bool },
-    Rope { x: Id, cos: Id, sin: Id, layout: RopeLayout },
-    Attention { q: Id, k: Id, v: Id, mask: Option<Id>, how: Attention, past: Option<DimId>, parts: Id },
+    Linear {
+        x: Id,
+        bytes: Option<Id>,
+        parts: Vec<Part>,
+    },
+    Matmul {
+        a: Id,
+        b: Id,
+    },
+    Norm {
+        x: Id,
+        w: Id,
+        b: Option<Id>,
+        eps: f32,
+        centred: bool,
+    },
+    Softmax {
+        x: Id,
+        log: bool,
+    },
+    Rope {
+        x: Id,
+        cos: Id,
+        sin: Id,
+        layout: RopeLayout,
+    },
+    Attention {
+        q: Id,
+        k: Id,
+        v: Id,
+        mask: Option<Id>,
+        how: Attention,
+        past: Option<DimId>,
+        parts: Id,
+    },
     /// Parts of an attention, where there are several, become its result.
-    Merge { attention: usize },
-    Map { def: &'static OpDef, args: Vec<Id> },
-    Reduce { x: Id, axes: Vec<usize>, kind: Reduce },
-    Gather { table: Table, ids: Id },
-    ScatterAdd { x: Id, ids: Id },
-    Concat { axis: usize, args: Vec<Id> },
-    Pad { x: Id, axis: usize, before: usize, value: f32 },
-    Cast { x: Id },
-    Iota { axis: usize, start: DimId },
+    Merge {
+        attention: usize,
+    },
+    Map {
+        def: &'static OpDef,
+        args: Vec<Id>,
+    },
+    Reduce {
+        x: Id,
+        axes: Vec<usize>,
+        kind: Reduce,
+    },
+    Gather {
+        table: Table,
+        ids: Id,
+    },
+    ScatterAdd {
+        x: Id,
+        ids: Id,
+    },
+    Concat {
+        axis: usize,
+        args: Vec<Id>,
+    },
+    Pad {
+        x: Id,
+        axis: usize,
+        before: usize,
+        value: f32,
+    },
+    Cast {
+        x: Id,
+    },
+    Iota {
+        axis: usize,
+        start: DimId,
+    },
     /// Rows into a state, in place.
-    Append { state: usize, rows: Id, at: DimId },
+    Append {
+        state: usize,
+        rows: Id,
+        at: DimId,
+    },
     /// A state's new contents, behind everything else.
-    Assign { state: usize, x: Id },
+    Assign {
+        state: usize,
+        x: Id,
+    },
 }
 
 /// What a gather reads rows of.

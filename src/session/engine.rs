@@ -25,10 +25,21 @@ pub struct Engine {
 }
 
 enum Inner {
-    Device { programs: Vec<Program>, store: Store, check: bool },
-    Cpu { program: Box<cpu::Program>, breathe: Option<Breathe> },
+    Device {
+        programs: Vec<Program>,
+        store: Store,
+        check: bool,
+    },
+    Cpu {
+        program: Box<cpu::Program>,
+        breathe: Option<Breathe>,
+    },
     /// Where a team shares the weights.
-    Team { interpreter: Box<Interpreter<f32>>, threads: usize, breathe: Option<Breathe> },
+    Team {
+        interpreter: Box<Interpreter<f32>>,
+        threads: usize,
+        breathe: Option<Breathe>,
+    },
     Mesh(Box<MeshEngine>),
 }
 
