@@ -114,3 +114,63 @@ fn any_number_of_threads_gives_the_same_bits() {
         }
     }
 }
+
+/// Logits after every token of a text, by steps of 64.
+fn logits(model: &warpweft::model::Model, tokens: &[u32], precision: Precision) -> Vec<Vec<f32>> {
+    use warpweft::base::Var;
+    use warpweft::model::StepShape;
+    let context = tokens.len();
+    let (seq, total) = (Var::new("seq", 64).into(), Var::new("total", context as u32));
+    let graph =
+        model.step_graph(&StepShape { seq, total, context, last_only: false, sequence_parallel: false }).unwrap();
+    let mut program = Program::new(&graph, &model.source, &Options { precision, ..Options::default() }).unwrap();
+    let mut out = vec![];
+    for (i, tokens) in tokens.chunks(64).enumerate() {
+        let n = tokens.len();
+        let bindings = Bindings::new().with("seq", n as u64).with("total", (i * 64 + n) as u64);
+        let made = program.step(&bindings, &[("tokens", Array::u32(&[n], tokens))]).unwrap().remove(0).1.to_f32();
+        out.extend(made.chunks_exact(made.len() / n).map(<[f32]>::to_vec));
+    }
+    out
+}
+
+/// −ln of the probability of a token.
+fn surprise(logits: &[f32], token: u32) -> f64 {
+    let most = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x)) as f64;
+    let sum: f64 = logits.iter().map(|x| (*x as f64 - most).exp()).sum();
+    most + sum.ln() - logits[token as usize] as f64
+}
+
+#[test]
+fn int8_keeps_a_models_choices_and_its_perplexity() {
+    use warpweft::model::{Model, ModelSource};
+    let Some(path) = common::model("smollm2-135m") else { return };
+    let model = Model::new(ModelSource::open(&path).unwrap()).unwrap();
+    let best = |l: &Vec<f32>| (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap();
+    let figures: serde_json::Value = serde_json::from_str(include_str!("figures/smollm2.json")).unwrap();
+    let (mut same, mut all) = (0, 0);
+    for case in figures["cases"].as_array().unwrap() {
+        let ids = |key: &str| case[key].as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32);
+        let tokens: Vec<u32> = ids("prompt_ids").chain(ids("output_ids")).collect();
+        let (f32s, int8) = (logits(&model, &tokens, Precision::F32), logits(&model, &tokens, Precision::Int8));
+        same += f32s.iter().zip(&int8).filter(|(a, b)| best(a) == best(b)).count();
+        all += tokens.len();
+    }
+    println!("{same} of {all} tokens are the same");
+    assert!(all > 200 && same * 100 >= all * 95, "{same} of {all} tokens are the same");
+
+    let device = warpweft::session::DeviceChoice::Cpu;
+    let options = warpweft::session::Options { device, context: Some(64), ..Default::default() };
+    let words = pollster::block_on(warpweft::session::Generator::open(&path, &options, &mut |_| {})).unwrap();
+    let mut tokens = words.raw_prompt(include_str!("../ARCHITECTURE.md")).unwrap();
+    assert!(tokens.len() >= 2000, "the text has {} tokens", tokens.len());
+    tokens.truncate(2000);
+    let perplexity = |precision| {
+        let all = logits(&model, &tokens, precision);
+        let sum: f64 = all.iter().zip(&tokens[1..]).map(|(l, next)| surprise(l, *next)).sum();
+        (sum / (tokens.len() - 1) as f64).exp()
+    };
+    let (f32s, int8) = (perplexity(Precision::F32), perplexity(Precision::Int8));
+    println!("perplexity {f32s:.3} in f32, {int8:.3} in int8");
+    assert!((int8 / f32s - 1.0).abs() < 0.01, "perplexity is {int8} in int8, {f32s} in f32");
+}

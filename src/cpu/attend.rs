@@ -4,7 +4,7 @@
 //! order of their chunks, whether one task goes through all of them or each is a task's: the bits are the same.
 
 use super::isa::{Isa, Kernel, LANES, math};
-use super::product::{floats, store_some};
+use super::product::{Element, floats, store_some};
 use super::resolve::View;
 use std::ops::Range;
 
@@ -82,12 +82,20 @@ impl Cut {
     }
 }
 
+/// Where keys or values lie: `[b, t, g, d]`, or a state by heads, which has one batch.
+#[derive(Clone, Copy)]
+pub enum Heads {
+    View(View),
+    Wide(*const f32),
+    Narrow(*const u16),
+}
+
 /// Some units of an attention.
 pub struct Attend {
     pub cut: Cut,
     pub q: View,
-    pub k: View,
-    pub v: View,
+    pub k: Heads,
+    pub v: Heads,
     /// The mask, and whether it is of truth.
     pub mask: Option<(View, bool)>,
     pub scale: f32,
@@ -224,23 +232,40 @@ impl Attend {
                 return false;
             }
             for key in (first..end).step_by(LANES) {
-                self.panel(b, key, room);
-                self.scores::<S>(n, key - from, room);
+                // Panels of a state: `[t / 16, g, d, 16]`.
+                let place = (key / LANES * c.g + b.g) * c.d * LANES;
+                match self.k {
+                    Heads::View(k) => {
+                        self.panel(k, b, key, room);
+                        self.scores::<S, f32>(room.panel, n, key - from, room);
+                    }
+                    Heads::Wide(k) => self.scores::<S, f32>(k.add(place), n, key - from, room),
+                    Heads::Narrow(k) => self.scores::<S, u16>(k.add(place), n, key - from, room),
+                }
             }
             for i in 0..n {
                 let row = c.sees(b.first + i / c.each);
                 let sees = row.start.clamp(first, end)..row.end.clamp(first, end);
                 self.weights::<S>((b, i), from, (first..end, sees), room);
             }
-            self.values::<S>(b, (from, first..end), room);
+            let n = c.g * c.d;
+            match self.v {
+                Heads::View(v) => self.rows::<S>(v, b, (from, first..end), room),
+                Heads::Wide(v) => {
+                    self.values::<S, f32>((v.add(first * n + b.g * c.d), n), b, (from, first..end), room);
+                }
+                Heads::Narrow(v) => {
+                    self.values::<S, u16>((v.add(first * n + b.g * c.d), n), b, (from, first..end), room);
+                }
+            }
             true
         }
     }
 
     /// Sixteen keys by their elements.
-    unsafe fn panel(&self, b: Block, key: usize, room: Room) {
+    unsafe fn panel(&self, k: View, b: Block, key: usize, room: Room) {
         unsafe {
-            let (c, k) = (self.cut, self.k);
+            let c = self.cut;
             let from = k.f32s().add(b.batch * k.strides[0] + key * k.strides[1] + b.g * k.strides[2]);
             let n = LANES.min(c.t - key);
             for j in 0..LANES {
@@ -253,36 +278,11 @@ impl Attend {
     }
 
     #[inline(always)]
-    unsafe fn scores<S: Isa>(&self, n: usize, at: usize, room: Room) {
+    unsafe fn scores<S: Isa, E: Element>(&self, panel: *const E, n: usize, at: usize, room: Room) {
         unsafe {
             let c = self.cut;
-            let mut i = 0;
-            while i < n {
-                let (x, to) = (room.q.add(i * c.width()), room.scores.add(i * CHUNK + at));
-                i += match n - i {
-                    4.. => self.some::<S, 4>((x, c.width()), (room.panel, LANES), c.d, (to, CHUNK)),
-                    3 => self.some::<S, 3>((x, c.width()), (room.panel, LANES), c.d, (to, CHUNK)),
-                    2 => self.some::<S, 2>((x, c.width()), (room.panel, LANES), c.d, (to, CHUNK)),
-                    _ => self.some::<S, 1>((x, c.width()), (room.panel, LANES), c.d, (to, CHUNK)),
-                };
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn some<S: Isa, const T: usize>(
-        &self,
-        x: (*const f32, usize),
-        w: (*const f32, usize),
-        k: usize,
-        (to, stride): (*mut f32, usize),
-    ) -> usize {
-        unsafe {
-            let acc = floats::<S, f32, T>(x, w, k, [S::splat(0.0); T]);
-            for (t, acc) in acc.into_iter().enumerate() {
-                S::store(to.add(t * stride), acc);
-            }
-            T
+            let (x, to) = ((room.q.cast_const(), c.width()), (room.scores.add(at), CHUNK));
+            tiles::<S, E>(n, x, (panel, LANES), c.d, to);
         }
     }
 
@@ -348,36 +348,44 @@ impl Attend {
 
     /// Weighted sums of values, sixteen elements at a time.
     #[inline(always)]
-    unsafe fn values<S: Isa>(&self, b: Block, (from, keys): (usize, Range<usize>), room: Room) {
+    unsafe fn values<S: Isa, E: Element>(
+        &self,
+        (base, step): (*const E, usize),
+        b: Block,
+        (from, keys): (usize, Range<usize>),
+        room: Room,
+    ) {
         unsafe {
-            let (c, v) = (self.cut, self.v);
-            let base = v.f32s().add(b.batch * v.strides[0] + keys.start * v.strides[1] + b.g * v.strides[2]);
+            let c = self.cut;
             for e in (0..c.d).step_by(LANES) {
-                let whole = e + LANES <= c.d && v.strides[3] == 1;
-                let w = if whole {
-                    (base.add(e).cast_const(), v.strides[1])
-                } else {
-                    self.padded(base, e, keys.len(), room)
-                };
-                let (n, mut i) = (b.rows * c.each, 0);
-                while i < n {
-                    let x = (room.scores.add(i * CHUNK + keys.start - from).cast_const(), CHUNK);
-                    let to = (room.fresh.add(i * c.part() + LANES + e), c.part());
-                    i += match n - i {
-                        4.. => self.some::<S, 4>(x, w, keys.len(), to),
-                        3 => self.some::<S, 3>(x, w, keys.len(), to),
-                        2 => self.some::<S, 2>(x, w, keys.len(), to),
-                        _ => self.some::<S, 1>(x, w, keys.len(), to),
-                    };
-                }
+                let x = (room.scores.add(keys.start - from).cast_const(), CHUNK);
+                let to = (room.fresh.add(LANES + e), c.part());
+                tiles::<S, E>(b.rows * c.each, x, (base.add(e), step), keys.len(), to);
+            }
+        }
+    }
+
+    /// The same of any view.
+    #[inline(always)]
+    unsafe fn rows<S: Isa>(&self, v: View, b: Block, (from, keys): (usize, Range<usize>), room: Room) {
+        unsafe {
+            let c = self.cut;
+            let base = v.f32s().add(b.batch * v.strides[0] + keys.start * v.strides[1] + b.g * v.strides[2]);
+            if v.strides[3] == 1 && c.d % LANES == 0 {
+                return self.values::<S, f32>((base, v.strides[1]), b, (from, keys), room);
+            }
+            for e in (0..c.d).step_by(LANES) {
+                let w = self.padded(v, base, e, keys.len(), room);
+                let x = (room.scores.add(keys.start - from).cast_const(), CHUNK);
+                tiles::<S, f32>(b.rows * c.each, x, w, keys.len(), (room.fresh.add(LANES + e), c.part()));
             }
         }
     }
 
     /// Elements of values that do not fill a vector, with zeros behind them.
-    unsafe fn padded(&self, base: *const f32, e: usize, keys: usize, room: Room) -> (*const f32, usize) {
+    unsafe fn padded(&self, v: View, base: *const f32, e: usize, keys: usize, room: Room) -> (*const f32, usize) {
         unsafe {
-            let (c, v) = (self.cut, self.v);
+            let c = self.cut;
             for key in 0..keys {
                 for j in 0..LANES {
                     let x = if e + j < c.d { *base.add(key * v.strides[1] + (e + j) * v.strides[3]) } else { 0.0 };
@@ -386,6 +394,46 @@ impl Attend {
             }
             (room.values, LANES)
         }
+    }
+}
+
+/// Sixteen outputs for each of `n` rows.
+#[inline(always)]
+unsafe fn tiles<S: Isa, E: Element>(
+    n: usize,
+    (x, stride): (*const f32, usize),
+    w: (*const E, usize),
+    k: usize,
+    (to, apart): (*mut f32, usize),
+) {
+    unsafe {
+        let mut i = 0;
+        while i < n {
+            let (x, to) = ((x.add(i * stride), stride), (to.add(i * apart), apart));
+            i += match n - i {
+                8.. if S::TALL == 8 => tile::<S, E, 8>(x, w, k, to),
+                4.. => tile::<S, E, 4>(x, w, k, to),
+                3 => tile::<S, E, 3>(x, w, k, to),
+                2 => tile::<S, E, 2>(x, w, k, to),
+                _ => tile::<S, E, 1>(x, w, k, to),
+            };
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<S: Isa, E: Element, const T: usize>(
+    x: (*const f32, usize),
+    w: (*const E, usize),
+    k: usize,
+    (to, apart): (*mut f32, usize),
+) -> usize {
+    unsafe {
+        let acc = floats::<S, E, T>(x, w, k, [S::splat(0.0); T]);
+        for (t, acc) in acc.into_iter().enumerate() {
+            S::store(to.add(t * apart), acc);
+        }
+        T
     }
 }
 
@@ -466,7 +514,17 @@ impl Kernel for Columns {
                     }
                 }
                 let rows = self.scratch.add(k * LANES);
-                for i in 0..m {
+                let mut i = 0;
+                while step == 1 && i + 4 <= m {
+                    let x = (x.add(i * row).cast_const(), row);
+                    let acc = floats::<S, f32, 4>(x, (self.scratch, LANES), k, [S::splat(0.0); 4]);
+                    for (t, acc) in acc.into_iter().enumerate() {
+                        let to = self.out.f32s().add((batch * m + i + t) * n + first);
+                        store_some::<S>(to, acc, n - first, first + LANES <= n);
+                    }
+                    i += 4;
+                }
+                for i in i..m {
                     let x = x.add(i * row);
                     let x = if step == 1 {
                         x.cast_const()

@@ -1,5 +1,7 @@
 //! From a graph to a program: products with weights take what follows them along, and those of the same rows go together.
 
+use super::isa::LANES;
+use super::kv::Layout;
 use super::product::Act;
 use super::program::*;
 use super::{Precision, RANK};
@@ -190,7 +192,8 @@ impl Compiler<'_> {
             }
             Source::State => {
                 self.result(From::State(self.p.states.len()), v);
-                self.p.states.push(StateInfo { name: node.name.clone(), ty: node.ty.clone() });
+                let (name, ty) = (node.name.clone(), node.ty.clone());
+                self.p.states.push(StateInfo { name, ty, layout: Layout::Plain });
             }
             Source::Op { def, attrs, args } => {
                 if !(self.fuse && self.takes_along(v, def, args)?) {
@@ -282,7 +285,52 @@ impl Compiler<'_> {
         Ok(())
     }
 
+    /// Keys or values that are a state's rows and nothing else's: the state may lie as attention likes it.
+    fn heads(&mut self, v: Value, keys: bool) -> Result<Kv> {
+        let id = self.id(v)?;
+        let mut at = v;
+        let mut path = vec![];
+        while let Source::Op { def, attrs, args } = &self.graph.node(at).source {
+            if self.uses[at.0 as usize] != 1 || args.is_empty() {
+                break;
+            }
+            path.push((def.name, attrs));
+            at = args[0];
+        }
+        let shape = &self.graph.node(v).ty.shape;
+        let width = shape[3].known().unwrap_or(0) as usize;
+        let known = self.ids.get(&at).map(|id| &self.p.vals[*id].from);
+        let (Some(From::State(state)), true) = (known, self.uses[at.0 as usize] == 1) else {
+            return Ok(Kv::Value(self.dense(id)));
+        };
+        let (state, heads) = (*state, shape[2].known().unwrap_or(0) as usize);
+        let fits = match &path[..] {
+            [("reshape", _), ("slice", Attrs::Slice { axis: 0, start, step: 1, .. }), ("append", _)] => start.is(0),
+            _ => false,
+        };
+        let ty = &self.graph.node(at).ty;
+        let rows = ty.shape.rank() == 2 && ty.shape[1].is((heads * width) as i64) && ty.dtype == DType::F32;
+        if !fits || !rows || !shape[0].is(1) || width == 0 || width % LANES != 0 {
+            return Ok(Kv::Value(self.dense(id)));
+        }
+        let narrow = self.precision == Precision::Int8;
+        self.p.states[state].layout = Layout::Heads { keys, heads, width, narrow };
+        Ok(Kv::State(state, id))
+    }
+
     fn composite(&mut self, v: Value, def: &OpDef, attrs: &Attrs, args: &[Value]) -> Result<()> {
+        if let Attrs::Attention(how) = attrs {
+            let past = how.causal.map(|d| self.dim(d));
+            let (q, k, w) = (self.dense_of(args[0])?, self.heads(args[1], true)?, self.heads(args[2], false)?);
+            // A mask is read by its strides.
+            let mask = args.get(3).map(|m| self.id(*m)).transpose()?;
+            let attention = self.p.instrs.len();
+            let parts = self.val(From::Parts { attention }, DType::F32, vec![], v);
+            let out = self.result(From::Made, v);
+            self.emit(Op::Attention { q, k, v: w, mask, how: *how, past, parts }, out, v);
+            self.emit(Op::Merge { attention }, out, v);
+            return Ok(());
+        }
         let ids = args.iter().map(|a| self.dense_of(*a)).collect::<Result<Vec<_>>>()?;
         let fused = match &def.body {
             Body::Composite { fused, .. } => *fused,
@@ -297,22 +345,11 @@ impl Compiler<'_> {
             (Fused::RmsNorm, Attrs::Norm { eps }) => {
                 Op::Norm { x: ids[0], w: ids[1], b: None, eps: *eps, centred: false }
             }
-            (Fused::Attention, Attrs::Attention(how)) => {
-                let past = how.causal.map(|d| self.dim(d));
-                // A mask is read by its strides.
-                let mask = args.get(3).map(|m| self.id(*m)).transpose()?;
-                let parts = self.val(From::Parts { attention: self.p.instrs.len() }, DType::F32, vec![], v);
-                Op::Attention { q: ids[0], k: ids[1], v: ids[2], mask, how: *how, past, parts }
-            }
             (Fused::Parts, Attrs::Rope(layout)) => Op::Rope { x: ids[0], cos: ids[1], sin: ids[2], layout: *layout },
             _ => return Err(wrong(def, attrs)),
         };
         let out = self.result(From::Made, v);
-        let attention = matches!(op, Op::Attention { .. }).then_some(self.p.instrs.len());
         self.emit(op, out, v);
-        if let Some(attention) = attention {
-            self.emit(Op::Merge { attention }, out, v);
-        }
         Ok(())
     }
 

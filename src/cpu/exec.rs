@@ -1,7 +1,8 @@
 //! Running a program: the tasks of its instructions.
 
-use super::attend::{self, Attend, Columns};
+use super::attend::{self, Attend, Columns, Heads};
 use super::isa::Set;
+use super::kv::{Append, Layout};
 use super::map::{Map, RUN, number, word};
 use super::pool::Work;
 use super::product::{Left, Post, Product, Quantise, Quantised};
@@ -182,14 +183,14 @@ impl Core {
                     rows: units,
                 }),
                 Op::Attention { q, k, v, mask, how, past, parts } => {
-                    let cut = attend::Cut::of(&view(q), &view(k), past.map(|d| m.sizes[d]), how.window);
+                    let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), how.window);
                     let (shape, truth) = ([out.shape[0], cut.h, cut.s, cut.t], mask.map(|m| dtype(&m)));
                     let mask = mask.map(|m| (view(&m).broadcast(&shape), truth == Some(DType::Bool)));
                     self.set.run(Attend {
                         cut,
                         q: view(q),
-                        k: view(k),
-                        v: view(v),
+                        k: self.heads(m, *k),
+                        v: self.heads(m, *v),
                         mask,
                         scale: how.scale,
                         out: out.f32s(),
@@ -200,7 +201,7 @@ impl Core {
                 }
                 Op::Merge { attention } => {
                     if let Op::Attention { q, k, how, past, parts, .. } = &self.program.instrs[*attention].op {
-                        let cut = attend::Cut::of(&view(q), &view(k), past.map(|d| m.sizes[d]), how.window);
+                        let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), how.window);
                         attend::merge_rows(cut, view(parts).f32s(), out.f32s(), units);
                     }
                 }
@@ -214,6 +215,11 @@ impl Core {
                 }
                 Op::Append { state, rows, at } => {
                     let (rows, at) = (view(rows), m.sizes[*at]);
+                    let layout = self.program.states[*state].layout;
+                    if layout != Layout::Plain {
+                        let to = m.states[*state].as_ptr().cast_mut();
+                        return self.set.run(Append { layout, x: rows, to, at, rows: units });
+                    }
                     let row = rows.count() / rows.shape[0].max(1);
                     let to = m.states[*state].as_ptr().cast_mut().cast::<u32>().add((at + units.start) * row);
                     std::ptr::copy_nonoverlapping(rows.ptr.add(units.start * row), to, units.len() * row);
@@ -226,6 +232,15 @@ impl Core {
                 }
                 rare => self.rare(m, rare, instr, units),
             }
+        }
+    }
+
+    fn heads(&self, m: &Memory, kv: Kv) -> Heads {
+        let Kv::State(state, id) = kv else { return Heads::View(m.views[kv.id()]) };
+        match self.program.states[state].layout {
+            Layout::Plain => Heads::View(m.views[id]),
+            Layout::Heads { narrow: false, .. } => Heads::Wide(m.states[state].as_ptr().cast()),
+            Layout::Heads { narrow: true, .. } => Heads::Narrow(m.states[state].as_ptr().cast()),
         }
     }
 

@@ -10,6 +10,7 @@ mod attend;
 mod compile;
 mod exec;
 mod isa;
+mod kv;
 mod lines;
 mod map;
 mod pack;
@@ -207,7 +208,9 @@ impl Program {
         let shape: Vec<usize> = ty.shape.iter().map(|d| d.bound().max(0) as usize).collect();
         // SAFETY: no step is under way.
         let bytes = unsafe { core.state().memory.states[at].bytes() };
-        let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let (layout, row) = (core.program.states[at].layout, shape.iter().skip(1).product::<usize>());
+        let count: usize = shape.iter().product();
+        let words = (0..count).map(|i| layout.word(bytes, layout.place(i / row, i % row, row)));
         Some(array(ty.dtype, &shape, words))
     }
 
@@ -215,10 +218,11 @@ impl Program {
     pub fn set_state(&mut self, name: &str, array: &Array) {
         let core = self.pool.work();
         let Some(at) = core.program.states.iter().position(|s| s.name == name) else { return };
+        let (layout, row) = (core.program.states[at].layout, array.shape.iter().skip(1).product::<usize>());
         // SAFETY: no step is under way.
         let to = unsafe { core.state().memory.states[at].bytes_mut() };
-        for (word, to) in words(array.dtype, &array.bytes).zip(to.chunks_exact_mut(4)) {
-            to.copy_from_slice(&word.to_le_bytes());
+        for (i, word) in words(array.dtype, &array.bytes).enumerate() {
+            layout.set(to, layout.place(i / row, i % row, row), word);
         }
     }
 
@@ -359,7 +363,9 @@ fn make_literals(program: &program::Program, state: &mut State) -> Result<()> {
 /// Refuses states that the machine has no memory for before the first step needs them.
 fn make_states(program: &program::Program, state: &mut State) -> Result<()> {
     let count = |s: &program::StateInfo| {
-        s.ty.shape.iter().map(|d| d.bound().max(0) as usize).try_fold(4usize, usize::checked_mul)
+        let mut dims = s.ty.shape.iter().map(|d| d.bound().max(0) as usize);
+        let rows = dims.next().unwrap_or(1);
+        s.layout.bytes(rows, dims.try_fold(1usize, usize::checked_mul)?)
     };
     let total = program.states.iter().try_fold(0usize, |sum, s| sum.checked_add(count(s)?));
     let mut room: Vec<u8> = vec![];

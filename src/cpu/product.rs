@@ -163,15 +163,28 @@ pub unsafe fn store_some<S: Isa>(p: *mut f32, x: S::F, n: usize, whole: bool) {
 
 /// Where the right operand of a tile of floats lies.
 pub trait Element: Copy {
+    const ZERO: Self;
     unsafe fn load<S: Isa>(p: *const Self) -> S::F;
+    unsafe fn store<S: Isa>(p: *mut Self, x: S::F);
 }
 impl Element for f32 {
+    const ZERO: f32 = 0.0;
+    #[inline(always)]
+    unsafe fn store<S: Isa>(p: *mut f32, x: S::F) {
+        unsafe { S::store(p, x) }
+    }
     #[inline(always)]
     unsafe fn load<S: Isa>(p: *const f32) -> S::F {
         unsafe { S::load(p) }
     }
 }
+/// The bits of an f16.
 impl Element for u16 {
+    const ZERO: u16 = 0;
+    #[inline(always)]
+    unsafe fn store<S: Isa>(p: *mut u16, x: S::F) {
+        unsafe { S::store_f16(p, x) }
+    }
     #[inline(always)]
     unsafe fn load<S: Isa>(p: *const u16) -> S::F {
         unsafe { S::load_f16(p) }

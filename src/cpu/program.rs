@@ -1,6 +1,7 @@
 //! What a program is: values with their places, and instructions in the order in which they run.
 
 use super::isa::LANES;
+use super::kv::Layout;
 use super::product::Act;
 use crate::base::{DType, Dim, Type};
 use crate::op::{Attention, OpDef, Reduce, RopeLayout, Value};
@@ -125,8 +126,8 @@ pub enum Op {
     },
     Attention {
         q: Id,
-        k: Id,
-        v: Id,
+        k: Kv,
+        v: Kv,
         mask: Option<Id>,
         how: Attention,
         past: Option<DimId>,
@@ -212,6 +213,23 @@ pub struct WeightInfo {
 pub struct StateInfo {
     pub name: String,
     pub ty: Type,
+    pub layout: Layout,
+}
+
+/// What attention reads keys and values of.
+#[derive(Debug, Clone, Copy)]
+pub enum Kv {
+    Value(Id),
+    /// A state that lies by heads; the value says how many rows of it.
+    State(usize, Id),
+}
+
+impl Kv {
+    pub fn id(self) -> Id {
+        match self {
+            Kv::Value(id) | Kv::State(_, id) => id,
+        }
+    }
 }
 
 /// Instructions and what they are about.
@@ -261,7 +279,7 @@ impl Program {
             Op::Matmul { a, b } => vec![*a, *b],
             Op::Norm { x, w, b, .. } => [*x, *w].into_iter().chain(*b).collect(),
             Op::Rope { x, cos, sin, .. } => vec![*x, *cos, *sin],
-            Op::Attention { q, k, v, mask, .. } => [*q, *k, *v].into_iter().chain(*mask).collect(),
+            Op::Attention { q, k, v, mask, .. } => [*q, k.id(), v.id()].into_iter().chain(*mask).collect(),
             Op::Merge { attention } => match &self.instrs[*attention].op {
                 Op::Attention { q, parts, .. } => vec![*q, *parts],
                 _ => vec![],

@@ -251,7 +251,8 @@ impl Memory {
             From::Parts { attention } => {
                 if let Op::Attention { q, k, past, how, .. } = &p.instrs[*attention].op {
                     let past = past.map(|d| self.sizes[d]);
-                    self.words[id] = attend::Cut::of(&self.views[*q], &self.views[*k], past, how.window).part_floats();
+                    self.words[id] =
+                        attend::Cut::of(&self.views[*q], &self.views[k.id()], past, how.window).part_floats();
                 }
                 view
             }
@@ -405,12 +406,12 @@ impl Memory {
             Op::Norm { .. } | Op::Softmax { .. } => (Span::of(out.rows(), out.width() / 2 + 20), 0),
             Op::Rope { .. } => (Span::of(out.rows(), out.width() + 10), 0),
             Op::Attention { q, k, past, how, .. } => {
-                let cut = attend::Cut::of(view(q), view(k), past.map(|d| self.sizes[d]), how.window);
+                let cut = attend::Cut::of(view(q), view(&k.id()), past.map(|d| self.sizes[d]), how.window);
                 (Span::of(cut.units(), cut.unit_ns()), cut.scratch_floats())
             }
             Op::Merge { attention } => match &p.instrs[*attention].op {
                 Op::Attention { q, k, past, how, .. } => {
-                    let cut = attend::Cut::of(view(q), view(k), past.map(|d| self.sizes[d]), how.window);
+                    let cut = attend::Cut::of(view(q), view(&k.id()), past.map(|d| self.sizes[d]), how.window);
                     let units = if cut.part_floats() > 0 { cut.rows() } else { 0 };
                     (Span::of(units, cut.chunks * cut.d / 8), 0)
                 }
