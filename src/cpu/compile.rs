@@ -2,6 +2,7 @@
 
 use super::isa::LANES;
 use super::kv::Layout;
+use super::pack::Form;
 use super::product::Act;
 use super::program::*;
 use super::{Precision, RANK};
@@ -122,7 +123,8 @@ impl Compiler<'_> {
             .enumerate()
             .partition(|(i, p)| *i == at || (p.x == x && self.fuse));
         self.pending = rest.into_iter().map(|p| p.1).collect();
-        let quantised = together.iter().any(|(_, p)| self.p.weights[p.weight].ty.dtype.is_quantised());
+        let form = |p: &Pending| Form::of(self.p.weights[p.weight].ty.dtype);
+        let quantised = together.iter().any(|(_, p)| form(p).is_some_and(Form::is_quantised));
         let node = together[0].1.node;
         let bytes = (quantised && self.precision == Precision::Int8).then(|| self.in_bytes(x, node));
         let parts: Vec<Part> = together
@@ -185,7 +187,7 @@ impl Compiler<'_> {
             }
             Source::Weight { .. } => {
                 let wide = node.ty.shape.known().is_some_and(|s| s.len() == 2 && s[1] > 0);
-                let packed = wide && graph.is_read_by_rows(v);
+                let packed = wide && graph.is_read_by_rows(v) && Form::of(node.ty.dtype).is_some();
                 self.result(From::Weight(self.p.weights.len()), v);
                 let (name, ty) = (node.name.clone(), node.ty.clone());
                 self.p.weights.push(WeightInfo { node: v, name, ty, packed });

@@ -154,7 +154,7 @@ impl Program {
             part.got += n;
             let first = part.first + block as usize;
             match &mut memory.packed[part.weight] {
-                Some(packed) => packed.put(first, bytes).map_err(|e| e.at_node(&weight.name))?,
+                Some(packed) => packed.put(weight.ty.dtype, first, bytes).map_err(|e| e.at_node(&weight.name))?,
                 None => {
                     let to = memory.weights[part.weight].bytes_mut();
                     let size = weight.ty.dtype.block();

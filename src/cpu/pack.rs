@@ -6,7 +6,7 @@
 
 use super::isa::{Isa, LANES};
 use super::lines::Lines;
-use crate::base::block::BLOCK;
+use crate::base::block::{self, BLOCK};
 use crate::base::{DType, Error, Result};
 use half::f16;
 
@@ -21,15 +21,24 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form for weights of a type; `None` for what no product reads.
+    /// The form for weights of a type; `None` for what no product reads. Types without a form of their own are decoded.
     pub fn of(dtype: DType) -> Option<Form> {
         match dtype {
-            DType::F32 => Some(Form::F32),
             DType::F16 => Some(Form::F16),
             DType::Q4_0 => Some(Form::Q4_0),
             DType::Q4_1 => Some(Form::Q4_1),
             DType::Q8_0 => Some(Form::Q8_0),
-            DType::I32 | DType::U32 | DType::Bool => None,
+            other => other.is_float().then_some(Form::F32),
+        }
+    }
+    /// The type whose blocks it is made of.
+    fn dtype(self) -> DType {
+        match self {
+            Form::F32 => DType::F32,
+            Form::F16 => DType::F16,
+            Form::Q4_0 => DType::Q4_0,
+            Form::Q4_1 => DType::Q4_1,
+            Form::Q8_0 => DType::Q8_0,
         }
     }
     pub fn is_quantised(self) -> bool {
@@ -164,18 +173,16 @@ impl Packed {
         self.data.bytes()[g * self.group_bytes()..].as_ptr()
     }
 
-    /// Takes blocks (elements of unquantised forms) as a file has them, from number `first` of the matrix on.
+    /// Takes blocks of a type as a file has them, from number `first` of the matrix on.
     ///
     /// # Errors
     /// Blocks beyond the end.
-    pub fn put(&mut self, first: usize, bytes: &[u8]) -> Result<()> {
-        let size = match self.form {
-            Form::F32 => 4,
-            Form::F16 => 2,
-            Form::Q4_0 => 18,
-            Form::Q4_1 => 20,
-            Form::Q8_0 => 34,
-        };
+    pub fn put(&mut self, dtype: DType, first: usize, bytes: &[u8]) -> Result<()> {
+        if dtype != self.form.dtype() {
+            let values = block::decode(dtype, bytes);
+            return self.put(DType::F32, first * dtype.block(), bytemuck::cast_slice(&values));
+        }
+        let size = dtype.block_bytes();
         let (steps, span, group) = (self.steps(), self.form.bytes(), self.group_bytes());
         if (first + bytes.len() / size) > self.n * steps {
             return Err(Error::op("weight", "", format!("{} bytes from {first} on reach past its end", bytes.len())));
@@ -263,7 +270,6 @@ fn put_block(form: Form, block: &[u8], lane: usize, to: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::block;
 
     #[test]
     fn rows_come_back_as_they_were_put_in_any_pieces() {
@@ -283,9 +289,9 @@ mod tests {
             let blocks = bytes.len() / size;
             for from in (0..blocks).step_by(7).rev() {
                 let to = (from + 7).min(blocks);
-                packed.put(from, &bytes[from * size..to * size]).unwrap();
+                packed.put(dtype, from, &bytes[from * size..to * size]).unwrap();
             }
-            assert!(packed.put(blocks, &bytes[..size]).is_err());
+            assert!(packed.put(dtype, blocks, &bytes[..size]).is_err());
             let mut row = vec![0.0; k];
             for r in 0..n {
                 packed.row(r, &mut row);
