@@ -12,8 +12,6 @@ use std::sync::atomic::AtomicBool;
 
 /// Sentences that are computed together.
 const BATCH: usize = 8;
-/// Tokens of a sentence that are read: what sentence-transformers takes by default for this family.
-const MAX_TOKENS: usize = 256;
 
 /// An encoder on a device, with its tokenizer.
 pub struct Embedder {
@@ -37,7 +35,9 @@ impl Embedder {
     /// From a model whose weights are there, or arrive later.
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
         let info = model.info();
-        let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
+        model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
+        let read = model.encoder().map_or(info.context, |e| e.sizes().max_tokens);
+        let tokens = options.context.unwrap_or(read).min(info.context);
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
         let json = model
             .source
