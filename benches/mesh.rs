@@ -31,7 +31,8 @@ impl Weights for Sizes {
 /// Llama 3 70B (Grattafiori et al., 2024, table 3): 80 layers.
 fn large() -> (llama::Config, Sizes) {
     let s = layers::Sizes { layers: 80, width: 8192, heads: 64, kv_heads: 8, head: 128, vocab: 128256, context: 8192 };
-    let c = llama::Config { tied: false, ..llama::Config::new(s.clone(), 28672, true) };
+    let mut c = llama::Config::new(s.clone(), 28672, true);
+    c.common.tied = false;
     let mut all = HashMap::new();
     let mut add = |name: String, dtype, shape: &[usize]| all.insert(name, Type::new(dtype, shape));
     add("token_embd.weight".into(), DType::F16, &[s.vocab, s.width]);
@@ -44,9 +45,9 @@ fn large() -> (llama::Config, Sizes) {
             ("attn_k", kv, s.width),
             ("attn_v", kv, s.width),
             ("attn_output", s.width, q),
-            ("ffn_gate", c.ffn, s.width),
-            ("ffn_up", c.ffn, s.width),
-            ("ffn_down", s.width, c.ffn),
+            ("ffn_gate", c.common.ffn, s.width),
+            ("ffn_up", c.common.ffn, s.width),
+            ("ffn_down", s.width, c.common.ffn),
         ] {
             add(format!("blk.{l}.{part}.weight"), DType::F16, &[rows, cols]);
         }

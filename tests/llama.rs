@@ -48,7 +48,7 @@ fn the_loss_is_that_of_the_familys_logits() {
         assert_eq!(shape.known().unwrap(), model.weights[name].shape, "{name}");
         oracle.set_state(name, &model.weights[name]);
     }
-    let given = inputs(model.config.sizes.vocab, batch, seq, 1);
+    let given = inputs(model.config.common.sizes.vocab, batch, seq, 1);
     let loss = oracle.step_values(&Bindings::new(), &given).unwrap()[0].1[0];
     let (tokens, targets) = (given[0].1.to_u32(), given[1].1.to_u32());
     let answers = model.graph(seq as u32, 16, false, false);
@@ -59,7 +59,7 @@ fn the_loss_is_that_of_the_familys_logits() {
         let bindings = Bindings::new().with("seq", seq as u64).with("total", seq as u64);
         let logits =
             family.step_values(&bindings, &[("tokens", Array::u32(&[seq], &mine(&tokens)))]).unwrap().remove(0).1;
-        for (row, target) in logits.chunks(model.config.sizes.vocab).zip(mine(&targets)) {
+        for (row, target) in logits.chunks(model.config.common.sizes.vocab).zip(mine(&targets)) {
             want += row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[target as usize];
         }
     }
@@ -76,7 +76,7 @@ fn a_step_on_a_mesh_gives_the_losses_of_one_machine() {
             .unwrap()
     };
     let contents: Vec<(&str, Array)> = model.weights.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
-    let steps: Vec<_> = (1..=3).map(|s| inputs(model.config.sizes.vocab, batch, seq, s)).collect();
+    let steps: Vec<_> = (1..=3).map(|s| inputs(model.config.common.sizes.vocab, batch, seq, s)).collect();
     let whole = of(Zero::Off);
     let mut oracle = Interpreter::<f64>::new(&whole.graph, &none()).unwrap();
     contents.iter().for_each(|(n, a)| oracle.set_state(n, a));

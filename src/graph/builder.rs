@@ -254,6 +254,14 @@ impl<'g> Tensor<'g> {
         rest.extend(mask);
         self.with(&op::ATTENTION, Attrs::Attention(how), &rest)
     }
+    /// The same with a score for each head (f32 `[h]`) that takes part in the softmax and adds nothing.
+    pub fn attention_with_sinks(self, k: Tensor<'_>, v: Tensor<'_>, sinks: Tensor<'_>, how: Attention) -> Self {
+        self.with(&op::ATTENTION, Attrs::Attention(Attention { sinks: true, ..how }), &[k, v, sinks])
+    }
+    /// Products with `rows` rows of a weight `[.., k]` from each of `first` (u32 `[n, t]`) on; self is `[n, t, k]` or `[n, 1, k]`.
+    pub fn expert_matmul(self, w: Tensor<'_>, first: Tensor<'_>, rows: usize) -> Self {
+        self.with(&op::EXPERT_MATMUL, Attrs::Rows(rows.into()), &[w, first])
+    }
     /// This state with rows from `at` on replaced by `rows`, in place.
     pub fn append(self, rows: Tensor<'_>, at: impl Into<Dim>) -> Self {
         self.with(&op::APPEND, Attrs::Append { at: at.into() }, &[rows])

@@ -22,6 +22,17 @@ enum Derived<'a> {
         count: usize,
         of: &'a str,
     },
+    /// Matrices one behind another as one: `flat(NAME)`.
+    Flat {
+        of: &'a str,
+    },
+    /// Every `step`-th column of matrices one behind another, from `start` on, as rows of one: `columns(0/2, NAME)`. Of a
+    /// matrix its columns stay columns.
+    Columns {
+        start: usize,
+        step: usize,
+        of: &'a str,
+    },
 }
 
 fn parse(name: &str) -> Option<Derived<'_>> {
@@ -34,6 +45,13 @@ fn parse(name: &str) -> Option<Derived<'_>> {
         }
         "transpose" => Some(Derived::Transpose { of: rest }),
         "plus_one" => Some(Derived::PlusOne { of: rest }),
+        "flat" => Some(Derived::Flat { of: rest }),
+        "columns" => {
+            let (range, of) = rest.split_once(", ")?;
+            let (start, step) = range.split_once('/')?;
+            let (start, step) = (start.parse().ok()?, step.parse().ok()?);
+            (step > start).then_some(Derived::Columns { start, step, of })
+        }
         "stack" => {
             let (count, of) = rest.split_once(", ")?;
             Some(Derived::Stack { count: count.parse().ok()?, of })
@@ -51,7 +69,13 @@ pub fn is_derived(name: &str) -> bool {
 pub fn origins(name: &str) -> Vec<String> {
     match parse(name) {
         None => vec![name.into()],
-        Some(Derived::Rows { of, .. } | Derived::Transpose { of } | Derived::PlusOne { of }) => origins(of),
+        Some(
+            Derived::Rows { of, .. }
+            | Derived::Transpose { of }
+            | Derived::PlusOne { of }
+            | Derived::Flat { of }
+            | Derived::Columns { of, .. },
+        ) => origins(of),
         Some(Derived::Stack { count, of }) => (0..count).flat_map(|i| origins(&numbered(of, i))).collect(),
     }
 }
@@ -102,7 +126,28 @@ fn info_of(weights: &dyn Weights, derived: &Derived, name: &str) -> Result<Type>
                     return Err(wrong(format!("\"{}\" differs from the first in type or shape", numbered(of, i))));
                 }
             }
-            (dtype, [&[*count], &shape[..]].concat())
+            if shape.len() != 2 || *count == 0 {
+                return Err(wrong(format!("{shape:?} is no matrix")));
+            }
+            (dtype, vec![count * shape[0], shape[1]])
+        }
+        Derived::Flat { of } => {
+            let (dtype, shape) = known(of)?;
+            if shape.len() != 3 || shape.contains(&0) {
+                return Err(wrong(format!("{shape:?} is not a matrix for each expert")));
+            }
+            (dtype, vec![shape[0] * shape[1], shape[2]])
+        }
+        Derived::Columns { step, of, .. } => {
+            let (dtype, shape) = known(of)?;
+            let last = shape.last().copied().unwrap_or(0);
+            if !(2..=3).contains(&shape.len()) || dtype.is_quantised() || last == 0 || last % step != 0 {
+                return Err(wrong(format!("{dtype} {shape:?} has no such columns")));
+            }
+            match shape[..] {
+                [rows, cols] => (dtype, vec![rows, cols / step]),
+                _ => (dtype, vec![shape[0] * (last / step), shape[1]]),
+            }
         }
     };
     Ok(Type::new(dtype, shape.as_slice()))
@@ -142,13 +187,52 @@ fn read_of<'a>(weights: &'a dyn Weights, derived: &Derived, name: &str, rows: Ra
             let values = Array::new(from, &shape, bytes)?.to_f32();
             Ok(Cow::Owned(values.iter().flat_map(|x| (x + 1.0).to_le_bytes()).collect()))
         }
-        Derived::Stack { of, .. } => {
-            let each = shape.get(1).copied().unwrap_or(1);
+        Derived::Stack { count, of } => {
+            let each = shape[0] / count;
             let mut out = vec![];
-            for i in rows {
-                out.extend_from_slice(&weights.read(&numbered(of, i), 0..each)?);
+            for (expert, part) in by_expert(rows, each) {
+                out.extend_from_slice(&weights.read(&numbered(of, expert), part)?);
+            }
+            Ok(Cow::Owned(out))
+        }
+        Derived::Flat { of } => {
+            let each = weights.info(of)?.shape.known().map_or(1, |s| s[1]);
+            let mut out = vec![];
+            for (expert, part) in by_expert(rows, each) {
+                let all = weights.read(of, expert..expert + 1)?;
+                let row = all.len() / each;
+                out.extend_from_slice(&all[part.start * row..part.end * row]);
+            }
+            Ok(Cow::Owned(out))
+        }
+        Derived::Columns { start, step, of } => {
+            let (from, size) = (weights.info(of)?.shape.known().unwrap_or_default(), ty.dtype.block_bytes());
+            let mut out = vec![];
+            if let [_, cols] = from[..] {
+                let all = weights.read(of, rows)?;
+                for row in all.chunks_exact(cols * size) {
+                    let picked = row.chunks_exact(size).skip(*start).step_by(*step);
+                    picked.for_each(|x| out.extend_from_slice(x));
+                }
+                return Ok(Cow::Owned(out));
+            }
+            let (inner, cols) = (from[1], from[2]);
+            for (expert, part) in by_expert(rows, cols / step) {
+                let all = weights.read(of, expert..expert + 1)?;
+                for column in part.map(|j| start + j * step) {
+                    for i in 0..inner {
+                        let at = (i * cols + column) * size;
+                        out.extend_from_slice(&all[at..at + size]);
+                    }
+                }
             }
             Ok(Cow::Owned(out))
         }
     }
+}
+
+/// The experts that rows of all of them touch, and which rows of each.
+fn by_expert(rows: Range<usize>, each: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let experts = rows.start / each.max(1)..rows.end.div_ceil(each.max(1));
+    experts.map(move |e| (e, rows.start.max(e * each) - e * each..rows.end.min((e + 1) * each) - e * each))
 }

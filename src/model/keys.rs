@@ -235,6 +235,26 @@ impl<'a> Keys<'a> {
         let found = names.split('|').filter_map(|n| Some((n, self.json?.get(n)?)));
         found.inspect(|(n, _)| _ = self.read.borrow_mut().insert((*n).into())).map(|(_, v)| v).find(|v| !v.is_null())
     }
+    /// Whether config.json has this key, as null: there is none, whatever the family's default.
+    pub fn says_none(&self, names: &str) -> bool {
+        !self.is_gguf() && names.split('|').any(|n| self.json.is_some_and(|j| j.get(n).is_some_and(Json::is_null)))
+    }
+    /// A size of which nothing is the family's default, and 0 and null are none.
+    pub fn window(&self, default: Option<usize>) -> Result<Option<usize>> {
+        let (gguf, json) = ("attention.sliding_window", "sliding_window");
+        if self.says_none(json) || self.number(gguf, json)? == Some(0.0) {
+            return Ok(None);
+        }
+        Ok(self.optional_size(gguf, json)?.or(default.filter(|_| !self.is_gguf())))
+    }
+    /// A number above 0 of which nothing is the family's default, and 0 and null are none.
+    pub fn cap(&self, gguf: &str, json: &str, default: Option<f64>) -> Result<Option<f32>> {
+        if self.says_none(json) {
+            return Ok(None);
+        }
+        let x = self.optional_real(gguf, json, 0.0)?.or(default).filter(|x| *x > 0.0);
+        Ok(x.map(|x| x as f32))
+    }
     /// A number by its name in either kind of file; nothing where the file leaves it out.
     ///
     /// # Errors
@@ -274,10 +294,6 @@ impl<'a> Keys<'a> {
             ))),
             n => Ok(n.map(|n| n as usize)),
         }
-    }
-    /// A size of which 0 and nothing mean that there is none.
-    pub fn size_or_none(&self, gguf: &str, json: &str) -> Result<Option<usize>> {
-        if self.number(gguf, json)? == Some(0.0) { Ok(None) } else { self.optional_size(gguf, json) }
     }
     /// A size that must be there.
     pub fn size(&self, gguf: &str, json: &str) -> Result<usize> {

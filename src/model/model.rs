@@ -106,7 +106,7 @@ impl Model {
                 used.extend(parts.iter().flat_map(|p| derived::origins(&p.name)));
             }
         }
-        let head = |name: &str| name == "lm_head.weight" && self.decoder().is_some_and(|d| d.tied());
+        let head = |name: &str| name == "lm_head.weight" && self.decoder().is_some_and(|d| d.common().tied);
         let unneeded = |name: &str| head(name) || UNNEEDED.iter().any(|u| name.contains(u));
         match self.source.tensors().iter().find(|t| !used.contains(&t.name) && !unneeded(&t.name)) {
             Some(t) => Err(Error::model(
@@ -135,7 +135,7 @@ impl Model {
         let (name, family, weight_bytes) = (self.name.clone(), self.family.name, self.source.weight_bytes());
         match &self.architecture {
             Architecture::Decoder(d) => {
-                let s = d.sizes();
+                let s = &d.common().sizes;
                 ModelInfo {
                     name,
                     family,

@@ -32,7 +32,7 @@ pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype:
         let values: Vec<f32> = (0..n).map(|_| (r.normal() * scale + shift) as f32).collect();
         weights.insert(name, Array::new(dtype, shape, block::encode(dtype, &values)).unwrap());
     };
-    add("token_embd.weight".into(), &[config.sizes.vocab, width], dtype, 0.5, 0.0);
+    add("token_embd.weight".into(), &[config.common.sizes.vocab, width], dtype, 0.5, 0.0);
     add("output_norm.weight".into(), &[width], DType::F32, 0.1, 1.0);
     let (q, kv) = (heads * head_width, kv_heads * head_width);
     for l in 0..layers {
@@ -44,9 +44,9 @@ pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype:
             ("attn_k", [kv, width]),
             ("attn_v", [kv, width]),
             ("attn_output", [width, q]),
-            ("ffn_gate", [config.ffn, width]),
-            ("ffn_up", [config.ffn, width]),
-            ("ffn_down", [width, config.ffn]),
+            ("ffn_gate", [config.common.ffn, width]),
+            ("ffn_up", [config.common.ffn, width]),
+            ("ffn_down", [width, config.common.ffn]),
         ] {
             add(name(part), &shape, dtype, 1.0 / (shape[1] as f64).sqrt(), 0.0);
         }

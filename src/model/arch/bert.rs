@@ -219,7 +219,7 @@ impl<'g> Transformer<'_, 'g> {
         let (q, k, v) = (split("query"), split("key"), split("value"));
         self.g.at(format!("{at}.attention"));
         let mask = mask.reshape(vec![self.batch, 1.into(), 1.into(), self.seq]);
-        let how = Attention { scale: 1.0 / (head as f32).sqrt(), causal: None, window: None };
+        let how = Attention::scaled(1.0 / (head as f32).sqrt());
         let y = q.attention(k, v, Some(mask), how).reshape(vec![self.batch, self.seq, c.width.into()]);
         let y = self.linear(&format!("{at}.attention.output.dense"), y, [c.width, c.width], Side::Inputs(heads));
         self.norm(self.whole(y + x), &format!("{at}.attention.output.LayerNorm"))

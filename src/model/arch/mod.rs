@@ -2,7 +2,20 @@
 //! composes layers (`model::layers`). A new one is a file here and a line in [`FAMILIES`].
 
 pub mod bert;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_oss;
+mod granite;
 pub mod llama;
+mod mistral;
+mod mixtral;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod smollm3;
 
 use super::keys::Keys;
 use super::layers::Decoder;
@@ -11,7 +24,23 @@ use crate::graph::Graph;
 use std::fmt::Debug;
 
 /// Every family that can be run.
-pub static FAMILIES: &[&Family] = &[&llama::FAMILY, &bert::FAMILY];
+pub static FAMILIES: &[&Family] = &[
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &mixtral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &qwen3_moe::FAMILY,
+    &gemma2::FAMILY,
+    &gemma3::FAMILY,
+    &gpt_oss::FAMILY,
+    &smollm3::FAMILY,
+    &olmo2::FAMILY,
+    &granite::FAMILY,
+    &phi3::FAMILY,
+    &gpt2::FAMILY,
+    &bert::FAMILY,
+];
 
 /// A family, by the names that files give it.
 pub struct Family {

@@ -21,6 +21,10 @@ pub struct Attention {
     pub window: Option<u32>,
     /// Which of the model's rotations turns queries and keys.
     pub rope: Option<usize>,
+    /// Scores are bent to within ± this.
+    pub softcap: Option<f32>,
+    /// Whether each head has a learnt score beside those of its keys.
+    pub sinks: bool,
     pub qk_norm: QkNorm,
     pub biases: Biases,
 }
@@ -52,6 +56,15 @@ impl Biases {
             None => default,
         })
     }
+}
+
+/// Of each layer: Qwen's later layers slide where `use_sliding_window` says so.
+pub fn late_windows(at: &Keys, layers: usize) -> Result<Vec<Option<u32>>> {
+    let on = at.is_gguf() || at.flag("", "use_sliding_window")?.unwrap_or(false);
+    let window = at.window(Some(4096))?.filter(|_| on);
+    let from = at.number("", "max_window_layers")?.unwrap_or(28.0);
+    let slides = at.sliding_layers(layers, |i| i as f64 >= from)?;
+    Ok(slides.iter().map(|slides| window.filter(|_| *slides).map(|n| n as u32)).collect())
 }
 
 impl Attention {
@@ -152,7 +165,20 @@ impl Attention {
         self.scores(b, layer, [q, k, v], 0.into()).reshape([batch * seq, self.heads * self.head])
     }
 
-    fn scores<'g>(&self, _: &Blocks<'_, 'g>, _: usize, [q, k, v]: [Tensor<'g>; 3], past: Dim) -> Tensor<'g> {
-        q.attention(k, v, None, graph::Attention { scale: self.scale, causal: Some(past), window: self.window })
+    fn scores<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, [q, k, v]: [Tensor<'g>; 3], past: Dim) -> Tensor<'g> {
+        let how = graph::Attention {
+            scale: self.scale,
+            causal: Some(past),
+            window: self.window,
+            softcap: self.softcap,
+            sinks: false,
+        };
+        if !self.sinks {
+            return q.attention(k, v, None, how);
+        }
+        let Cut::Query { groups, each, .. } = self.cuts().0 else { return q.attention(k, v, None, how) };
+        let heads = Cut::Query { groups, each, width: 1 };
+        let sinks = b.part(Some(layer), "attn_sinks", b.sinks_kind(), &[self.heads], Some((Split(0), heads)));
+        q.attention_with_sinks(k, v, sinks, how)
     }
 }

@@ -1,6 +1,6 @@
 //! What all decoders share: tokens in, layers over a residual stream, logits out; a step that answers, and one that trains.
 
-use super::{Blocks, Names, Origin, Rope, Rows};
+use super::{Blocks, Common, Names, Origin, Rope, Rows};
 use crate::base::{Cut, DType, Dim, Error, MeshAxis, Placement::Split, Result, Shape, Var, Weights};
 use crate::graph::{Graph, GraphBuilder, Optimiser, Parameters, Tensor, Zero};
 use crate::model::keys::Keys;
@@ -20,21 +20,32 @@ pub struct Sizes {
     pub context: usize,
 }
 
+/// What a family's own definition says of its sizes where a file says nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SizeDefaults {
+    /// Elements of a head; without, the width is shared evenly.
+    pub head: Option<usize>,
+    /// Heads of keys and values; without, as many as of queries. A null in config.json is without.
+    pub kv_heads: Option<usize>,
+}
+
 impl Sizes {
-    /// As most families name them. `head`: elements of a head where the file says nothing, else the width shared evenly.
+    /// As most families name them.
     ///
     /// # Errors
     /// Sizes that are missing or do not fit together.
-    pub fn read(at: &Keys, head: Option<usize>) -> Result<Sizes> {
+    pub fn read(at: &Keys, d: &SizeDefaults) -> Result<Sizes> {
         let heads = at.size("attention.head_count", "num_attention_heads|n_head")?;
         let width = at.size("embedding_length", "hidden_size|n_embd")?;
-        let own = at.optional_size("attention.key_length", "head_dim")?.or(head);
-        let head = match own {
+        let own = at.optional_size("attention.key_length", "head_dim")?;
+        let head = match own.or(d.head.filter(|_| !at.is_gguf())) {
             Some(n) => n,
             None if width % heads == 0 => width / heads,
             None => return Err(at.error(format!("a width of {width} does not split into {heads} heads"))),
         };
-        let kv_heads = at.optional_size("attention.head_count_kv", "num_key_value_heads")?.unwrap_or(heads);
+        let (gguf, json) = ("attention.head_count_kv", "num_key_value_heads");
+        let default = d.kv_heads.filter(|_| !at.is_gguf() && !at.says_none(json)).unwrap_or(heads);
+        let kv_heads = at.optional_size(gguf, json)?.unwrap_or(default);
         if heads % kv_heads != 0 {
             return Err(at.error(format!("{heads} heads do not share {kv_heads} key heads evenly")));
         }
@@ -63,20 +74,15 @@ impl Sizes {
 
 /// A family of decoders, configured: what it is made of, in the order in which it computes.
 pub trait Decoder: Debug + Send + Sync {
-    fn sizes(&self) -> &Sizes;
-    fn names(&self) -> &Names;
+    fn common(&self) -> &Common;
     /// The rotations that layers have, by index.
     fn ropes(&self) -> &[Rope];
-    /// Whether the head is the embedding.
-    fn tied(&self) -> bool;
     /// Rows of the embedding on their way into the first layer.
     fn embedded<'g>(&self, _: &Blocks<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
         x
     }
     /// One layer over the residual stream `[rows, width]`.
     fn layer<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g>;
-    /// The norm before the head.
-    fn last_norm<'g>(&self, b: &Blocks<'_, 'g>, x: Tensor<'g>) -> Tensor<'g>;
     /// Logits on their way out.
     fn logits<'g>(&self, _: &Blocks<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
         x
@@ -124,14 +130,14 @@ const MAX_ROTATIONS: usize = 1 << 26;
 /// # Errors
 /// Tensors that are missing or have other shapes; a context that cannot be planned.
 pub fn step(family: &dyn Decoder, weights: &dyn Weights, model: &str, step: &StepShape) -> Result<Graph> {
-    let (s, g) = (family.sizes(), GraphBuilder::new());
+    let (s, g) = (&family.common().sizes, GraphBuilder::new());
     let (seq, total) = (step.seq, Dim::from(step.total));
     let past = total - seq;
     let mut b = Blocks {
         g: &g,
         rows: Rows::Cached { seq, total, context: step.context },
         origin: Origin::File(weights),
-        names: family.names(),
+        names: &family.common().names,
         model,
         sequence_parallel: step.sequence_parallel,
         angles: vec![],
@@ -146,13 +152,13 @@ pub fn step(family: &dyn Decoder, weights: &dyn Weights, model: &str, step: &Ste
     if step.last_only {
         x = x.slice(0, seq - Dim::new(1), 1);
     }
-    let logits = head(family, &b, x, family.tied().then_some(table));
+    let logits = head(family, &b, x, family.common().tied.then_some(table));
     g.output("logits", if step.last_only { logits.reshape([s.vocab]) } else { logits });
     g.finish()
 }
 
 fn layers<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, mut x: Tensor<'g>) -> Tensor<'g> {
-    let n = family.sizes().layers;
+    let n = family.common().sizes.layers;
     for layer in 0..n {
         b.g.layer(layer as u32 + 1);
         x = family.layer(b, layer, x);
@@ -164,8 +170,8 @@ fn layers<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, mut x: Tensor<'g>) -> Te
 
 /// Logits of every row. `shared`: the embedding, where it is the head.
 fn head<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, x: Tensor<'g>, shared: Option<Tensor<'g>>) -> Tensor<'g> {
-    let s = family.sizes();
-    let x = family.last_norm(b, x);
+    let s = &family.common().sizes;
+    let x = family.common().norm.build(b, None, "output_norm", x, s.width);
     let x = x.matmul_t(shared.unwrap_or_else(|| b.vocabulary("output", [s.vocab, s.width])));
     family.logits(b, x)
 }
@@ -216,13 +222,13 @@ pub struct Training {
 /// # Errors
 /// Sizes that cannot be planned.
 pub fn training(family: &dyn Decoder, model: &str, step: &TrainingStep) -> Result<Training> {
-    let (s, g) = (family.sizes(), GraphBuilder::new());
+    let (s, g) = (&family.common().sizes, GraphBuilder::new());
     let parameters = Parameters::new(&g, step.zero);
     let mut b = Blocks {
         g: &g,
         rows: Rows::Whole { batch: step.batch, seq: step.seq },
         origin: Origin::Trained(&parameters),
-        names: family.names(),
+        names: &family.common().names,
         model,
         sequence_parallel: false,
         angles: vec![],

@@ -5,14 +5,18 @@
 //! 2019), the residual stream whole, or by tokens between blocks (Korthikanti et al., 2022).
 
 mod attention;
+mod common;
 mod decoder;
+mod experts;
 mod mlp;
 mod names;
 mod norm;
 mod rope;
 
-pub use attention::{Attention, Biases, QkNorm};
-pub use decoder::{Decoder, Sizes, StepShape, Training, TrainingStep, step, tied, training};
+pub use attention::{Attention, Biases, QkNorm, late_windows};
+pub use common::{Common, Defaults};
+pub use decoder::{Decoder, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
+pub use experts::{Experts, Gate};
 pub use mlp::{Activation, Mlp};
 pub use names::Names;
 pub use norm::Norm;
@@ -75,6 +79,11 @@ impl<'g> Blocks<'_, 'g> {
     /// Names the part of a layer that the following ops belong to.
     pub fn at(&self, layer: usize, what: &str) {
         self.g.at(format!("layers.{layer}.{what}"));
+    }
+
+    /// Sinks are bare in model folders.
+    fn sinks_kind(&self) -> &'static str {
+        if self.names.is_gguf() { "weight" } else { "" }
     }
 
     /// `x · wᵀ`, and `+ b` where `bias`.

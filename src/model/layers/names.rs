@@ -17,6 +17,8 @@ pub struct Names {
     pub transposed: bool,
     /// Weights of norms are stored less one.
     pub less_one: bool,
+    /// Experts of a layer, which model folders number with a `*` in their path.
+    pub experts: usize,
 }
 
 /// Rows `from .. to` of a matrix that holds several parts.
@@ -72,12 +74,18 @@ impl Names {
     /// The name of a part's tensor, of a layer or of the model; `kind` is `weight` or `bias`. Rows of a matrix, columns and
     /// norms less one are written as [`derived`](crate::model::derived) reads them.
     pub fn tensor(&self, layer: Option<usize>, part: &str, kind: &str) -> String {
-        if let Some(f) = self.fused.iter().find(|f| f.part == part) {
-            return format!("rows({}..{}, {})", f.from, f.to, self.tensor(layer, f.of, kind));
+        match self.fused.iter().find(|f| f.part == part) {
+            Some(f) => format!("rows({}..{}, {})", f.from, f.to, self.stored(layer, f.of, kind)),
+            None => self.stored(layer, part, kind),
         }
+    }
+
+    fn stored(&self, layer: Option<usize>, part: &str, kind: &str) -> String {
         let name = self.plain(layer, part, kind);
         let norm = part.ends_with("norm");
         match (self.gguf, kind == "weight") {
+            (true, true) if part.ends_with("_exps") => format!("flat({name})"),
+            (false, true) if name.contains('*') => format!("stack({}, {name})", self.experts),
             (false, true) if norm && self.less_one => format!("plus_one({name})"),
             (false, true) if !norm && layer.is_some() && self.transposed => format!("transpose({name})"),
             _ => name,
@@ -93,6 +101,11 @@ impl Names {
             };
         }
         let path = self.table.iter().find(|t| t.0 == part).map_or(part, |t| t.1);
+        // A part that the file holds in another form: `form(… [path])`, whose bias has its own ending.
+        if let Some((form, path)) = path.split_once('[') {
+            let (path, bias) = (path.trim_end_matches("])"), if kind == ".bias" { "_bias" } else { "" });
+            return format!("{form}{}{}{}.{path}{bias})", self.root, self.layers, layer.unwrap_or(0));
+        }
         match (layer, path.strip_prefix('/')) {
             (_, Some(path)) => format!("{path}{kind}"),
             (Some(n), None) => format!("{}{}{n}.{path}{kind}", self.root, self.layers),
