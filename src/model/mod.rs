@@ -1,6 +1,7 @@
 //! Model files and families: bytes become a graph and weights.
 
 pub mod arch;
+#[cfg(feature = "fetch")]
 pub mod catalogue;
 mod derived;
 pub mod gguf;
