@@ -111,6 +111,10 @@ impl GraphBuilder {
     pub fn or_fail<'g>(&'g self, made: Result<Tensor<'g>>) -> Tensor<'g> {
         made.unwrap_or_else(|e| self.fail(e))
     }
+    /// Whether an error is kept: what is added from here on is nothing.
+    pub fn has_failed(&self) -> bool {
+        self.error.borrow().is_some()
+    }
     /// Takes the error that [`GraphBuilder::finish`] would return: ops are added again from now on. Tensors that were
     /// poisoned stay so, and an op on one of them is an error.
     pub fn take_error(&self) -> Option<Error> {

@@ -272,7 +272,7 @@ fn emit_expert_matmul(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) ->
         let right = Right { dtype: w.dtype, rows: true, texels: l.plan.buffer(buffer).texels };
         bounds.extend(right_bounds(l, right, buffer, Form::Tiled));
         let names = [
-            "n", "slots", "out", "k", "first0", "x0", "x_row", "x_slot", "x_col", "y0", "row0", "rows", "all", "b0",
+            "n", "slots", "outs", "k", "first0", "x0", "x_row", "x_slot", "x_col", "y0", "row0", "rows", "all", "b0",
             "b_row", "b_col", "s0",
         ];
         let text = interface(&bounds, &[], &names)
@@ -283,7 +283,7 @@ fn emit_expert_matmul(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) ->
         let params = vec![
             u("n", n.clone()),
             u("slots", first.shape[1]),
-            u("out", out),
+            u("outs", out),
             u("k", k.clone()),
             u("first0", first.layout.offset.clone()),
             u("x0", x.layout.offset.clone()),
@@ -417,8 +417,9 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
     let mask = o.get(3).filter(|_| !how.sinks).map(|m| m.layout.broadcast(&m.shape, &full));
     if let Some(sinks) = o.get(3).filter(|_| how.sinks) {
         bounds.push(bound("sinks", sinks.buffer, "f32", false));
-        params.push(u("sinks0", sinks.layout.offset.clone()));
     }
+    let sinks = o.get(3).filter(|_| how.sinks).map_or(Expr::new(0), |s| s.layout.offset.clone());
+    params.push(u("sinks0", sinks));
     params.push(("softcap".to_string(), Param::F(how.softcap.unwrap_or(0.0))));
     if let Some(m) = o.get(3).filter(|_| !how.sinks) {
         bounds.push(bound("mask", m.buffer, scalar_type(m.dtype), false));

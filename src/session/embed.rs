@@ -89,7 +89,7 @@ impl Embedder {
     /// # Errors
     /// [`Error::Cancelled`] then.
     pub async fn embed_until(&mut self, texts: &[impl AsRef<str>], cancel: &AtomicBool) -> Result<Vec<Vec<f32>>> {
-        let mut out = vec![];
+        let mut out: Vec<Vec<f32>> = vec![];
         for group in texts.chunks(BATCH) {
             let mut ids = group.iter().map(|t| self.ids(t.as_ref())).collect::<Result<Vec<_>>>()?;
             let longest = ids.iter().map(Vec::len).max().unwrap_or(1);
@@ -105,6 +105,13 @@ impl Embedder {
                 .await?
                 .remove(0)
                 .to_f32();
+            if let Some(at) = y.iter().position(|x| !x.is_finite()) {
+                let (text, element) = (out.len() + at / self.info.width, at % self.info.width);
+                return Err(Error::model(
+                    &self.info.name,
+                    format!("gives text {text} an embedding whose element {element} is {}: it is not finite", y[at]),
+                ));
+            }
             out.extend(y.chunks_exact(self.info.width).map(<[f32]>::to_vec));
         }
         Ok(out)

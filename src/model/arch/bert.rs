@@ -187,6 +187,9 @@ impl<'g> Transformer<'_, 'g> {
         let x = words + positions + kinds;
         let mut x = self.norm(x, "embeddings.LayerNorm");
         for layer in 0..c.layers {
+            if g.has_failed() {
+                return;
+            }
             g.layer(layer as u32 + 1);
             let at = format!("encoder.layer.{layer}");
             x = self.attention(&at, x, mask);

@@ -34,7 +34,7 @@ struct Gemma2 {
 
 impl Gemma2 {
     fn read(at: &Keys) -> Result<Gemma2> {
-        let sizes = SizeDefaults { kv_heads: Some(4), head: Some(256) };
+        let sizes = SizeDefaults { kv_heads: Some(4), head: Some(256), ..SizeDefaults::default() };
         let d = Defaults { sizes, activation: Activation::GeluTanh, tied: Some(true), ..Defaults::default() };
         let mut names = Names::new(at.is_gguf(), PARTS);
         names.less_one = true;

@@ -45,7 +45,13 @@ struct Gemma3 {
 
 impl Gemma3 {
     fn read(at: &Keys) -> Result<Gemma3> {
-        let sizes = SizeDefaults { kv_heads: Some(4), head: Some(256) };
+        let sizes = SizeDefaults {
+            heads: Some(8),
+            kv_heads: Some(4),
+            head: Some(256),
+            vocab: Some(262_208),
+            context: Some(131_072),
+        };
         let d = Defaults {
             sizes,
             activation: Activation::GeluTanh,

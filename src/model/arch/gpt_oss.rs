@@ -28,12 +28,13 @@ struct GptOss {
 
 impl GptOss {
     fn read(at: &Keys) -> Result<GptOss> {
-        let sizes = SizeDefaults { kv_heads: Some(8), head: Some(64) };
+        let sizes = SizeDefaults { kv_heads: Some(8), head: Some(64), ..SizeDefaults::default() };
         let d = Defaults {
             sizes,
             eps: 1e-5,
             rope_base: 1.5e5,
             biases: Biases { qkv: true, out: true },
+            yarn_truncate: false,
             ..Defaults::default()
         };
         // Gate and up are every other column of one matrix, whose rows are the token's elements.
@@ -52,6 +53,9 @@ impl GptOss {
             limit: at.real("", "swiglu_limit", 0.0, 7.0)? as f32,
         };
         experts.bias = true;
+        if !at.is_gguf() && at.json_value("rope_parameters").or(at.json_value("rope_scaling")).is_none() {
+            return Err(at.error("lacks rope_parameters, which say how its positions are stretched"));
+        }
         let slides = at.sliding_layers(common.sizes.layers, |i| i % 2 == 0)?;
         let window = at.window(Some(128))?.map(|n| n as u32);
         Ok(GptOss {

@@ -26,7 +26,7 @@ struct Qwen3 {
 
 impl Qwen3 {
     fn read(at: &Keys) -> Result<Qwen3> {
-        let sizes = SizeDefaults { kv_heads: Some(32), head: Some(128) };
+        let sizes = SizeDefaults { kv_heads: Some(32), head: Some(128), ..SizeDefaults::default() };
         let d = Defaults { sizes, ..Defaults::default() };
         let mut common = Common::read(at, Names::new(at.is_gguf(), &[]), &d)?;
         let windows = late_windows(at, common.sizes.layers)?;

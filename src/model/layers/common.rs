@@ -32,6 +32,8 @@ pub struct Defaults {
     pub rope_base: f64,
     /// How rows of q and k are ordered in GGUF files.
     pub gguf_rope: RopeLayout,
+    /// Whether YaRN's range of pairs is cut to whole ones where a file does not say.
+    pub yarn_truncate: bool,
 }
 
 impl Default for Defaults {
@@ -44,6 +46,7 @@ impl Default for Defaults {
             tied: None,
             rope_base: 1e4,
             gguf_rope: RopeLayout::Half,
+            yarn_truncate: true,
         }
     }
 }
@@ -71,7 +74,13 @@ impl Common {
         Ok(rope)
     }
     pub fn rope_defaults(&self, d: &Defaults) -> RopeDefaults {
-        RopeDefaults { base: d.rope_base, head: self.sizes.head, gguf: d.gguf_rope, context: self.sizes.context }
+        RopeDefaults {
+            base: d.rope_base,
+            head: self.sizes.head,
+            gguf: d.gguf_rope,
+            context: self.sizes.context,
+            yarn_truncate: d.yarn_truncate,
+        }
     }
 
     /// Attention of these sizes with scores by `1/√head`, turned by the first rotation.

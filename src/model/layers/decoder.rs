@@ -27,7 +27,13 @@ pub struct SizeDefaults {
     pub head: Option<usize>,
     /// Heads of keys and values; without, as many as of queries. A null in config.json is without.
     pub kv_heads: Option<usize>,
+    pub heads: Option<usize>,
+    pub vocab: Option<usize>,
+    pub context: Option<usize>,
 }
+
+/// No model has more layers: what a file claims is bounded before anything is made of it.
+const MOST_LAYERS: usize = 1 << 12;
 
 impl Sizes {
     /// As most families name them.
@@ -35,7 +41,11 @@ impl Sizes {
     /// # Errors
     /// Sizes that are missing or do not fit together.
     pub fn read(at: &Keys, d: &SizeDefaults) -> Result<Sizes> {
-        let heads = at.size("attention.head_count", "num_attention_heads|n_head")?;
+        let size = |gguf: &str, json: &str, default: Option<usize>| match default.filter(|_| !at.is_gguf()) {
+            Some(n) => Ok(at.optional_size(gguf, json)?.unwrap_or(n)),
+            None => at.size(gguf, json),
+        };
+        let heads = size("attention.head_count", "num_attention_heads|n_head", d.heads)?;
         let width = at.size("embedding_length", "hidden_size|n_embd")?;
         let own = at.optional_size("attention.key_length", "head_dim")?;
         let head = match own.or(d.head.filter(|_| !at.is_gguf())) {
@@ -55,14 +65,21 @@ impl Sizes {
         if let Some(n) = at.optional_size("attention.value_length", "")?.filter(|n| *n != head) {
             return Err(at.error(format!("has keys {head} wide and values {n} wide: only equal ones can be run")));
         }
+        let layers = at.size("block_count", "num_hidden_layers|n_layer")?;
+        if layers > MOST_LAYERS {
+            return Err(at.error(format!("has {layers} layers: up to {MOST_LAYERS} can be run")));
+        }
         Ok(Sizes {
-            layers: at.size("block_count", "num_hidden_layers|n_layer")?,
+            layers,
             width,
             heads,
             kv_heads,
             head,
-            vocab: at.vocab()?,
-            context: at.size("context_length", "max_position_embeddings|n_positions")?,
+            vocab: match d.vocab.filter(|_| !at.is_gguf()) {
+                Some(n) => at.optional_size("", "vocab_size")?.unwrap_or(n),
+                None => at.vocab()?,
+            },
+            context: size("context_length", "max_position_embeddings|n_positions", d.context)?,
         })
     }
 
@@ -160,6 +177,10 @@ pub fn step(family: &dyn Decoder, weights: &dyn Weights, model: &str, step: &Ste
 fn layers<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, mut x: Tensor<'g>) -> Tensor<'g> {
     let n = family.common().sizes.layers;
     for layer in 0..n {
+        // A file may claim any number of layers: the first that it lacks ends it.
+        if b.g.has_failed() {
+            return x;
+        }
         b.g.layer(layer as u32 + 1);
         x = family.layer(b, layer, x);
     }

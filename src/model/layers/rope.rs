@@ -28,7 +28,12 @@ pub struct RopeDefaults {
     /// How rows of q and k are ordered in GGUF files of this family. Model folders have halves.
     pub gguf: RopeLayout,
     pub context: usize,
+    /// Whether YaRN's range of pairs is cut to whole ones.
+    pub yarn_truncate: bool,
 }
+
+/// LongRoPE's divisors up to the original context, in GGUF files.
+const SHORT_FACTORS: &str = "rope_factors_short.weight";
 
 /// How positions are stretched.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,6 +134,11 @@ impl Rope {
         let original = at.optional_size("rope.scaling.original_context_length", "")?.unwrap_or(d.context);
         let number = |key: &str, default: f64| at.real(&format!("rope.scaling.{key}"), "", 0.0, default);
         let scaling = match (kind.as_deref(), factor) {
+            // Files with factors need not name their kind.
+            _ if at.has_tensor(SHORT_FACTORS) => Scaling::Factors {
+                factors: at.vector(SHORT_FACTORS, width / 2)?.unwrap_or_default().into_iter().map(f64::from).collect(),
+                attention,
+            },
             (Some("none"), _) | (None, None) => Scaling::None,
             (Some("linear") | None, Some(factor)) => Scaling::Linear(factor),
             (Some("yarn"), Some(factor)) => Scaling::Yarn {
@@ -136,15 +146,11 @@ impl Rope {
                 original: original as f64,
                 fast: number("yarn_beta_fast", 32.0)?,
                 slow: number("yarn_beta_slow", 1.0)?,
-                truncate: true,
+                truncate: d.yarn_truncate,
                 attention: number("yarn_attn_factor", attention)? * yarn_attention(factor),
             },
             (Some("longrope"), _) => {
-                let name = "rope_factors_short.weight";
-                let factors = at.vector(name, width / 2)?;
-                let factors =
-                    factors.ok_or_else(|| at.error(format!("has longrope scaling without tensor \"{name}\"")))?;
-                Scaling::Factors { factors: factors.into_iter().map(f64::from).collect(), attention }
+                return Err(at.error(format!("has longrope scaling without tensor \"{SHORT_FACTORS}\"")));
             }
             (Some(kind @ ("linear" | "yarn")), None) => {
                 return Err(at.error(format!("has {kind} rope scaling without a factor")));
@@ -250,7 +256,7 @@ impl Parameters<'_> {
                     original,
                     fast: or("beta_fast", 32.0)?,
                     slow: or("beta_slow", 1.0)?,
-                    truncate: self.get("truncate").and_then(Json::as_bool).unwrap_or(true),
+                    truncate: self.get("truncate").and_then(Json::as_bool).unwrap_or(d.yarn_truncate),
                     attention: self.yarn_attention(factor)?,
                 }
             }
@@ -335,9 +341,9 @@ pub fn context(at: &Keys, context: usize) -> Result<usize> {
     let of = |k: &str| object.and_then(|o| o.get(k)).filter(|v| !v.is_null());
     let kind = of("rope_type").or(of("type")).and_then(Json::as_str);
     let original = if at.is_gguf() {
-        match at.text("rope.scaling.type", "")?.as_deref() {
-            Some("longrope") => at.optional_size("rope.scaling.original_context_length", "")?,
-            _ => None,
+        match at.has_tensor(SHORT_FACTORS) {
+            true => at.optional_size("rope.scaling.original_context_length", "")?,
+            false => None,
         }
     } else if matches!(kind, Some("longrope" | "su")) {
         let inner = of("original_max_position_embeddings").and_then(Json::as_u64).map(|n| n as usize);
