@@ -141,6 +141,22 @@ impl Case {
                 let rows = (0..shape[0]).flat_map(|r| values[row(r) * width..(row(r) + 1) * width].iter().copied());
                 (shape.clone(), rows.collect())
             }
+            // Columns of matrices one behind another, from one on, some apart; of a vector its elements.
+            "columns" => {
+                let (start, step) = number.split_once('/').unwrap();
+                let (start, step): (usize, usize) = (start.parse().unwrap(), step.parse().unwrap());
+                let cols = shape[shape.len() - 1] / step;
+                if let [rows, all] = shape[..] {
+                    let picked = (0..rows * cols).map(|i| values[i / cols * all + start + i % cols * step]);
+                    return (vec![rows, cols], picked.collect());
+                }
+                let (experts, inner, all) = (shape[0], shape[1], shape[2]);
+                let at = |i: usize| {
+                    let (e, j, k) = (i / (cols * inner), i / inner % cols, i % inner);
+                    values[(e * inner + k) * all + start + j * step]
+                };
+                (vec![experts, cols, inner], (0..experts * cols * inner).map(at).collect())
+            }
             "stack" => {
                 let all = of.iter().flat_map(|n| self.tensors[*n].1.iter().copied()).collect();
                 ([&[of.len()], &shape[..]].concat(), all)
@@ -249,4 +265,42 @@ fn meshes_are_right() {
 fn the_device_is_right() {
     let Found::Device(gpu) = device(None) else { return };
     all("device", |case, at| case.check(&case.folder(at), DeviceChoice::Open(gpu.clone()), "", 3));
+}
+
+/// Keys that change what is computed are refused by name where their family does not read them; others are told.
+#[test]
+fn what_nothing_reads_is_refused_or_told() {
+    use warpweft::model::{Model, ModelSource};
+    let folder = std::env::temp_dir().join(format!("warpweft-families-keys-{}", std::process::id()));
+    let case = cases().into_iter().find(|c| c.name == "mistral").unwrap();
+    let path = case.folder(&folder);
+    let open = |key: &str, value: Json| {
+        let mut config = case.figures["config"].clone();
+        config[key] = value;
+        std::fs::write(path.join("config.json"), config.to_string()).unwrap();
+        Model::new(ModelSource::open(&path).unwrap())
+    };
+    let refused = [
+        ("clip_qkv", json!(8.0)),
+        ("attn_logit_softcapping", json!(30.0)),
+        ("num_local_experts", json!(4)),
+        ("attention_multiplier", json!(0.5)),
+        ("quantization_config", json!({ "bits": 4 })),
+        ("hidden_act", json!(3)),
+        ("hidden_act", json!("mish")),
+        ("rope_parameters", json!({ "rope_type": "unheard", "rope_theta": 1e4 })),
+        ("rope_parameters", json!({ "rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "odd": 3 })),
+        ("num_hidden_layers", json!(1u64 << 31)),
+    ];
+    for (key, value) in refused {
+        let e = open(key, value.clone()).err().unwrap_or_else(|| panic!("{key} = {value} went through")).to_string();
+        let named = ["activation", "rope scaling", "layers"].iter().any(|w| e.contains(w)) || e.contains(key);
+        assert!(named && !e.contains('\n'), "{key} = {value}: {e}");
+    }
+    for (key, value) in [("clip_qkv", json!(null)), ("num_local_experts", json!(0)), ("hidden_act", json!("swish"))] {
+        assert!(open(key, value).unwrap().notes().is_empty(), "{key} says nothing");
+    }
+    let notes = open("a_new_key", json!("x")).unwrap().notes().to_vec();
+    assert!(notes.len() == 1 && notes[0].contains("a_new_key"), "{notes:?}");
+    std::fs::remove_dir_all(&folder).ok();
 }

@@ -236,3 +236,55 @@ fn by_expert(rows: Range<usize>, each: usize) -> impl Iterator<Item = (usize, Ra
     let experts = rows.start / each.max(1)..rows.end.div_ceil(each.max(1));
     experts.map(move |e| (e, rows.start.max(e * each) - e * each..rows.end.min((e + 1) * each) - e * each))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// Each form by its rows one at a time, against what it means.
+    #[test]
+    fn rows_of_every_form_are_what_the_form_says() {
+        let count = |n: usize| (0..n).map(|i| i as f32).collect::<Vec<_>>();
+        let weights: HashMap<String, Array> = HashMap::from([
+            ("m".into(), Array::f32(&[4, 3], &count(12))),
+            ("e".into(), Array::f32(&[2, 3, 4], &count(24))),
+            ("x.0.w".into(), Array::f32(&[2, 2], &[0.0, 1.0, 2.0, 3.0])),
+            ("x.1.w".into(), Array::f32(&[2, 2], &[4.0, 5.0, 6.0, 7.0])),
+        ]);
+        let flat = |rows: &[[f32; 3]]| rows.concat();
+        let cases: Vec<(&str, Vec<usize>, Vec<f32>)> = vec![
+            ("rows(1..3, m)", vec![2, 3], count(12)[3..9].to_vec()),
+            ("transpose(m)", vec![3, 4], (0..12).map(|i| (i % 4 * 3 + i / 4) as f32).collect()),
+            ("rows(0..1, transpose(m))", vec![1, 4], vec![0.0, 3.0, 6.0, 9.0]),
+            ("plus_one(m)", vec![4, 3], count(12).iter().map(|x| x + 1.0).collect()),
+            ("stack(2, x.*.w)", vec![4, 2], count(8)),
+            ("flat(e)", vec![6, 4], count(24)),
+            ("columns(1/2, e)", vec![4, 3], flat(&[[1., 5., 9.], [3., 7., 11.], [13., 17., 21.], [15., 19., 23.]])),
+            ("columns(0/3, m)", vec![4, 1], vec![0.0, 3.0, 6.0, 9.0]),
+        ];
+        /// Reads derived names through their origins.
+        struct Made<'a>(&'a HashMap<String, Array>);
+        impl Weights for Made<'_> {
+            fn info(&self, name: &str) -> Result<Type> {
+                info(self, name).unwrap_or_else(|| self.0.info(name))
+            }
+            fn read(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
+                read(self, name, rows.clone()).unwrap_or_else(|| self.0.read(name, rows))
+            }
+        }
+        let made = Made(&weights);
+        for (name, shape, want) in cases {
+            assert_eq!(made.info(name).unwrap().shape.known().unwrap(), shape, "{name}");
+            let bytes: Vec<u8> = (0..shape[0]).flat_map(|r| made.read(name, r..r + 1).unwrap().into_owned()).collect();
+            assert_eq!(Array::new(DType::F32, &shape, bytes).unwrap().to_f32(), want, "{name}");
+            let whole = made.read(name, 0..shape[0]).unwrap().into_owned();
+            assert_eq!(Array::new(DType::F32, &shape, whole).unwrap().to_f32(), want, "{name} at once");
+            assert!(made.read(name, 0..shape[0] + 1).is_err(), "{name} beyond its end");
+        }
+        for bad in ["rows(2..9, m)", "transpose(e)", "columns(0/5, m)", "flat(m)", "stack(3, x.*.w)", "rows(0..1, z)"] {
+            assert!(made.info(bad).is_err(), "{bad}");
+        }
+        assert_eq!(origins("rows(0..1, stack(2, x.*.w))"), ["x.0.w", "x.1.w"]);
+    }
+}

@@ -71,12 +71,15 @@ FAMILIES = {
         rope_parameters={"full_attention": rope(rope_type="linear", rope_theta=1000000.0, factor=4.0), "sliding_attention": rope(rope_theta=10000.0)}),
     "gpt_oss": BASE | dict(model_type="gpt_oss", head_dim=32, num_local_experts=5, num_experts_per_tok=2, intermediate_size=64, sliding_window=6, tie_word_embeddings=False,
         swiglu_limit=1.0, rope_parameters=rope(rope_type="yarn", rope_theta=150000.0, factor=8.0, beta_fast=32.0, beta_slow=1.0, truncate=False, original_max_position_embeddings=32)),
+    "gemma2_gguf": BASE | dict(model_type="gemma2", head_dim=32, query_pre_attn_scalar=32, sliding_window=6, attn_logit_softcapping=2.0, final_logit_softcapping=5.0),
     "smollm3": BASE | dict(model_type="smollm3", no_rope_layers=[1, 0, 1], tie_word_embeddings=True),
     "olmo2": BASE | dict(model_type="olmo2", tie_word_embeddings=False, rms_norm_eps=1e-5),
     "granite": BASE | dict(model_type="granite", embedding_multiplier=3.0, attention_multiplier=0.4, residual_multiplier=0.6, logits_scaling=1.5, tie_word_embeddings=True),
     "phi3": BASE | dict(model_type="phi3", sliding_window=8, tie_word_embeddings=False, rope_parameters=rope(partial_rotary_factor=0.5)),
     "gpt2": dict(model_type="gpt2", vocab_size=96, n_embd=64, n_layer=3, n_head=4, n_positions=256, n_inner=None, bos_token_id=None, eos_token_id=None),
 }
+
+FAMILIES["gpt_oss_gguf"] = FAMILIES["gpt_oss"] | dict(swiglu_limit=7.0)
 
 
 # ---------------------------------------------------------------- GGUF, as converters write it
@@ -87,8 +90,8 @@ def gguf_of(name, cfg, tensors):
             "phi3": "phi3", "gpt2": "gpt2"}[cfg["model_type"]]
     if name in ("llama", "gemma3_text", "qwen2", "smollm3", "qwen3_moe_shares"):
         return None                     # what makes these checkpoints special has no key in GGUF, or one of its own
-    if name in ("gpt_oss", "gemma2"):
-        return None                     # GGUF says neither that YaRN's corrections are not truncated nor Gemma's scale of scores
+    if name in ("gemma2", "gpt_oss"):
+        return None                     # GGUF does not say the scale of scores, nor the clamp
     n = cfg.get("num_hidden_layers", cfg.get("n_layer"))
     heads, width = cfg.get("num_attention_heads", cfg.get("n_head")), cfg.get("hidden_size", cfg.get("n_embd"))
     head = cfg.get("head_dim") or width // heads
@@ -114,7 +117,7 @@ def gguf_of(name, cfg, tensors):
             keys["rope.scaling.original_context_length"] = p["original_max_position_embeddings"]
     if cfg.get("sliding_window"):
         keys["attention.sliding_window"] = cfg["sliding_window"]
-    if name == "gemma2":
+    if name == "gemma2_gguf":
         reals |= {"attn_logit_softcapping": cfg["attn_logit_softcapping"], "final_logit_softcapping": cfg["final_logit_softcapping"]}
     if name == "granite":
         reals |= {"embedding_scale": cfg["embedding_multiplier"], "attention.scale": cfg["attention_multiplier"],
@@ -130,13 +133,27 @@ def gguf_of(name, cfg, tensors):
              "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate": "ffn_gate_inp",
              "block_sparse_moe.gate": "ffn_gate_inp", "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv",
              "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
-    if name in ("gemma2", "gemma3_text", "olmo2"):
+    if name in ("gemma2_gguf", "gemma3_text", "olmo2"):
         parts |= {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
     top = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output", "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
     stacks = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps", "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps"}
+    if name == "gpt_oss_gguf":
+        parts |= {"post_attention_layernorm": "post_attention_norm", "mlp.router": "ffn_gate_inp"}
     out, stacked = [], {}
     for t in tensors:
         t = t[0]
+        if t.endswith(".sinks"):
+            out.append([f"blk.{t.split('.')[2]}.attn_sinks.weight", "copy", [t]])
+            continue
+        if ".mlp.experts." in t and name == "gpt_oss_gguf":
+            # Gate and up are every other column, and matrices lie by columns.
+            kind, i = "bias" if t.endswith("_bias") else "weight", t.split(".")[2]
+            if "gate_up" in t:
+                out.append([f"blk.{i}.ffn_gate_exps.{kind}", "columns 0/2", [t]])
+                out.append([f"blk.{i}.ffn_up_exps.{kind}", "columns 1/2", [t]])
+            else:
+                out.append([f"blk.{i}.ffn_down_exps.{kind}", "columns 0/1", [t]])
+            continue
         path, kind = t.rsplit(".", 1)
         path = path.removeprefix("model.").removeprefix("transformer.")
         if not (path.startswith("layers.") or path.startswith("h.")):
