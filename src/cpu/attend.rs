@@ -99,6 +99,10 @@ pub struct Attend {
     /// The mask, and whether it is of truth.
     pub mask: Option<(View, bool)>,
     pub scale: f32,
+    /// Scores are bent to within ± this.
+    pub softcap: Option<f32>,
+    /// A score for each head that adds to the sum of weights only.
+    pub sinks: Option<*const f32>,
     pub out: *mut f32,
     pub parts: *mut f32,
     pub scratch: *mut f32,
@@ -197,7 +201,7 @@ impl Attend {
             for i in 0..n {
                 let (row, head) = (b.first + i / c.each, b.g * c.each + i % c.each);
                 let to = self.out.add(((b.batch * c.s + row) * c.h + head) * c.d);
-                finish(room.all.add(i * c.part()), to, c.d);
+                finish(room.all.add(i * c.part()), to, c.d, self.sinks.map(|s| *s.add(head)));
             }
         }
     }
@@ -301,7 +305,11 @@ impl Attend {
             let end = keys.end.next_multiple_of(LANES).min(from + CHUNK);
             for key in (keys.start..end).step_by(LANES) {
                 let p = scores.add(key - from);
-                S::store(p, S::mul(S::load(p), S::splat(self.scale)));
+                let mut x = S::mul(S::load(p), S::splat(self.scale));
+                if let Some(cap) = self.softcap {
+                    x = S::mul(math::tanh::<S>(S::div(x, S::splat(cap))), S::splat(cap));
+                }
+                S::store(p, x);
             }
             if let Some((mask, truth)) = &self.mask {
                 let (row, head) = (b.first + i / c.each, b.g * c.each + i % c.each);
@@ -458,12 +466,17 @@ unsafe fn merge(all: *mut f32, fresh: *const f32, d: usize) {
     }
 }
 
-/// Values over the sum of weights.
-unsafe fn finish(all: *const f32, to: *mut f32, d: usize) {
+/// Values over the sum of weights, and of a sink's.
+unsafe fn finish(all: *const f32, to: *mut f32, d: usize, sink: Option<f32>) {
     unsafe {
-        let sum = *all.add(1);
+        let (most, mut sum, mut scale) = (*all, *all.add(1), 1.0);
+        if let Some(sink) = sink {
+            let top = if sink > most { sink } else { most };
+            scale = (most - top).exp();
+            sum = sum * scale + (sink - top).exp();
+        }
         for i in 0..d {
-            *to.add(i) = *all.add(LANES + i) / sum;
+            *to.add(i) = *all.add(LANES + i) * scale / sum;
         }
     }
 }
@@ -471,15 +484,15 @@ unsafe fn finish(all: *const f32, to: *mut f32, d: usize) {
 /// Parts of some queries become their results.
 ///
 /// # Safety
-/// `parts` holds those of the cut, and `out` its rows.
-pub unsafe fn merge_rows(cut: Cut, parts: *mut f32, out: *mut f32, rows: Range<usize>) {
+/// `parts` holds those of the cut, `out` its rows, and `sinks` one number for each head.
+pub unsafe fn merge_rows(cut: Cut, parts: *mut f32, out: *mut f32, sinks: Option<*const f32>, rows: Range<usize>) {
     unsafe {
         for row in rows {
             let first = parts.add(row * cut.chunks * cut.part());
             for chunk in 1..cut.chunks {
                 merge(first, first.add(chunk * cut.part()), cut.d);
             }
-            finish(first, out.add(row * cut.d), cut.d);
+            finish(first, out.add(row * cut.d), cut.d, sinks.map(|s| *s.add(row % cut.h)));
         }
     }
 }

@@ -187,7 +187,7 @@ impl Compiler<'_> {
             }
             Source::Weight { .. } => {
                 let wide = node.ty.shape.known().is_some_and(|s| s.len() == 2 && s[1] > 0);
-                let packed = wide && graph.is_read_by_rows(v) && Form::of(node.ty.dtype).is_some();
+                let packed = wide && self.is_read_by_rows(v) && Form::of(node.ty.dtype).is_some();
                 self.result(From::Weight(self.p.weights.len()), v);
                 let (name, ty) = (node.name.clone(), node.ty.clone());
                 self.p.weights.push(WeightInfo { node: v, name, ty, packed });
@@ -324,14 +324,21 @@ impl Compiler<'_> {
         if let Attrs::Attention(how) = attrs {
             let past = how.causal.map(|d| self.dim(d));
             let (q, k, w) = (self.dense_of(args[0])?, self.heads(args[1], true)?, self.heads(args[2], false)?);
-            // A mask is read by its strides.
-            let mask = args.get(3).map(|m| self.id(*m)).transpose()?;
+            // A mask is read by its strides, sinks one by one.
+            let mask = match args.get(3) {
+                Some(sinks) if how.sinks => Some(self.dense_of(*sinks)?),
+                Some(mask) => Some(self.id(*mask)?),
+                None => None,
+            };
             let attention = self.p.instrs.len();
             let parts = self.val(From::Parts { attention }, DType::F32, vec![], v);
             let out = self.result(From::Made, v);
             self.emit(Op::Attention { q, k, v: w, mask, how: *how, past, parts }, out, v);
             self.emit(Op::Merge { attention }, out, v);
             return Ok(());
+        }
+        if matches!(&def.body, Body::Composite { fused: Fused::ExpertMatmul, .. }) {
+            return self.experts(v, args);
         }
         let ids = args.iter().map(|a| self.dense_of(*a)).collect::<Result<Vec<_>>>()?;
         let fused = match &def.body {
@@ -355,6 +362,41 @@ impl Compiler<'_> {
         Ok(())
     }
 
+    fn experts(&mut self, v: Value, args: &[Value]) -> Result<()> {
+        let (x, table, first) = (self.dense_of(args[0])?, self.id(args[1])?, self.dense_of(args[2])?);
+        let (table, mut bytes) = (self.table(table), None);
+        if let (Table::Packed(w), Precision::Int8) = (table, self.precision) {
+            if Form::of(self.p.weights[w].ty.dtype).is_some_and(Form::is_quantised) {
+                bytes = Some(self.in_bytes(x, v));
+            }
+        }
+        let out = self.result(From::Made, v);
+        self.emit(Op::Experts { x, bytes, table, first }, out, v);
+        Ok(())
+    }
+
+    fn table(&mut self, table: Id) -> Table {
+        match self.p.vals[table].from {
+            From::Weight(w) if self.p.weights[w].packed => Table::Packed(w),
+            _ => Table::Value(self.dense(table)),
+        }
+    }
+
+    /// Whether a matrix is used, and row by row by all that use it: products with its transpose, gathers, experts.
+    fn is_read_by_rows(&self, v: Value) -> bool {
+        let by_rows = |n: &Node| match (&n.source, n.args()) {
+            (Source::Op { def, attrs, .. }, [x, w, rest @ ..]) if !rest.contains(&v) => match def.name {
+                "matmul" => *x != v && *w == v && *attrs == Attrs::Matmul { ta: false, tb: true },
+                "gather" => *x == v && *w != v,
+                "expert_matmul" => *x != v && *w == v,
+                _ => false,
+            },
+            _ => false,
+        };
+        let mut users = self.graph.nodes.iter().filter(|n| n.args().contains(&v)).peekable();
+        users.peek().is_some() && users.all(by_rows) && self.graph.outputs.iter().all(|o| o.1 != v)
+    }
+
     fn primitive(&mut self, v: Value, p: Primitive, (def, attrs, args): (&OpDef, &Attrs, &[Value])) -> Result<()> {
         let op = match (p, attrs) {
             (Primitive::Matmul, Attrs::Matmul { ta, tb }) => return self.matmul(v, args, *ta, *tb),
@@ -364,10 +406,7 @@ impl Compiler<'_> {
             (Primitive::Gather, _) => {
                 let ids = self.dense_of(args[1])?;
                 let table = self.id(args[0])?;
-                let table = match self.p.vals[table].from {
-                    From::Weight(w) if self.p.weights[w].packed => Table::Packed(w),
-                    _ => Table::Value(self.dense(table)),
-                };
+                let table = self.table(table);
                 Op::Gather { table, ids }
             }
             (Primitive::ScatterAdd, _) => Op::ScatterAdd { x: self.dense_of(args[0])?, ids: self.dense_of(args[1])? },

@@ -1,7 +1,7 @@
 //! Running a program: the tasks of its instructions.
 
 use super::attend::{self, Attend, Columns, Heads};
-use super::isa::Set;
+use super::isa::{LANES, Set};
 use super::kv::{Append, Layout};
 use super::map::{Map, RUN, number, word};
 use super::pool::Work;
@@ -183,8 +183,11 @@ impl Core {
                     rows: units,
                 }),
                 Op::Attention { q, k, v, mask, how, past, parts } => {
-                    let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), how.window);
+                    let crate::op::Attention { scale, causal: _, window, softcap, sinks } = *how;
+                    let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), window);
                     let (shape, truth) = ([out.shape[0], cut.h, cut.s, cut.t], mask.map(|m| dtype(&m)));
+                    let sinks = mask.filter(|_| sinks).map(|s| view(&s).f32s().cast_const());
+                    let mask = mask.filter(|_| sinks.is_none());
                     let mask = mask.map(|m| (view(&m).broadcast(&shape), truth == Some(DType::Bool)));
                     self.set.run(Attend {
                         cut,
@@ -192,7 +195,9 @@ impl Core {
                         k: self.heads(m, *k),
                         v: self.heads(m, *v),
                         mask,
-                        scale: how.scale,
+                        scale,
+                        softcap,
+                        sinks,
                         out: out.f32s(),
                         parts: view(parts).f32s(),
                         scratch: m.scratch[worker].as_ptr().cast_mut().cast(),
@@ -200,9 +205,10 @@ impl Core {
                     })
                 }
                 Op::Merge { attention } => {
-                    if let Op::Attention { q, k, how, past, parts, .. } = &self.program.instrs[*attention].op {
+                    if let Op::Attention { q, k, how, past, parts, mask, .. } = &self.program.instrs[*attention].op {
                         let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), how.window);
-                        attend::merge_rows(cut, view(parts).f32s(), out.f32s(), units);
+                        let sinks = mask.filter(|_| how.sinks).map(|s| view(&s).f32s().cast_const());
+                        attend::merge_rows(cut, view(parts).f32s(), out.f32s(), sinks, units);
                     }
                 }
                 Op::Map { def, args } => {
@@ -229,6 +235,10 @@ impl Core {
                     let r = runs(units, x.count());
                     let to = m.states[*state].as_ptr().cast_mut().cast::<u32>();
                     std::ptr::copy_nonoverlapping(x.ptr.add(r.start), to.add(r.start), r.len());
+                }
+                Op::Experts { x, bytes, table, first } => {
+                    let scratch = m.scratch[worker].as_ptr().cast_mut().cast();
+                    self.experts(m, (*x, *bytes), *table, (view(first), dtype(first)), (out, scratch), units);
                 }
                 rare => self.rare(m, rare, instr, units),
             }
@@ -279,6 +289,59 @@ impl Core {
                 }
                 let (out, post) = (m.views[part.out].f32s(), &post[..part.then.len()]);
                 self.set.run(Product { left, weight, groups, out, post });
+            }
+        }
+    }
+
+    /// Units are groups of sixteen outputs of a token and a slot.
+    unsafe fn experts(
+        &self,
+        m: &Memory,
+        (x, bytes): (Id, Option<Id>),
+        table: Table,
+        (first, ty): (View, DType),
+        (out, scratch): (View, *mut f32),
+        units: Range<usize>,
+    ) {
+        unsafe {
+            let x = m.views[x];
+            let (slots, n, k) = (out.shape[1], out.shape[2], x.shape[2]);
+            let groups = n.div_ceil(LANES);
+            for unit in units {
+                let (place, column) = (unit / groups, unit % groups * LANES);
+                let row = place / slots * x.shape[1] + if x.shape[1] == 1 { 0 } else { place % slots };
+                let at = number(ty, *first.ptr.add(place)) as i64 + column as i64;
+                let (x_row, y) = (x.f32s().add(row * k), out.f32s().add(place * n + column));
+                let count = LANES.min(n - column);
+                if let Table::Packed(w) = table {
+                    let Some(weight) = &m.packed[w] else { continue };
+                    let whole = at >= 0 && at % LANES as i64 == 0 && count == LANES;
+                    if whole && at as usize + LANES <= weight.n {
+                        let q = bytes.map(|b| {
+                            let all = in_bytes(&x, m.views[b]);
+                            Quantised { q: all.q.add(row * k), scales: all.scales.add(row * k / 32) }
+                        });
+                        let left = Left { x: x_row, stride: k, m: 1, q };
+                        let group = at as usize / LANES;
+                        let out = y.wrapping_sub(at as usize);
+                        self.set.run(Product { left, weight, groups: group..group + 1, out, post: &[] });
+                        continue;
+                    }
+                }
+                for j in 0..count {
+                    let at = at + j as i64;
+                    let row = match table {
+                        Table::Packed(w) => m.packed[w].as_ref().filter(|p| at >= 0 && (at as usize) < p.n).map(|p| {
+                            p.row(at as usize, std::slice::from_raw_parts_mut(scratch, k));
+                            scratch.cast_const()
+                        }),
+                        Table::Value(t) => {
+                            let t = m.views[t];
+                            (at >= 0 && (at as usize) < t.shape[0]).then(|| t.f32s().add(at as usize * k).cast_const())
+                        }
+                    };
+                    *y.add(j) = row.map_or(0.0, |w| plain_dot(x_row, w, k));
+                }
             }
         }
     }
@@ -378,6 +441,16 @@ impl Core {
     }
 }
 
+/// Σ x·w by sixteen sums.
+unsafe fn plain_dot(x: *const f32, w: *const f32, k: usize) -> f32 {
+    let mut sums = [0.0; LANES];
+    for i in 0..k {
+        // SAFETY: both rows have `k` elements.
+        sums[i % LANES] += unsafe { *x.add(i) * *w.add(i) };
+    }
+    sums.iter().sum()
+}
+
 /// The elements of some runs.
 fn runs(units: Range<usize>, count: usize) -> Range<usize> {
     (units.start * RUN).min(count)..(units.end * RUN).min(count)
@@ -385,7 +458,7 @@ fn runs(units: Range<usize>, count: usize) -> Range<usize> {
 
 /// Where rows in bytes have their bytes and scales.
 fn in_bytes(x: &View, bytes: View) -> Quantised {
-    let n = x.count().div_ceil(4).next_multiple_of(super::isa::LANES);
+    let n = x.count().div_ceil(4).next_multiple_of(LANES);
     Quantised { q: bytes.ptr.cast(), scales: bytes.ptr.wrapping_add(n).cast() }
 }
 

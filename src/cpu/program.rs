@@ -150,6 +150,13 @@ pub enum Op {
         table: Table,
         ids: Id,
     },
+    /// Products of each token with the rows of a table that begin where it says.
+    Experts {
+        x: Id,
+        bytes: Option<Id>,
+        table: Table,
+        first: Id,
+    },
     ScatterAdd {
         x: Id,
         ids: Id,
@@ -287,6 +294,13 @@ impl Program {
             Op::Map { args, .. } | Op::Concat { args, .. } => args.clone(),
             Op::Gather { table: Table::Value(t), ids } => vec![*t, *ids],
             Op::Gather { table: Table::Packed(_), ids } => vec![*ids],
+            Op::Experts { x, bytes, table, first } => {
+                let table = match table {
+                    Table::Value(t) => Some(*t),
+                    Table::Packed(_) => None,
+                };
+                [*x, *first].into_iter().chain(*bytes).chain(table).collect()
+            }
             Op::ScatterAdd { x, ids } => vec![*x, *ids],
             Op::Iota { .. } => vec![],
             Op::Append { rows, .. } => vec![*rows],

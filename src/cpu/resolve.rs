@@ -420,6 +420,11 @@ impl Memory {
             Op::Map { .. } => (runs(60), 0),
             Op::Reduce { x, .. } => (Span::of(count, (view(x).count() / count.max(1)).max(1) * 2), 0),
             Op::Gather { .. } => (Span::of(out.count() / self.row_of(p, instr).max(1), 200), 0),
+            Op::Experts { x, .. } => {
+                let (k, n) = (view(x).width(), out.width());
+                let groups = n.div_ceil(LANES) * out.shape[0] * out.shape[1];
+                (Span::of(if count == 0 { 0 } else { groups }, k / 4), k)
+            }
             Op::ScatterAdd { x, .. } => (Span { units: 1, per: 1, tasks: (view(x).count() + count > 0) as usize }, 0),
             Op::Concat { .. } | Op::Pad { .. } | Op::Iota { .. } => (Span { units: 1, per: 1, tasks: 1 }, 0),
             Op::Cast { .. } => (runs(200), 0),

@@ -58,3 +58,12 @@ pub unsafe fn gelu<S: Isa>(x: S::F) -> S::F {
         S::mul(S::mul(S::splat(0.5), x), S::add(S::splat(1.0), erf))
     }
 }
+
+/// tanh x, as 1 − 2 / (e²ˣ + 1): off by 10⁻⁷ at most.
+#[inline(always)]
+pub unsafe fn tanh<S: Isa>(x: S::F) -> S::F {
+    unsafe {
+        let e = exp::<S>(S::add(x, x));
+        S::sub(S::splat(1.0), S::div(S::splat(2.0), S::add(e, S::splat(1.0))))
+    }
+}
