@@ -38,6 +38,9 @@ impl Embedder {
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
         let info = model.info();
         let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
+        if tokens == 0 {
+            return Err(Error::usage(format!("the context is 0 tokens, {} was made for 1 to {}", info.name, info.context)));
+        }
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
         let json = model
             .source
@@ -105,7 +108,16 @@ impl Embedder {
                 .await?
                 .remove(0)
                 .to_f32();
-            out.extend(y.chunks_exact(self.info.width).map(<[f32]>::to_vec));
+            for vector in y.chunks_exact(self.info.width) {
+                if let Some(x) = vector.iter().find(|x| !x.is_finite()) {
+                    let what = format!(
+                        "made a vector that is not finite ({x}) of text {}: its weights are damaged, or the text overflows it (--check-numerics says where)",
+                        out.len() + 1
+                    );
+                    return Err(Error::model(&self.info.name, what));
+                }
+                out.push(vector.to_vec());
+            }
         }
         Ok(out)
     }
