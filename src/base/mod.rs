@@ -9,6 +9,7 @@ mod dim;
 mod dtype;
 mod error;
 mod expr;
+pub mod json;
 mod layout;
 mod mesh;
 mod placement;

@@ -204,7 +204,7 @@ fn from_folder(model: &Model) -> Result<Words> {
 /// A small file of a model folder; null where it is not there.
 fn side_json(model: &Model, name: &str) -> Result<Json> {
     let wrong = |e| Error::file(model.source.path().join(name), format!("is not valid JSON: {e}"));
-    Ok(model.source.side_file(name).map(serde_json::from_slice::<Json>).transpose().map_err(wrong)?.unwrap_or_default())
+    Ok(model.source.side_file(name).map(crate::base::json::parse).transpose().map_err(wrong)?.unwrap_or_default())
 }
 
 /// A token or a list of them.

@@ -2,6 +2,7 @@
 
 use super::super::vocab::MAX_TOKENS;
 use super::wrong;
+use crate::base::json::Few;
 use crate::base::{Result, plain};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -174,7 +175,7 @@ impl<'de> Visitor<'de> for Whole {
             match key.as_str() {
                 "model" => model = map.next_value_seed(ModelSeed(&mut left))?,
                 "normalizer" | "pre_tokenizer" | "decoder" | "post_processor" | "added_tokens" => {
-                    parts.insert(key, map.next_value_seed(Small(&mut left))?);
+                    parts.insert(key, map.next_value_seed(Few(&mut left))?);
                 }
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -206,7 +207,7 @@ impl<'de> Visitor<'de> for ModelSeed<'_> {
             match key.as_str() {
                 "vocab" => model.has_vocabulary = map.next_value_seed(Entries(&mut model.ids))?,
                 "merges" => map.next_value_seed(Merges(&mut model.merges))?,
-                _ => drop(model.rest.insert(key, map.next_value_seed(Small(self.0))?)),
+                _ => drop(model.rest.insert(key, map.next_value_seed(Few(self.0))?)),
             }
         }
         Ok(Some(model))
@@ -296,58 +297,5 @@ impl<'de> Visitor<'de> for Merges<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// A value of few parts: as many as are left.
-struct Small<'a>(&'a mut usize);
-
-impl<'de> DeserializeSeed<'de> for Small<'_> {
-    type Value = Value;
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Value, D::Error> {
-        match self.0.checked_sub(1) {
-            Some(left) => *self.0 = left,
-            None => return Err(D::Error::custom(format!("there are more than {MAX_VALUES} values around the vocabulary"))),
-        }
-        d.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Small<'_> {
-    type Value = Value;
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a value")
-    }
-    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
-        Ok(Value::Null)
-    }
-    fn visit_bool<E>(self, v: bool) -> std::result::Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_i64<E>(self, v: i64) -> std::result::Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_u64<E>(self, v: u64) -> std::result::Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_f64<E>(self, v: f64) -> std::result::Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_str<E>(self, v: &str) -> std::result::Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Value, A::Error> {
-        let mut out = vec![];
-        while let Some(v) = list.next_element_seed(Small(self.0))? {
-            out.push(v);
-        }
-        Ok(Value::Array(out))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
-        let mut out = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            out.insert(key, map.next_value_seed(Small(self.0))?);
-        }
-        Ok(Value::Object(out))
     }
 }

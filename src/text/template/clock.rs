@@ -19,7 +19,7 @@ pub struct Moment {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub fn now() -> Moment {
-    let now = jiff::Zoned::now();
+    let now = jiff::ZonedDateTime::now();
     let local = now.timestamp().as_second() + now.offset().seconds() as i64;
     Moment::new(local, (now.timestamp().subsec_nanosecond().max(0) / 1000) as u32)
 }
