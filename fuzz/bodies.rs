@@ -170,7 +170,14 @@ impl Grammar<'_> {
         while !self.data.is_empty() && self.depth < 40 {
             match self.choose(13) {
                 0 => break,
-                1 => self.pick(&["x", "\n", "  ", "{# c #}", "{%- if 1 -%} a {%- endif +%}\n", "{% raw %}{{ }}{% endraw %}"]),
+                1 => self.pick(&[
+                    "x",
+                    "\n",
+                    "  ",
+                    "{# c #}",
+                    "{%- if 1 -%} a {%- endif +%}\n",
+                    "{% raw %}{{ }}{% endraw %}",
+                ]),
                 2 | 3 => {
                     self.out.push_str("{{ ");
                     self.expression();
@@ -219,11 +226,30 @@ impl Grammar<'_> {
             return;
         }
         match self.choose(13) {
-            0 | 1 => self.pick(&["a", "b", "n", "m", "messages", "messages[0]", "tools", "bos_token", "loop", "nothing", "namespace()", "namespace(a=1)"]),
-            2 | 3 => self.pick(&["1", "0", "-3", "2.5", "99999", "''", "'ab'", "'%s'", "'{}'", "none", "true", "[]", "{}", "()", "'é😀'", "1e308"]),
+            0 | 1 => self.pick(&[
+                "a",
+                "b",
+                "n",
+                "m",
+                "messages",
+                "messages[0]",
+                "tools",
+                "bos_token",
+                "loop",
+                "nothing",
+                "namespace()",
+                "namespace(a=1)",
+            ]),
+            2 | 3 => self.pick(&[
+                "1", "0", "-3", "2.5", "99999", "''", "'ab'", "'%s'", "'{}'", "none", "true", "[]", "{}", "()",
+                "'é😀'", "1e308",
+            ]),
             4 => {
                 self.expression();
-                self.pick(&[" + ", " - ", " * ", " / ", " // ", " % ", " ** ", " ~ ", " and ", " or ", " == ", " < ", " in ", " not in ", " >= "]);
+                self.pick(&[
+                    " + ", " - ", " * ", " / ", " // ", " % ", " ** ", " ~ ", " and ", " or ", " == ", " < ", " in ",
+                    " not in ", " >= ",
+                ]);
                 self.expression();
             }
             5 => {
@@ -257,10 +283,32 @@ impl Grammar<'_> {
             }
             11 => {
                 self.expression();
-                self.pick(&["[0]", "[-1]", "['a']", "[1:]", "[::-1]", ".role", ".a", " is defined", " is none", " is odd", " is eq a", " is string"]);
+                self.pick(&[
+                    "[0]",
+                    "[-1]",
+                    "['a']",
+                    "[1:]",
+                    "[::-1]",
+                    ".role",
+                    ".a",
+                    " is defined",
+                    " is none",
+                    " is odd",
+                    " is eq a",
+                    " is string",
+                ]);
             }
             _ => {
-                self.pick(&["range", "dict", "namespace", "raise_exception", "strftime_now", "m", "loop.cycle", "caller"]);
+                self.pick(&[
+                    "range",
+                    "dict",
+                    "namespace",
+                    "raise_exception",
+                    "strftime_now",
+                    "m",
+                    "loop.cycle",
+                    "caller",
+                ]);
                 self.arguments();
             }
         }
@@ -269,14 +317,77 @@ impl Grammar<'_> {
 }
 
 const FILTERS: &[&str] = &[
-    "upper", "lower", "title", "capitalize", "trim", "length", "list", "first", "last", "reverse", "sort", "unique", "join", "join('-')", "tojson",
-    "tojson(indent=2)", "string", "int", "float", "round", "round(2)", "abs", "sum", "min", "max", "items", "dictsort", "indent", "indent(9, true)",
-    "replace('a', 'bb')", "map('upper')", "map(attribute='role')", "select", "reject('odd')", "selectattr('role')", "groupby('role')", "batch(2)",
-    "slice(3)", "default(a)", "truncate(3)", "center(9)", "e", "format(a)", "wordcount", "attr('a')",
+    "upper",
+    "lower",
+    "title",
+    "capitalize",
+    "trim",
+    "length",
+    "list",
+    "first",
+    "last",
+    "reverse",
+    "sort",
+    "unique",
+    "join",
+    "join('-')",
+    "tojson",
+    "tojson(indent=2)",
+    "string",
+    "int",
+    "float",
+    "round",
+    "round(2)",
+    "abs",
+    "sum",
+    "min",
+    "max",
+    "items",
+    "dictsort",
+    "indent",
+    "indent(9, true)",
+    "replace('a', 'bb')",
+    "map('upper')",
+    "map(attribute='role')",
+    "select",
+    "reject('odd')",
+    "selectattr('role')",
+    "groupby('role')",
+    "batch(2)",
+    "slice(3)",
+    "default(a)",
+    "truncate(3)",
+    "center(9)",
+    "e",
+    "format(a)",
+    "wordcount",
+    "attr('a')",
 ];
 const METHODS: &[&str] = &[
-    ".upper", ".strip", ".split", ".rsplit", ".replace", ".join", ".format", ".title", ".find", ".count", ".startswith", ".get", ".items", ".keys",
-    ".values", ".center", ".zfill", ".partition", ".splitlines", ".index", ".removeprefix", ".lower", ".isdigit", ".append",
+    ".upper",
+    ".strip",
+    ".split",
+    ".rsplit",
+    ".replace",
+    ".join",
+    ".format",
+    ".title",
+    ".find",
+    ".count",
+    ".startswith",
+    ".get",
+    ".items",
+    ".keys",
+    ".values",
+    ".center",
+    ".zfill",
+    ".partition",
+    ".splitlines",
+    ".index",
+    ".removeprefix",
+    ".lower",
+    ".isdigit",
+    ".append",
 ];
 
 pub fn topology(data: &[u8]) {

@@ -58,6 +58,17 @@ impl Budget {
         self.work(bytes / 64)
     }
 
+    /// Looks at a value that grows by parts that are charged by themselves.
+    ///
+    /// # Errors
+    /// A value too large.
+    pub fn fits(&self, bytes: usize) -> Result<()> {
+        match bytes as u64 > self.limits.value {
+            true => Err(self.spent(format!("makes more than {} bytes at once", self.limits.value))),
+            false => Ok(()),
+        }
+    }
+
     /// Charges for steps of work, before they are done, and looks at the clock now and then.
     ///
     /// # Errors

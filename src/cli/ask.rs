@@ -85,7 +85,10 @@ impl Run {
     fn request(&self, model: &Generator, text: &str) -> Result<Request> {
         if self.system.is_some() && !model.is_chat() {
             let hint = "put what it says into the prompt";
-            return Err(Error::usage(format!("--system needs a chat template, which {} has not: {hint}", model.info().name)));
+            return Err(Error::usage(format!(
+                "--system needs a chat template, which {} has not: {hint}",
+                model.info().name
+            )));
         }
         let prompt = if self.raw || !model.is_chat() {
             model.raw_prompt(text)?
@@ -171,7 +174,8 @@ fn read_stdin() -> Result<String> {
     if bytes.len() as u64 > MAX_STDIN {
         return Err(fail(format!("holds more than {MAX_STDIN} bytes")));
     }
-    let text = String::from_utf8(bytes).map_err(|e| fail(format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to())))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| fail(format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to())))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let text = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(text);
     Ok(text.to_string())

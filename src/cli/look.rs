@@ -95,7 +95,13 @@ impl Inspect {
                 None => kinds.push((t.ty.name(), 1, t.bytes)),
             }
             if self.tensors {
-                text += &format!("  {:<42} {:<6} {:?}  {}\n", plain(&t.name, 160), t.ty.name(), t.shape, style::bytes(t.bytes));
+                text += &format!(
+                    "  {:<42} {:<6} {:?}  {}\n",
+                    plain(&t.name, 160),
+                    t.ty.name(),
+                    t.shape,
+                    style::bytes(t.bytes)
+                );
             }
         }
         for (name, n, bytes) in kinds {

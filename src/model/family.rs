@@ -64,7 +64,9 @@ impl Model {
         let json = source.config()?;
         let at = Lookup { gguf: source.gguf(), json: json.as_ref(), model: &name, source: &source };
         if at.gguf.and_then(|g| g.get("general.type")).and_then(|v| v.text()) == Some("adapter") {
-            return Err(at.error("is an adapter (LoRA) without its base: merge it into the base model first, and give that"));
+            return Err(
+                at.error("is an adapter (LoRA) without its base: merge it into the base model first, and give that")
+            );
         }
         let arch = at.text_of("general.architecture", "model_type").ok_or_else(|| {
             let key = if at.is_gguf() { "general.architecture" } else { "model_type" };

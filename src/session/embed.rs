@@ -39,7 +39,10 @@ impl Embedder {
         let info = model.info();
         let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
         if tokens == 0 {
-            return Err(Error::usage(format!("the context is 0 tokens, {} was made for 1 to {}", info.name, info.context)));
+            return Err(Error::usage(format!(
+                "the context is 0 tokens, {} was made for 1 to {}",
+                info.name, info.context
+            )));
         }
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
         let json = model

@@ -78,11 +78,15 @@ impl Layout {
         let (ranks, mesh) = (self.mesh.ranks(), &self.mesh);
         if ranks > MOST_RANKS {
             let hint = "simulate predicts larger machines";
-            return Err(Error::usage(format!("mesh {mesh} has {ranks} ranks, at most {MOST_RANKS} can be run or planned: {hint}")));
+            return Err(Error::usage(format!(
+                "mesh {mesh} has {ranks} ranks, at most {MOST_RANKS} can be run or planned: {hint}"
+            )));
         }
         let split = self.mesh.size("cp").max(self.mesh.size("sp"));
         if split > context {
-            return Err(Error::usage(format!("mesh {mesh} splits the sequence over {split} ranks, the context has {context} tokens")));
+            return Err(Error::usage(format!(
+                "mesh {mesh} splits the sequence over {split} ranks, the context has {context} tokens"
+            )));
         }
         let expert = |name: &str| name.contains("_exps") || name.contains(".experts.");
         if self.mesh.size("ep") > 1 && !model.source.tensors().iter().any(|t| expert(&t.name)) {

@@ -97,7 +97,8 @@ mod tests {
     fn vocabulary(tokens: &[String], types: &[i64], model: &str) -> Tokenizer {
         let (tokens, types) = (std::sync::Arc::new(tokens.iter().collect()), types.to_vec());
         let scores = (0..types.len()).map(|i| -(i as f64)).collect();
-        Tokenizer::from_vocabulary(Vocabulary { model: model.into(), tokens, types, scores, ..Default::default() }).unwrap()
+        Tokenizer::from_vocabulary(Vocabulary { model: model.into(), tokens, types, scores, ..Default::default() })
+            .unwrap()
     }
 
     #[test]

@@ -6,14 +6,18 @@ use std::time::Duration;
 
 pub use vocab::Vocabulary;
 
-/// What splitting one text may take.
-const LIMITS: Limits = Limits {
-    bytes: 2 << 30,
-    value: 768 << 20,
-    steps: 4 << 30,
-    depth: 64,
-    time: Duration::from_secs(10),
-};
+/// What splitting a text of so many bytes may take. A file may make a text longer, by a phrase or some times its length; memory is
+/// a hundred times that, for each letter's place in the original is kept.
+fn limits(bytes: usize) -> Limits {
+    let value = (48 << 20) + (bytes as u64).saturating_mul(640);
+    Limits {
+        value: value.min(768 << 20),
+        bytes: value.saturating_mul(16).min(4 << 30),
+        steps: 1 << 30,
+        depth: 64,
+        time: Duration::from_secs(10),
+    }
+}
 
 /// Text to ids and back.
 pub struct Tokenizer(Engine);
@@ -49,7 +53,7 @@ impl Tokenizer {
     /// # Errors
     /// Bytes that the vocabulary does not know, and what takes too much memory or time.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let budget = Budget::new("tokenizer", LIMITS);
+        let budget = Budget::new("tokenizer", limits(text.len()));
         match &self.0 {
             Engine::Vocabulary(e) => e.encode(text, special, &budget),
             Engine::Json(e) => e.encode(text, special, &budget),

@@ -66,7 +66,7 @@ messages | rejectattr('role', '==', 'user') | map(attribute='content') | join(',
 messages | map(attribute='role') | map('upper') | join('+')
 {'a': 1, 'b': [2, 3]}, {'a': 1}['a'] + 1, 'a' in {'a': 1}, 'z' not in {'a': 1}
 [1, 'a', "it's", 'say "x"', none, true, 1.0, 1e20, 1e-7, 123456789.123, (1,), (1, 2), {'k': [1]}, 'é\n\\']
-{'a': 1, 'b': 2}.items(), {'a': 1}.keys() | list, {'a': 1}.values() | list
+{'a': 1, 'b': 2}.items() | list, {'a': 1}.keys() | list, {'a': 1}.values() | list
 {'a': 1}.get('a'), {'a': 1}.get('b'), {'a': 1}.get('b', 'c'), {}.get('x') is none
 '=' * 5, [1, 2] * 2, 3 * 'ab', '-' * 0, 'x' * -1
 7 // 2, 7 / 2, 2 ** 3, 2 ** -1, 7 % 3, -7 // 2, -7 % 3, 7.5 // 2, -7.5 % 2, 1 + 1.0, 10 / 5
@@ -103,14 +103,14 @@ messages | groupby('role') | map(attribute='grouper') | list, (messages | groupb
 '  x ' | trim, 'xax' | trim('x'), 'a' | upper, 'A' | lower, 'ab cd' | capitalize, 'a-b' | replace('-', '+'), 'aaa' | replace('a', 'b', 2), 'a' | center(3), 'a b c' | wordcount
 'hello big world' | truncate(9), 'hello big world' | truncate(9, true), 'hello big world' | truncate(9, false, '!', 0), 'short' | truncate(3), 12 | string, '%s-%s' | format('a', 1)
 '3' | int, '3.7' | int, 'x' | int, 'x' | int(7), 3.9 | int, '0x1f' | int(0, 16), true | int, '2.5' | float, 'y' | float, 'y' | float(1.5), none | int, -3 | abs, -2.5 | abs
-'<a&"\'>' | e, '<' | escape, 'x' | safe, messages[0] | attr('role') is defined
+'<a&"\'>' | e ~ ('x' | safe) ~ (messages[0] | attr('role') is defined)
 range(3) | list, range(1, 6, 2) | list, range(5, 0, -2) | list, dict(a=1, b='x'), dict({'a': 1}, b=2), namespace(a=1).a
 messages[0].role, messages[0]['role'], messages[0].nothing is defined, messages[7] is defined, messages[-1].role, 'abc'[5] is defined, 'abc'[0], messages.0.role
 'a' ~ 1 ~ none ~ true ~ 1.5 ~ [1], 'a' ~ x, 1 ~ 2
 'it' "'s" ' one', "tab\tnew\\n", '\x41\u00e9\101\q'
 1_000, 0x1F, 0b101, 1e3, 1.5e-3, 1.0, -0.0, 100000000000000000.0, 12345678901234567890.0, 0.1 + 0.2
 -2 ** 2, -3 | abs, 3 * 4 ~ 'x', (1, 2) + (3,), [1] + [2], not 1 == 2, 1 if 0 else 2 if 0 else 3
-tools is none, documents is none, tools is defined, tools or 'no', enable_thinking is defined and enable_thinking is false
+none | map('upper') | list, none | selectattr('a') | list, tools is none, documents is none, tools is defined, tools or 'no', enable_thinking is defined and enable_thinking is false
 messages[0].content.upper().strip() | lower | replace('hi', 'x'), (messages | first).role, {'a': {'b': [10, 20]}}['a'].b[1], {'items': 1}['items'], {'get': 5}['get']
 messages[1].items() | list, messages[1] | items | list, messages[1] | string, messages[0]
 """.strip().split("\n")

@@ -35,11 +35,19 @@ fn faults(text: &str) -> (usize, Vec<String>) {
             (Ok(got), Some(want), _) if got == *want => {}
             (Ok(got), Some(want), _) => {
                 let same = got.bytes().zip(want.bytes()).take_while(|(a, b)| a == b).count();
-                let cut = |s: &str| s.chars().skip(got[..same.min(got.len())].chars().count().saturating_sub(40)).take(120).collect::<String>();
+                let cut = |s: &str| {
+                    s.chars()
+                        .skip(got[..same.min(got.len())].chars().count().saturating_sub(40))
+                        .take(120)
+                        .collect::<String>()
+                };
                 wrong.push(format!("{name}\n   gave  {:?}\n   right {:?}", cut(&got), cut(want)));
             }
-            (Ok(got), None, Some(error)) => wrong.push(format!("{name}\n   gave {:?}, it raises {error}", got.chars().take(120).collect::<String>())),
-            (Err(e), Some(want), _) => wrong.push(format!("{name}\n   said {e}\n   right {:?}", want.chars().take(120).collect::<String>())),
+            (Ok(got), None, Some(error)) => wrong
+                .push(format!("{name}\n   gave {:?}, it raises {error}", got.chars().take(120).collect::<String>())),
+            (Err(e), Some(want), _) => {
+                wrong.push(format!("{name}\n   said {e}\n   right {:?}", want.chars().take(120).collect::<String>()))
+            }
             // Messages that a template raises are its own.
             (Err(e), None, Some(error)) => {
                 if let Some(own) = error.strip_prefix("TemplateError: ") {

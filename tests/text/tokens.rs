@@ -33,7 +33,9 @@ fn figures() -> Figures {
 }
 
 fn base64(text: &str) -> Vec<u8> {
-    let digit = |c: u8| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().position(|d| *d == c).unwrap() as u32;
+    let digit = |c: u8| {
+        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().position(|d| *d == c).unwrap() as u32
+    };
     let mut out = vec![];
     for chunk in text.trim_end_matches('=').as_bytes().chunks(4) {
         let bits = chunk.iter().fold(0, |n, c| n << 6 | digit(*c)) << (6 * (4 - chunk.len()));

@@ -57,8 +57,13 @@ impl ModelSource {
                 }
                 Err(_) if *name == "config.json" => {
                     let what = match path.join("adapter_config.json").exists() {
-                        true => "is an adapter (LoRA) without its base: merge it into the base model first, and give that".into(),
-                        false => format!("lacks {name}: a model folder has config.json, tokenizer.json and model.safetensors"),
+                        true => {
+                            "is an adapter (LoRA) without its base: merge it into the base model first, and give that"
+                                .into()
+                        }
+                        false => format!(
+                            "lacks {name}: a model folder has config.json, tokenizer.json and model.safetensors"
+                        ),
                     };
                     return Err(Error::file(path, what));
                 }
@@ -140,7 +145,9 @@ fn mistaken(bytes: &[u8]) -> Option<String> {
             is("is an HTML page, not a model (the link leads to a page about the file)")
         }
         _ if text.starts_with("<?xml") => is("is an XML page, not a model (a server's message)"),
-        [b'P', b'K', 3, 4, ..] => is("is a zip archive or a PyTorch file, not a model that can be read (safetensors and GGUF can)"),
+        [b'P', b'K', 3, 4, ..] => {
+            is("is a zip archive or a PyTorch file, not a model that can be read (safetensors and GGUF can)")
+        }
         [b't', b'j', b'g', b'g', ..] | [b'f', b'm', b'g', b'g', ..] | [b'l', b'm', b'g', b'g', ..] => {
             is("is a GGML file of before GGUF, which no program reads any more (download the model anew)")
         }

@@ -24,6 +24,8 @@ const MAX_MARKERS: usize = 4096;
 /// What is around the vocabulary.
 pub struct Parts {
     pub decoder: Value,
+    /// Bytes of the longest token.
+    pub longest: usize,
 }
 
 /// Refuses what the library would crash on, hang in, or allocate without end for.
@@ -41,12 +43,13 @@ pub fn check(json: &[u8]) -> Result<Parts> {
         check_steps(part, &whole.parts[part])?;
     }
     check_markers(&whole.parts["post_processor"])?;
-    Ok(Parts { decoder: whole.parts["decoder"].clone() })
+    Ok(Parts { decoder: whole.parts["decoder"].clone(), longest: model.longest })
 }
 
 #[derive(Default)]
 struct Model {
     ids: Vec<u64>,
+    longest: usize,
     has_vocabulary: bool,
     merges: usize,
     rest: Map<String, Value>,
@@ -60,7 +63,9 @@ fn check_model(model: &Model, added: usize) -> Result<()> {
         return Err(wrong(format!("allows words of {n} characters, at most {MAX_WORD} can be used")));
     }
     if let Some(p) = model.rest.get("dropout").and_then(Value::as_f64).filter(|p| *p != 0.0) {
-        return Err(wrong(format!("leaves out merges by chance (dropout {p}), so that ids would differ from run to run: set it to null")));
+        return Err(wrong(format!(
+            "leaves out merges by chance (dropout {p}), so that ids would differ from run to run: set it to null"
+        )));
     }
     let n = model.ids.len();
     if model.merges > n * MAX_MERGES + 1024 {
@@ -113,7 +118,9 @@ fn check_step(part: &str, step: &Value) -> Result<()> {
     }
     for key in ["content", "prepend"] {
         if let Some(n) = step[key].as_str().map(str::len).filter(|n| *n > MAX_ADDED) {
-            return Err(wrong(format!("has a {part} that puts {n} bytes into a text at once, at most {MAX_ADDED} can be used")));
+            return Err(wrong(format!(
+                "has a {part} that puts {n} bytes into a text at once, at most {MAX_ADDED} can be used"
+            )));
         }
     }
     if let Some(map) = step["precompiled_charsmap"].as_str() {
@@ -205,7 +212,7 @@ impl<'de> Visitor<'de> for ModelSeed<'_> {
         let mut model = Model::default();
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "vocab" => model.has_vocabulary = map.next_value_seed(Entries(&mut model.ids))?,
+                "vocab" => model.has_vocabulary = map.next_value_seed(Entries(&mut model.ids, &mut model.longest))?,
                 "merges" => map.next_value_seed(Merges(&mut model.merges))?,
                 _ => drop(model.rest.insert(key, map.next_value_seed(Few(self.0))?)),
             }
@@ -215,7 +222,7 @@ impl<'de> Visitor<'de> for ModelSeed<'_> {
 }
 
 /// Tokens with their ids, or in the order of their ids.
-struct Entries<'a>(&'a mut Vec<u64>);
+struct Entries<'a>(&'a mut Vec<u64>, &'a mut usize);
 
 impl<'de> DeserializeSeed<'de> for Entries<'_> {
     type Value = bool;
@@ -233,6 +240,7 @@ impl Entries<'_> {
             return Err(E::custom(format!("there are more than {MAX_TOKENS} tokens")));
         }
         self.0.push(id);
+        *self.1 = token.len().max(*self.1);
         Ok(())
     }
 }
@@ -248,7 +256,9 @@ impl<'de> Visitor<'de> for Entries<'_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> std::result::Result<bool, A::Error> {
         while let Some(token) = map.next_key::<std::borrow::Cow<str>>()? {
             let id = map.next_value::<Value>()?;
-            let id = id.as_u64().ok_or_else(|| A::Error::custom(format!("token {token:?} has an id that is no number from 0 on")))?;
+            let id = id
+                .as_u64()
+                .ok_or_else(|| A::Error::custom(format!("token {token:?} has an id that is no number from 0 on")))?;
             self.add(&token, id)?;
         }
         Ok(true)

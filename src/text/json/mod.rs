@@ -45,7 +45,7 @@ impl Engine {
         })?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| wrong(e.to_string()))?;
-        let steps = PreSteps::new(inner.get_normalizer(), inner.get_pre_tokenizer())?;
+        let steps = PreSteps::new(inner.get_normalizer(), inner.get_pre_tokenizer(), parts.longest)?;
         Ok(Engine { steps, inner, flow: flow(&parts.decoder) })
     }
 

@@ -25,6 +25,8 @@ const MAX_BACKTRACKS: usize = 200_000;
 pub struct PreSteps {
     normalizers: Vec<Norm>,
     splits: Vec<Pre>,
+    /// Bytes of the longest token.
+    longest: usize,
 }
 
 enum Norm {
@@ -48,8 +50,12 @@ fn pattern(text: &str) -> Result<Regex> {
 }
 
 impl PreSteps {
-    pub fn new(normalizer: Option<&NormalizerWrapper>, splitter: Option<&PreTokenizerWrapper>) -> Result<PreSteps> {
-        let mut out = PreSteps { normalizers: vec![], splits: vec![] };
+    pub fn new(
+        normalizer: Option<&NormalizerWrapper>,
+        splitter: Option<&PreTokenizerWrapper>,
+        longest: usize,
+    ) -> Result<PreSteps> {
+        let mut out = PreSteps { normalizers: vec![], splits: vec![], longest };
         normalizer.map_or(Ok(()), |n| out.add_normalizer(n))?;
         splitter.map_or(Ok(()), |s| out.add_split(s))?;
         Ok(out)
@@ -119,7 +125,8 @@ impl PreSteps {
         match model {
             // A letter is looked up with all that follow, up to the longest token.
             ModelWrapper::WordPiece(m) if n <= 4 * m.max_input_chars_per_word as u64 => 1 + n * n / 8,
-            ModelWrapper::Unigram(_) => 1 + n * 8,
+            // From each letter on, every token that begins there is tried.
+            ModelWrapper::Unigram(_) => 1 + n * self.longest as u64 * 4,
             _ => 1 + n,
         }
     }

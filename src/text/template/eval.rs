@@ -204,7 +204,10 @@ impl<'t> Interpreter<'t> {
                     }
                 }
                 other => {
-                    return Err(Fail::new(format!("cannot assign attribute on non-namespace object ('{}')", other.kind())));
+                    return Err(Fail::new(format!(
+                        "cannot assign attribute on non-namespace object ('{}')",
+                        other.kind()
+                    )));
                 }
             },
             Target::Tuple(targets) => {
@@ -271,7 +274,9 @@ impl<'t> Interpreter<'t> {
                 }
                 match &parts.2 {
                     Some(otherwise) => self.eval(otherwise),
-                    None => Ok(Value::undefined("the inline if-expression evaluated to false and no else section was defined")),
+                    None => Ok(Value::undefined(
+                        "the inline if-expression evaluated to false and no else section was defined",
+                    )),
                 }
             }
             Expr::Filter(of, call) => {
@@ -420,7 +425,9 @@ impl<'t> Interpreter<'t> {
             return Ok(found);
         }
         match index {
-            Value::Text(name) if !matches!(of, Value::Dict(d) if d.pairs.is_empty()) || methods::has(of, name) => self.attr(of, name),
+            Value::Text(name) if !matches!(of, Value::Dict(d) if d.pairs.is_empty()) || methods::has(of, name) => {
+                self.attr(of, name)
+            }
             Value::Text(name) => Ok(Value::undefined(format!("'dict object' has no attribute '{name}'"))),
             other => Ok(Value::undefined(format!("{} object has no element {}", of.kind(), other.repr(self.budget)?))),
         }
@@ -464,7 +471,10 @@ impl<'t> Interpreter<'t> {
             Value::Method(m) => methods::call(self, &m.0, &m.1, &given),
             Value::Function(name) => super::functions::call(self, name, given),
             Value::Loop(state) => {
-                let code = state.code.as_ref().ok_or_else(|| Fail::new("the loop must have the 'recursive' marker to be called recursively"))?;
+                let code = state
+                    .code
+                    .as_ref()
+                    .ok_or_else(|| Fail::new("the loop must have the 'recursive' marker to be called recursively"))?;
                 let over = given.list.into_iter().next().unwrap_or(Value::None);
                 let mut text = String::new();
                 self.looped(code, over, state.depth + 1, &mut text)?;

@@ -54,7 +54,9 @@ pub fn apply(run: &mut Interpreter, name: &str, of: Value, given: Given) -> Run<
             Ok(if missing { given.get(0, "default_value").cloned().unwrap_or_else(|| Value::text("")) } else { of })
         }
         "abs" => match (&of, of.int()) {
-            (_, Some(n)) => n.checked_abs().map(Value::Int).ok_or_else(|| Fail::new("makes a number that is too large")),
+            (_, Some(n)) => {
+                n.checked_abs().map(Value::Int).ok_or_else(|| Fail::new("makes a number that is too large"))
+            }
             (Value::Float(x), _) => Ok(Value::Float(x.abs())),
             _ => Err(Fail::new(format!("bad operand type for abs(): '{}'", of.kind()))),
         },
@@ -82,12 +84,20 @@ pub fn apply(run: &mut Interpreter, name: &str, of: Value, given: Given) -> Run<
 /// Filters that work on lists and dicts.
 fn lists(run: &mut Interpreter, name: &str, of: Value, given: Given) -> Run<Value> {
     match name {
+        // Jinja does not look into what is nothing.
+        "map" | "select" | "reject" | "selectattr" | "rejectattr" if !of.is_true() => Value::list(vec![], run.budget),
         "list" => {
             let items = of.items(run.budget)?;
             Value::list(items, run.budget)
         }
-        "first" => Ok(of.items(run.budget)?.into_iter().next().unwrap_or_else(|| Value::undefined("No first item, sequence was empty."))),
-        "last" => Ok(of.items(run.budget)?.pop().unwrap_or_else(|| Value::undefined("No last item, sequence was empty."))),
+        "first" => Ok(of
+            .items(run.budget)?
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| Value::undefined("No first item, sequence was empty."))),
+        "last" => {
+            Ok(of.items(run.budget)?.pop().unwrap_or_else(|| Value::undefined("No last item, sequence was empty.")))
+        }
         "reverse" => match &of {
             Value::Text(t) => {
                 run.budget.make(t.len())?;
@@ -139,7 +149,11 @@ fn lists(run: &mut Interpreter, name: &str, of: Value, given: Given) -> Run<Valu
             let cased = given.get(0, "case_sensitive").is_some_and(Value::is_true);
             let by = given.get(1, "attribute").cloned();
             let mut items = sorted(run, of.items(run.budget)?, by.as_ref(), cased, name == "max")?;
-            Ok(if items.is_empty() { Value::undefined("No aggregated item, sequence was empty.") } else { items.swap_remove(0) })
+            Ok(if items.is_empty() {
+                Value::undefined("No aggregated item, sequence was empty.")
+            } else {
+                items.swap_remove(0)
+            })
         }
         "unique" => {
             let cased = given.get(0, "case_sensitive").is_some_and(Value::is_true);
@@ -317,7 +331,10 @@ fn int(of: &Value, given: &Given) -> Value {
                 2 => t.trim_start_matches("0b"),
                 _ => &t,
             };
-            let whole_text = u32::try_from(base).ok().filter(|b| (2..=36).contains(b)).and_then(|b| i64::from_str_radix(digits, b).ok());
+            let whole_text = u32::try_from(base)
+                .ok()
+                .filter(|b| (2..=36).contains(b))
+                .and_then(|b| i64::from_str_radix(digits, b).ok());
             whole_text.or_else(|| parse_float(&t).and_then(whole))
         }
         other => other.int(),
@@ -400,7 +417,13 @@ fn key_of(run: &mut Interpreter, item: &Value, by: Option<&Value>, cased: bool) 
     })
 }
 
-fn sorted(run: &mut Interpreter, items: Vec<Value>, by: Option<&Value>, cased: bool, reversed: bool) -> Run<Vec<Value>> {
+fn sorted(
+    run: &mut Interpreter,
+    items: Vec<Value>,
+    by: Option<&Value>,
+    cased: bool,
+    reversed: bool,
+) -> Run<Vec<Value>> {
     let mut keyed = Vec::with_capacity(items.len());
     for item in items {
         keyed.push((key_of(run, &item, by, cased)?, item));
@@ -466,7 +489,12 @@ fn dictsort(run: &mut Interpreter, of: &Value, given: &Given) -> Run<Value> {
 
 fn pieces(run: &mut Interpreter, name: &str, of: &Value, given: &Given) -> Run<Value> {
     let items = of.items(run.budget)?;
-    let n = given.list.first().and_then(Value::int).and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=1 << 20).contains(n));
+    let n = given
+        .list
+        .first()
+        .and_then(Value::int)
+        .and_then(|n| usize::try_from(n).ok())
+        .filter(|n| (1..=1 << 20).contains(n));
     let n = n.ok_or_else(|| Fail::new(format!("{name} takes a number from 1 on")))?;
     let fill = given.get(1, "fill_with").filter(|v| !matches!(v, Value::None));
     run.budget.make(n * 64)?;

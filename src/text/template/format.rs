@@ -229,7 +229,8 @@ fn parsed(text: &str) -> Run<Spec> {
 fn written(run: &mut Interpreter, value: &Value, spec: &Spec) -> Run<String> {
     let precision = spec.precision.unwrap_or(6);
     run.budget.make(spec.width + precision + 8)?;
-    let unknown = |kind: char| Err(Fail::new(format!("Unknown format code '{kind}' for object of type '{}'", value.kind())));
+    let unknown =
+        |kind: char| Err(Fail::new(format!("Unknown format code '{kind}' for object of type '{}'", value.kind())));
     let (negative, digits) = match (spec.kind, value) {
         (None | Some('s'), Value::Text(t)) => return text(run, t, spec),
         (None | Some('s'), v) if !matches!(v, Value::Int(_) | Value::Float(_)) || spec.kind == Some('s') => {
@@ -325,9 +326,13 @@ fn general(x: f64, precision: usize) -> String {
     let shown = exponent(x, precision - 1, false);
     let (digits, power) = shown.split_once('e').unwrap_or((&shown, "0"));
     let power: i32 = power.parse().unwrap_or(0);
-    let trimmed = |t: &str| if t.contains('.') { t.trim_end_matches('0').trim_end_matches('.').to_string() } else { t.to_string() };
+    let trimmed = |t: &str| {
+        if t.contains('.') { t.trim_end_matches('0').trim_end_matches('.').to_string() } else { t.to_string() }
+    };
     match power {
-        -4.. if power < precision as i32 => trimmed(&format!("{x:.0$}", (precision as i32 - 1 - power).max(0) as usize)),
+        -4.. if power < precision as i32 => {
+            trimmed(&format!("{x:.0$}", (precision as i32 - 1 - power).max(0) as usize))
+        }
         _ => format!("{}e{}{:02}", trimmed(digits), if power < 0 { '-' } else { '+' }, power.abs()),
     }
 }

@@ -46,7 +46,10 @@ pub fn call(run: &mut Interpreter, name: &str, given: Given) -> Run<Value> {
             Err(Fail::new(what.to_string()))
         }
         "strftime_now" => {
-            let pattern = given.get(0, "format").and_then(Value::as_text).ok_or_else(|| Fail::new("strftime_now takes a format"))?;
+            let pattern = given
+                .get(0, "format")
+                .and_then(Value::as_text)
+                .ok_or_else(|| Fail::new("strftime_now takes a format"))?;
             run.budget.make(pattern.len() * 16)?;
             Ok(Value::text(clock::now().format(pattern)))
         }
@@ -57,7 +60,11 @@ pub fn call(run: &mut Interpreter, name: &str, given: Given) -> Run<Value> {
 fn range(run: &mut Interpreter, given: &Given) -> Run<Value> {
     let whole = |i: usize| {
         let value = given.list.get(i);
-        value.map(|v| v.int().ok_or_else(|| Fail::new(format!("'{}' object cannot be interpreted as an integer", v.kind())))).transpose()
+        value
+            .map(|v| {
+                v.int().ok_or_else(|| Fail::new(format!("'{}' object cannot be interpreted as an integer", v.kind())))
+            })
+            .transpose()
     };
     let (from, to, by) = match (whole(0)?, whole(1)?, whole(2)?) {
         (Some(to), None, _) => (0, to, 1),
@@ -70,7 +77,9 @@ fn range(run: &mut Interpreter, given: &Given) -> Run<Value> {
     let span = if by > 0 { to.saturating_sub(from) } else { from.saturating_sub(to) };
     let n = if span <= 0 { 0 } else { (span - 1) / by.saturating_abs() + 1 };
     if n > MAX_RANGE {
-        return Err(Fail::new(format!("Range too big. The sandbox blocks ranges larger than MAX_RANGE ({MAX_RANGE}).")));
+        return Err(Fail::new(format!(
+            "Range too big. The sandbox blocks ranges larger than MAX_RANGE ({MAX_RANGE})."
+        )));
     }
     run.budget.make(n as usize * 16)?;
     Value::list((0..n).map(|i| Value::Int(from.saturating_add(i.saturating_mul(by)))).collect(), run.budget)

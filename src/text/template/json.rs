@@ -22,6 +22,8 @@ pub fn dump(value: &Value, style: &Style, budget: &Budget) -> Run<String> {
 
 fn write(value: &Value, style: &Style, depth: usize, out: &mut String, budget: &Budget) -> Run<()> {
     budget.make(8)?;
+    budget.work(1)?;
+    budget.fits(out.len())?;
     match value {
         Value::None => out.push_str("null"),
         Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
@@ -67,7 +69,12 @@ fn write(value: &Value, style: &Style, depth: usize, out: &mut String, budget: &
                     Value::Float(x) => out.push_str(&format!("\"{}\"", number(*x))),
                     Value::Bool(b) => out.push_str(if *b { "\"true\"" } else { "\"false\"" }),
                     Value::None => out.push_str("\"null\""),
-                    other => return Err(Fail::new(format!("keys must be str, int, float, bool or None, not {}", other.kind()))),
+                    other => {
+                        return Err(Fail::new(format!(
+                            "keys must be str, int, float, bool or None, not {}",
+                            other.kind()
+                        )));
+                    }
                 }
                 out.push_str(&style.key);
                 write(value, style, depth + 1, out, budget)?;

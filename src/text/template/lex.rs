@@ -67,9 +67,11 @@ impl<'s> Lexer<'s> {
 
     /// Text up to the next tag, and the tag.
     fn data(&mut self) -> Run<()> {
-        let at = self.rest.match_indices('{').map(|m| m.0).find(|i| {
-            ["{{", "{%", "{#"].iter().any(|tag| self.rest[*i..].starts_with(tag))
-        });
+        let at = self
+            .rest
+            .match_indices('{')
+            .map(|m| m.0)
+            .find(|i| ["{{", "{%", "{#"].iter().any(|tag| self.rest[*i..].starts_with(tag)));
         let Some(at) = at else {
             let text = self.take(self.rest.len());
             self.push(Token::Text(text.into()));
@@ -169,7 +171,11 @@ impl<'s> Lexer<'s> {
         loop {
             self.take(self.rest.len() - self.rest.trim_start().len());
             if open.is_empty() {
-                let signs: &[(&str, Option<char>)] = if end == "%}" { &[("-", Some('-')), ("+", Some('+')), ("", None)] } else { &[("-", Some('-')), ("", None)] };
+                let signs: &[(&str, Option<char>)] = if end == "%}" {
+                    &[("-", Some('-')), ("+", Some('+')), ("", None)]
+                } else {
+                    &[("-", Some('-')), ("", None)]
+                };
                 let found = signs.iter().find(|(s, _)| self.rest.strip_prefix(s).is_some_and(|r| r.starts_with(end)));
                 if let Some((sign, kind)) = found {
                     self.push(token);
@@ -182,7 +188,9 @@ impl<'s> Lexer<'s> {
                     return Ok(());
                 }
             }
-            let Some(c) = self.rest.chars().next() else { return self.fail(format!("has a tag without its end \"{end}\"")) };
+            let Some(c) = self.rest.chars().next() else {
+                return self.fail(format!("has a tag without its end \"{end}\""));
+            };
             match c {
                 '\'' | '"' => self.string(c)?,
                 c if c.is_ascii_digit() => self.number()?,

@@ -58,7 +58,9 @@ pub fn apply(run: &mut Interpreter, op: Math, a: &Value, b: &Value) -> Run<Value
 }
 
 fn repeat(run: &mut Interpreter, of: &Value, times: &Value) -> Run<Value> {
-    let times = times.int().ok_or_else(|| Fail::new(format!("can't multiply sequence by non-int of type '{}'", times.kind())))?;
+    let times = times
+        .int()
+        .ok_or_else(|| Fail::new(format!("can't multiply sequence by non-int of type '{}'", times.kind())))?;
     let times = usize::try_from(times.max(0)).unwrap_or(usize::MAX);
     match of {
         Value::Text(t) => {

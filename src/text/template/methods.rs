@@ -6,10 +6,46 @@ use super::value::{LoopState, Value};
 use super::{Fail, Run, format};
 
 const TEXT: &[&str] = &[
-    "capitalize", "casefold", "center", "count", "endswith", "find", "format", "index", "isalnum", "isalpha", "isascii", "isdecimal",
-    "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "partition",
-    "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines",
-    "startswith", "strip", "swapcase", "title", "upper", "zfill",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "endswith",
+    "find",
+    "format",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "islower",
+    "isnumeric",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "upper",
+    "zfill",
 ];
 const DICT: &[&str] = &["copy", "get", "items", "keys", "values"];
 const LIST: &[&str] = &["copy", "count", "index"];
@@ -86,7 +122,8 @@ pub fn call(run: &mut Interpreter, of: &Value, name: &str, given: &Given) -> Run
 pub fn of_loop(l: &LoopState, name: &str) -> Option<Value> {
     let (i, n) = (l.index.get(), l.items.items.len());
     let near = |at: Option<usize>, what: &str| {
-        at.and_then(|at| l.items.items.get(at).cloned()).unwrap_or_else(|| Value::undefined(format!("there is no {what} item")))
+        at.and_then(|at| l.items.items.get(at).cloned())
+            .unwrap_or_else(|| Value::undefined(format!("there is no {what} item")))
     };
     Some(match name {
         "index" => Value::Int(i as i64 + 1),
@@ -109,7 +146,9 @@ pub fn lines(text: &str, keeps: bool) -> Vec<&str> {
     let mut out = vec![];
     let mut rest = text;
     while !rest.is_empty() {
-        let ends = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+        let ends = |c: char| {
+            matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+        };
         let at = rest.find(ends).unwrap_or(rest.len());
         let end = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(0, char::len_utf8) };
         out.push(if keeps { &rest[..at + end] } else { &rest[..at] });
@@ -128,7 +167,9 @@ fn text(run: &mut Interpreter, t: &str, name: &str, given: &Given) -> Run<Value>
     let want = |i: usize| part(i, "").and_then(|p| p.ok_or_else(|| Fail::new(format!("{name}() lacks an argument"))));
     let number = |i: usize, name: &str, default: i64| match given.get(i, name) {
         None | Some(Value::None) => Ok(default),
-        Some(v) => v.int().ok_or_else(|| Fail::new(format!("'{}' object cannot be interpreted as an integer", v.kind()))),
+        Some(v) => {
+            v.int().ok_or_else(|| Fail::new(format!("'{}' object cannot be interpreted as an integer", v.kind())))
+        }
     };
     // What grows is at most three times as long: letters that have no small or capital form of their own.
     run.budget.make(t.len())?;
@@ -136,7 +177,9 @@ fn text(run: &mut Interpreter, t: &str, name: &str, given: &Given) -> Run<Value>
         "strip" | "lstrip" | "rstrip" => {
             let set = part(0, "chars")?;
             run.budget.work(set.as_ref().map_or(0, |s| s.len() as u64 * t.len().min(4096) as u64 / 64))?;
-            let strips = |c: char| set.as_ref().map_or(c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c), |s| s.contains(c));
+            let strips = |c: char| {
+                set.as_ref().map_or(c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c), |s| s.contains(c))
+            };
             let t = if name != "rstrip" { t.trim_start_matches(strips) } else { t };
             Value::text(if name != "lstrip" { t.trim_end_matches(strips) } else { t })
         }
@@ -207,7 +250,9 @@ fn text(run: &mut Interpreter, t: &str, name: &str, given: &Given) -> Run<Value>
         }
         "count" => Value::Int(t.matches(&*want(0)?).count() as i64),
         "format" => format::braces(run, t, given)?,
-        "center" | "ljust" | "rjust" | "zfill" => padded(run, t, name, number(0, "width", 0)?, part(1, "fillchar")?.as_deref())?,
+        "center" | "ljust" | "rjust" | "zfill" => {
+            padded(run, t, name, number(0, "width", 0)?, part(1, "fillchar")?.as_deref())?
+        }
         _ => Value::Bool(is_all(t, name)),
     })
 }
@@ -237,7 +282,9 @@ fn split(t: &str, by: Option<&str>, most: usize, from_end: bool) -> Run<Vec<Stri
         (None, true) => {
             let (mut out, mut rest) = (vec![], t.trim_end());
             while !rest.is_empty() && out.len() < most {
-                let at = rest.rfind(char::is_whitespace).map_or(0, |i| i + rest[i..].chars().next().map_or(1, char::len_utf8));
+                let at = rest
+                    .rfind(char::is_whitespace)
+                    .map_or(0, |i| i + rest[i..].chars().next().map_or(1, char::len_utf8));
                 out.push(own(&rest[at..]));
                 rest = rest[..at].trim_end();
             }
@@ -252,7 +299,12 @@ fn cased(t: &str, name: &str) -> String {
     match name {
         "upper" => t.to_uppercase(),
         "lower" | "casefold" => t.to_lowercase(),
-        "swapcase" => t.chars().flat_map(|c| if c.is_uppercase() { c.to_lowercase().collect::<Vec<_>>() } else { c.to_uppercase().collect() }).collect(),
+        "swapcase" => t
+            .chars()
+            .flat_map(
+                |c| if c.is_uppercase() { c.to_lowercase().collect::<Vec<_>>() } else { c.to_uppercase().collect() },
+            )
+            .collect(),
         "capitalize" => {
             let mut chars = t.chars();
             let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();

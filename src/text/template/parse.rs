@@ -420,7 +420,9 @@ impl Parser {
                 Some(Token::Op(">")) => Comparison::Gt,
                 Some(Token::Op(">=")) => Comparison::Ge,
                 Some(Token::Name(n)) if n == "in" => Comparison::In,
-                Some(Token::Name(n)) if n == "not" && matches!(self.tokens.get(self.at + 1), Some((Token::Name(n), _)) if n == "in") => {
+                Some(Token::Name(n))
+                    if n == "not" && matches!(self.tokens.get(self.at + 1), Some((Token::Name(n), _)) if n == "in") =>
+                {
                     self.at += 1;
                     Comparison::NotIn
                 }
@@ -649,7 +651,9 @@ impl Parser {
         } else {
             let begins = match self.peek() {
                 Some(Token::Name(n)) if n == "is" => return self.fail("chains tests"),
-                Some(Token::Name(n)) => !matches!(n.as_str(), "else" | "or" | "and" | "if" | "in" | "not" | "recursive"),
+                Some(Token::Name(n)) => {
+                    !matches!(n.as_str(), "else" | "or" | "and" | "if" | "in" | "not" | "recursive")
+                }
                 Some(Token::Str(_) | Token::Int(_) | Token::Float(_)) => true,
                 Some(Token::Op(o)) => matches!(*o, "[" | "{"),
                 _ => false,
@@ -679,7 +683,9 @@ impl Parser {
                 out.more_named = Some(Box::new(self.expression()?));
             } else if self.skip_op("*") {
                 out.more = Some(Box::new(self.expression()?));
-            } else if let (Some(Token::Name(name)), Some((Token::Op("="), _))) = (self.peek().cloned(), self.tokens.get(self.at + 1)) {
+            } else if let (Some(Token::Name(name)), Some((Token::Op("="), _))) =
+                (self.peek().cloned(), self.tokens.get(self.at + 1))
+            {
                 self.at += 2;
                 out.named.push((name.as_str().into(), self.expression()?));
             } else {

@@ -277,7 +277,8 @@ impl Value {
         }
         // What stands within is charged where it is written.
         budget.make((out.len() - before).min(64))?;
-        Ok(())
+        budget.work(1)?;
+        Ok(budget.fits(out.len())?)
     }
 
     /// # Errors
@@ -418,7 +419,9 @@ fn quote(text: &str, out: &mut String) {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == q => out.extend(['\\', c]),
-            c if (c as u32) < 0x20 || (0x7f..0xa1).contains(&(c as u32)) || c == '\u{ad}' => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if (c as u32) < 0x20 || (0x7f..0xa1).contains(&(c as u32)) || c == '\u{ad}' => {
+                out.push_str(&format!("\\x{:02x}", c as u32))
+            }
             c if is_hidden(c) && (c as u32) < 0x10000 => out.push_str(&format!("\\u{:04x}", c as u32)),
             c if is_hidden(c) => out.push_str(&format!("\\U{:08x}", c as u32)),
             c => out.push(c),

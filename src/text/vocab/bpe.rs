@@ -32,7 +32,10 @@ impl Bpe {
         let most = pieces.len() * MERGES_PER_TOKEN + 1024;
         if merges.len() > most {
             let n = merges.len();
-            return Err(super::wrong(format!("has {n} merges for {} tokens, at most {most} can be used", pieces.len())));
+            return Err(super::wrong(format!(
+                "has {n} merges for {} tokens, at most {most} can be used",
+                pieces.len()
+            )));
         }
         let mut out = Vec::with_capacity(merges.len());
         for (rank, merge) in merges.iter().enumerate() {

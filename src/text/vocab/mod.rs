@@ -193,8 +193,9 @@ struct Plan {
 fn byte_pairs(v: &Vocabulary, pieces: &Pieces, notes: &mut Vec<String>) -> Result<Plan> {
     let named = if v.pre.is_empty() { "default" } else { &v.pre };
     let known = || RULES.iter().flat_map(|r| r.0).copied().collect::<Vec<_>>().join(", ");
-    let rule = rules::rule(named)
-        .ok_or_else(|| wrong(format!("splits text by the rule \"{}\": {} are known", crate::base::plain(named, 60), known())))?;
+    let rule = rules::rule(named).ok_or_else(|| {
+        wrong(format!("splits text by the rule \"{}\": {} are known", crate::base::plain(named, 60), known()))
+    })?;
     if v.pre.is_empty() && v.model == "gpt2" {
         notes.push(
             "the file does not say how text is split into words (tokenizer.ggml.pre is missing): \"default\" is taken, answers may suffer".into(),
@@ -239,8 +240,7 @@ fn unigrams(v: &Vocabulary, pieces: &Pieces) -> Result<Plan> {
     }
     let unknown = v.unknown.or_else(|| pieces.of_kind(Kind::Unknown).next()).or((pieces.len() > 2).then_some(2));
     let unknown = unknown.ok_or_else(|| wrong("names no token for unknown letters"))?;
-    let spaces =
-        Spaces { prefix: v.add_space_prefix.unwrap_or(false), merged: v.merge_spaces.unwrap_or(false) };
+    let spaces = Spaces { prefix: v.add_space_prefix.unwrap_or(false), merged: v.merge_spaces.unwrap_or(false) };
     let model = Unigram::new(pieces, unknown, Charsmap::new(&v.charsmap)?, spaces);
     let eos = v.eos.or((pieces.len() > 1).then_some(1));
     Ok(Plan {
@@ -255,7 +255,8 @@ fn unigrams(v: &Vocabulary, pieces: &Pieces) -> Result<Plan> {
 fn markers(pieces: &Pieces) -> Result<(Option<AhoCorasick>, Vec<u32>)> {
     let kinds = [Kind::Control, Kind::UserDefined];
     let found = kinds.into_iter().flat_map(|k| pieces.of_kind(k));
-    let ids: Vec<u32> = found.filter(|id| pieces.text(*id).is_some_and(|t| !t.is_empty() && std::str::from_utf8(t).is_ok())).collect();
+    let ids: Vec<u32> =
+        found.filter(|id| pieces.text(*id).is_some_and(|t| !t.is_empty() && std::str::from_utf8(t).is_ok())).collect();
     let texts = || ids.iter().filter_map(|id| pieces.text(*id));
     let bytes: usize = texts().map(<[u8]>::len).sum();
     if bytes > MAX_MARKERS {

@@ -92,8 +92,9 @@ impl Spm {
             return Ok(());
         }
         let shown = String::from_utf8_lossy(letter).into_owned();
-        let unknown =
-            self.unknown.ok_or_else(|| super::wrong(format!("has no token for {shown:?} of the text, and none for what is unknown")))?;
+        let unknown = self.unknown.ok_or_else(|| {
+            super::wrong(format!("has no token for {shown:?} of the text, and none for what is unknown"))
+        })?;
         out.push(unknown);
         Ok(())
     }
