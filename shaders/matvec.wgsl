@@ -22,6 +22,11 @@ fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {
 fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
 //}
 
+//{ grid
+// The place of a workgroup; grids that are folded fill in how they unfold.
+fn place(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> { return group; }
+//}
+
 // What a lane has of output c.
 fn part_of(group: vec3<u32>, lane: u32, c: u32) -> f32 {
     let n_first = group.x * TN;
@@ -44,7 +49,8 @@ var<workgroup> part: array<f32, WG * TN>;
 
 //{ sums
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = place(group_id, groups);
     for (var c = 0u; c < TN; c++) { part[c * WG + lane] = part_of(group, lane, c); }
     workgroupBarrier();
     for (var step = WG / 2u; step > 0u; step = step / 2u) {

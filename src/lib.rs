@@ -4,6 +4,7 @@ pub mod base;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod device;
+pub mod format;
 pub mod graph;
 pub mod kernel;
 pub mod model;

@@ -10,6 +10,7 @@
 //! ([`Kernel::reflect`]), never typed a second time in Rust.
 
 pub mod attention;
+pub mod grid;
 pub mod matmul;
 mod reflect;
 pub mod row;

@@ -60,7 +60,7 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
         let ty = match dtype {
             Dtype::F32 => TensorType::Known(DType::F32),
             Dtype::F16 => TensorType::Known(DType::F16),
-            Dtype::BF16 => TensorType::Bf16,
+            Dtype::BF16 => TensorType::Known(DType::BF16),
             Dtype::I32 => TensorType::Other { name: "i32", block: 1, bytes: 4 },
             Dtype::I64 => TensorType::Other { name: "i64", block: 1, bytes: 8 },
             Dtype::F64 => TensorType::Other { name: "f64", block: 1, bytes: 8 },

@@ -97,7 +97,7 @@ fn collective_rule(op: &str, exchange: Exchange, attrs: &Attrs, types: &[Type]) 
         return rule::err(op, "an axis of 0 ranks");
     }
     let Some(x) = types.first() else { return Ok(c.to.clone()) };
-    if x.dtype.is_quantised() || x.dtype == DType::F16 {
+    if x.dtype.is_quantised() || x.dtype.is_narrow() {
         return rule::err(op, format!("operand is {}, 4-byte elements can travel", x.dtype));
     }
     if matches!(exchange, Exchange::AllReduce | Exchange::ReduceScatter) && x.dtype != DType::F32 {

@@ -24,8 +24,9 @@ ops! {
                 Case::new(vec![normal([7, 2, 3]), (of(DType::U32, [2, 4]), Fill::Below(7))], Attrs::None),
                 Case::new(vec![normal([7, 3]), ids(0)], Attrs::None),
             ];
-            for dtype in [DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
-                cases.push(Case::new(vec![(of(dtype, [7, 96]), Fill::Normal), ids(5)], Attrs::None));
+            for dtype in DType::weights().filter(|d| *d != DType::F32) {
+                let width = 96_usize.next_multiple_of(dtype.block()) as i64;
+                cases.push(Case::new(vec![(of(dtype, [7, width]), Fill::Normal), ids(5)], Attrs::None));
             }
             cases
         },
@@ -162,6 +163,10 @@ ops! {
             vec![
                 cast(DType::F32, Fill::Normal, DType::F16),
                 cast(DType::F16, Fill::Normal, DType::F32),
+                cast(DType::F32, Fill::Normal, DType::BF16),
+                cast(DType::BF16, Fill::Normal, DType::F32),
+                cast(DType::BF16, Fill::Normal, DType::F16),
+                cast(DType::I32, Fill::Below(99), DType::F16),
                 cast(DType::F32, Fill::Ties, DType::I32),
                 cast(DType::F32, Fill::Positive, DType::U32),
                 cast(DType::F32, Fill::Ties, DType::Bool),
@@ -315,7 +320,7 @@ fn iota_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
     rule::arity("iota", types, 0)?;
     let Attrs::Iota { shape, axis, dtype, .. } = attrs else { return rule::wrong_attrs("iota", attrs) };
     rule::axis("iota", *axis, shape)?;
-    if !matches!(dtype, DType::F32 | DType::I32 | DType::U32) {
+    if !matches!(*dtype, DType::F32 | DType::I32 | DType::U32) {
         return rule::err("iota", format!("cannot count in {dtype}"));
     }
     Ok(Type::new(*dtype, shape.clone()))

@@ -8,7 +8,7 @@ ops! {
     MATMUL = OpDef {
         name: "matmul",
         doc: "y[…, m, n] = Σₖ a[…, m, k] · b[…, k, n], summed in f32. Leading axes broadcast. `ta`, `tb` swap the last two axes \
-              of an operand first. a is f32 or f16; b is f32, f16 or, with `tb` (rows of weights), q4_0, q4_1 or q8_0, decoded in the kernel.",
+              of an operand first. a is f32 or f16; b is f32, f16, bf16 or, with `tb` (rows of weights), of a type in blocks, decoded in the kernel.",
         rule: |attrs, t| matmul_rule(attrs, t).map(|s| rule::float_result(s.out)),
         shard: shard::matmul,
         cost: |attrs, t, out| match matmul_rule(attrs, t) {
@@ -86,18 +86,14 @@ fn cases() -> Vec<Case> {
     cases.push(Case::new(vec![normal([3, 0]), normal([0, 4])], no.clone()));
     cases.push(Case::new(vec![(of(DType::F16, [3, 18]), Fill::Normal), (of(DType::F16, [18, 7]), Fill::Normal)], no));
     let rows = Attrs::Matmul { ta: false, tb: true };
-    for dtype in [DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
-        for (a, b) in [
-            ([1, 64], [17, 64]),
-            ([1, 1088], [129, 1088]),
-            ([2, 2144], [5, 2144]),
-            ([3, 96], [33, 96]),
-            ([37, 64], [100, 64]),
-            ([130, 32], [3, 32]),
-        ] {
-            cases.push(Case::new(vec![normal(a), (of(dtype, b), Fill::Normal)], rows.clone()));
+    for dtype in DType::weights().filter(|d| *d != DType::F32) {
+        let whole = |k: usize| k.next_multiple_of(dtype.block()) as i64;
+        for (m, n, k) in [(1, 17, 64), (1, 129, 1088), (2, 5, 2144), (3, 33, 96), (37, 100, 64), (130, 3, 32)] {
+            let k = whole(k);
+            cases.push(Case::new(vec![normal([m, k]), (of(dtype, [n, k]), Fill::Normal)], rows.clone()));
         }
-        cases.push(Case::new(vec![normal([2, 3, 64]), (of(dtype, [40, 64]), Fill::Normal)], rows.clone()));
+        let k = whole(64);
+        cases.push(Case::new(vec![normal([2, 3, k]), (of(dtype, [40, k]), Fill::Normal)], rows.clone()));
     }
     cases
 }

@@ -1,11 +1,11 @@
 //! Matrix products: which form and variant a product takes, and its dispatches.
 
 use super::code::{Bound, Code, Coord, Space};
-use super::heavy::{Launch, Operand, bound, ceil, launch, operand, read_bytes, right_bounds, scales_at, u};
+use super::heavy::{Launch, Operand, beside_at, bound, ceil, launch, operand, read_bytes, right_bounds, u};
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Param, Role};
 use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, grid};
 use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
 use crate::op::{Attrs, Value};
 
@@ -45,11 +45,14 @@ impl Product {
     fn k(&self) -> Dim {
         self.a.shape[self.ak]
     }
+    /// The words with which the planes beside the first begin in a buffer of the right operand's.
+    fn beside(&self, l: &Lower, buffer: BufferId) -> [i64; 2] {
+        beside_at(l, self.b.dtype, buffer, self.k().bound() as u64)
+    }
     /// The WGSL type through which the left operand is read.
     fn left_element(&self, form: Form) -> &'static str {
-        match (form, self.a.dtype) {
-            (Form::Tiled, DType::F16) => "u32",
-            (Form::Tiled, _) => "f32",
+        match form {
+            Form::Tiled => self.a.dtype.plain().map_or("f32", |p| p.word),
             _ => "vec4<f32>",
         }
     }
@@ -60,8 +63,8 @@ struct Piece {
     buffer: BufferId,
     first: i64,
     n: Expr,
-    /// The texel with which its scales begin.
-    scales: i64,
+    /// The words with which its planes beside the first begin.
+    beside: [i64; 2],
     /// Whether it is one of several.
     split: bool,
 }
@@ -89,13 +92,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
             _ => Expr::from(p.n()),
         };
         let next = first + n.bound() as i64;
-        emit_piece(
-            l,
-            (anchor, root),
-            &p,
-            chosen,
-            Piece { buffer, first, n, scales: scales_at(l, p.b.dtype, buffer), split },
-        );
+        emit_piece(l, (anchor, root), &p, chosen, Piece { buffer, first, n, beside: p.beside(l, buffer), split });
         first = next;
     }
     Ok(())
@@ -107,10 +104,14 @@ fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen
         if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0], p.right.texels) } else { chosen };
     let mut code = l.code();
     code.bound.push(strips[0].left.clone());
-    code.bound.extend(right_bounds(l, p.right, piece.buffer, variant.form));
+    code.bound.extend(right_bounds(l, p.right, piece.buffer, p.k().bound() as u64, variant.form));
     code.bound.push(bound("y", l.buffers(root)[0], "f32", true));
     let subgroups = l.caps.subgroup >= matmul::ROWS_LANES;
-    let (kernel, grid) = kernel(&mut code, p, (variant, subgroups), &piece.n, (anchor, root));
+    let (mut kernel, grid) = kernel(&mut code, p, (variant, subgroups), &piece.n, (anchor, root));
+    // A grid that may go beyond the device's is folded when it is dispatched.
+    if grid.iter().any(|c| c.n.bound().div_ceil(c.by as u64) > l.caps.grid as u64) {
+        kernel = kernel.hole("grid", grid::unfold((grid[0].by, grid[1].by)));
+    }
     let weights = if piece.split { Expr::new(l.plan.buffer(piece.buffer).bytes as i64) } else { read_bytes(&p.b) };
     let written = Expr::product(&p.out[..p.out.rank() - 1]) * piece.n.clone() * 4;
     let bytes = read_bytes(&p.a) + weights + written + code.read_bytes();
@@ -149,11 +150,7 @@ fn kernel(
     let (kernel, grid) = match v.form {
         Form::Tiled => {
             body += &matmul::load_b(p.right);
-            body += if p.a.dtype == DType::F16 {
-                "fn load_a(at: u32) -> f32 {\n    let pair = unpack2x16float(a[at >> 1u]);\n    return select(pair.x, pair.y, (at & 1u) == 1u);\n}\n"
-            } else {
-                "fn load_a(at: u32) -> f32 { return a[at]; }\n"
-            };
+            body += &matmul::load_a(p.a.dtype);
             (Kernel::new(&matmul::TILED), [ceil(n.clone(), 64), ceil(p.m(), 64), ceil(p.lead.count(), 1)])
         }
         Form::Rows => {
@@ -166,7 +163,7 @@ fn kernel(
             (kernel, [ceil(n.clone(), matmul::ROWS_LANES * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
         }
         Form::Vector | Form::Subgroup => {
-            body += &matmul::block_dot(p.right.dtype);
+            body += &matmul::block_dot(p.right);
             let kernel = if v.form == Form::Vector {
                 Kernel::new(&matmul::VECTOR)
             } else {
@@ -176,7 +173,7 @@ fn kernel(
         }
     };
     let fixed =
-        ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0"];
+        ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1", "batch"];
     (kernel.hole("interface", interface(&code.bound, &code.params, &fixed)).hole("body", body), grid)
 }
 
@@ -197,7 +194,9 @@ fn params(p: &Product, piece: &Piece, strip: &Strip) -> Vec<(String, Param)> {
         u("m0", strip.first),
         u("n0", piece.first),
         u("four", 4),
-        u("s0", piece.scales),
+        u("s0", piece.beside[0]),
+        u("s1", piece.beside[1]),
+        u("batch", p.lead.count()),
     ]
 }
 

@@ -24,20 +24,18 @@ impl Tuning {
 
     /// Takes one variant for products with rows of weights of any type, where their layouts allow it.
     pub fn prefer(&mut self, variant: usize) {
-        for dtype in Tuning::STORED {
+        for dtype in DType::weights() {
             for tall in [false, true] {
                 self.chosen.insert(Tuning::matmul_class(dtype, true, tall), variant);
             }
         }
     }
-    /// Types of right operands that have classes of their own.
-    pub const STORED: [DType; 5] = [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0];
-
     /// The class of a matmul: its right operand's type, whether that is in rows of k, and whether the left one has many rows.
     pub fn matmul_class(dtype: DType, rows: bool, tall: bool) -> String {
         format!("matmul.{dtype}.{}.{}", if rows { "rows" } else { "columns" }, if tall { "many" } else { "few" })
     }
     pub fn matmul(&self, right: Right, tall: bool) -> Option<usize> {
-        self.chosen.get(&Tuning::matmul_class(right.dtype, right.rows, tall)).copied()
+        let class = |dtype| self.chosen.get(&Tuning::matmul_class(dtype, right.rows, tall)).copied();
+        class(right.dtype).or_else(|| class(right.dtype.stand_in()))
     }
 }

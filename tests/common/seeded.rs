@@ -1,7 +1,8 @@
 //! A seeded llama small enough for every test.
 
 use std::collections::HashMap;
-use warpweft::base::{Array, DType, Var, block};
+use warpweft::base::{Array, DType, Var};
+use warpweft::format;
 use warpweft::graph::{Graph, RopeLayout};
 use warpweft::model::StepShape;
 use warpweft::model::llama::{Config, build};
@@ -41,7 +42,7 @@ pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype:
     let mut add = |name: String, shape: &[usize], dtype: DType, scale: f64, shift: f64| {
         let n: usize = shape.iter().product();
         let values: Vec<f32> = (0..n).map(|_| (r.normal() * scale + shift) as f32).collect();
-        weights.insert(name, Array::new(dtype, shape, block::encode(dtype, &values)).unwrap());
+        weights.insert(name, Array::new(dtype, shape, format::encode(dtype, &values)).unwrap());
     };
     add("token_embd.weight".into(), &[config.vocab, width], dtype, 0.5, 0.0);
     add("output_norm.weight".into(), &[width], DType::F32, 0.1, 1.0);

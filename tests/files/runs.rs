@@ -70,7 +70,7 @@ fn model(path: &Path) -> Model {
 fn every_kind_of_tiny_model_equals_the_reference() {
     let Found::Device(gpu) = device(None) else { return };
     let folder = Folder::new("runs");
-    for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
+    for dtype in DType::weights() {
         for (tied, window) in [(true, None), (false, Some(4))] {
             let tiny = Tiny { dtype, tied, window, ..Tiny::default() };
             let what = format!("{dtype} tied={tied} window={window:?}");
