@@ -81,6 +81,7 @@ fn cases() -> Vec<Case> {
     for (a, b) in [([2, 3, 17, 5], [2, 3, 5, 9]), ([2, 1, 4, 8], [1, 3, 8, 12]), ([1, 2, 1, 16], [2, 1, 16, 3])] {
         cases.push(Case::new(vec![normal(a), normal(b)], no.clone()));
     }
+    cases.push(Case::new(vec![normal([20, 3, 8]), normal([20, 8, 5])], no.clone()));
     cases.push(Case::new(vec![normal([2, 5, 12]), normal([12, 8])], no.clone()));
     cases.push(Case::new(vec![normal([0, 4]), normal([4, 3])], no.clone()));
     cases.push(Case::new(vec![normal([3, 0]), normal([0, 4])], no.clone()));
