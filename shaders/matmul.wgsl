@@ -25,7 +25,7 @@ fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
 
 //{ grid
 // The place of a workgroup; grids that are folded fill in how they unfold.
-fn place(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> { return group; }
+fn workgroup_at(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> { return group; }
 //}
 
 var<workgroup> tile_a: array<f32, BM * BK>;
@@ -33,7 +33,7 @@ var<workgroup> tile_b: array<f32, BK * BN>;
 
 @compute @workgroup_size(BN / TN, BM / TM)
 fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let group = place(group_id, groups);
+    let group = workgroup_at(group_id, groups);
     let m_first = group.y * BM;
     let n_first = group.x * BN;
     let lanes = (BN / TN) * (BM / TM);

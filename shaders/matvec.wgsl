@@ -24,7 +24,7 @@ fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
 
 //{ grid
 // The place of a workgroup; grids that are folded fill in how they unfold.
-fn place(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> { return group; }
+fn workgroup_at(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> { return group; }
 //}
 
 // What a lane has of output c.
@@ -50,7 +50,7 @@ var<workgroup> part: array<f32, WG * TN>;
 //{ sums
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let group = place(group_id, groups);
+    let group = workgroup_at(group_id, groups);
     for (var c = 0u; c < TN; c++) { part[c * WG + lane] = part_of(group, lane, c); }
     workgroupBarrier();
     for (var step = WG / 2u; step > 0u; step = step / 2u) {

@@ -164,3 +164,27 @@ fn nothing_is_left_undone_in_the_tree() {
         }
     }
 }
+
+#[test]
+fn only_the_room_of_formats_names_one() {
+    let named = |d: &DType| d.is_quantised() || (d.is_narrow() && *d != DType::F16);
+    let formats: Vec<DType> = DType::ALL.into_iter().filter(named).collect();
+    assert!(formats.len() > 3);
+    for path in files("src", ".rs") {
+        let below = path.strip_prefix(root().join("src")).unwrap();
+        // The simulator's configurations name precisions of machines.
+        if below.starts_with("format") || below.starts_with("simulate") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for dtype in &formats {
+            for name in [format!("DType::{}", dtype.name().to_uppercase()), format!("\"{dtype}\"")] {
+                assert!(!text.contains(&name) || dtype.name() == "bf16", "{} names {name}", below.display());
+            }
+        }
+        for size in ["/ 32 ", "/ 32)", "% 32 ", "* 32)"] {
+            let blocks = ["plan", "kernel", "device", "reference"].iter().any(|room| below.starts_with(room));
+            assert!(!blocks || !text.contains(size), "{} has a block's size as a constant", below.display());
+        }
+    }
+}

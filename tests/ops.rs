@@ -144,7 +144,7 @@ fn products_whose_grids_are_folded_equal_the_reference() {
         hold(&gpu, &op::MATMUL, &options, &format!("by {how} with grids of 16"), |_, case| {
             folded += is_folded(&plan(&case.graph, gpu.caps(), &options).unwrap()) as usize;
         });
-        assert!(folded > 3, "by {how}: only {folded} products are folded");
+        assert!(folded > 2, "by {how}: only {folded} products are folded");
     }
 }
 
@@ -168,7 +168,7 @@ fn products_beyond_the_grid_that_all_devices_have_are_whole() {
 fn beyond(gpu: &Arc<Gpu>, case: &Case, form: Form) {
     let mut options = Options::for_caps(gpu.caps());
     (options.tuning.serial, options.tuning.texels) = (false, false);
-    options.tuning.prefer(VARIANTS.iter().position(|v| v.form == form && v.tm * v.tn != 2).unwrap());
+    options.tuning.prefer(VARIANTS.iter().position(|v| v.form == form).unwrap());
     let graph = case_graph(&op::MATMUL, case, 7).unwrap();
     // Software adapters take large weights in slices: here they are to be one.
     let caps = Caps { kind: AdapterKind::Discrete, ..gpu.caps().clone() };

@@ -4,7 +4,7 @@ fn main(
     @builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32,
     @builtin(num_subgroups) subgroups: u32, @builtin(subgroup_id) mine: u32, @builtin(subgroup_invocation_id) place: u32,
 ) {
-    let group = place(group_id, groups);
+    let group = workgroup_at(group_id, groups);
     for (var c = 0u; c < TN; c++) {
         let sum = part_of(group, lane, c);
         let all = subgroupAdd(sum);

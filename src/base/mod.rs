@@ -13,7 +13,7 @@ mod shape;
 pub mod units;
 mod weights;
 
-pub use crate::format::DType;
+pub use crate::format::{DType, TYPICAL};
 pub use array::Array;
 pub use caps::{AdapterKind, Caps, TEXELS};
 pub use dim::{Bindings, Dim, Var};

@@ -297,7 +297,7 @@ mod tests {
             assert_eq!(bytes.len() as u64, dtype.bytes(512).unwrap());
             let back = decode(dtype, &bytes);
             let bits = dtype.block_bytes() as f32 * 8.0 / dtype.block() as f32;
-            let step = 7.0 / (bits.min(16.0).floor() - 0.5).exp2();
+            let step = 7.0 / (bits.min(7.0).floor() - 0.5).exp2();
             for (i, (a, b)) in back.iter().zip(&values).enumerate() {
                 assert!((a - b).abs() <= step, "{dtype}: {a} for {b}, more than {step}");
                 assert_eq!(*a, decode_one(dtype, &bytes, i));

@@ -23,7 +23,7 @@ pub fn fold(grid: [u32; 3], limit: u32) -> [u32; 3] {
 /// folded. Those beyond the last are placed behind the last column.
 pub fn unfold((x, y): (u32, u32)) -> String {
     format!(
-        "fn place(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> {{
+        "fn workgroup_at(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> {{
     let at = (group.z * groups.y + group.y) * groups.x + group.x;
     let nx = (p.n + {}u) / {x}u;
     let ny = (p.m + {}u) / {y}u;

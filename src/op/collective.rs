@@ -137,7 +137,7 @@ fn errors(operands: usize) -> Vec<ErrorCase> {
         return vec![ErrorCase::new(vec![f32s([2])], attrs, "takes 0 operands, got 1")];
     }
     vec![
-        ErrorCase::new(vec![of(DType::Q8_0, [32])], attrs.clone(), "operand is q8_0, 4-byte elements can travel"),
+        ErrorCase::new(vec![of(TYPICAL, [32])], attrs.clone(), "operand is q4_1, 4-byte elements can travel"),
         ErrorCase::new(vec![f32s([2]), f32s([2])], attrs, "takes 1 operand, got 2"),
     ]
 }

@@ -2,7 +2,7 @@
 
 use super::case::{f32s, normal, of};
 use super::*;
-use crate::base::{DType, Dim};
+use crate::base::{DType, Dim, TYPICAL};
 
 ops! {
     GATHER = OpDef {
@@ -105,7 +105,7 @@ ops! {
         },
         errors: || vec![
             ErrorCase::new(vec![f32s([3])], Attrs::Pad { axis: 1, before: 0, after: 1, value: 0.0 }, "axis 1 is outside of [3], rank 1"),
-            ErrorCase::new(vec![of(DType::Q8_0, [32])], Attrs::Pad { axis: 0, before: 0, after: 1, value: 0.0 }, "operand is q8_0, quantised blocks cannot be taken apart"),
+            ErrorCase::new(vec![of(TYPICAL, [32])], Attrs::Pad { axis: 0, before: 0, after: 1, value: 0.0 }, "operand is q4_1, quantised blocks cannot be taken apart"),
         ],
     };
     APPEND = OpDef {
@@ -160,12 +160,9 @@ ops! {
         within: Within { abs: 1e-7, rel: 1e-3 },
         cases: || {
             let cast = |from, fill, to| Case::new(vec![(of(from, [3, 17]), fill)], Attrs::Cast(to));
-            vec![
+            let mut cases = vec![
                 cast(DType::F32, Fill::Normal, DType::F16),
                 cast(DType::F16, Fill::Normal, DType::F32),
-                cast(DType::F32, Fill::Normal, DType::BF16),
-                cast(DType::BF16, Fill::Normal, DType::F32),
-                cast(DType::BF16, Fill::Normal, DType::F16),
                 cast(DType::I32, Fill::Below(99), DType::F16),
                 cast(DType::F32, Fill::Ties, DType::I32),
                 cast(DType::F32, Fill::Positive, DType::U32),
@@ -173,11 +170,15 @@ ops! {
                 cast(DType::I32, Fill::Below(99), DType::F32),
                 cast(DType::U32, Fill::Below(99), DType::I32),
                 cast(DType::Bool, Fill::Truth, DType::F32),
-            ]
+            ];
+            for narrow in DType::weights().filter(|d| d.is_narrow()) {
+                cases.extend([cast(DType::F32, Fill::Normal, narrow), cast(narrow, Fill::Normal, DType::F32), cast(narrow, Fill::Normal, DType::F16)]);
+            }
+            cases
         },
         errors: || vec![
-            ErrorCase::new(vec![f32s([32])], Attrs::Cast(DType::Q4_0), "cannot cast f32 to q4_0"),
-            ErrorCase::new(vec![of(DType::Q4_0, [32])], Attrs::Cast(DType::F32), "cannot cast q4_0 to f32"),
+            ErrorCase::new(vec![f32s([32])], Attrs::Cast(TYPICAL), "cannot cast f32 to q4_1"),
+            ErrorCase::new(vec![of(TYPICAL, [32])], Attrs::Cast(DType::F32), "cannot cast q4_1 to f32"),
         ],
     };
     IOTA = OpDef {

@@ -2,7 +2,7 @@
 
 use super::case::{f32s, normal, of};
 use super::{Attrs, Body, Case, ErrorCase, Fill, Grad, OpDef, Primitive, Within, grad, ops, rule, shard};
-use crate::base::{DType, Dim, Expr, Result, Shape, Type};
+use crate::base::{DType, TYPICAL, Dim, Expr, Result, Shape, Type};
 
 ops! {
     MATMUL = OpDef {
@@ -114,7 +114,7 @@ fn errors() -> Vec<ErrorCase> {
             "leading axes of [2, 3, 4] and [3, 4, 5] do not broadcast",
         ),
         ErrorCase::new(
-            vec![f32s([2, 32]), of(DType::Q4_1, [32, 32])],
+            vec![f32s([2, 32]), of(TYPICAL, [32, 32])],
             no.clone(),
             "right operand q4_1[32, 32] is quantised: it must be rows [n, k] with tb",
         ),

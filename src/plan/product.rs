@@ -5,8 +5,9 @@ use super::heavy::{Launch, Operand, beside_at, bound, ceil, launch, operand, rea
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Param, Role};
 use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
-use crate::kernel::{Kernel, grid};
+use crate::format::RUN;
 use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
+use crate::kernel::{Kernel, grid};
 use crate::op::{Attrs, Value};
 
 /// A product and its axes: rows and inner of the left operand, inner and columns of the right one.
@@ -172,8 +173,10 @@ fn kernel(
             (kernel.set("TN", v.tn), [ceil(n.clone(), v.tn), ceil(p.m(), 1), ceil(1, 1)])
         }
     };
-    let fixed =
-        ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1", "batch"];
+    let fixed = [
+        "m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1",
+        "batch",
+    ];
     (kernel.hole("interface", interface(&code.bound, &code.params, &fixed)).hole("body", body), grid)
 }
 
@@ -295,7 +298,7 @@ impl Fits {
             _ => false,
         };
         let contiguous_rows = right.rows && b.shape.rank() == 2 && b.layout == Layout::contiguous(&b.shape);
-        let vector = left && k_known % 32 == 0 && contiguous_rows && lead.count().is(1);
+        let vector = left && k_known % RUN as i64 == 0 && contiguous_rows && lead.count().is(1);
         Fits { rows: left && rows_right && (right.rows || by(&Expr::from(b.shape[bn]), 4)), vector }
     }
 }
