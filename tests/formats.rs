@@ -102,7 +102,10 @@ fn rows_that_the_device_looks_up_are_the_decoded_ones() {
             let got = got.unwrap().remove(0).to_f32();
             for (i, (g, w)) in got.iter().zip(&f.values).enumerate() {
                 // Scales that are subnormal in f16 may be taken for nothing.
-                assert!(*g == *w || (*g == 0.0 && w.abs() < 0.02), "{dtype} texels={texels}: element {i} is {g} for {w}");
+                assert!(
+                    *g == *w || (*g == 0.0 && w.abs() < 0.02),
+                    "{dtype} texels={texels}: element {i} is {g} for {w}"
+                );
             }
         }
     }

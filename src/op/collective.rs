@@ -3,7 +3,7 @@
 
 use super::case::{f32s, normal, of};
 use super::*;
-use crate::base::{Combine, Cut, DType, Dim, MeshAxis};
+use crate::base::{Combine, Cut, DType, Dim, MeshAxis, TYPICAL};
 use std::fmt;
 
 /// What a collective does.

@@ -2,7 +2,7 @@
 
 use super::case::{f32s, normal, of};
 use super::{Attrs, Body, Case, ErrorCase, Fill, Grad, OpDef, Primitive, Within, grad, ops, rule, shard};
-use crate::base::{DType, TYPICAL, Dim, Expr, Result, Shape, Type};
+use crate::base::{DType, Dim, Expr, Result, Shape, TYPICAL, Type};
 
 ops! {
     MATMUL = OpDef {

@@ -108,7 +108,7 @@ fn weight(graph: &Graph, out: &mut Graph, group: &[Value]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use crate::base::DType;
+    use crate::base::{DType, TYPICAL};
     use crate::graph::GraphBuilder;
 
     #[test]
