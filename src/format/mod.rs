@@ -12,12 +12,14 @@ mod wgsl;
 mod wide;
 
 mod bfloat16;
+mod five;
 mod float16;
 mod float32;
 mod integers;
 mod nibbles;
 mod q4_0;
 mod q4_1;
+mod q5_0;
 mod q8_0;
 
 pub use describe::{Class, Float, Format, Int8, IntDot};
@@ -66,11 +68,12 @@ formats! {
     Q4_1 = q4_1::FORMAT;
     /// 32 weights of 8 bits with one f16 scale: `d · q`.
     Q8_0 = q8_0::FORMAT;
+    /// 32 weights of 5 bits with one f16 scale: `d · (q − 16)`.
+    Q5_0 = q5_0::FORMAT;
 }
 
 /// GGUF's numbers of types that are known by name and size only: name, elements of a block, its bytes.
 const OTHERS: &[(u32, &str, u64, u64)] = &[
-    (6, "q5_0", 32, 22),
     (7, "q5_1", 32, 24),
     (9, "q8_1", 32, 36),
     (10, "q2_k", 256, 84),
