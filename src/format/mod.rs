@@ -20,6 +20,7 @@ mod nibbles;
 mod q4_0;
 mod q4_1;
 mod q5_0;
+mod q5_1;
 mod q8_0;
 
 pub use describe::{Class, Float, Format, Int8, IntDot};
@@ -70,11 +71,12 @@ formats! {
     Q8_0 = q8_0::FORMAT;
     /// 32 weights of 5 bits with one f16 scale: `d · (q − 16)`.
     Q5_0 = q5_0::FORMAT;
+    /// 32 weights of 5 bits with an f16 scale and minimum: `d · q + m`.
+    Q5_1 = q5_1::FORMAT;
 }
 
 /// GGUF's numbers of types that are known by name and size only: name, elements of a block, its bytes.
 const OTHERS: &[(u32, &str, u64, u64)] = &[
-    (7, "q5_1", 32, 24),
     (9, "q8_1", 32, 36),
     (10, "q2_k", 256, 84),
     (11, "q3_k", 256, 110),
