@@ -22,6 +22,7 @@ mod q4_1;
 mod q4_k;
 mod q5_0;
 mod q5_1;
+mod q5_k;
 mod q8_0;
 mod search;
 mod six_bit;
@@ -78,6 +79,8 @@ formats! {
     Q5_1 = q5_1::FORMAT;
     /// 256 weights of 4 bits; each 32 of them have a scale and a minimum of 6 bits.
     Q4_K = q4_k::FORMAT;
+    /// 256 weights of 5 bits; each 32 of them have a scale and a minimum of 6 bits.
+    Q5_K = q5_k::FORMAT;
 }
 
 /// GGUF's numbers of types that are known by name and size only: name, elements of a block, its bytes.
@@ -85,7 +88,6 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
     (9, "q8_1", 32, 36),
     (10, "q2_k", 256, 84),
     (11, "q3_k", 256, 110),
-    (13, "q5_k", 256, 176),
     (14, "q6_k", 256, 210),
     (15, "q8_k", 256, 292),
     (16, "iq2_xxs", 256, 66),
