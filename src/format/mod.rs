@@ -23,6 +23,7 @@ mod q4_k;
 mod q5_0;
 mod q5_1;
 mod q5_k;
+mod q6_k;
 mod q8_0;
 mod search;
 mod six_bit;
@@ -81,6 +82,8 @@ formats! {
     Q4_K = q4_k::FORMAT;
     /// 256 weights of 5 bits; each 32 of them have a scale and a minimum of 6 bits.
     Q5_K = q5_k::FORMAT;
+    /// 256 weights of 6 bits; each 16 of them have a scale of 8 bits.
+    Q6_K = q6_k::FORMAT;
 }
 
 /// GGUF's numbers of types that are known by name and size only: name, elements of a block, its bytes.
@@ -88,7 +91,6 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
     (9, "q8_1", 32, 36),
     (10, "q2_k", 256, 84),
     (11, "q3_k", 256, 110),
-    (14, "q6_k", 256, 210),
     (15, "q8_k", 256, 292),
     (16, "iq2_xxs", 256, 66),
     (17, "iq2_xs", 256, 74),
