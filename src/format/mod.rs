@@ -18,6 +18,7 @@ mod float32;
 mod integers;
 mod nibbles;
 mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
 mod q4_k;
@@ -87,12 +88,13 @@ formats! {
     Q6_K = q6_k::FORMAT;
     /// 256 weights of 2 bits; each 16 of them have a scale and a minimum of 4 bits.
     Q2_K = q2_k::FORMAT;
+    /// 256 weights of 3 bits; each 16 of them have a scale of 6 bits.
+    Q3_K = q3_k::FORMAT;
 }
 
 /// GGUF's numbers of types that are known by name and size only: name, elements of a block, its bytes.
 const OTHERS: &[(u32, &str, u64, u64)] = &[
     (9, "q8_1", 32, 36),
-    (11, "q3_k", 256, 110),
     (15, "q8_k", 256, 292),
     (16, "iq2_xxs", 256, 66),
     (17, "iq2_xs", 256, 74),
