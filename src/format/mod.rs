@@ -16,6 +16,7 @@ mod five;
 mod float16;
 mod float32;
 mod integers;
+mod iq4_nl;
 mod nibbles;
 mod q2_k;
 mod q3_k;
@@ -29,6 +30,7 @@ mod q6_k;
 mod q8_0;
 mod search;
 mod six_bit;
+mod table;
 
 pub use describe::{Class, Float, Format, Int8, IntDot};
 pub use planes::{MAX_PLANES, Planes};
@@ -90,6 +92,8 @@ formats! {
     Q2_K = q2_k::FORMAT;
     /// 256 weights of 3 bits; each 16 of them have a scale of 6 bits.
     Q3_K = q3_k::FORMAT;
+    /// 32 weights of 4 bits that choose from uneven steps, with one f16 scale.
+    IQ4_NL = iq4_nl::FORMAT;
 }
 
 /// GGUF's numbers of types that are known by name and size only: name, elements of a block, its bytes.
@@ -100,7 +104,6 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
     (17, "iq2_xs", 256, 74),
     (18, "iq3_xxs", 256, 98),
     (19, "iq1_s", 256, 50),
-    (20, "iq4_nl", 32, 18),
     (21, "iq3_s", 256, 110),
     (22, "iq2_s", 256, 82),
     (23, "iq4_xs", 256, 136),
