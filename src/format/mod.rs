@@ -17,6 +17,7 @@ mod float16;
 mod float32;
 mod integers;
 mod iq4_nl;
+mod iq4_xs;
 mod nibbles;
 mod q2_k;
 mod q3_k;
@@ -94,6 +95,8 @@ formats! {
     Q3_K = q3_k::FORMAT;
     /// 32 weights of 4 bits that choose from uneven steps, with one f16 scale.
     IQ4_NL = iq4_nl::FORMAT;
+    /// 256 weights of 4 bits that choose from uneven steps; each 32 of them have a scale of 6 bits.
+    IQ4_XS = iq4_xs::FORMAT;
 }
 
 /// GGUF's numbers of types that are known by name and size only: name, elements of a block, its bytes.
@@ -106,7 +109,6 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
     (19, "iq1_s", 256, 50),
     (21, "iq3_s", 256, 110),
     (22, "iq2_s", 256, 82),
-    (23, "iq4_xs", 256, 136),
     (24, "i8", 1, 1),
     (25, "i16", 1, 2),
     (26, "i32", 1, 4),
