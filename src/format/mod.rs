@@ -18,6 +18,7 @@ mod float32;
 mod integers;
 mod iq4_nl;
 mod iq4_xs;
+mod mxfp4;
 mod nibbles;
 mod q2_k;
 mod q3_k;
@@ -97,6 +98,8 @@ formats! {
     IQ4_NL = iq4_nl::FORMAT;
     /// 256 weights of 4 bits that choose from uneven steps; each 32 of them have a scale of 6 bits.
     IQ4_XS = iq4_xs::FORMAT;
+    /// 32 weights of 4 bits in floating point, with one power of two.
+    MXFP4 = mxfp4::FORMAT;
 }
 
 /// GGUF's numbers of types that are known by name and size only: name, elements of a block, its bytes.
@@ -117,7 +120,6 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
     (29, "iq1_m", 256, 56),
     (34, "tq1_0", 256, 54),
     (35, "tq2_0", 256, 66),
-    (39, "mxfp4", 32, 17),
 ];
 
 /// The type that trials of an adapter use: four bits with a scale, as most weights that people run are.
