@@ -18,17 +18,18 @@ pub fn llama(heads: usize, kv_heads: usize, layers: usize, seed: u64) -> Tiny {
     quantised(heads, kv_heads, layers, seed, DType::F32)
 }
 
-/// With matrices in a quantised type; widths are multiples of 32 then.
+/// With matrices in a quantised type; widths are of whole blocks then.
 pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype: DType) -> Tiny {
-    let head_width = if dtype.is_quantised() { 32 } else { 8 };
-    let width = if dtype.is_quantised() { 64 } else { 24 };
+    let block = dtype.block();
+    let head_width = if block > 1 { block.div_ceil(heads).max(32) } else { 8 };
+    let width = if block > 1 { block.max(64) } else { 24 };
     let config = Config {
         layers,
         width,
         heads,
         kv_heads,
         head_width,
-        ffn: 192,
+        ffn: 192_usize.next_multiple_of(block),
         vocab: 41,
         context: 64,
         eps: 1e-5,
