@@ -6,6 +6,8 @@ use common::{Found, device};
 use std::sync::Arc;
 use warpweft::base::{Array, Bindings, Caps, DType};
 use warpweft::device::Gpu;
+use warpweft::kernel::Kernel;
+use warpweft::kernel::matmul::{Form, VARIANTS, Variant};
 use warpweft::op::{self, OpDef, Within};
 use warpweft::plan::{Options, plan};
 use warpweft::reference::Interpreter;
@@ -105,6 +107,33 @@ fn sums_over_subgroups_equal_the_reference() {
         planned += plan.kernels.iter().filter(|k| k.name() == "matvec_subgroup").count();
     });
     assert!(planned >= 5, "only {planned} cases sum over subgroups");
+}
+
+/// Whether a kernel was filled for this variant.
+fn is_of(kernel: &Kernel, v: &Variant) -> bool {
+    let number = |name: &str, n: u32| kernel.number(name) == Some(&format!("{n}u"));
+    match v.form {
+        Form::Tiled => number("BM", v.bm) && number("BN", v.bn) && number("LANES", v.tile().lanes()),
+        Form::Rows => number("TM", v.tm) && number("TN", v.tn),
+        Form::Vector => kernel.name() == "matvec" && number("ALONG", 64 * v.tn / v.bn),
+        Form::Subgroup => kernel.name() == "matvec_subgroup",
+    }
+}
+
+#[test]
+fn every_variant_of_the_table_equals_the_reference() {
+    let Found::Device(gpu) = device(None) else { return };
+    for variant in VARIANTS.iter().filter(|v| v.requires(gpu.caps())) {
+        let mut options = Options::for_caps(gpu.caps());
+        options.tuning.serial = variant.form == Form::Rows;
+        options.tuning.prefer(variant.name);
+        let mut planned = 0;
+        hold(&gpu, &op::MATMUL, &options, variant.name, |_, case| {
+            let plan = plan(&case.graph, gpu.caps(), &options).unwrap();
+            planned += plan.kernels.iter().filter(|k| is_of(k, variant)).count();
+        });
+        assert!(planned >= 4, "{}: only {planned} products were planned", variant.name);
+    }
 }
 
 #[test]

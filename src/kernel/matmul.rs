@@ -4,63 +4,13 @@ use super::Template;
 use crate::base::{DType, TEXELS};
 use std::fmt::Write;
 
-pub static TILED: Template = Template { name: "matmul", source: include_str!("../../shaders/matmul.wgsl") };
-pub static ROWS: Template = Template { name: "matmul_rows", source: include_str!("../../shaders/matmul_rows.wgsl") };
-pub static VECTOR: Template = Template { name: "matvec", source: include_str!("../../shaders/matvec.wgsl") };
-/// The same text, whose lanes add up by [`SUBGROUP_SUMS`].
-pub static SUBGROUP: Template = Template { name: "matvec_subgroup", source: VECTOR.source };
-/// Fills the hole `sums`.
-pub static SUBGROUP_SUMS: &str = include_str!("../../shaders/shared/subgroup_sums.wgsl");
+pub use super::variants::{Form, VARIANTS, Variant};
 
+pub static ROWS: Template = Template { name: "matmul_rows", source: include_str!("../../shaders/matmul_rows.wgsl") };
 /// Fills the hole `entry` of [`ROWS`] where tiles are made with broadcasts.
 pub static SUBGROUP_ROWS: &str = include_str!("../../shaders/shared/subgroup_rows.wgsl");
 /// Lanes of a workgroup of the rows form, one vector of a CPU: small workgroups keep all cores busy.
 pub const ROWS_LANES: u32 = 8;
-
-/// How the work is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// Tiles of both operands staged in workgroup memory; any strides and sizes.
-    Tiled,
-    /// A register tile an invocation, no barriers: what wins where shaders run on a CPU.
-    Rows,
-    /// A workgroup for a few outputs, lanes along k: few rows of the left operand on a GPU.
-    Vector,
-    /// The same with sums over subgroups, where the device has them.
-    Subgroup,
-}
-
-/// One row of the tuner's table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Variant {
-    pub form: Form,
-    /// Rows and columns of outputs that one invocation (tiled, rows) or workgroup (vector, subgroup) makes.
-    pub tm: u32,
-    pub tn: u32,
-}
-
-/// All variants; a plan's tuning holds indices into this table.
-pub const VARIANTS: &[Variant] = &[
-    Variant { form: Form::Tiled, tm: 4, tn: 4 },
-    Variant { form: Form::Vector, tm: 1, tn: 4 },
-    Variant { form: Form::Rows, tm: 1, tn: 1 },
-    Variant { form: Form::Rows, tm: 1, tn: 2 },
-    Variant { form: Form::Rows, tm: 1, tn: 4 },
-    Variant { form: Form::Rows, tm: 4, tn: 2 },
-    Variant { form: Form::Rows, tm: 4, tn: 4 },
-    Variant { form: Form::Rows, tm: 8, tn: 2 },
-    Variant { form: Form::Rows, tm: 8, tn: 4 },
-    Variant { form: Form::Rows, tm: 8, tn: 8 },
-    Variant { form: Form::Rows, tm: 4, tn: 8 },
-    Variant { form: Form::Vector, tm: 1, tn: 1 },
-    Variant { form: Form::Rows, tm: 4, tn: 1 },
-    Variant { form: Form::Rows, tm: 8, tn: 1 },
-    Variant { form: Form::Subgroup, tm: 1, tn: 1 },
-    Variant { form: Form::Subgroup, tm: 1, tn: 4 },
-    Variant { form: Form::Rows, tm: 1, tn: 8 },
-    Variant { form: Form::Rows, tm: 16, tn: 2 },
-    Variant { form: Form::Rows, tm: 16, tn: 4 },
-];
 
 /// Sizes of uniform bindings for the left operand; the last is what every device binds.
 pub const UNIFORM_BYTES: [u64; 2] = [16 << 10, 64 << 10];
@@ -91,7 +41,11 @@ impl Right {
     /// Functions that all forms load it by: `b_at(i)`, element `i`; where quantised, `scale(s0, i)`, factor and offset of
     /// block `i`, whose plane begins at texel `s0`.
     pub fn access(self, form: Form) -> String {
-        let (element, scales) = self.elements(form);
+        self.access_as(self.elements(form))
+    }
+
+    /// The same for elements of other types.
+    pub fn access_as(self, (element, scales): (&'static str, Option<&'static str>)) -> String {
         let load = match (self.texels, element) {
             (false, _) => "return b[i];",
             (true, "vec4<f32>") => "return bitcast<vec4<f32>>(texel(i));",
@@ -117,18 +71,22 @@ impl Right {
     }
 }
 
-/// `scale(s0, i)` of a quantised type.
+/// `scale(s0, i)` of a quantised type, in two steps: `s_word(s0, i)` loads the word that has it, `scale_of(word, i)` takes it out.
 fn scale_function(dtype: DType) -> String {
-    let body = match dtype {
-        DType::Q4_1 => "return unpack2x16float(s_at(s0, i));".to_string(),
+    let (word, body) = match dtype {
+        DType::Q4_1 => ("i", "return unpack2x16float(word);".to_string()),
         _ => {
             let offset = if dtype == DType::Q4_0 { "-8.0 * d" } else { "0.0" };
-            format!(
-                "let pair = unpack2x16float(s_at(s0, i >> 1u));\n    let d = select(pair.x, pair.y, (i & 1u) == 1u);\n    return vec2<f32>(d, {offset});"
-            )
+            let body = format!(
+                "let pair = unpack2x16float(word);\n    let d = select(pair.x, pair.y, (i & 1u) == 1u);\n    return vec2<f32>(d, {offset});"
+            );
+            ("i >> 1u", body)
         }
     };
-    format!("fn scale(s0: u32, i: u32) -> vec2<f32> {{\n    {body}\n}}\n")
+    format!(
+        "fn s_word(s0: u32, i: u32) -> u32 {{ return s_at(s0, {word}); }}\nfn scale_of(word: u32, i: u32) -> vec2<f32> {{\n    {body}\n}}\n\
+         fn scale(s0: u32, i: u32) -> vec2<f32> {{ return scale_of(s_word(s0, i), i); }}\n"
+    )
 }
 
 /// `load_b(base, k, n)`: one element of any format, for the tiled form. It loads by [`Right::access`], as all forms do.
@@ -140,42 +98,6 @@ pub fn load_b(right: Right) -> String {
         _ => "return b_at(base + k * p.b_col + n * p.b_row);".to_string(),
     };
     format!("fn load_b(base: u32, k: u32, n: u32) -> f32 {{\n    {body}\n}}\n")
-}
-
-/// `block_dot(row, kb, x0)`: the dot product of 32 weights with 32 elements of `a`, for the vector form.
-pub fn block_dot(dtype: DType) -> String {
-    let mut t =
-        "fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {\n    let at = n * (p.k / 32u) + kb;\n    var sum = 0.0;\n"
-            .to_string();
-    match dtype {
-        DType::Q4_0 | DType::Q4_1 => {
-            t += "    let q = b_at(at);\n    let d = scale(p.s0, at);\n    var all = vec4<f32>(0.0);\n";
-            for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
-                let _ = write!(
-                    t,
-                    "    {{ let lo = a[x0 + {j}u]; let hi = a[x0 + {}u];\n      sum += dot(vec4<f32>(unpack4xU8(q.{c} & 0x0f0f0f0fu)), lo) + dot(vec4<f32>(unpack4xU8((q.{c} >> 4u) & 0x0f0f0f0fu)), hi);\n      all += lo + hi; }}\n",
-                    j + 4
-                );
-            }
-            t += "    return sum * d.x + (all.x + all.y + all.z + all.w) * d.y;\n";
-        }
-        DType::Q8_0 => {
-            t += "    let d = scale(p.s0, at);\n";
-            for half in 0..2 {
-                let _ = writeln!(t, "    let q{half} = b_at(at * 2u + {half}u);");
-                for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
-                    let _ =
-                        writeln!(t, "    sum += dot(vec4<f32>(unpack4xI8(q{half}.{c})), a[x0 + {}u]);", half * 4 + j);
-                }
-            }
-            t += "    return sum * d.x;\n";
-        }
-        DType::F16 => {
-            t += "    for (var j = 0u; j < 8u; j++) {\n        let w = b_at(at * 8u + j);\n        sum += dot(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)), a[x0 + j]);\n    }\n    return sum;\n";
-        }
-        _ => t += "    for (var j = 0u; j < 8u; j++) { sum += dot(b_at(at * 8u + j), a[x0 + j]); }\n    return sum;\n",
-    }
-    t + "}\n"
 }
 
 /// The inner loop of the rows form: `tile(m0, n0, za, zb, z, lane)` computes and stores TM × TN outputs in registers. With

@@ -69,6 +69,8 @@ fn cases() -> Vec<Case> {
         ([1, 576], [576, 96]),
         ([70, 40], [40, 128]),
         ([300, 64], [64, 24]),
+        ([7, 96], [96, 34]),
+        ([33, 1030], [1030, 20]),
     ];
     for (a, b) in plain {
         cases.push(Case::new(vec![normal(a), normal(b)], Attrs::Matmul { ta: false, tb: false }));
@@ -94,6 +96,8 @@ fn cases() -> Vec<Case> {
             ([3, 96], [33, 96]),
             ([37, 64], [100, 64]),
             ([130, 32], [3, 32]),
+            ([7, 96], [35, 96]),
+            ([20, 1536], [12, 1536]),
         ] {
             cases.push(Case::new(vec![normal(a), (of(dtype, b), Fill::Normal)], rows.clone()));
         }

@@ -4,6 +4,7 @@
 //! each stored value into a dispatch (`code` writes the WGSL of fused expressions, `heavy` calls the kernels of
 //! single ops), `memory` gives values that never live together the same buffer. `text` prints the result.
 
+mod attend;
 mod code;
 pub mod count;
 mod fuse;
@@ -14,6 +15,7 @@ mod memory;
 mod product;
 pub mod shard;
 mod text;
+mod tiled;
 mod transfer;
 mod tuning;
 
@@ -80,8 +82,10 @@ pub struct Buffer {
 /// A number of the parameter block.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Param {
-    /// A u32, computed from the step's bindings.
+    /// A u32, computed from the step's bindings. A step that makes it negative, or more than fits, is refused.
     U(Expr),
+    /// An i32, likewise.
+    I(Expr),
     F(f32),
 }
 
