@@ -12,6 +12,7 @@
 pub mod attention;
 pub mod flash;
 pub mod matmul;
+pub mod reach;
 mod reflect;
 pub mod row;
 mod template;

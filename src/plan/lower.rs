@@ -46,6 +46,7 @@ pub fn plan(graph: &Graph, caps: &Caps, options: &Options) -> Result<Plan> {
     lower.flush()?;
     let mut plan = lower.plan;
     memory::assign(&mut plan, options.keep_values);
+    super::verify(&plan, caps)?;
     Ok(plan)
 }
 

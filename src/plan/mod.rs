@@ -2,7 +2,7 @@
 //!
 //! Passes, in the order they run: `join` makes one product of several with one operand, `fuse` decides what is stored and what is computed where it is used, `lower` turns
 //! each stored value into a dispatch (`code` writes the WGSL of fused expressions, `heavy` calls the kernels of
-//! single ops), `memory` gives values that never live together the same buffer. `text` prints the result.
+//! single ops), `memory` gives values that never live together the same buffer, `verify` checks every dispatch at its bounds. `text` prints the result.
 
 mod attend;
 mod code;
@@ -18,12 +18,14 @@ mod text;
 mod tiled;
 mod transfer;
 mod tuning;
+mod verify;
 
 pub use crate::op::Exchange;
 pub use count::{Traffic, Volume, Work};
 pub use lower::plan;
 pub use transfer::{Facts, Policy, Rounds};
 pub use tuning::Tuning;
+pub use verify::verify;
 
 use crate::base::{Bindings, DType, Expr, Part, Result, Type};
 use crate::kernel::Kernel;
