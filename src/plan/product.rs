@@ -174,6 +174,7 @@ fn kernel(
             if broadcast {
                 kernel = kernel.hole("entry", matmul::SUBGROUP_ROWS);
             }
+            let kernel = kernel.hole("body", body);
             (kernel, [ceil(n.clone(), matmul::ROWS_LANES * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
         }
         Form::Vector | Form::Subgroup => {
@@ -182,7 +183,7 @@ fn kernel(
             (kernel, [ceil(n.clone(), spec.group()), ceil(1, 1), ceil(1, 1)])
         }
     };
-    (kernel.hole("interface", interface(&code.bound, &code.params, FIELDS)).hole("body", body), grid)
+    (kernel.hole("interface", interface(&code.bound, &code.params, FIELDS)), grid)
 }
 
 /// All rows, whose number is small at its bound.
