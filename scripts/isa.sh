@@ -33,7 +33,7 @@ fetch() {
 lib=$(cat "$root/lib")
 
 (cd benches/isa && cargo build --release --quiet)
-cargo test --release --quiet --test translate -- gpu_variants > /dev/null
+cargo test --release --quiet --test variants > /dev/null
 for family in navi31 navi21; do
     VK_DRIVER_FILES="$root/radeon.json" RADV_FORCE_FAMILY=$family XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}" \
         "$(find "$root/root" -name 'ld-linux*.so*' | head -1)" --library-path "$lib" benches/isa/target/release/isa \

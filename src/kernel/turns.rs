@@ -18,6 +18,7 @@ pub fn turns(kernel: &Kernel, number: impl Fn(&str) -> u64) -> Option<u64> {
         "probe" => 256,
         "reduce" if wide("form") => number("len").div_ceil(64) + tree,
         "reduce" => number("len") + 64,
+        "softmax" | "layer_norm" | "rms_norm" if wide("entry") => number("cols").div_ceil(4 * 64) + 2 * 64,
         "softmax" if wide("form") => 3 * number("cols").div_ceil(64) + 2 * tree,
         "softmax" => 3 * number("cols"),
         "layer_norm" if wide("form") => 3 * number("cols").div_ceil(64) + 2 * tree,

@@ -106,7 +106,7 @@ impl Spec {
                 let (a, b) = if j == 0 { ("x", "y") } else { ("z", "w") };
                 format!("vec4<f32>(unpack2x16float(q{r}.{a}), unpack2x16float(q{r}.{b}))")
             }),
-            DType::Q8_0 => self.blocks(t, 4, |r, j| format!("vec4<f32>(unpack4xI8(q{r}.{}))", WORDS[j as usize])),
+            DType::Q8_0 => self.blocks(t, 4, |r, j| format!("vec4<f32>(unpack4xU8(q{r}.{} ^ 0x80808080u))", WORDS[j as usize])),
             _ => self.blocks(t, 8, |r, j| match j < 4 {
                 true => format!("vec4<f32>(unpack4xU8(q{r}.{} & 0x0f0f0f0fu))", WORDS[j as usize]),
                 false => format!("vec4<f32>(unpack4xU8((q{r}.{} >> 4u) & 0x0f0f0f0fu))", WORDS[j as usize - 4]),
@@ -137,14 +137,13 @@ impl Spec {
 
     /// Weights of one scale, multiplied as whole numbers; scaled once, with the sum of what they met for the offset.
     fn blocks(&self, t: &mut String, vectors: u32, weight: impl Fn(u32, u32) -> String) {
-        let offset = self.right.dtype != DType::Q8_0;
+        // Signed bytes are made unsigned by an offset of 128: those convert in one instruction on GPUs, and others take two.
+        let signed = self.right.dtype == DType::Q8_0;
         for i in 0..self.rows {
             for r in 0..self.outputs {
                 let _ = writeln!(t, "        var t{i}_{r} = 0.0;");
             }
-            if offset {
-                let _ = writeln!(t, "        var all{i} = vec4<f32>(0.0);");
-            }
+            let _ = writeln!(t, "        var all{i} = vec4<f32>(0.0);");
         }
         for j in 0..vectors {
             *t += "        {\n";
@@ -152,10 +151,10 @@ impl Spec {
                 let _ = writeln!(t, "            let u{r} = {};", weight(r, j));
             }
             for i in 0..self.rows {
-                let _ = writeln!(t, "            let v{i} = a[x{i} + c * {vectors}u + {j}u];");
-                if offset {
-                    let _ = writeln!(t, "            all{i} += v{i};");
-                }
+                let _ = writeln!(
+                    t,
+                    "            let v{i} = a[x{i} + c * {vectors}u + {j}u];\n            all{i} += v{i};"
+                );
                 for r in 0..self.outputs {
                     let _ = writeln!(
                         t,
@@ -167,14 +166,10 @@ impl Spec {
             *t += "        }\n";
         }
         for i in 0..self.rows {
-            if offset {
-                let _ = writeln!(t, "        let sum{i} = all{i}.x + all{i}.y + all{i}.z + all{i}.w;");
-            }
+            let _ = writeln!(t, "        let sum{i} = all{i}.x + all{i}.y + all{i}.z + all{i}.w;");
             for r in 0..self.outputs {
-                let _ = match offset {
-                    true => writeln!(t, "        s{i}_{r} = fma(t{i}_{r}, d{r}.x, fma(sum{i}, d{r}.y, s{i}_{r}));"),
-                    false => writeln!(t, "        s{i}_{r} = fma(t{i}_{r}, d{r}.x, s{i}_{r});"),
-                };
+                let offset = if signed { format!("-128.0 * d{r}.x") } else { format!("d{r}.y") };
+                let _ = writeln!(t, "        s{i}_{r} = fma(t{i}_{r}, d{r}.x, fma(sum{i}, {offset}, s{i}_{r}));");
             }
         }
     }

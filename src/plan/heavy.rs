@@ -119,13 +119,20 @@ fn emit_rows(l: &mut Lower, v: Value, fused: Fused, attrs: &Attrs, args: &[Value
     let cols = Expr::from(shape[shape.rank() - 1]);
     let rows = Expr::product(&shape[..shape.rank() - 1]);
     let serial = l.options.tuning.serial && cols.bound() <= turns::LONG / 3;
-    let (mut kernel, per_group) = row::kernel(template, serial);
-    if fused == Fused::LogSoftmax {
+    let whole = cols.divisible_by(4) && operands.iter().all(|o| o.layout.offset.divisible_by(4));
+    let log = fused == Fused::LogSoftmax;
+    let wide = (!serial && whole).then(|| row::wide(template, cols.bound(), log, l.caps.subgroup >= 4)).flatten();
+    let element = if wide.is_some() { "vec4<f32>" } else { "f32" };
+    let (mut kernel, per_group) = match wide {
+        Some(kernel) => (kernel, 1),
+        None => row::kernel(template, serial),
+    };
+    if log && element == "f32" {
         kernel = kernel.set("LOG", 1);
     }
     let names = ["x", "w", "b"];
-    let mut bounds: Vec<Bound> = operands.iter().zip(names).map(|(o, n)| bound(n, o.buffer, "f32", false)).collect();
-    bounds.push(bound("y", l.buffers(v)[0], "f32", true));
+    let mut bounds: Vec<Bound> = operands.iter().zip(names).map(|(o, n)| bound(n, o.buffer, element, false)).collect();
+    bounds.push(bound("y", l.buffers(v)[0], element, true));
     let mut params = vec![u("rows", rows.clone()), u("cols", cols), u("y0", 0)];
     params.extend(operands.iter().zip(["x0", "w0", "b0"]).map(|(o, n)| u(n, o.layout.offset.clone())));
     if let Attrs::Norm { eps } = attrs {

@@ -141,6 +141,13 @@ pub fn steady(blocks: &[Block]) -> Counts {
     sum
 }
 
+/// All of a kernel, once.
+pub fn whole(blocks: &[Block]) -> Counts {
+    let mut sum = Counts::default();
+    blocks.iter().for_each(|b| sum.add(&b.counts, 1.0));
+    sum
+}
+
 /// Cycles that each part of a compute unit is busy for.
 pub struct Cycles {
     pub compute: f64,
