@@ -5,22 +5,22 @@
 //! device where both ranks share one, through the host where they do not, through a [`Transport`] to other processes.
 
 mod member;
+mod record;
 mod watch;
 
 pub use crate::plan::Traffic;
 pub use member::kernels;
 pub use watch::Watch;
 
-use super::{Gpu, Post, Program, Store, Transport};
+use super::{Gpu, Post, Store, Transport};
 use crate::base::{Array, Bindings, Error, MeshAxis, Result, Seat, Weights};
 use crate::plan::Exchange;
 use crate::plan::{Plan, Policy, Rounds, Transfer, Work};
 use crate::topology::collective::Algorithm;
 use member::{Landing, Member, all_rounds, landings};
+use record::{Encoders, record};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
-use web_time::Instant;
 
 /// One rank's part of a step: its bindings and its pieces of the inputs.
 pub type Part<'a> = (Bindings, Vec<(&'a str, Array)>);
@@ -51,81 +51,6 @@ struct Step {
     encoders: Encoders,
     /// Receives that a local sender has served: (member, transfer).
     arrived: Vec<(usize, usize)>,
-}
-
-/// What is recorded for one device and not submitted yet.
-struct Recording {
-    gpu: Arc<Gpu>,
-    encoder: wgpu::CommandEncoder,
-    /// How much of a submission its dispatches fill, and their work by kernels.
-    share: f64,
-    work: HashMap<u64, f64>,
-}
-
-/// One open encoder per device.
-#[derive(Default)]
-struct Encoders(Vec<Recording>);
-
-impl Encoders {
-    fn recording(&mut self, gpu: &Arc<Gpu>) -> &mut Recording {
-        let at = match self.0.iter().position(|r| Arc::ptr_eq(&r.gpu, gpu)) {
-            Some(at) => at,
-            None => {
-                let encoder = gpu.device.create_command_encoder(&Default::default());
-                self.0.push(Recording { gpu: gpu.clone(), encoder, share: 0.0, work: HashMap::new() });
-                self.0.len() - 1
-            }
-        };
-        &mut self.0[at]
-    }
-    fn of(&mut self, gpu: &Arc<Gpu>) -> &mut wgpu::CommandEncoder {
-        &mut self.recording(gpu).encoder
-    }
-    /// Submits what is recorded for one device.
-    fn flush(&mut self, gpu: &Arc<Gpu>) {
-        if let Some(at) = self.0.iter().position(|r| Arc::ptr_eq(&r.gpu, gpu)) {
-            let r = self.0.swap_remove(at);
-            gpu.submit(Some(r.encoder.finish()));
-        }
-    }
-    /// The same, and waits until it is done, to learn how long its kernels take.
-    async fn flush_and_wait(&mut self, gpu: &Arc<Gpu>) -> Result<()> {
-        let Some(at) = self.0.iter().position(|r| Arc::ptr_eq(&r.gpu, gpu)) else { return Ok(()) };
-        let r = self.0.swap_remove(at);
-        let start = Instant::now();
-        gpu.submit(Some(r.encoder.finish()));
-        gpu.done().await?;
-        gpu.pace.lock().unwrap_or_else(|e| e.into_inner()).learn(&r.work, start.elapsed());
-        Ok(())
-    }
-    fn flush_all(&mut self) {
-        for r in self.0.drain(..) {
-            r.gpu.submit(Some(r.encoder.finish()));
-        }
-    }
-}
-
-/// Records dispatches of one rank. What would keep the device for too long goes in several submissions, as on one device.
-async fn record(
-    encoders: &mut Encoders,
-    gpu: &Arc<Gpu>,
-    program: &Program,
-    bindings: &Bindings,
-    range: Range<usize>,
-) -> Result<usize> {
-    let (mut at, mut recorded) = (range.start, 0);
-    while at < range.end {
-        let r = encoders.recording(gpu);
-        let part = program.portion(at..range.end, bindings, r.share)?;
-        recorded += program.record_range(&mut r.encoder, bindings, at..part.end)?;
-        r.share += part.share;
-        part.work.into_iter().for_each(|(kernel, work)| *r.work.entry(kernel).or_insert(0.0) += work);
-        at = part.end;
-        if at < range.end {
-            encoders.flush_and_wait(gpu).await?;
-        }
-    }
-    Ok(recorded)
 }
 
 impl Cluster {
