@@ -25,7 +25,11 @@ fn planned(graph: &Graph, variant: Option<&Variant>) -> Plan {
 fn product(m: usize, dtype: DType, rows: bool) -> Graph {
     let g = GraphBuilder::new();
     let x = g.input("x", DType::F32, [m, 4096]);
-    let y = if rows { x.matmul_t(g.weight("w", dtype, [4096, 4096])) } else { x.matmul(g.weight("w", dtype, [4096, 4096])) };
+    let y = if rows {
+        x.matmul_t(g.weight("w", dtype, [4096, 4096]))
+    } else {
+        x.matmul(g.weight("w", dtype, [4096, 4096]))
+    };
     g.output("y", y);
     g.finish().unwrap()
 }
@@ -72,16 +76,22 @@ fn all() -> BTreeMap<String, (Kernel, String)> {
     for v in VARIANTS.iter().filter(|v| v.form != Form::Rows) {
         let vectors = v.form != Form::Tiled;
         for dtype in Tuning::STORED {
-            let shapes: &[(usize, &str)] = if vectors { &[(1, ""), (4, "-4-rows"), (8, "-8-rows")] } else { &[(4096, "")] };
+            let shapes: &[(usize, &str)] =
+                if vectors { &[(1, ""), (4, "-4-rows"), (8, "-8-rows")] } else { &[(4096, "")] };
             for (m, suffix) in shapes {
                 let read = v.tn * vector::chunk(dtype);
                 let bytes = read as f64 * dtype.block_bytes() as f64 / dtype.block() as f64;
-                let line = if vectors && *m == 1 { format!("// isa: weights={read} bytes={bytes}\n") } else { String::new() };
+                let line =
+                    if vectors && *m == 1 { format!("// isa: weights={read} bytes={bytes}\n") } else { String::new() };
                 let form = if vectors { "matvec" } else { "matmul" };
                 add(format!("{form}-{}-{dtype}{suffix}", v.name), &planned(&product(*m, dtype, true), Some(v)), line);
             }
             if !vectors && !dtype.is_quantised() {
-                add(format!("matmul-{}-columns-{dtype}", v.name), &planned(&product(4096, dtype, false), Some(v)), String::new());
+                add(
+                    format!("matmul-{}-columns-{dtype}", v.name),
+                    &planned(&product(4096, dtype, false), Some(v)),
+                    String::new(),
+                );
             }
         }
     }
@@ -89,8 +99,9 @@ fn all() -> BTreeMap<String, (Kernel, String)> {
         add(format!("attention-prefill-{width}"), &planned(&attention(512, 32, 8, width), None), String::new());
         add(format!("attention-decode-{width}"), &planned(&attention(1, 9, 3, width), None), String::new());
     }
-    for (name, cols) in
-        ["softmax", "log_softmax", "rms_norm", "layer_norm", "max", "sum"].iter().flat_map(|n| [(n, 64), (n, 4096), (n, 32_768)])
+    for (name, cols) in ["softmax", "log_softmax", "rms_norm", "layer_norm", "max", "sum"]
+        .iter()
+        .flat_map(|n| [(n, 64), (n, 4096), (n, 32_768)])
     {
         add(format!("row-{name}-{cols}"), &planned(&rows(name, cols), None), String::new());
     }

@@ -92,7 +92,9 @@ fn softmax(registers: u64, log: bool) -> String {
 fn rms_norm(registers: u64) -> String {
     let squares = join(registers, " + ", |i| format!("dot(v{i}, v{i})"));
     load(registers, "0.0")
-        + &format!("    let squares = all_sum({squares}, lane);\n    let scale = inverseSqrt(squares / f32(p.cols) + p.eps);\n")
+        + &format!(
+            "    let squares = all_sum({squares}, lane);\n    let scale = inverseSqrt(squares / f32(p.cols) + p.eps);\n"
+        )
         + &store(registers, |i| format!("v{i} * scale * w[p.w0 / 4u + i{i}]"))
 }
 
@@ -101,7 +103,9 @@ fn layer_norm(registers: u64) -> String {
     let mut t = load(registers, "0.0") + &format!("    let mean = all_sum({sum}, lane) / f32(p.cols);\n");
     t += &join(registers, "", |i| format!("    let d{i} = select(vec4<f32>(0.0), v{i} - mean, i{i} < vectors);\n"));
     let squares = join(registers, " + ", |i| format!("dot(d{i}, d{i})"));
-    t += &format!("    let squares = all_sum({squares}, lane);\n    let scale = inverseSqrt(squares / f32(p.cols) + p.eps);\n");
+    t += &format!(
+        "    let squares = all_sum({squares}, lane);\n    let scale = inverseSqrt(squares / f32(p.cols) + p.eps);\n"
+    );
     t + &store(registers, |i| format!("d{i} * scale * w[p.w0 / 4u + i{i}] + b[p.b0 / 4u + i{i}]"))
 }
 

@@ -106,7 +106,9 @@ impl Spec {
                 let (a, b) = if j == 0 { ("x", "y") } else { ("z", "w") };
                 format!("vec4<f32>(unpack2x16float(q{r}.{a}), unpack2x16float(q{r}.{b}))")
             }),
-            DType::Q8_0 => self.blocks(t, 4, |r, j| format!("vec4<f32>(unpack4xU8(q{r}.{} ^ 0x80808080u))", WORDS[j as usize])),
+            DType::Q8_0 => {
+                self.blocks(t, 4, |r, j| format!("vec4<f32>(unpack4xU8(q{r}.{} ^ 0x80808080u))", WORDS[j as usize]))
+            }
             _ => self.blocks(t, 8, |r, j| match j < 4 {
                 true => format!("vec4<f32>(unpack4xU8(q{r}.{} & 0x0f0f0f0fu))", WORDS[j as usize]),
                 false => format!("vec4<f32>(unpack4xU8((q{r}.{} >> 4u) & 0x0f0f0f0fu))", WORDS[j as usize - 4]),
@@ -151,10 +153,8 @@ impl Spec {
                 let _ = writeln!(t, "            let u{r} = {};", weight(r, j));
             }
             for i in 0..self.rows {
-                let _ = writeln!(
-                    t,
-                    "            let v{i} = a[x{i} + c * {vectors}u + {j}u];\n            all{i} += v{i};"
-                );
+                let _ =
+                    writeln!(t, "            let v{i} = a[x{i} + c * {vectors}u + {j}u];\n            all{i} += v{i};");
                 for r in 0..self.outputs {
                     let _ = writeln!(
                         t,
