@@ -27,6 +27,11 @@ fn batch_b(z: u32) -> u32 { return 0u; }
 fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
 //}
 
+//{ grid
+// The place of a workgroup; grids that are folded fill in how they unfold.
+fn workgroup_at(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> { return group; }
+//}
+
 //{ entry
 fn put(z: u32, m: u32, n: u32, acc: vec4<f32>) {
     let first = (z * p.m + m) * p.y_row + p.n0 + n;
@@ -36,7 +41,8 @@ fn put(z: u32, m: u32, n: u32, acc: vec4<f32>) {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = workgroup_at(group_id, groups);
     let za = p.a0 + batch_a(group.z);
     let zb = p.b0 + batch_b(group.z);
     let m4 = lane / 8u;

@@ -4,7 +4,7 @@ use super::memory::Memory;
 use super::pace::Pace;
 use super::pipeline::Pipeline;
 use super::{Gpu, Store};
-use crate::base::{Array, Bindings, DType, Error, Expr, Result, Weights};
+use crate::base::{Array, Bindings, Error, Expr, Result, Weights};
 use crate::plan::{Dispatch, Param, Plan, Port};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -502,7 +502,7 @@ fn staged(bytes: u64) -> u64 {
 
 fn bytes_now(ty: &crate::base::Type, bindings: &Bindings) -> Result<u64> {
     let count = ty.shape.eval(bindings)?.iter().product::<usize>() as u64;
-    Ok(if ty.dtype == DType::F16 { count * 2 } else { count * 4 })
+    Ok(count * ty.dtype.block_bytes() as u64)
 }
 
 fn bind(

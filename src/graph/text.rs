@@ -41,7 +41,7 @@ mod tests {
         let seq = Var::new("seq", 8);
         let x = g.input("x", DType::F32, vec![seq.into(), 4.into()]);
         g.at("layers.0.up");
-        let w = g.weight("w", DType::Q8_0, [6, 4]);
+        let w = g.weight("w", crate::base::TYPICAL, [6, 4]);
         let y = x.matmul_t(w).gelu();
         g.output("y", y);
         assert_eq!(

@@ -11,6 +11,7 @@
 
 pub mod attention;
 pub mod flash;
+pub mod grid;
 pub mod matmul;
 pub mod reach;
 mod reflect;

@@ -1,8 +1,9 @@
 //! Matrix multiplication for GPUs: register tiles over tiles in workgroup memory, as text for each layout of the operands.
 
-use super::matmul::Right;
+use super::matmul::{Form, Right};
 use super::{Kernel, Template};
 use crate::base::DType;
+use crate::format::{RUN, Wgsl};
 use std::fmt::Write;
 
 pub static TILES: Template = Template { name: "matmul", source: include_str!("../../shaders/matmul.wgsl") };
@@ -51,7 +52,8 @@ pub enum Lay {
 pub struct Spec {
     pub tile: Tile,
     pub left: Lay,
-    pub left_f16: bool,
+    /// A plain float.
+    pub left_dtype: DType,
     pub right: Right,
     pub lay: Lay,
     /// Whether k is a multiple of [`STEPS`] whatever the step: no load needs a guard.
@@ -65,11 +67,14 @@ pub struct Spec {
 impl Spec {
     /// The WGSL type of the left operand's elements.
     pub fn left_element(&self) -> &'static str {
-        element(self.left, if self.left_f16 { DType::F16 } else { DType::F32 })
+        plain(self.left, self.left_dtype)
     }
-    /// The types of the right operand's elements and, where quantised, of its scales.
+    /// The types of the right operand's elements and, where blocks have planes beside the first, of those.
     pub fn right_elements(&self) -> (&'static str, Option<&'static str>) {
-        (element(self.lay, self.right.dtype), self.right.dtype.is_quantised().then_some("u32"))
+        match self.right.wgsl() {
+            Wgsl::Plain(_) => (plain(self.lay, self.right.dtype), None),
+            Wgsl::Blocks(_) => self.right.elements(Form::Tiled),
+        }
     }
     pub fn result_element(&self) -> &'static str {
         if self.wide { "vec4<f32>" } else { "f32" }
@@ -92,7 +97,7 @@ impl Spec {
         let tile = self.tile;
         let (tx, _) = tile.across();
         let mut t = put(self.wide);
-        t += "@compute @workgroup_size(LANES)\nfn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {\n";
+        t += "@compute @workgroup_size(LANES)\nfn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {\n    let group = workgroup_at(group_id, groups);\n";
         t += match self.split {
             true => {
                 "    let z = group.z % p.batches;\n    let begin = (group.z / p.batches) * p.part;\n    let end = min(begin + p.part, p.k);\n"
@@ -182,15 +187,10 @@ impl Spec {
 
 const LANES: [&str; 4] = ["x", "y", "z", "w"];
 
-/// The type by which four elements, or one, are loaded.
-fn element(lay: Lay, dtype: DType) -> &'static str {
-    match (lay, dtype) {
-        (Lay::Loose, DType::F32) => "f32",
-        (Lay::Loose, _) => "u32",
-        (_, DType::F32) => "vec4<f32>",
-        (_, DType::F16) => "vec2<u32>",
-        (_, _) => "u32",
-    }
+/// The type by which four plain elements, or one, are loaded.
+fn plain(lay: Lay, dtype: DType) -> &'static str {
+    let p = dtype.plain();
+    if lay == Lay::Loose { p.map_or("f32", |p| p.word) } else { p.map_or("vec4<f32>", |p| p.four) }
 }
 
 /// `put(z, m, n, acc)`: four outputs of a row, those within the result.
@@ -221,8 +221,7 @@ struct Side {
 
 impl Side {
     fn left(s: &Spec) -> Side {
-        let dtype = if s.left_f16 { DType::F16 } else { DType::F32 };
-        Side { name: 'a', lay: s.left, dtype, size: s.tile.bm, whole: s.whole }
+        Side { name: 'a', lay: s.left, dtype: s.left_dtype, size: s.tile.bm, whole: s.whole }
     }
     fn right(s: &Spec) -> Side {
         Side { name: 'b', lay: s.lay, dtype: s.right.dtype, size: s.tile.bn, whole: s.whole }
@@ -235,55 +234,41 @@ impl Side {
         if self.name == 'a' { format!("a[{at}]") } else { format!("b_at({at})") }
     }
 
-    /// `fetch_a(base, k)`: four steps of one row as they lie in storage, in registers; `decode_a(raw, k)`: their values. Decoding comes
-    /// later, when the words have arrived. The same for `b`; with [`Lay::Across`] four rows of one step.
+    /// `fetch_a(base, k)`: four steps of one row as they lie in storage, in registers; `decode_a(raw)`: their values. Decoding plain
+    /// elements comes later, when the words have arrived; blocks are decoded at once. The same for `b`; with [`Lay::Across`] four
+    /// rows of one step.
     fn functions(&self) -> String {
         let name = self.name;
-        let fetch = match (self.lay, self.dtype) {
-            (Lay::Loose, _) => self.loose(),
-            (_, DType::F32) => format!("    return bitcast<vec4<u32>>({});\n", self.load("at / 4u")),
-            (_, DType::F16) => format!("    return vec4<u32>({}, 0u, 0u);\n", self.load("at / 4u")),
-            // A block's words; its scales may share a word with those of its neighbour.
-            (_, DType::Q8_0) => "    let block = base + k / 32u;\n    return vec4<u32>(b_at(block * 8u + (k % 32u) / 4u), s_word(p.s0, block), block, 0u);\n".into(),
-            (_, _) => "    let block = base + k / 32u;\n    return vec4<u32>(b_at(block * 4u + (k % 16u) / 4u), s_word(p.s0, block), block, 0u);\n".into(),
-        };
-        let decode = match (self.lay, self.dtype) {
-            (Lay::Loose, _) | (_, DType::F32) => "bitcast<vec4<f32>>(raw)",
-            (_, DType::F16) => "vec4<f32>(unpack2x16float(raw.x), unpack2x16float(raw.y))",
-            (_, DType::Q8_0) => "vec4<f32>(unpack4xI8(raw.x)) * scale_of(raw.y, raw.z).x",
-            (_, _) => {
-                "vec4<f32>(unpack4xU8((raw.x >> (k % 32u / 16u * 4u)) & 0x0f0f0f0fu)) * scale_of(raw.y, raw.z).x + scale_of(raw.y, raw.z).y"
+        let (fetch, decode) = match (self.lay, self.dtype.plain()) {
+            (Lay::Loose, Some(_)) => (self.loose(), "bitcast<vec4<f32>>(raw)".to_string()),
+            (_, Some(plain)) if plain.four == "vec4<f32>" => {
+                (format!("    return bitcast<vec4<u32>>({});\n", self.load("at / 4u")), "bitcast<vec4<f32>>(raw)".into())
             }
+            (_, Some(plain)) => {
+                (format!("    return vec4<u32>({}, 0u, 0u);\n", self.load("at / 4u")), (plain.widen)("raw.xy"))
+            }
+            (_, None) => (BLOCK.replace("RUN", &format!("{RUN}u")), "bitcast<vec4<f32>>(raw)".into()),
         };
-        let at = if self.lay == Lay::Along && !self.dtype.is_quantised() { "    let at = base + k;\n" } else { "" };
-        let at = if self.lay == Lay::Across {
-            "    let at = base + k * p.NAME_col;\n".replace("NAME", &name.to_string())
-        } else {
-            at.into()
+        let at = match (self.lay, self.dtype.is_quantised()) {
+            (Lay::Along, false) => "    let at = base + k;\n".to_string(),
+            (Lay::Across, _) => format!("    let at = base + k * p.{name}_col;\n"),
+            _ => String::new(),
         };
         format!(
-            "fn fetch_{name}(base: u32, k: u32) -> vec4<u32> {{\n{at}{fetch}}}\nfn decode_{name}(raw: vec4<u32>, k: u32) -> vec4<f32> {{\n    return {decode};\n}}\n"
+            "fn fetch_{name}(base: u32, k: u32) -> vec4<u32> {{\n{at}{fetch}}}\nfn decode_{name}(raw: vec4<u32>) -> vec4<f32> {{\n    return {decode};\n}}\n"
         )
     }
 
     /// Four steps of a row, element by element.
     fn loose(&self) -> String {
         let name = self.name;
+        let per_word = 4 / self.dtype.block_bytes();
         let mut t = String::new();
         for i in 0..4 {
             let k = if self.whole { format!("k + {i}u") } else { format!("min(k + {i}u, p.k - 1u)") };
-            let at = format!("base + ({k}) * p.{name}_col");
-            let value = match self.dtype {
-                DType::F16 => {
-                    let _ = writeln!(
-                        t,
-                        "    let at{i} = {at};\n    let pair{i} = unpack2x16float({});",
-                        self.load(&format!("at{i} >> 1u"))
-                    );
-                    format!("select(pair{i}.x, pair{i}.y, (at{i} & 1u) == 1u)")
-                }
-                _ => self.load(&at),
-            };
+            let _ = writeln!(t, "    let at{i} = base + ({k}) * p.{name}_col;");
+            let _ = writeln!(t, "    let w{i} = {};", self.load(&format!("at{i} / {per_word}u")));
+            let value = self.dtype.plain().map_or(format!("w{i}"), |p| (p.pick)(&format!("w{i}"), &format!("at{i}")));
             let _ = match self.whole {
                 true => writeln!(t, "    let e{i} = {value};"),
                 false => writeln!(t, "    let e{i} = select(0.0, {value}, k + {i}u < p.k);"),
@@ -292,6 +277,14 @@ impl Side {
         t + "    return bitcast<vec4<u32>>(vec4<f32>(e0, e1, e2, e3));\n"
     }
 }
+
+/// Four steps of a block's run.
+const BLOCK: &str = "    let r = run_at(base + k / RUN, vec2<u32>(p.s0, p.s1));
+    let j = k % RUN / 8u;
+    let q = packed(r, j);
+    let factor = scale(r, j);
+    return bitcast<vec4<u32>>(vec4<f32>(unpack4xI8(select(q.x, q.y, (k & 4u) != 0u))) * factor.x + factor.y);
+";
 
 /// A 4 × 4 patch of a tile that each lane stages, or only those of one side of `cut`.
 struct Stage {
@@ -370,7 +363,7 @@ impl Stage {
                     // One place for all four rows, and steps along k.
                     Lay::Across if j > 0 => continue,
                     Lay::Across => writeln!(t, "{pad}g{i}_0 = z{name} + min({edge}0 + v{i} * 4u, p.{edge} - 4u);"),
-                    _ if side.dtype.is_quantised() => writeln!(t, "{pad}g{i}_{j} = {} * (p.k / 32u);", place(1)),
+                    _ if side.dtype.is_quantised() => writeln!(t, "{pad}g{i}_{j} = {} * (p.k / {RUN}u);", place(1)),
                     _ => writeln!(t, "{pad}g{i}_{j} = z{name} + {} * p.{name}_row;", place(1)),
                 };
             }
@@ -406,7 +399,7 @@ impl Stage {
             let (name, pitch) = (side.name, side.size / 4);
             let _ = writeln!(t, "{pad}let to{i} = q{i} * {}u + (v{i} ^ (q{i} * 2u));", pitch * 4);
             for j in 0..4 {
-                let _ = writeln!(t, "{pad}let d{i}_{j} = decode_{name}(r{i}_{j}, k0 + q{i} * 4u);");
+                let _ = writeln!(t, "{pad}let d{i}_{j} = decode_{name}(r{i}_{j});");
             }
             for (j, lane) in LANES.iter().enumerate() {
                 let value = match side.lay {

@@ -3,9 +3,10 @@
 //! What takes the time is reading weights. A lane loads sixteen bytes at once, its neighbours the next sixteen, and those of
 //! several outputs are on their way at the same time; each weight is decoded once, for all rows.
 
-use super::matmul::Right;
+use super::matmul::{Form, Right};
 use super::{Kernel, Template};
 use crate::base::DType;
+use crate::format::{RUN, Wgsl};
 use std::fmt::Write;
 
 pub static VECTOR: Template = Template { name: "matvec", source: include_str!("../../shaders/matvec.wgsl") };
@@ -29,21 +30,19 @@ pub struct Spec {
     pub subgroups: bool,
 }
 
-/// Weights in sixteen bytes.
-pub const fn chunk(dtype: DType) -> u32 {
-    match dtype {
-        DType::F32 => 4,
-        DType::F16 => 8,
-        DType::Q8_0 => 16,
-        _ => 32,
-    }
+/// Weights that a lane takes at a time: sixteen bytes of plain ones, or a run of a block.
+pub fn chunk(dtype: DType) -> u32 {
+    if dtype.is_quantised() { RUN as u32 } else { 16 / dtype.block_bytes() as u32 }
 }
 
 impl Spec {
-    /// The types of the right operand's elements and, where quantised, of its scales.
+    /// The types of the right operand's elements and, where blocks have planes beside the first, of those.
     pub fn right_elements(&self) -> (&'static str, Option<&'static str>) {
-        let element = if self.right.dtype == DType::F32 { "vec4<f32>" } else { "vec4<u32>" };
-        (element, self.right.dtype.is_quantised().then_some("u32"))
+        match self.right.wgsl() {
+            Wgsl::Plain(p) if p.four == "vec4<f32>" => ("vec4<f32>", None),
+            Wgsl::Plain(_) => ("vec4<u32>", None),
+            Wgsl::Blocks(_) => self.right.elements(Form::Vector),
+        }
     }
     /// Outputs of a workgroup.
     pub fn group(&self) -> u32 {
@@ -90,29 +89,17 @@ impl Spec {
 
     /// One chunk of each output, with all rows.
     fn step(&self, t: &mut String) {
-        let (dtype, outputs) = (self.right.dtype, self.outputs);
-        for r in 0..outputs {
-            let _ = writeln!(t, "        let q{r} = b_at(w{r} + c);");
-        }
-        let block = |r: u32| if dtype == DType::Q8_0 { format!("(w{r} + c) / 2u") } else { format!("w{r} + c") };
-        if dtype.is_quantised() {
-            for r in 0..outputs {
-                let _ = writeln!(t, "        let d{r} = scale(p.s0, {});", block(r));
+        match self.right.wgsl() {
+            Wgsl::Plain(p) => {
+                for r in 0..self.outputs {
+                    let _ = writeln!(t, "        let q{r} = b_at(w{r} + c);");
+                }
+                match p.four {
+                    "vec4<f32>" => self.plain(t, 1, |r, _| format!("q{r}")),
+                    _ => self.plain(t, 2, |r, j| (p.widen)(&format!("q{r}.{}", ["xy", "zw"][j as usize]))),
+                }
             }
-        }
-        match dtype {
-            DType::F32 => self.plain(t, 1, |r, _| format!("q{r}")),
-            DType::F16 => self.plain(t, 2, |r, j| {
-                let (a, b) = if j == 0 { ("x", "y") } else { ("z", "w") };
-                format!("vec4<f32>(unpack2x16float(q{r}.{a}), unpack2x16float(q{r}.{b}))")
-            }),
-            DType::Q8_0 => {
-                self.blocks(t, 4, |r, j| format!("vec4<f32>(unpack4xU8(q{r}.{} ^ 0x80808080u))", WORDS[j as usize]))
-            }
-            _ => self.blocks(t, 8, |r, j| match j < 4 {
-                true => format!("vec4<f32>(unpack4xU8(q{r}.{} & 0x0f0f0f0fu))", WORDS[j as usize]),
-                false => format!("vec4<f32>(unpack4xU8((q{r}.{} >> 4u) & 0x0f0f0f0fu))", WORDS[j as usize - 4]),
-            }),
+            Wgsl::Blocks(_) => self.blocks(t),
         }
     }
 
@@ -127,50 +114,44 @@ impl Spec {
             for r in 0..self.outputs {
                 let _ = writeln!(t, "        let u{r}_{j} = {};", weight(r, j));
                 for i in 0..self.rows {
-                    let _ = writeln!(
-                        t,
-                        "        s{i}_{r} = {};",
-                        fma(&format!("u{r}_{j}"), &format!("v{i}_{j}"), &format!("s{i}_{r}"))
-                    );
+                    let sum = fma(&format!("u{r}_{j}"), &format!("v{i}_{j}"), &format!("s{i}_{r}"));
+                    let _ = writeln!(t, "        s{i}_{r} = {sum};");
                 }
             }
         }
     }
 
-    /// Weights of one scale, multiplied as whole numbers; scaled once, with the sum of what they met for the offset.
-    fn blocks(&self, t: &mut String, vectors: u32, weight: impl Fn(u32, u32) -> String) {
-        // Signed bytes are made unsigned by an offset of 128: those convert in one instruction on GPUs, and others take two.
-        let signed = self.right.dtype == DType::Q8_0;
-        for i in 0..self.rows {
-            for r in 0..self.outputs {
-                let _ = writeln!(t, "        var t{i}_{r} = 0.0;");
-            }
-            let _ = writeln!(t, "        var all{i} = vec4<f32>(0.0);");
+    /// A run of each output, eight weights of one scale at a time: multiplied as whole numbers and scaled once, with the sum of what they
+    /// met for the offset. Signed bytes are made unsigned by an offset of 128: those convert in one instruction on GPUs.
+    fn blocks(&self, t: &mut String) {
+        for r in 0..self.outputs {
+            let _ = writeln!(t, "        let r{r} = run_at(w{r} + c, vec2<u32>(p.s0, p.s1));");
         }
-        for j in 0..vectors {
+        for j in 0..RUN / 8 {
             *t += "        {\n";
             for r in 0..self.outputs {
-                let _ = writeln!(t, "            let u{r} = {};", weight(r, j));
+                let _ = writeln!(
+                    t,
+                    "            let q{r} = packed(r{r}, {j}u) ^ vec2<u32>(0x80808080u);\n            let f{r} = scale(r{r}, {j}u);\n            \
+                     let o{r} = f{r}.y - 128.0 * f{r}.x;\n            let u{r} = vec4<f32>(unpack4xU8(q{r}.x));\n            let v{r} = vec4<f32>(unpack4xU8(q{r}.y));"
+                );
             }
             for i in 0..self.rows {
-                let _ =
-                    writeln!(t, "            let v{i} = a[x{i} + c * {vectors}u + {j}u];\n            all{i} += v{i};");
+                let _ = writeln!(
+                    t,
+                    "            let l{i} = a[x{i} + c * {}u + {}u];\n            let h{i} = a[x{i} + c * {0}u + {}u];\n            \
+                     let m{i} = l{i} + h{i};\n            let sum{i} = m{i}.x + m{i}.y + m{i}.z + m{i}.w;",
+                    RUN / 4,
+                    2 * j,
+                    2 * j + 1
+                );
                 for r in 0..self.outputs {
-                    let _ = writeln!(
-                        t,
-                        "            t{i}_{r} = {};",
-                        fma(&format!("u{r}"), &format!("v{i}"), &format!("t{i}_{r}"))
-                    );
+                    let low = fma(&format!("u{r}"), &format!("l{i}"), "0.0");
+                    let all = fma(&format!("v{r}"), &format!("h{i}"), &low);
+                    let _ = writeln!(t, "            s{i}_{r} = fma({all}, f{r}.x, fma(sum{i}, o{r}, s{i}_{r}));");
                 }
             }
             *t += "        }\n";
-        }
-        for i in 0..self.rows {
-            let _ = writeln!(t, "        let sum{i} = all{i}.x + all{i}.y + all{i}.z + all{i}.w;");
-            for r in 0..self.outputs {
-                let offset = if signed { format!("-128.0 * d{r}.x") } else { format!("d{r}.y") };
-                let _ = writeln!(t, "        s{i}_{r} = fma(t{i}_{r}, d{r}.x, fma(sum{i}, {offset}, s{i}_{r}));");
-            }
         }
     }
 

@@ -124,8 +124,7 @@ fn real_unary(op: &str, types: &[Type]) -> Result<Type> {
 fn binary_rule(op: &str, types: &[Type], compares: bool) -> Result<Type> {
     rule::arity(op, types, 2)?;
     let (a, b) = (types[0].dtype, types[1].dtype);
-    let plain = |d| matches!(d, DType::F32 | DType::F16);
-    let result = if plain(a) && plain(b) {
+    let result = if a.is_real() && b.is_real() {
         DType::F32
     } else if a == b && a.is_int() {
         a
@@ -144,7 +143,7 @@ fn where_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
     if y != z || y.is_quantised() {
         return rule::err("where", format!("the choices are {y} and {z}, they must be of one type"));
     }
-    let dtype = if y == DType::F16 { DType::F32 } else { y };
+    let dtype = if y.is_narrow() { DType::F32 } else { y };
     Ok(Type::new(dtype, rule::broadcast("where", types)?))
 }
 

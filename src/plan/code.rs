@@ -75,7 +75,7 @@ pub fn scalar_type(dtype: DType) -> &'static str {
 
 /// The element type of a binding: f16 travels as words of two.
 pub fn storage_type(dtype: DType) -> &'static str {
-    if dtype == DType::F16 { "u32" } else { scalar_type(dtype) }
+    if dtype.is_narrow() { "u32" } else { scalar_type(dtype) }
 }
 
 fn number(x: f32) -> String {
@@ -318,7 +318,7 @@ impl<'a> Code<'a> {
         let dtype = self.graph.node(base).ty.dtype;
         let x = self.bind(self.places[&base], dtype, false);
         if !self.reads.iter().any(|(v, _)| *v == base) {
-            self.reads.push((base, shape.count() * if dtype == DType::F16 { 2 } else { 4 }));
+            self.reads.push((base, shape.count() * dtype.block_bytes() as i64));
         }
         let index = match coord {
             Coord::Flat(flat) if layout.is_contiguous(shape) => {
@@ -333,12 +333,14 @@ impl<'a> Code<'a> {
                 self.index(&axes, layout, shape)
             }
         };
-        if dtype != DType::F16 {
-            return format!("{x}[{index}]");
+        match dtype.plain() {
+            Some(plain) if dtype.is_narrow() => {
+                let at = self.var(&index);
+                let word = self.var(&format!("{x}[{at} / {}u]", 4 / dtype.block_bytes()));
+                (plain.pick)(&word, &at)
+            }
+            _ => format!("{x}[{index}]"),
         }
-        let at = self.var(&index);
-        let pair = self.var(&format!("unpack2x16float({x}[{at} >> 1u])"));
-        format!("select({pair}.x, {pair}.y, ({at} & 1u) == 1u)")
     }
 
     /// A chain of views: straight to memory where strides can say it, else coordinate by coordinate.
@@ -423,11 +425,18 @@ impl<'a> Code<'a> {
     fn cast(&mut self, v: Value, arg: Value, coord: &Coord) -> String {
         let x = self.value(arg, coord);
         let (from, to) = (self.graph.node(arg).ty.dtype, self.graph.node(v).ty.dtype);
-        match to {
-            DType::Bool => format!("select(0u, 1u, {x} != {}(0))", scalar_type(from)),
-            // Rounded to what f16 can hold, so that a fused cast is the cast.
-            DType::F16 if from == DType::F32 => format!("unpack2x16float(pack2x16float(vec2<f32>({x}, 0.0))).x"),
-            _ => format!("{}({x})", scalar_type(to)),
+        match to.store() {
+            // Rounded to what the type can hold, so that a fused cast is the cast.
+            Some(store) if from == to || from == DType::F32 || from.is_narrow() => {
+                let x = self.var(&x);
+                (store.round)(&x)
+            }
+            Some(store) => {
+                let x = self.var(&format!("f32({x})"));
+                (store.round)(&x)
+            }
+            None if to == DType::Bool => format!("select(0u, 1u, {x} != {}(0))", scalar_type(from)),
+            None => format!("{}({x})", scalar_type(to)),
         }
     }
 

@@ -4,7 +4,8 @@ use super::code::{Bound, Coord, Space, scalar_type};
 use super::fuse::resolve;
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Dispatch, Param, attend};
-use crate::base::{AdapterKind, DType, DeviceFault, Error, Expr, Layout, Result, Shape, block::Planes};
+use crate::base::{AdapterKind, DType, DeviceFault, Error, Expr, Layout, Result, Shape};
+use crate::format::Planes;
 use crate::graph::{Graph, Source};
 use crate::kernel::matmul::{Form, Right};
 use crate::kernel::{Kernel, Template, attention, matmul, row, turns};
@@ -26,7 +27,7 @@ pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout, serial: boo
         "attention" if index == 3 => true,
         "attention" => arg.ty.dtype == DType::F32 && (layout.strides[rank - 1].is(1) || arg.ty.shape[rank - 1].is(1)),
         // The row kernels and gather's ids read plain rows of f32 or words.
-        _ => layout.is_contiguous(&arg.ty.shape) && (arg.ty.dtype != DType::F16 || node.kind() == "gather"),
+        _ => layout.is_contiguous(&arg.ty.shape) && (!arg.ty.dtype.is_narrow() || node.kind() == "gather"),
     }
 }
 
@@ -94,15 +95,13 @@ pub(super) fn ceil(n: impl Into<Expr>, by: u32) -> Ceil {
     Ceil { n: n.into(), by }
 }
 
-fn element_bytes(dtype: DType) -> i64 {
-    if dtype == DType::F16 { 2 } else { 4 }
-}
-
 /// Bytes of an operand as read: quantised ones by their blocks.
 pub(super) fn read_bytes(o: &Operand) -> Expr {
     match o.dtype {
-        d if d.is_quantised() => Expr::new((o.shape.count().bound() / 32 * d.block_bytes() as u64) as i64),
-        d => o.shape.count() * element_bytes(d),
+        d if d.is_quantised() => {
+            Expr::new((o.shape.count().bound() / d.block() as u64 * d.block_bytes() as u64) as i64)
+        }
+        d => o.shape.count() * d.block_bytes() as i64,
     }
 }
 
@@ -229,11 +228,12 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
         };
         let mut bounds = vec![bound("ids", ids.buffer, "u32", false), bound("y", l.buffers(v)[0], "f32", true)];
         let right = Right { dtype: table.dtype, rows: true, texels: l.plan.buffer(buffer).texels };
-        bounds.extend(right_bounds(l, right, buffer, Form::Tiled));
+        bounds.extend(right_bounds(l, right, buffer, width.bound(), Form::Tiled));
+        let beside = beside_at(l, right.dtype, buffer, width.bound());
         let text = interface(
             &bounds,
             &[],
-            &["n", "width", "ids0", "y0", "row0", "rows", "all", "b0", "k", "b_row", "b_col", "s0"],
+            &["n", "width", "ids0", "y0", "row0", "rows", "all", "b0", "k", "b_row", "b_col", "s0", "s1"],
         ) + &right.access(Form::Tiled)
             + &matmul::load_b(right)
             + "fn element(row: u32, i: u32) -> f32 { return load_b(p.b0, i, row); }\n";
@@ -250,7 +250,8 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
             u("k", width.clone()),
             u("b_row", width.clone()),
             u("b_col", 1),
-            u("s0", scales_at(l, right.dtype, buffer)),
+            u("s0", beside[0]),
+            u("s1", beside[1]),
         ];
         let count = n.clone() * width.clone();
         let bytes = count.clone() * 8 + n.clone() * 4;
@@ -307,9 +308,9 @@ fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// The bindings of a table or right operand in one buffer.
-pub(super) fn right_bounds(l: &Lower, right: Right, buffer: BufferId, form: Form) -> Vec<Bound> {
-    right_bounds_as(l, right, buffer, right.elements(form))
+/// The bindings of a table or right operand with rows of `row` elements in one buffer.
+pub(super) fn right_bounds(l: &Lower, right: Right, buffer: BufferId, row: u64, form: Form) -> Vec<Bound> {
+    right_bounds_as(l, right, buffer, row, right.elements(form))
 }
 
 /// The same, with elements of these types.
@@ -317,41 +318,34 @@ pub(super) fn right_bounds_as(
     l: &Lower,
     right: Right,
     buffer: BufferId,
-    (element, scales): (&'static str, Option<&'static str>),
+    row: u64,
+    (element, beside): (&'static str, Option<&'static str>),
 ) -> Vec<Bound> {
     let mut b = bound("b", buffer, element, false);
     if right.texels {
         return vec![Bound { space: Space::Texels, ..b }];
     }
-    let (Some(words), Some(planes)) = (scales, planes(l, right.dtype, buffer)) else { return vec![b] };
-    b.range = Some((0, planes.quant_bytes.max(16)));
-    let s = Bound { range: Some((planes.scale_offset, planes.scale_bytes)), ..bound("s", buffer, words, false) };
+    let Some(planes) = planes(l, right.dtype, buffer, row) else { return vec![b] };
+    b.range = Some((0, planes.bytes[0].max(16)));
+    let Some(words) = beside else { return vec![b] };
+    let s = Bound { range: planes.beside(), ..bound("s", buffer, words, false) };
     vec![b, s]
 }
 
-/// The texel with which the scales of a quantised weight begin.
-pub(super) fn scales_at(l: &Lower, dtype: DType, buffer: BufferId) -> i64 {
-    planes(l, dtype, buffer).map_or(0, |p| p.scale_offset as i64 / 16)
+/// The words with which the planes beside the first begin: in a texture, or in the binding that holds them.
+pub(super) fn beside_at(l: &Lower, dtype: DType, buffer: BufferId, row: u64) -> [i64; 2] {
+    let Some(planes) = planes(l, dtype, buffer, row) else { return [0; 2] };
+    let start = if l.plan.buffer(buffer).texels { 0 } else { planes.offsets[1] };
+    [1, 2].map(|i| (planes.offsets[i].saturating_sub(start) / 4) as i64)
 }
 
-fn planes(l: &Lower, dtype: DType, buffer: BufferId) -> Option<Planes> {
-    let b = l.plan.buffer(buffer);
-    match &b.role {
+fn planes(l: &Lower, dtype: DType, buffer: BufferId, row: u64) -> Option<Planes> {
+    match &l.plan.buffer(buffer).role {
         super::Role::Weight { rows, .. } if dtype.is_quantised() => {
-            Some(Planes::new(dtype, blocks_of(dtype, b.bytes, rows.len())))
+            Some(Planes::new(dtype, rows.len() as u64 * (row / dtype.block() as u64)))
         }
         _ => None,
     }
-}
-
-/// Blocks in a quantised buffer of `total` bytes: the number whose planes take just that.
-fn blocks_of(dtype: DType, total: u64, rows: usize) -> u64 {
-    let (quant, scale) = crate::base::block::plane_bytes(dtype);
-    let mut blocks = total / (quant + scale) as u64;
-    while Planes::new(dtype, blocks).total() > total || blocks % rows.max(1) as u64 != 0 {
-        blocks -= 1;
-    }
-    blocks
 }
 
 // ---- attention --------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ pub use tuning::Tuning;
 pub use verify::verify;
 
 use crate::base::{Bindings, DType, Expr, Part, Result, Type};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, grid};
 use crate::op::Collective;
 use std::sync::Arc;
 
@@ -127,17 +127,13 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// Workgroups under `bindings`. A long first axis is folded into the second, as kernels expect.
+    /// Workgroups under `bindings`, folded where an axis is beyond `limit` ([`grid::fold`]).
     pub fn workgroups(&self, bindings: &Bindings, limit: u32) -> Result<[u32; 3]> {
         let mut out = [1u32; 3];
         for (slot, ceil) in out.iter_mut().zip(&self.grid) {
             *slot = (ceil.n.eval(bindings)?.max(0) as u64).div_ceil(ceil.by as u64).min(u32::MAX as u64) as u32;
         }
-        if out[0] > limit && out[1] == 1 {
-            out[1] = out[0].div_ceil(limit);
-            out[0] = out[0].div_ceil(out[1]);
-        }
-        Ok(out)
+        Ok(grid::fold(out, limit))
     }
 }
 

@@ -2,13 +2,14 @@
 
 use super::code::{Bound, Code, Coord, Space};
 use super::heavy::{
-    Launch, Operand, bound, ceil, launch, operand, read_bytes, right_bounds, right_bounds_as, scales_at, u,
+    Launch, Operand, beside_at, bound, ceil, launch, operand, read_bytes, right_bounds, right_bounds_as, u,
 };
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Param, Role};
 use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
+use crate::format::RUN;
 use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
-use crate::kernel::{FEW, Kernel, Problem, vector};
+use crate::kernel::{FEW, Kernel, Problem, grid, vector};
 use crate::op::{Attrs, Value};
 
 /// A product and its axes: rows and inner of the left operand, inner and columns of the right one.
@@ -48,6 +49,10 @@ impl Product {
     pub fn k(&self) -> Dim {
         self.a.shape[self.ak]
     }
+    /// The words with which the planes beside the first begin in a buffer of the right operand's.
+    fn beside(&self, l: &Lower, buffer: BufferId) -> [i64; 2] {
+        beside_at(l, self.b.dtype, buffer, self.k().bound() as u64)
+    }
 }
 
 /// The buffer that holds outputs `first` and on of the right operand's.
@@ -55,8 +60,8 @@ pub(super) struct Piece {
     pub buffer: BufferId,
     pub first: i64,
     pub n: Expr,
-    /// The texel with which its scales begin.
-    pub scales: i64,
+    /// The words with which its planes beside the first begin.
+    pub beside: [i64; 2],
     /// Whether it is one of several.
     pub split: bool,
 }
@@ -96,13 +101,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
             _ => Expr::from(p.n()),
         };
         let next = first + n.bound() as i64;
-        emit_piece(
-            l,
-            (anchor, root),
-            &p,
-            chosen,
-            Piece { buffer, first, n, scales: scales_at(l, p.b.dtype, buffer), split },
-        );
+        emit_piece(l, (anchor, root), &p, chosen, Piece { buffer, first, n, beside: p.beside(l, buffer), split });
         first = next;
     }
     Ok(())
@@ -124,13 +123,18 @@ fn emit_piece(
         if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0], p.right.texels) } else { chosen };
     let mut code = l.code();
     code.bound.push(strips[0].left.clone());
+    let row = p.k().bound() as u64;
     code.bound.extend(match variant.form {
-        Form::Rows => right_bounds(l, p.right, piece.buffer, variant.form),
-        _ => right_bounds_as(l, p.right, piece.buffer, vector_spec(p, variant).right_elements()),
+        Form::Rows => right_bounds(l, p.right, piece.buffer, row, variant.form),
+        _ => right_bounds_as(l, p.right, piece.buffer, row, vector_spec(p, variant).right_elements()),
     });
     code.bound.push(bound("y", l.buffers(root)[0], "f32", true));
     let subgroups = l.caps.subgroup >= matmul::ROWS_LANES;
-    let (kernel, grid) = kernel(&mut code, p, (variant, subgroups), &piece.n, (anchor, root));
+    let (mut kernel, grid) = kernel(&mut code, p, (variant, subgroups), &piece.n, (anchor, root));
+    // A grid that may go beyond the device's is folded when it is dispatched; a single row of groups finds its place by itself.
+    if variant.form == Form::Rows && is_long(l, &grid) {
+        kernel = kernel.hole("grid", grid::unfold((grid[0].by, grid[1].by)));
+    }
     let written = Expr::product(&p.out[..p.out.rank() - 1]) * piece.n.clone() * 4;
     let bytes = read_bytes(&p.a) + piece.weights(l, p) + written + code.read_bytes();
     let n = p.n().bound() as i64;
@@ -186,6 +190,11 @@ fn kernel(
     (kernel.hole("interface", interface(&code.bound, &code.params, FIELDS)), grid)
 }
 
+/// Whether a grid may go beyond the device's along an axis.
+pub(super) fn is_long(l: &Lower, grid: &[Ceil; 3]) -> bool {
+    grid.iter().any(|c| c.n.bound().div_ceil(c.by as u64) > l.caps.grid as u64)
+}
+
 /// All rows, whose number is small at its bound.
 fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
     vector::Spec {
@@ -199,7 +208,9 @@ fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
 
 /// The numbers that [`params`] gives.
 pub(super) const FIELDS: &[&str] =
-    &["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0"];
+    &["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1",
+    "batch",
+];
 
 /// The numbers of a dispatch that makes `rows` rows from row `m0` on.
 pub(super) fn params(p: &Product, piece: &Piece, rows: Expr, m0: i64) -> Vec<(String, Param)> {
@@ -219,7 +230,9 @@ pub(super) fn params(p: &Product, piece: &Piece, rows: Expr, m0: i64) -> Vec<(St
         u("m0", m0),
         u("n0", piece.first),
         u("four", 4),
-        u("s0", piece.scales),
+        u("s0", piece.beside[0]),
+        u("s1", piece.beside[1]),
+        u("batch", p.lead.count()),
     ]
 }
 
@@ -318,7 +331,7 @@ impl Fits {
             _ => false,
         };
         let contiguous_rows = right.rows && b.shape.rank() == 2 && b.layout == Layout::contiguous(&b.shape);
-        let vector = left && k_known % 32 == 0 && contiguous_rows && lead.count().is(1);
+        let vector = left && k_known % RUN as i64 == 0 && contiguous_rows && lead.count().is(1);
         Fits { rows: left && rows_right && (right.rows || by(&Expr::from(b.shape[bn]), 4)), vector }
     }
 }

@@ -3,10 +3,10 @@
 use super::code::{Bound, Coord};
 use super::heavy::{Launch, bound, ceil, launch, read_bytes, right_bounds_as, u};
 use super::lower::{Lower, interface};
-use super::product::{FIELDS, Piece, Product, batch, params};
+use super::product::{FIELDS, Piece, Product, batch, is_long, params};
 use super::{Buffer, BufferId, Role};
-use crate::base::{DType, Expr};
-use crate::kernel::Kernel;
+use crate::base::Expr;
+use crate::kernel::{Kernel, grid};
 use crate::kernel::matmul::Variant;
 use crate::kernel::tiles::{Lay, STEPS, SUM, Spec};
 use crate::op::Value;
@@ -25,7 +25,7 @@ pub fn emit(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, (v, part
     };
     let mut code = l.code();
     code.bound.push(bound("a", p.a.buffer, spec.left_element(), false));
-    code.bound.extend(right_bounds_as(l, p.right, piece.buffer, spec.right_elements()));
+    code.bound.extend(right_bounds_as(l, p.right, piece.buffer, p.k().bound() as u64, spec.right_elements()));
     code.bound.push(bound("y", result, spec.result_element(), true));
     let epilogue = match anchor == root || parts > 1 {
         true => "fn epilogue(acc: f32, o: u32) -> f32 { return acc; }\n".to_string(),
@@ -35,12 +35,17 @@ pub fn emit(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, (v, part
     body += &batch(&mut code, "batch_a", &p.a, &p.lead);
     body += &batch(&mut code, "batch_b", &p.b, &p.lead);
     let fields = [FIELDS, &["batches", "part"]].concat();
-    let kernel = spec.kernel(&body).hole("interface", interface(&code.bound, &code.params, &fields));
+    let batches = p.lead.count() * parts.max(1) as i64;
+    let grid = [ceil(piece.n.clone(), v.bn), ceil(p.m(), v.bm), ceil(batches.clone(), 1)];
+    let mut kernel = spec.kernel(&body).hole("interface", interface(&code.bound, &code.params, &fields));
+    if is_long(l, &grid) {
+        kernel = kernel.hole("grid", grid::unfold((v.bn, v.bm)));
+    }
     let mut numbers = params(p, piece, p.m().into(), 0);
+    numbers.retain(|(name, _)| name != "batch");
+    numbers.push(u("batch", batches));
     numbers.extend([u("batches", p.lead.count()), u("part", part as i64)]);
     numbers.extend(code.params.iter().cloned());
-    let batches = p.lead.count() * parts.max(1) as i64;
-    let grid = [ceil(piece.n.clone(), v.bn), ceil(p.m(), v.bm), ceil(batches, 1)];
     let written = Expr::product(&p.out[..p.out.rank() - 1]) * piece.n.clone() * 4;
     let bytes = read_bytes(&p.a) + piece.weights(l, p) + code.read_bytes() + written.clone() * parts.max(1) as i64;
     launch(l, anchor, root, Launch { kernel, bound: code.bound, params: numbers, grid, bytes });
@@ -75,7 +80,7 @@ fn spec(p: &Product, v: Variant, piece: &Piece, split: bool) -> Spec {
     Spec {
         tile: v.tile(),
         left: lay(p, true),
-        left_f16: p.a.dtype == DType::F16,
+        left_dtype: p.a.dtype,
         right: p.right,
         lay: lay(p, false),
         whole: Expr::from(p.k()).divisible_by(STEPS as i64),

@@ -24,20 +24,18 @@ impl Tuning {
 
     /// Takes one variant for all products whose layouts allow it.
     pub fn prefer(&mut self, variant: &str) {
-        for dtype in Tuning::STORED {
+        for dtype in DType::weights() {
             for (rows, tall) in [(true, false), (true, true), (false, false), (false, true)] {
                 self.chosen.insert(Tuning::matmul_class(dtype, rows, tall), variant.to_string());
             }
         }
     }
-    /// Types of right operands that have classes of their own.
-    pub const STORED: [DType; 5] = [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0];
-
     /// The class of a matmul: its right operand's type, whether that is in rows of k, and whether the left one has many rows.
     pub fn matmul_class(dtype: DType, rows: bool, tall: bool) -> String {
         format!("matmul.{dtype}.{}.{}", if rows { "rows" } else { "columns" }, if tall { "many" } else { "few" })
     }
     pub fn matmul(&self, right: Right, tall: bool) -> Option<Variant> {
-        self.chosen.get(&Tuning::matmul_class(right.dtype, right.rows, tall)).and_then(|name| Variant::find(name))
+        let class = |dtype| self.chosen.get(&Tuning::matmul_class(dtype, right.rows, tall));
+        class(right.dtype).or_else(|| class(right.dtype.stand_in())).and_then(|name| Variant::find(name))
     }
 }

@@ -3,8 +3,8 @@
 use super::value::{Data, Real, Tensor};
 use super::{matmul, native};
 use crate::base::{Bindings, DType, Error, Result};
+use crate::format;
 use crate::op::{Attrs, Body, OpDef, Primitive, Reduce};
-use half::f16;
 use rayon::prelude::*;
 
 /// An op about to be computed.
@@ -46,8 +46,8 @@ impl<T: Real> Call<'_, T> {
     /// A result of the op's type: whole numbers are cut, halves rounded.
     pub fn result(&self, elements: Vec<f64>) -> Tensor<T> {
         match self.dtype {
-            DType::F16 => {
-                Tensor::floats(elements.iter().map(|x| T::of(f16::from_f64(*x).to_f64())).collect(), &self.shape)
+            d if d.is_narrow() => {
+                Tensor::floats(elements.iter().map(|x| T::of(format::rounded(d, *x))).collect(), &self.shape)
             }
             DType::I32 => Tensor::ints(elements.iter().map(|x| (*x as i64) as i32 as i64).collect(), &self.shape),
             DType::U32 | DType::Bool => {

@@ -4,6 +4,7 @@ use super::Notice;
 use crate::base::units::median;
 use crate::base::{Array, Bindings, Caps, DType, Error, Result};
 use crate::device::{Gpu, Program, Store};
+use crate::format::{SAMPLES, TYPICAL};
 use crate::graph::GraphBuilder;
 use crate::kernel::matmul::{Form, VARIANTS, Variant};
 use crate::plan::{self, Options, Tuning};
@@ -81,7 +82,7 @@ const MANY: (usize, usize, usize) = (8, 960, 576);
 /// Times the variants of every class of matmul on this adapter.
 pub async fn tune(gpu: &Arc<Gpu>, tell: &mut dyn FnMut(&str)) -> Result<Tuning> {
     let mut tuning = Tuning::for_kind(gpu.caps().kind);
-    for dtype in Tuning::STORED {
+    for dtype in SAMPLES {
         for tall in [false, true] {
             let class = Tuning::matmul_class(dtype, true, tall);
             let mut best: Option<(&str, f64)> = None;
@@ -106,9 +107,9 @@ async fn texels(gpu: &Arc<Gpu>, tuning: &Tuning) -> Result<bool> {
     for (texels, sum) in [false, true].into_iter().zip(&mut seconds) {
         let placed = Tuning { texels, ..tuning.clone() };
         for (tall, sizes) in [(false, FEW), (true, MANY)] {
-            let class = Tuning::matmul_class(DType::Q4_1, true, tall);
+            let class = Tuning::matmul_class(TYPICAL, true, tall);
             let Some(name) = tuning.chosen.get(&class) else { continue };
-            *sum += time(gpu, DType::Q4_1, sizes, &class, name, &placed).await?;
+            *sum += time(gpu, TYPICAL, sizes, &class, name, &placed).await?;
         }
     }
     Ok(seconds[1] < seconds[0])

@@ -24,7 +24,7 @@ pub fn all() -> HashSet<Kernel> {
             options.fuse = fuse;
             of_cases(&caps, &mut options, &mut out);
         }
-        for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
+        for dtype in DType::weights() {
             let model = seeded::quantised(4, 2, 2, 1, dtype);
             for seq in [1, 32] {
                 out.extend(plan(&model.graph(seq, 64, false, true), &caps, &options).unwrap().kernels);

@@ -89,8 +89,9 @@ impl Weights for ModelSource {
             Error::file(
                 &self.path,
                 format!(
-                    "tensor \"{name}\" is {}: f32, f16, bf16, q4_0, q4_1 and q8_0 can be run, requantise the file",
-                    t.ty.name()
+                    "tensor \"{name}\" is {}: {} can be run, requantise the file",
+                    t.ty.name(),
+                    crate::format::names()
                 ),
             )
         })?;
@@ -120,7 +121,7 @@ impl Weights for ModelSource {
                 &whole[(from - t.offset) as usize..(to - t.offset) as usize]
             }
         };
-        Ok(t.ty.widened(bytes))
+        Ok(Cow::Borrowed(bytes))
     }
     fn arrives(&self) -> bool {
         matches!(&self.bytes, Bytes::Stream(kept) if kept.is_empty())
