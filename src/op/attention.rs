@@ -254,6 +254,9 @@ fn attention_cases() -> Vec<Case> {
     add([2, 4, 4, 32], 9, 4, None, None, Some(f32s([2, 1, 1, 9])));
     add([1, 4, 2, 8], 4, 2, None, None, Some(f32s([4, 4])));
     add([1, 40, 3, 64], 40, 1, Some(0), None, None);
+    // Enough keys to go in parts, and a window behind all keys.
+    add([1, 1, 4, 36], 300, 2, Some(299), None, None);
+    add([1, 2, 2, 8], 3, 1, Some(5), Some(2), None);
     // A boolean mask that leaves some key visible in every row: it is true wherever it is ones.
     let truth = (of(DType::Bool, [1, 1, 1, 6]), Fill::Below(1));
     let mut seen =

@@ -120,20 +120,20 @@ impl Places {
         };
         // Pieces of whole rows, a multiple of 64 so that every plane and packed word starts evenly.
         let mut most = rows;
-        // Only what reads a weight row by row may find it in pieces.
-        if bytes_of(rows) > limit && !by_rows {
-            let what = format!(
-                "weight \"{name}\" {ty} takes {} bytes, this device binds at most {limit}: only gathers of its rows and products with them read it in pieces, and something else reads it",
-                bytes_of(rows)
-            );
-            return Err(Error::device(DeviceFault::Limit, "weight", what));
-        }
         while bytes_of(most) > limit {
             most = if most > 64 { (most / 2).next_multiple_of(64).min(most - 1) / 64 * 64 } else { 0 };
             if most == 0 {
                 let what = format!("weight \"{name}\" {ty} has rows beyond the {limit} bytes that this device binds");
                 return Err(Error::device(DeviceFault::Limit, "weight", what));
             }
+        }
+        // Only what reads a weight row by row may find it in pieces.
+        if most < rows && !by_rows {
+            let what = format!(
+                "weight \"{name}\" {ty} takes {} bytes, this device binds at most {limit}: only gathers of its rows and products with them read it in pieces, and something else reads it",
+                bytes_of(rows)
+            );
+            return Err(Error::device(DeviceFault::Limit, "weight", what));
         }
         if caps.kind == AdapterKind::Software && by_rows {
             let slice = MOST_ELEMENTS / dims.get(1).copied().unwrap_or(1).max(1) / 64 * 64;
