@@ -14,7 +14,7 @@ pub mod units;
 mod weights;
 
 pub use crate::format::{DType, TYPICAL};
-pub use array::Array;
+pub use array::{Array, Element};
 pub use caps::{AdapterKind, Caps, TEXELS};
 pub use dim::{Bindings, Dim, Var};
 pub use error::{DeviceFault, Error, Result};

@@ -5,6 +5,7 @@ mod cluster;
 mod fetch;
 mod interrupt;
 mod look;
+mod quantize;
 mod simulate;
 mod spread;
 mod style;
@@ -58,6 +59,8 @@ enum Command {
     /// Fit a device's constants to measurements (assets/devices says which)
     #[command(hide = true)]
     Fit(validate::Fit),
+    /// Write a model in another format, and say what that loses
+    Quantize(quantize::Quantize),
     /// Time the kernel variants of an adapter and remember the fastest
     Tune(look::Tune),
     /// Serve the demo page to a browser on this machine
@@ -233,6 +236,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Simulate(c) => c.run().await.map(done),
         Command::Validate(c) => c.run().map(done),
         Command::Fit(c) => c.run().map(done),
+        Command::Quantize(c) => c.run().await.map(done),
         Command::Tune(c) => c.run().await.map(done),
         Command::Web(c) => c.run().map(done),
     }

@@ -18,6 +18,7 @@ mod float32;
 mod integers;
 mod iq4_nl;
 mod iq4_xs;
+mod mixes;
 mod mxfp4;
 mod nibbles;
 mod q2_k;
@@ -35,6 +36,7 @@ mod six_bit;
 mod table;
 
 pub use describe::{Class, Float, Format, Int8, IntDot};
+pub use mixes::{MIXES, Mix};
 pub use planes::{MAX_PLANES, Planes};
 pub use wgsl::{Blocks, Plain, RUN, Store, Wgsl};
 pub(crate) use wide::widest;

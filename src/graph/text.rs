@@ -47,7 +47,7 @@ mod tests {
         assert_eq!(
             g.finish().unwrap().to_string(),
             "%0 = input : f32[seq, 4]  \"x\"\n\
-             %1 = weight : q8_0[6, 4]  \"w\"\n\
+             %1 = weight : q4_1[6, 4]  \"w\"\n\
              %2 = matmul %0, %1  ta=false tb=true : f32[seq, 6]  \"layers.0.up\"\n\
              %3 = gelu %2 : f32[seq, 6]  \"layers.0.up\"\n\
              output y = %3\n"

@@ -9,6 +9,8 @@ pub mod llama;
 pub mod safetensors;
 pub mod source;
 mod tensor;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod write;
 
 pub use family::{Family, Model, ModelInfo, StepShape};
 pub use source::ModelSource;

@@ -121,7 +121,7 @@ mod tests {
         g.output("z", x.matmul_t(b).exp());
         g.output("u", x.matmul_t(c));
         let text = super::join(&g.finish().unwrap()).unwrap().to_string();
-        assert!(text.contains("weight of a + b : q8_0[12, 64]  \"a + b\""), "{text}");
+        assert!(text.contains("weight of a + b : q4_1[12, 64]  \"a + b\""), "{text}");
         assert_eq!(text.matches("= matmul").count(), 2, "{text}");
         assert!(text.contains("axis=1 start=5 len=7"), "{text}");
     }

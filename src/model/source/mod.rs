@@ -35,6 +35,8 @@ const MAX_SIDE: u64 = 256 << 20;
 /// model.safetensors.index.json names.
 pub struct ModelSource {
     path: PathBuf,
+    /// The files of a GGUF model on disk, in the order of its parts.
+    files: Vec<PathBuf>,
     bytes: Bytes,
     tensors: Vec<TensorInfo>,
     /// Name → (index into `tensors`, file).
@@ -56,6 +58,10 @@ enum Bytes {
 impl ModelSource {
     pub fn path(&self) -> &Path {
         &self.path
+    }
+    /// The files of a GGUF model on disk.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
