@@ -14,7 +14,7 @@ use warpweft::base::{AdapterKind, Array, Bindings, DType, Result, Var};
 use warpweft::device::{Gpu, Probes, Program, Store, probe};
 use warpweft::graph::{Graph, GraphBuilder};
 use warpweft::op::Attention;
-use warpweft::plan::{Options, Tuning, plan};
+use warpweft::plan::{Options, plan};
 use warpweft::session::pick;
 
 /// What a figure is a share of.
@@ -78,7 +78,7 @@ impl Bench {
         for m in if small { vec![256] } else { vec![1024, 4096] } {
             self.case(&format!("matmul f32 {m} × {m} × {m}"), product(m, m, m, DType::F32), Of::Flops).await?;
         }
-        for dtype in Tuning::STORED {
+        for dtype in [DType::F32, DType::F16, DType::Q8_0, DType::Q4_0, DType::Q4_1] {
             self.case(&format!("mat-vec {dtype} {ffn} × {n}"), product(1, ffn, n, dtype), Of::Bytes).await?;
         }
         self.case(&format!("mat-vec q4_0, 8 rows, {ffn} × {n}"), product(8, ffn, n, DType::Q4_0), Of::Bytes).await?;

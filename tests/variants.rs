@@ -8,7 +8,7 @@ use warpweft::graph::{Graph, GraphBuilder};
 use warpweft::kernel::matmul::{Form, VARIANTS, Variant};
 use warpweft::kernel::{Kernel, vector};
 use warpweft::op::Attention;
-use warpweft::plan::{Options, Plan, Tuning, plan};
+use warpweft::plan::{Options, Plan, plan};
 
 /// A GPU with subgroups, and otherwise what every device has.
 const GPU: Caps = Caps { kind: AdapterKind::Discrete, subgroup: 32, ..Caps::FLOOR };
@@ -75,7 +75,7 @@ fn all() -> BTreeMap<String, (Kernel, String)> {
     };
     for v in VARIANTS.iter().filter(|v| v.form != Form::Rows) {
         let vectors = v.form != Form::Tiled;
-        for dtype in Tuning::STORED {
+        for dtype in DType::weights() {
             let shapes: &[(usize, &str)] =
                 if vectors { &[(1, ""), (4, "-4-rows"), (8, "-8-rows")] } else { &[(4096, "")] };
             for (m, suffix) in shapes {
@@ -119,7 +119,7 @@ fn gpu_variants_are_planned_and_written_for_their_compilers() {
     }
     for v in VARIANTS.iter().filter(|v| v.form != Form::Rows) {
         let mine = all.iter().filter(|(name, _)| name.contains(&format!("-{}-", v.name))).count();
-        assert!(mine >= Tuning::STORED.len(), "{}: {mine} kernels", v.name);
+        assert!(mine >= DType::weights().count(), "{}: {mine} kernels", v.name);
     }
     let of = |start: &str, kernel: &str| all.iter().any(|(name, (k, _))| name.starts_with(start) && k.name() == kernel);
     assert!(of("attention-prefill", "attention_tiles") && of("attention-decode", "attention_merge"));

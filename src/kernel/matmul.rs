@@ -91,8 +91,8 @@ impl Right {
         t
     }
 
-    /// Whether blocks have offsets beside factors.
-    fn offset(self) -> bool {
+    /// Whether blocks have offsets beside factors, and no byte of theirs is negative.
+    pub(super) fn offset(self) -> bool {
         matches!(self.wgsl(), Wgsl::Blocks(b) if b.offset)
     }
 }

@@ -241,9 +241,10 @@ impl Side {
         let name = self.name;
         let (fetch, decode) = match (self.lay, self.dtype.plain()) {
             (Lay::Loose, Some(_)) => (self.loose(), "bitcast<vec4<f32>>(raw)".to_string()),
-            (_, Some(plain)) if plain.four == "vec4<f32>" => {
-                (format!("    return bitcast<vec4<u32>>({});\n", self.load("at / 4u")), "bitcast<vec4<f32>>(raw)".into())
-            }
+            (_, Some(plain)) if plain.four == "vec4<f32>" => (
+                format!("    return bitcast<vec4<u32>>({});\n", self.load("at / 4u")),
+                "bitcast<vec4<f32>>(raw)".into(),
+            ),
             (_, Some(plain)) => {
                 (format!("    return vec4<u32>({}, 0u, 0u);\n", self.load("at / 4u")), (plain.widen)("raw.xy"))
             }

@@ -122,8 +122,12 @@ impl Spec {
     }
 
     /// A run of each output, eight weights of one scale at a time: multiplied as whole numbers and scaled once, with the sum of what they
-    /// met for the offset. Signed bytes are made unsigned by an offset of 128: those convert in one instruction on GPUs.
+    /// met for the offset. Signed bytes are made unsigned by an offset of 128: unsigned ones convert in one instruction on GPUs.
     fn blocks(&self, t: &mut String) {
+        let (flip, shift) = match self.right.offset() {
+            true => ("", ""),
+            false => (" ^ vec2<u32>(0x80808080u)", " - 128.0 * f{r}.x"),
+        };
         for r in 0..self.outputs {
             let _ = writeln!(t, "        let r{r} = run_at(w{r} + c, vec2<u32>(p.s0, p.s1));");
         }
@@ -132,8 +136,9 @@ impl Spec {
             for r in 0..self.outputs {
                 let _ = writeln!(
                     t,
-                    "            let q{r} = packed(r{r}, {j}u) ^ vec2<u32>(0x80808080u);\n            let f{r} = scale(r{r}, {j}u);\n            \
-                     let o{r} = f{r}.y - 128.0 * f{r}.x;\n            let u{r} = vec4<f32>(unpack4xU8(q{r}.x));\n            let v{r} = vec4<f32>(unpack4xU8(q{r}.y));"
+                    "            let q{r} = packed(r{r}, {j}u){flip};\n            let f{r} = scale(r{r}, {j}u);\n            \
+                     let o{r} = f{r}.y{};\n            let u{r} = vec4<f32>(unpack4xU8(q{r}.x));\n            let v{r} = vec4<f32>(unpack4xU8(q{r}.y));",
+                    shift.replace("{r}", &r.to_string())
                 );
             }
             for i in 0..self.rows {
@@ -191,8 +196,6 @@ impl Spec {
         }
     }
 }
-
-const WORDS: [&str; 4] = ["x", "y", "z", "w"];
 
 /// Four multiply-adds into `sum`.
 fn fma(a: &str, b: &str, sum: &str) -> String {

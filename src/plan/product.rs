@@ -207,8 +207,8 @@ fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
 }
 
 /// The numbers that [`params`] gives.
-pub(super) const FIELDS: &[&str] =
-    &["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1",
+pub(super) const FIELDS: &[&str] = &[
+    "m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1",
     "batch",
 ];
 

@@ -6,9 +6,9 @@ use super::lower::{Lower, interface};
 use super::product::{FIELDS, Piece, Product, batch, is_long, params};
 use super::{Buffer, BufferId, Role};
 use crate::base::Expr;
-use crate::kernel::{Kernel, grid};
 use crate::kernel::matmul::Variant;
 use crate::kernel::tiles::{Lay, STEPS, SUM, Spec};
+use crate::kernel::{Kernel, grid};
 use crate::op::Value;
 
 /// Invocations of a workgroup that adds up parts.

@@ -91,7 +91,9 @@ impl Row {
             aim(self.whole.loads == self.whole.loads_wide, "storage is read by less than sixteen bytes".into());
         }
         if self.weights > 0.0 {
-            aim(h.all <= 4.0 * self.weights, format!("{:.1} instructions a weight", h.all / self.weights));
+            // Formats of many scales take more; they are let through as long as memory stays what takes the time.
+            let few = h.all <= 4.0 * self.weights || (self.share > 0.99 && h.all <= 7.0 * self.weights);
+            aim(few, format!("{:.1} instructions a weight", h.all / self.weights));
             aim(h.loads_wide >= 4.0, format!("{} wide loads in flight", h.loads_wide));
         }
         out
