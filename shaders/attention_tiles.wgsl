@@ -26,6 +26,16 @@ const HIDDEN: f32 = -3.4028234e38;
 fn masked(score: f32, b: u32, h: u32, s: u32, t: u32) -> f32 { return score; }
 //}
 
+//{ cap
+fn capped(score: f32) -> f32 { return score; }
+//}
+
+//{ sinks
+// What the running maximum and sum of a head's scores begin with.
+fn first_score(h: u32) -> f32 { return HIDDEN; }
+fn first_sum() -> f32 { return 0.0; }
+//}
+
 //{ last
 // The last key that query s sees, plus one; and the first.
 fn keys_end(s: u32) -> u32 { return p.keys; }
@@ -44,14 +54,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let at = (p.q0 + b * p.q_batch + s * p.q_row + h * p.q_head) / 4u;
     let out = ((b * p.queries + s) * p.heads + h) * (p.width / 4u);
     for (var i = 0u; i < p.width / 4u; i++) {
-        var most = HIDDEN;
-        var sum = 0.0;
+        var most = first_score(h);
+        var sum = first_sum();
         var acc = vec4<f32>(0.0);
         for (var t = keys_start(s); t < keys_end(s); t++) {
             let kt = (p.k0 + b * p.k_batch + group.y * p.k_head + t * p.k_row) / 4u;
             var score = 0.0;
             for (var j = 0u; j < p.width / 4u; j++) { score += dot(q[at + j], k[kt + j]); }
-            score = masked(score * p.scale, b, h, s, t);
+            score = masked(capped(score * p.scale), b, h, s, t);
             let next = max(most, score);
             let e = select(0.0, exp(score - next), score > HIDDEN);
             sum = sum * exp(most - next) + e;

@@ -136,7 +136,7 @@ impl Text {
             for (i, c) in LANES.iter().enumerate() {
                 let _ = writeln!(
                     t,
-                    "            {{\n                let t = t0 + tx * 4u + {i}u;\n                let seen = t < keys_end(s) && t >= keys_start(s);\n                s{r}.{c} = select(HIDDEN, masked(s{r}.{c}, b, h, s, min(t, p.keys - 1u)), seen);\n            }}"
+                    "            {{\n                let t = t0 + tx * 4u + {i}u;\n                let seen = t < keys_end(s) && t >= keys_start(s);\n                s{r}.{c} = select(HIDDEN, masked(capped(s{r}.{c}), b, h, s, min(t, p.keys - 1u)), seen);\n            }}"
                 );
             }
             *t += "        }\n";
@@ -278,8 +278,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let f3 = (q_at + g3 / each * p.q_row + g3 % each * p.q_head) / 4u;
     let first = row0 / each;
     let last = min(row0 + 31u, rows - 1u) / each;
-    var most = vec4<f32>(HIDDEN);
-    var sum = vec4<f32>(0.0);
+    let h0 = group.y * each;
+    let r0 = row0 + ty * 4u;
+    var most = vec4<f32>(
+        first_score(h0 + r0 % each), first_score(h0 + (r0 + 1u) % each), first_score(h0 + (r0 + 2u) % each), first_score(h0 + (r0 + 3u) % each),
+    );
+    // One lane of a row, of one part, counts what there is beside the keys.
+    var sum = vec4<f32>(select(0.0, first_sum(), tx == 0u && group.z < p.batch));
 ";
 
 /// Keys of a part: whole tiles.
