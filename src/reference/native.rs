@@ -138,6 +138,10 @@ fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
             })
             .collect();
         let most = scores.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+        if most <= -f32::MAX {
+            // Nothing is seen: zeros, as they stand.
+            return;
+        }
         scores.iter_mut().for_each(|x| *x = (*x - most).exp());
         let sum: f32 = scores.iter().sum();
         let mut acc = vec![0.0f32; d];
