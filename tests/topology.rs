@@ -477,7 +477,7 @@ fn a_bad_machine_file_is_refused_with_file_line_and_numbers() {
     small.toml:2: device gpu: peak names no rate, such as fp16 = "312TFLOP/s"
     small.toml:1: string values must be quoted, expected literal string
     none.toml:1: machine "none" has no devices: it needs a [devices.NAME] section
-    there is no machine "dgx-z": there are dgx1-v100, dgx-v100, dgx-a100, dgx-a100-40gb, dgx-h100, h100-hbm2e, dgx-h200, dgx-b200, gb200-nvl72, pcie-8, laptops-2, browser-tab, or give a .toml file
+    there is no machine "dgx-z": there are dgx1-v100, dgx-v100, dgx-a100, dgx-a100-40gb, dgx-h100, h100-hbm2e, dgx-h200, h20-8, gh200, dgx-b200, dgx-b300, gb200-nvl72, gb300-nvl72, mi300x-8, mi355x-8, l40s-8, rtx-pro-6000-8, dgx-spark, pcie-8, laptops-2, browser-tab, or give a .toml file
     dgx-a100: 0 nodes, must be 1 to 1000000
     "#);
 }
