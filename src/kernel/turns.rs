@@ -26,6 +26,7 @@ pub fn turns(kernel: &Kernel, number: impl Fn(&str) -> u64) -> Option<u64> {
         "rms_norm" if wide("form") => 2 * number("cols").div_ceil(64) + tree,
         "rms_norm" => 2 * number("cols"),
         "scatter_add" => number("n"),
+        "expert_matmul" => number("k"),
         "matmul" => number("k").div_ceil(16) * 5,
         "matmul_sum" => number("parts"),
         // A quantised block is a turn and four within it; two times four for eight bits.
