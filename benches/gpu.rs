@@ -201,13 +201,13 @@ fn product(m: usize, n: usize, k: usize, dtype: DType) -> Result<Graph> {
 fn rows(name: &str, n: usize) -> Result<Graph> {
     let g = GraphBuilder::new();
     let x = g.input("x", DType::F32, [n, n]);
-    let ones = || g.data("ones", [n], vec![1.0; n]);
+    let ones = g.data("ones", [n], vec![1.0; n]);
     g.output(
         "y",
         match name {
             "softmax" => x.softmax(),
-            "rms_norm" => x.rms_norm(ones(), 1e-5),
-            _ => x.layer_norm(ones(), ones(), 1e-5),
+            "rms_norm" => x.rms_norm(ones, 1e-5),
+            _ => x.layer_norm(ones, ones, 1e-5),
         },
     );
     g.finish()
@@ -217,7 +217,7 @@ fn attention(queries: usize, keys: usize) -> Result<Graph> {
     let g = GraphBuilder::new();
     let q = g.input("q", DType::F32, [1, queries, 32, 128]);
     let kv = |name: &str| g.input(name, DType::F32, [1, keys, 8, 128]);
-    let how = Attention { scale: 0.088, causal: Some((keys - queries).into()), window: None };
+    let how = Attention { causal: Some((keys - queries).into()), ..Attention::scaled(0.088) };
     g.output("y", q.attention(kv("k"), kv("v"), None, how));
     g.finish()
 }
@@ -230,18 +230,18 @@ fn layer(rows: usize, keys: usize, width: usize, ffn: usize) -> Result<Graph> {
     let g = GraphBuilder::new();
     let x = g.input("x", DType::F32, [rows, width]);
     let w = |name: &str, n: usize, k: usize| g.weight(name, DType::Q4_0, [n, k]);
-    let ones = || g.data("ones", [width], vec![1.0; width]);
-    let h = x.rms_norm(ones(), 1e-5);
+    let ones = g.data("ones", [width], vec![1.0; width]);
+    let h = x.rms_norm(ones, 1e-5);
     let q = h.matmul_t(w("q", width, width)).reshape([1, rows, heads, 128]);
     let cache = |name: &str, rows_of: &str| {
         let fresh = h.matmul_t(w(rows_of, groups * 128, width));
         let all = g.state(name, DType::F32, [keys, groups * 128]).append(fresh, past).slice(0, 0, total);
         all.reshape(vec![1.into(), total.into(), groups.into(), 128.into()])
     };
-    let how = Attention { scale: 0.088, causal: Some(past), window: None };
+    let how = Attention { causal: Some(past), ..Attention::scaled(0.088) };
     let a = q.attention(cache("keys", "k"), cache("values", "v"), None, how).reshape([rows, width]);
     let x = x + a.matmul_t(w("o", width, width));
-    let h = x.rms_norm(ones(), 1e-5);
+    let h = x.rms_norm(ones, 1e-5);
     let up = h.matmul_t(w("gate", ffn, width)).silu() * h.matmul_t(w("up", ffn, width));
     g.output("y", x + up.matmul_t(w("down", width, ffn)));
     g.finish()

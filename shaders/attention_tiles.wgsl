@@ -10,7 +10,7 @@ struct Params {
     q0: u32, q_batch: u32, q_row: u32, q_head: u32,
     k0: u32, k_batch: u32, k_row: u32, k_head: u32,
     v0: u32, v_batch: u32, v_row: u32, v_head: u32,
-    y0: u32, past: u32, window: u32, scale: f32,
+    y0: u32, past: u32, window: u32, scale: f32, softcap: f32, sinks0: u32,
     mask0: u32, mask_batch: u32, mask_head: u32, mask_row: u32, mask_key: u32, parts: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;

@@ -174,7 +174,7 @@ fn many_ids_and_many_keys_are_all_seen() {
         let g = GraphBuilder::new();
         let q = g.input("q", DType::F32, [1, 1, 1, width]);
         let k = g.input("k", DType::F32, [1, t, 1, width]);
-        let how = Attention { scale: 0.5, causal: None, window: None };
+        let how = Attention::scaled(0.5);
         g.output("y", q.attention(k, k, None, how));
         let keys: Vec<f32> =
             (0..t * width).map(|i| if i / width + 1 == t { 4.0 } else { (i % 5) as f32 * 0.1 }).collect();
@@ -219,7 +219,7 @@ fn queries_that_see_no_key_give_zeros() {
             let q = g.input("q", DType::F32, [1, s, heads, width]);
             let k = g.input("k", DType::F32, [1, t, heads, width]);
             let mask = mask.map(|dtype| g.input("mask", dtype, [s, t]));
-            let how = Attention { scale: 0.5, causal: causal.map(|past| past.into()), window };
+            let how = Attention { causal: causal.map(|past| past.into()), window, ..Attention::scaled(0.5) };
             g.output("y", q.attention(k, k, mask, how));
             g.finish().unwrap()
         };
@@ -323,7 +323,7 @@ fn steps_whose_numbers_would_wrap_are_refused_by_every_back_end() {
     let cache = g.state("cache", DType::F32, [16, 4]);
     let keys = cache.append(x.reshape(vec![seq.into(), 4.into()]), past).slice(0, 0, total);
     let keys = keys.reshape(vec![1.into(), total.into(), 1.into(), 4.into()]);
-    g.output("y", x.attention(keys, keys, None, Attention { scale: 0.5, causal: Some(past), window: None }));
+    g.output("y", x.attention(keys, keys, None, Attention { causal: Some(past), ..Attention::scaled(0.5) }));
     let graph = g.finish().unwrap();
     let inputs = vec![("x", Array::f32(&[1, 8, 1, 4], &[0.5; 32]))];
     let bindings = Bindings::new().with("seq", 8).with("total", 4);

@@ -40,7 +40,7 @@ fn attention(queries: usize, heads: usize, kv_heads: usize, width: usize) -> Gra
     let q = g.input("q", DType::F32, [1, queries, heads, width]);
     let kv = |name: &str| g.input(name, DType::F32, vec![1.into(), total.into(), kv_heads.into(), width.into()]);
     let past = Dim::from(total) - Dim::from(queries);
-    let how = Attention { scale: 0.1, causal: Some(past), window: None };
+    let how = Attention { causal: Some(past), ..Attention::scaled(0.1) };
     g.output("y", q.attention(kv("k"), kv("v"), None, how));
     g.finish().unwrap()
 }
@@ -48,14 +48,14 @@ fn attention(queries: usize, heads: usize, kv_heads: usize, width: usize) -> Gra
 fn rows(name: &str, cols: usize) -> Graph {
     let g = GraphBuilder::new();
     let x = g.input("x", DType::F32, [64, cols]);
-    let ones = || g.data("ones", [cols], vec![1.0; cols]);
+    let ones = g.data("ones", [cols], vec![1.0; cols]);
     g.output(
         "y",
         match name {
             "softmax" => x.softmax(),
             "log_softmax" => x.log_softmax(),
-            "rms_norm" => x.rms_norm(ones(), 1e-5),
-            "layer_norm" => x.layer_norm(ones(), ones(), 1e-5),
+            "rms_norm" => x.rms_norm(ones, 1e-5),
+            "layer_norm" => x.layer_norm(ones, ones, 1e-5),
             "max" => x.max(&[1]),
             _ => x.sum(&[1]),
         },

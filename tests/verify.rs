@@ -18,7 +18,7 @@ fn layer() -> Graph {
         g.state("cache", DType::F32, [96, 64]).append(h.matmul_t(w("k", DType::Q8_0, 64)), past).slice(0, 0, total);
     let keys = cache.reshape(vec![1.into(), total.into(), 4.into(), 16.into()]);
     let q = h.matmul_t(w("q", DType::Q4_0, 64)).reshape(vec![1.into(), rows.into(), 4.into(), 16.into()]);
-    let a = q.attention(keys, keys, None, Attention { scale: 0.25, causal: Some(past), window: None });
+    let a = q.attention(keys, keys, None, Attention { causal: Some(past), ..Attention::scaled(0.25) });
     let y = a.reshape(vec![rows.into(), 64.into()]).matmul_t(w("o", DType::F32, 64)) + x;
     g.output("y", y.softmax());
     g.output("sum", y.sum(&[1]));

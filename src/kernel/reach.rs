@@ -34,6 +34,14 @@ pub fn reach(kernel: &Kernel, name: &str, number: &dyn Fn(&str) -> Expr) -> Opti
                 + last("kv_heads") * of("_head")
                 + n("width")
         }
+        ("attention", "y") => n("y0") + n("batch") * n("queries") * n("heads") * n("width"),
+        ("attention_tiles", "y") if n("parts").is(1) => {
+            n("y0") + n("batch") * n("queries") * n("heads") * n("width")
+        }
+        ("attention_tiles", "y") => {
+            n("parts") * n("batch") * n("queries") * n("heads") * (n("width") + Expr::new(4)) + n("y0")
+        }
+        ("attention" | "attention_tiles", "sinks") => n("sinks0") + n("heads"),
         ("attention_merge", "y") => n("y0") + n("rows") * n("width"),
         ("attention_merge", "x") => n("rows") * n("parts") * (n("width") + Expr::new(4)),
         _ => return None,

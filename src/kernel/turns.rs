@@ -26,12 +26,17 @@ pub fn turns(kernel: &Kernel, number: impl Fn(&str) -> u64) -> Option<u64> {
         "rms_norm" if wide("form") => 2 * number("cols").div_ceil(64) + tree,
         "rms_norm" => 2 * number("cols"),
         "scatter_add" => number("n"),
+        "expert_matmul" => number("k"),
         "matmul" => number("k").div_ceil(16) * 5,
         "matmul_sum" => number("parts"),
         // A quantised block is a turn and four within it; two times four for eight bits.
         "matmul_rows" => number("k").div_ceil(32) * 9,
         "matvec" | "matvec_subgroup" => number("k").div_ceil(32) + 64 * tree,
-        "attention_tiles" => number("keys").div_ceil(32) * (1 + number("width").div_ceil(16) * 5 + 8 + 8 * 3) + 8,
+        "attention_tiles" => {
+            number("keys").div_ceil(32)
+                * (1 + number("width").div_ceil(16) * 5 + 8 + if number("width") > 128 { 16 } else { 12 })
+                + 8
+        }
         "attention_merge" => 2 * number("parts"),
         "attention" if wide("form") => number("keys").div_ceil(64) * (1 + number("width") + 2 * tree + 4 * 64 + 4),
         "attention" if wide("body") => number("keys"),
