@@ -10,6 +10,8 @@ pub mod model;
 pub mod op;
 pub mod plan;
 pub mod reference;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod session;
 pub mod simulate;
 pub mod text;

@@ -5,6 +5,8 @@ mod cluster;
 mod fetch;
 mod interrupt;
 mod look;
+#[cfg(feature = "serve")]
+mod serve;
 mod simulate;
 mod spread;
 mod style;
@@ -60,6 +62,9 @@ enum Command {
     Fit(validate::Fit),
     /// Time the kernel variants of an adapter and remember the fastest
     Tune(look::Tune),
+    /// Serve models to many clients over HTTP, as OpenAI, Anthropic and Ollama do
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Serve>),
     /// Serve the demo page to a browser on this machine
     Web(web::Web),
 }
@@ -156,7 +161,7 @@ impl Choosing {
 /// 130 for Ctrl-C).
 pub fn main() -> ExitCode {
     quiet_loaders();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off,warpweft::serve=warn")).init();
     let hook = std::panic::take_hook();
     // What the tokenizers library panics on becomes an error, which is told once.
     std::panic::set_hook(Box::new(move |info| {
@@ -234,6 +239,8 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Validate(c) => c.run().map(done),
         Command::Fit(c) => c.run().map(done),
         Command::Tune(c) => c.run().await.map(done),
+        #[cfg(feature = "serve")]
+        Command::Serve(c) => c.run(),
         Command::Web(c) => c.run().map(done),
     }
 }

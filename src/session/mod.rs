@@ -30,6 +30,7 @@ pub use mesh::{Layout, algorithm, mesh, policy, sharded};
 pub use probes::Rate;
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
+pub use words::Words;
 
 use std::future::Future;
 use std::path::PathBuf;
