@@ -87,35 +87,35 @@ fn values(shape: &[usize]) -> Array {
 
 async fn square(gpu: &Arc<Gpu>, tuning: &Tuning, name: &'static str, n: usize) -> Result<Case> {
     let g = GraphBuilder::new();
-    let (a, b) = (g.input("a", DType::F32, [n, n])?, g.input("b", DType::F32, [n, n])?);
-    g.output("y", a.matmul(b)?)?;
-    case(gpu, tuning, name, g.finish(), &[("a", values(&[n, n])), ("b", values(&[n, n]))], HashMap::new()).await
+    let (a, b) = (g.input("a", DType::F32, [n, n]), g.input("b", DType::F32, [n, n]));
+    g.output("y", a.matmul(b));
+    case(gpu, tuning, name, g.finish()?, &[("a", values(&[n, n])), ("b", values(&[n, n]))], HashMap::new()).await
 }
 
 async fn rows(gpu: &Arc<Gpu>, tuning: &Tuning, name: &'static str) -> Result<Case> {
     const SIDE: usize = 1024;
     let g = GraphBuilder::new();
-    let x = g.input("x", DType::F32, [SIDE, SIDE])?;
+    let x = g.input("x", DType::F32, [SIDE, SIDE]);
     let weights = HashMap::from([("w".to_string(), values(&[SIDE])), ("b".to_string(), values(&[SIDE]))]);
     let weight = |name: &str| g.weight(name, DType::F32, [SIDE]);
     let y = match name {
-        "softmax 1024 × 1024" => x.softmax()?,
-        "layer-norm 1024 × 1024" => x.layer_norm(weight("w")?, weight("b")?, 1e-5)?,
-        _ => x.rms_norm(weight("w")?, 1e-5)?,
+        "softmax 1024 × 1024" => x.softmax(),
+        "layer-norm 1024 × 1024" => x.layer_norm(weight("w"), weight("b"), 1e-5),
+        _ => x.rms_norm(weight("w"), 1e-5),
     };
-    g.output("y", y)?;
-    case(gpu, tuning, name, g.finish(), &[("x", values(&[SIDE, SIDE]))], weights).await
+    g.output("y", y);
+    case(gpu, tuning, name, g.finish()?, &[("x", values(&[SIDE, SIDE]))], weights).await
 }
 
 /// One row times a matrix of weights, as in decoding.
 async fn matvec(gpu: &Arc<Gpu>, tuning: &Tuning, name: &'static str, dtype: DType) -> Result<Case> {
     let (n, k) = (1536, 1536);
     let g = GraphBuilder::new();
-    let x = g.input("x", DType::F32, [1, k])?;
-    g.output("y", x.matmul_t(g.weight("w", dtype, [n, k])?)?)?;
+    let x = g.input("x", DType::F32, [1, k]);
+    g.output("y", x.matmul_t(g.weight("w", dtype, [n, k])));
     let bytes = dtype.bytes((n * k) as u64).unwrap_or(0) as usize;
     let weights = HashMap::from([("w".to_string(), Array::new(dtype, &[n, k], vec![0x11; bytes])?)]);
-    case(gpu, tuning, name, g.finish(), &[("x", values(&[1, k]))], weights).await
+    case(gpu, tuning, name, g.finish()?, &[("x", values(&[1, k]))], weights).await
 }
 
 async fn kernels(gpu: &Arc<Gpu>, tuning: &Tuning) -> Result<Probes> {

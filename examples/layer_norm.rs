@@ -7,11 +7,11 @@ use warpweft::session::{DeviceChoice, Engine};
 
 fn main() -> Result<()> {
     let g = GraphBuilder::new();
-    let x = g.input("x", DType::F32, [2, 4])?;
-    let w = g.data("w", [4], vec![1.0; 4])?;
-    let b = g.data("b", [4], vec![0.0; 4])?;
-    g.output("y", x.layer_norm(w, b, 1e-5)?)?;
-    let graph = g.finish();
+    let x = g.input("x", DType::F32, [2, 4]);
+    let w = g.data("w", [4], vec![1.0; 4]);
+    let b = g.data("b", [4], vec![0.0; 4]);
+    g.output("y", x.layer_norm(w, b, 1e-5));
+    let graph = g.finish()?;
 
     pollster::block_on(async {
         let mut engine = Engine::open(&DeviceChoice::Auto, &graph, &HashMap::new()).await?;

@@ -7,10 +7,10 @@ use warpweft::session::{DeviceChoice, Engine};
 
 fn main() -> Result<()> {
     let g = GraphBuilder::new();
-    let a = g.input("a", DType::F32, [2, 3])?;
-    let b = g.input("b", DType::F32, [3, 2])?;
-    g.output("y", a.matmul(b)?)?;
-    let graph = g.finish();
+    let a = g.input("a", DType::F32, [2, 3]);
+    let b = g.input("b", DType::F32, [3, 2]);
+    g.output("y", a.matmul(b));
+    let graph = g.finish()?;
 
     pollster::block_on(async {
         let mut engine = Engine::open(&DeviceChoice::Auto, &graph, &HashMap::new()).await?;

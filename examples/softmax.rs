@@ -8,9 +8,9 @@ use warpweft::session::{DeviceChoice, Engine};
 fn main() -> Result<()> {
     let rows = Var::new("rows", 8);
     let g = GraphBuilder::new();
-    let x = g.input("x", DType::F32, vec![rows.into(), 3.into()])?;
-    g.output("y", x.softmax()?)?;
-    let graph = g.finish();
+    let x = g.input("x", DType::F32, vec![rows.into(), 3.into()]);
+    g.output("y", x.softmax());
+    let graph = g.finish()?;
 
     pollster::block_on(async {
         let mut engine = Engine::open(&DeviceChoice::Auto, &graph, &HashMap::new()).await?;

@@ -12,37 +12,37 @@ const WIDTH: usize = 32;
 const HEADS: usize = 4;
 const SEQ: usize = 9;
 
-fn block<'g>(g: &'g GraphBuilder, layer: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
+fn block<'g>(g: &'g GraphBuilder, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
     let weight = |name: &str, rows, cols| g.weight(&format!("{layer}.{name}"), DType::F32, [rows, cols]);
     let ones = |name: &str| g.data(&format!("{layer}.{name}"), [WIDTH], vec![1.0; WIDTH]);
     let zeros = |name: &str| g.data(&format!("{layer}.{name}"), [WIDTH], vec![0.0; WIDTH]);
 
     g.at(format!("layer {layer} attention"));
-    let h = x.layer_norm(ones("norm1.w")?, zeros("norm1.b")?, 1e-5)?;
-    let heads = |w: Tensor<'g>| h.matmul_t(w)?.reshape([1, SEQ, HEADS, WIDTH / HEADS]);
+    let h = x.layer_norm(ones("norm1.w"), zeros("norm1.b"), 1e-5);
+    let heads = |w: Tensor<'g>| h.matmul_t(w).reshape([1, SEQ, HEADS, WIDTH / HEADS]);
     let (q, k, v) =
-        (heads(weight("q", WIDTH, WIDTH)?)?, heads(weight("k", WIDTH, WIDTH)?)?, heads(weight("v", WIDTH, WIDTH)?)?);
+        (heads(weight("q", WIDTH, WIDTH)), heads(weight("k", WIDTH, WIDTH)), heads(weight("v", WIDTH, WIDTH)));
     let how = Attention { scale: 1.0 / ((WIDTH / HEADS) as f32).sqrt(), causal: Some(0.into()), window: None };
-    let y = q.attention(k, v, None, how)?.reshape([SEQ, WIDTH])?;
-    let x = (x + y.matmul_t(weight("o", WIDTH, WIDTH)?)?)?;
+    let y = q.attention(k, v, None, how).reshape([SEQ, WIDTH]);
+    let x = x + y.matmul_t(weight("o", WIDTH, WIDTH));
 
     g.at(format!("layer {layer} network"));
-    let h = x.layer_norm(ones("norm2.w")?, zeros("norm2.b")?, 1e-5)?;
-    let h = h.matmul_t(weight("up", 4 * WIDTH, WIDTH)?)?.gelu()?;
-    x + h.matmul_t(weight("down", WIDTH, 4 * WIDTH)?)?
+    let h = x.layer_norm(ones("norm2.w"), zeros("norm2.b"), 1e-5);
+    let h = h.matmul_t(weight("up", 4 * WIDTH, WIDTH)).gelu();
+    x + h.matmul_t(weight("down", WIDTH, 4 * WIDTH))
 }
 
 fn transformer() -> Result<Graph> {
     let g = GraphBuilder::new();
-    let tokens = g.input("tokens", DType::U32, [SEQ])?;
-    let table = g.weight("embedding", DType::F32, [VOCAB, WIDTH])?;
-    let mut x = table.gather(tokens)?;
+    let tokens = g.input("tokens", DType::U32, [SEQ]);
+    let table = g.weight("embedding", DType::F32, [VOCAB, WIDTH]);
+    let mut x = table.gather(tokens);
     for layer in 0..2 {
-        x = block(&g, layer, x)?;
+        x = block(&g, layer, x);
     }
     g.at("head");
-    g.output("logits", x.matmul_t(table)?)?;
-    Ok(g.finish())
+    g.output("logits", x.matmul_t(table));
+    g.finish()
 }
 
 fn main() -> Result<()> {

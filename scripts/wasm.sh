@@ -16,7 +16,7 @@ npm_tools esbuild typescript
 say "compiling the engine to WebAssembly"
 target=wasm32-unknown-unknown
 flags="-Ctarget-feature=+simd128"
-args=(rustc --lib --crate-type cdylib --release --no-default-features --locked --target $target --target-dir target/wasm)
+args=(rustc --lib --crate-type cdylib --release --no-default-features --features text --locked --target $target --target-dir target/wasm)
 if wasm_target; then
     RUSTFLAGS="$flags" cargo "${args[@]}"
 else

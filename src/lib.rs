@@ -1,21 +1,82 @@
 #![doc = include_str!("../README.md")]
+// A room holds what belongs to it, whether or not this choice of features uses all of it.
+#![cfg_attr(not(all(feature = "internals", feature = "cli")), allow(dead_code, unused_imports))]
 
+// The rooms of the house (ARCHITECTURE.md) are private: what users hold is re-exported below. The feature `internals` opens
+// them to the project's own tests, and to tools that need the oracle, plans or the op table; nothing is promised of them.
+#[cfg(feature = "internals")]
 pub mod base;
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", feature = "internals"))]
 pub mod cli;
+#[cfg(feature = "internals")]
 pub mod device;
+#[cfg(feature = "internals")]
 pub mod graph;
+#[cfg(feature = "internals")]
 pub mod kernel;
+#[cfg(feature = "internals")]
 pub mod model;
+#[cfg(feature = "internals")]
 pub mod op;
+#[cfg(feature = "internals")]
 pub mod plan;
+#[cfg(feature = "internals")]
 pub mod reference;
 #[cfg(feature = "serve")]
 pub mod serve;
+#[cfg(feature = "internals")]
 pub mod session;
+#[cfg(all(feature = "simulate", feature = "internals"))]
 pub mod simulate;
+#[cfg(all(feature = "text", feature = "internals"))]
 pub mod text;
+#[cfg(feature = "internals")]
 pub mod topology;
+#[cfg(feature = "internals")]
 pub mod trace;
-#[cfg(target_arch = "wasm32")]
+#[cfg(all(target_arch = "wasm32", feature = "internals"))]
 pub mod web;
+
+#[cfg(not(feature = "internals"))]
+mod base;
+#[cfg(all(feature = "cli", not(feature = "internals")))]
+mod cli;
+#[cfg(not(feature = "internals"))]
+mod device;
+#[cfg(not(feature = "internals"))]
+mod graph;
+#[cfg(not(feature = "internals"))]
+mod kernel;
+#[cfg(not(feature = "internals"))]
+mod model;
+#[cfg(not(feature = "internals"))]
+mod op;
+#[cfg(not(feature = "internals"))]
+mod plan;
+#[cfg(not(feature = "internals"))]
+mod reference;
+#[cfg(not(feature = "internals"))]
+mod session;
+#[cfg(all(feature = "simulate", not(feature = "internals")))]
+mod simulate;
+#[cfg(all(feature = "text", not(feature = "internals")))]
+mod text;
+#[cfg(not(feature = "internals"))]
+mod topology;
+#[cfg(not(feature = "internals"))]
+mod trace;
+#[cfg(all(target_arch = "wasm32", not(feature = "internals")))]
+mod web;
+
+pub use base::{Array, Bindings, DType, DeviceFault, Dim, Error, Result, Shape, Type, Var, Weights};
+/// Runs the command line.
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use cli::main;
+pub use graph::{Attention, Graph, GraphBuilder, Optimiser, Parameters, RopeLayout, Tensor, Zero};
+pub use model::{Model, ModelInfo, ModelSource};
+#[cfg(feature = "text")]
+pub use session::{Alternative, Embedder, Finished, Generation, Generator, Loading, Opened, Request, Stop, Token};
+pub use session::{Cancel, DeviceChoice as Device, Engine, Layout, Notice, Options};
+#[cfg(feature = "text")]
+pub use text::{Message, Sampling, Tokenizer};

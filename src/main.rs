@@ -1,3 +1,3 @@
 fn main() -> std::process::ExitCode {
-    warpweft::cli::main()
+    warpweft::main()
 }

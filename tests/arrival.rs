@@ -22,11 +22,11 @@ fn joined(gpu: &Arc<Gpu>, dtype: DType, k: usize, feed: Option<usize>) -> Vec<f3
         .map(|(n, r)| (n.to_string(), Array::new(dtype, &[*r, k], block::encode(dtype, &values(r * k))).unwrap()))
         .collect();
     let g = GraphBuilder::new();
-    let x = g.input("x", DType::F32, [2, k]).unwrap();
+    let x = g.input("x", DType::F32, [2, k]);
     // Products with one left operand: the plan puts both weights into one buffer.
-    let [y, z] = rows.map(|(n, r)| x.matmul_t(g.weight(n, dtype, [r, k]).unwrap()).unwrap());
-    g.output("y", (y.sum(&[1]).unwrap() + z.sum(&[1]).unwrap()).unwrap()).unwrap();
-    let plan = plan::plan(&g.finish(), gpu.caps(), &Options::for_caps(gpu.caps())).unwrap();
+    let [y, z] = rows.map(|(n, r)| x.matmul_t(g.weight(n, dtype, [r, k])));
+    g.output("y", y.sum(&[1]) + z.sum(&[1]));
+    let plan = plan::plan(&g.finish().unwrap(), gpu.caps(), &Options::for_caps(gpu.caps())).unwrap();
     assert!(
         plan.buffers.iter().any(|b| matches!(&b.role, Role::Weight { parts, .. } if parts.len() == 2)),
         "the weights share a buffer"
@@ -72,9 +72,9 @@ fn a_weight_of_which_a_block_is_missing_is_named() {
     let Found::Device(gpu) = device(None) else { return };
     let weights = HashMap::from([("w".to_string(), Array::f32(&[2, 4], &[1.0; 8]))]);
     let g = GraphBuilder::new();
-    let y = g.weight("w", DType::F32, [2, 4]).unwrap().exp().unwrap();
-    g.output("y", y).unwrap();
-    let plan = plan::plan(&g.finish(), gpu.caps(), &Options::for_caps(gpu.caps())).unwrap();
+    let y = g.weight("w", DType::F32, [2, 4]).exp();
+    g.output("y", y);
+    let plan = plan::plan(&g.finish().unwrap(), gpu.caps(), &Options::for_caps(gpu.caps())).unwrap();
     let mut store = Store::new(gpu.clone());
     let said = block_on(async {
         let _program = Program::load(plan, &mut store, &Later(&weights), &mut |_, _| {}).await.unwrap();
@@ -315,9 +315,9 @@ fn a_cancel_is_heard_within_a_step() {
     for device in devices {
         let stepped = block_on(async {
             let graph = GraphBuilder::new();
-            let x = graph.input("x", DType::F32, [768, 768])?;
-            graph.output("y", x.matmul(x)?.matmul(x)?.matmul(x)?)?;
-            let mut engine = session::Engine::open(&device, &graph.finish(), &HashMap::new()).await?;
+            let x = graph.input("x", DType::F32, [768, 768]);
+            graph.output("y", x.matmul(x).matmul(x).matmul(x));
+            let mut engine = session::Engine::open(&device, &graph.finish()?, &HashMap::new()).await?;
             engine
                 .run_until(&Bindings::new(), &[("x", Array::f32(&[768, 768], &vec![0.01; 768 * 768]))], &["y"], &cancel)
                 .await

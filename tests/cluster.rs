@@ -257,20 +257,24 @@ fn collectives_equal_plain_loops_on_two_to_nine_ranks() {
         {
             let g = warpweft::graph::GraphBuilder::new();
             let over = MeshAxis::Tensor;
-            let x = g.input("x", DType::F32, [rows, cols]).unwrap().place(over, Placement::Partial(Combine::Sum));
+            let x = g.input("x", DType::F32, [rows, cols]).place(over, Placement::Partial(Combine::Sum));
             // The same parts summed whole, scattered by rows, and those exchanged for columns.
-            g.output("sum", (x * 2.0).unwrap().place(over, Placement::Whole)).unwrap();
-            let by_rows = (x * 3.0).unwrap().place(over, Placement::Split(0));
-            let by_columns = by_rows.transpose(&[1, 0]).unwrap();
-            g.output("rows", by_rows).unwrap();
+            g.output("sum", (x * 2.0).place(over, Placement::Whole));
+            let by_rows = (x * 3.0).place(over, Placement::Split(0));
+            let by_columns = by_rows.transpose(&[1, 0]);
+            g.output("rows", by_rows);
             g.output(
                 "columns",
                 if n <= cols { by_columns.cut(over, Placement::Split(0), Cut::ONES) } else { by_columns },
-            )
-            .unwrap();
+            );
             let policy = Policy { algorithm: Some(algorithm), ..Policy::default() };
-            let mut ranks =
-                load(&gpu, &g.finish(), &[(over, n)], &std::collections::HashMap::<String, Array>::new(), policy);
+            let mut ranks = load(
+                &gpu,
+                &g.finish().unwrap(),
+                &[(over, n)],
+                &std::collections::HashMap::<String, Array>::new(),
+                policy,
+            );
             let parts: Vec<_> = (0..n)
                 .map(|r| {
                     Some((

@@ -42,12 +42,12 @@ fn matrix(dtype: DType, rows: usize, cols: usize, seed: u64) -> Array {
 fn lookup_and_product(dtype: DType, rows: usize, width: usize) -> Result<Graph> {
     let g = GraphBuilder::new();
     g.at("head");
-    let w = g.weight("w", dtype, [rows, width])?;
-    let x = g.input("x", DType::F32, [2, width])?;
-    let ids = g.input("ids", DType::U32, [4])?;
-    g.output("y", x.matmul_t(w)?)?;
-    g.output("rows", w.gather(ids)?)?;
-    Ok(g.finish())
+    let w = g.weight("w", dtype, [rows, width]);
+    let x = g.input("x", DType::F32, [2, width]);
+    let ids = g.input("ids", DType::U32, [4]);
+    g.output("y", x.matmul_t(w));
+    g.output("rows", w.gather(ids));
+    g.finish()
 }
 
 #[test]
@@ -125,10 +125,10 @@ fn two_devices_of_one_adapter_work_at_once() {
 fn remembering() -> Graph {
     let g = GraphBuilder::new();
     let at = Var::new("at", 2);
-    let row = g.input("row", DType::F32, [1, 4]).unwrap();
-    let state = g.state("memory", DType::F32, [3, 4]).unwrap();
-    g.output("all", (state.append(row, at).unwrap() * 1.0).unwrap()).unwrap();
-    g.finish()
+    let row = g.input("row", DType::F32, [1, 4]);
+    let state = g.state("memory", DType::F32, [3, 4]);
+    g.output("all", state.append(row, at) * 1.0);
+    g.finish().unwrap()
 }
 
 #[test]
@@ -173,14 +173,14 @@ fn a_plan_reads_as_text() {
     let g = GraphBuilder::new();
     let rows = Var::new("rows", 8);
     g.at("network");
-    let x = g.input("x", DType::F32, vec![rows.into(), 64.into()]).unwrap();
-    let up = g.weight("up", DType::Q4_1, [96, 64]).unwrap();
-    let down = g.weight("down", DType::F16, [64, 96]).unwrap();
-    let h = x.matmul_t(up).unwrap().silu().unwrap();
-    let y = (x + h.matmul_t(down).unwrap()).unwrap();
+    let x = g.input("x", DType::F32, vec![rows.into(), 64.into()]);
+    let up = g.weight("up", DType::Q4_1, [96, 64]);
+    let down = g.weight("down", DType::F16, [64, 96]);
+    let h = x.matmul_t(up).silu();
+    let y = x + h.matmul_t(down);
     g.at("norm");
-    let ones = g.data("ones", [64], vec![1.0; 64]).unwrap();
-    g.output("y", y.rms_norm(ones, 1e-5).unwrap()).unwrap();
-    let made = plan(&g.finish(), &Caps::FLOOR, &Options::for_caps(&Caps::FLOOR)).unwrap();
+    let ones = g.data("ones", [64], vec![1.0; 64]);
+    g.output("y", y.rms_norm(ones, 1e-5));
+    let made = plan(&g.finish().unwrap(), &Caps::FLOOR, &Options::for_caps(&Caps::FLOOR)).unwrap();
     insta::assert_snapshot!(made);
 }

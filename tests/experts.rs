@@ -30,44 +30,41 @@ struct Sizes {
 const SIZES: Sizes = Sizes { groups: 4, tokens: 7, experts: 5, room: 2, width: 16, inner: 24 };
 
 /// Ones where a token of `[groups, tokens]` goes to a place of an expert: `[groups, tokens, experts, room]`.
-fn dispatch<'a>(g: &'a GraphBuilder, expert: Tensor<'a>, s: Sizes) -> Result<Tensor<'a>> {
+fn dispatch<'a>(g: &'a GraphBuilder, expert: Tensor<'a>, s: Sizes) -> Tensor<'a> {
     let chosen =
-        g.iota(DType::U32, [1, 1, s.experts], 2, 0)?.eq(expert.reshape([s.groups, s.tokens, 1])?)?.cast(DType::F32)?;
+        g.iota(DType::U32, [1, 1, s.experts], 2, 0).eq(expert.reshape([s.groups, s.tokens, 1])).cast(DType::F32);
     // How many earlier tokens of the group chose the same expert.
     let earlier = g
-        .iota(DType::I32, [s.tokens, s.tokens], 1, 0)?
-        .lt(g.iota(DType::I32, [s.tokens, s.tokens], 0, 0)?)?
-        .cast(DType::F32)?;
-    let before = earlier.reshape([1, s.tokens, s.tokens])?.matmul(chosen)?;
-    let place = g.iota(DType::F32, [1, 1, 1, s.room], 3, 0)?;
-    let at = before.reshape([s.groups, s.tokens, s.experts, 1])?.eq(place)?.cast(DType::F32)?;
-    chosen.reshape([s.groups, s.tokens, s.experts, 1])?.mul(at)
+        .iota(DType::I32, [s.tokens, s.tokens], 1, 0)
+        .lt(g.iota(DType::I32, [s.tokens, s.tokens], 0, 0))
+        .cast(DType::F32);
+    let before = earlier.reshape([1, s.tokens, s.tokens]).matmul(chosen);
+    let place = g.iota(DType::F32, [1, 1, 1, s.room], 3, 0);
+    let at = before.reshape([s.groups, s.tokens, s.experts, 1]).eq(place).cast(DType::F32);
+    chosen.reshape([s.groups, s.tokens, s.experts, 1]).mul(at)
 }
 
 /// Tokens `[groups, tokens, width]` through the experts, groups and experts spread over the ranks of `ep`.
 fn mixture(s: Sizes) -> Result<Graph> {
     let g = GraphBuilder::new();
     let split = |axis| Placement::Split(axis);
-    let x = g.input("x", DType::F32, [s.groups, s.tokens, s.width])?.place(MeshAxis::Expert, split(0));
-    let router = g.weight("router", DType::F32, [s.width, s.experts])?;
-    let up = g.weight("up", DType::F32, [s.experts, s.width, s.inner])?.place(MeshAxis::Expert, split(0));
-    let down = g.weight("down", DType::F32, [s.experts, s.inner, s.width])?.place(MeshAxis::Expert, split(0));
-    let share = x.matmul(router)?.softmax()?;
-    let send = dispatch(&g, share.argmax(2)?, s)?;
+    let x = g.input("x", DType::F32, [s.groups, s.tokens, s.width]).place(MeshAxis::Expert, split(0));
+    let router = g.weight("router", DType::F32, [s.width, s.experts]);
+    let up = g.weight("up", DType::F32, [s.experts, s.width, s.inner]).place(MeshAxis::Expert, split(0));
+    let down = g.weight("down", DType::F32, [s.experts, s.inner, s.width]).place(MeshAxis::Expert, split(0));
+    let share = x.matmul(router).softmax();
+    let send = dispatch(&g, share.argmax(2), s);
     let (places, all) = (s.experts * s.room, s.groups * s.room);
-    let sent = send.reshape([s.groups, s.tokens, places])?.transpose(&[0, 2, 1])?.matmul(x)?;
+    let sent = send.reshape([s.groups, s.tokens, places]).transpose(&[0, 2, 1]).matmul(x);
     // From groups to experts, and back.
-    let to = sent
-        .reshape([s.groups, s.experts, s.room, s.width])?
-        .transpose(&[1, 0, 2, 3])?
-        .place(MeshAxis::Expert, split(0));
-    let y = to.reshape([s.experts, all, s.width])?.matmul(up)?.relu()?.matmul(down)?;
-    let back = y.reshape([s.experts, s.groups, s.room, s.width])?.place(MeshAxis::Expert, split(1));
-    let back = back.transpose(&[1, 0, 2, 3])?.reshape([s.groups, places, s.width])?;
-    let combine =
-        send.mul(share.reshape([s.groups, s.tokens, s.experts, 1])?)?.reshape([s.groups, s.tokens, places])?;
-    g.output("y", combine.matmul(back)?)?;
-    Ok(g.finish())
+    let to =
+        sent.reshape([s.groups, s.experts, s.room, s.width]).transpose(&[1, 0, 2, 3]).place(MeshAxis::Expert, split(0));
+    let y = to.reshape([s.experts, all, s.width]).matmul(up).relu().matmul(down);
+    let back = y.reshape([s.experts, s.groups, s.room, s.width]).place(MeshAxis::Expert, split(1));
+    let back = back.transpose(&[1, 0, 2, 3]).reshape([s.groups, places, s.width]);
+    let combine = send.mul(share.reshape([s.groups, s.tokens, s.experts, 1])).reshape([s.groups, s.tokens, places]);
+    g.output("y", combine.matmul(back));
+    g.finish()
 }
 
 fn random(r: &mut Random, shape: &[usize]) -> Array {

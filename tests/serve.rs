@@ -91,7 +91,10 @@ impl Server {
     }
     /// A chat of one message; what is given is added.
     fn chat(&self, text: &str, more: Json) -> Answer {
-        self.post("/v1/chat/completions", with(json!({ "model": "tiny", "messages": [{ "role": "user", "content": text }] }), more))
+        self.post(
+            "/v1/chat/completions",
+            with(json!({ "model": "tiny", "messages": [{ "role": "user", "content": text }] }), more),
+        )
     }
     fn complete(&self, text: &str, more: Json) -> Answer {
         self.post("/v1/completions", with(json!({ "model": "tiny", "prompt": text }), more))

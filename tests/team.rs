@@ -86,12 +86,12 @@ fn products(dtype: DType, [n, k]: [usize; 2], m: usize, team: Option<Arc<dyn Tea
         })
         .into();
     let g = GraphBuilder::new();
-    let ids = g.input("ids", DType::U32, [Var::new("m", 5000)]).unwrap();
-    let a = g.weight("a", dtype, [n, k]).unwrap();
-    let x = a.gather(ids).unwrap().matmul_t(a).unwrap();
-    g.output("x", x).unwrap();
-    g.output("y", x.matmul_t(g.weight("b", dtype, [70, n]).unwrap()).unwrap()).unwrap();
-    let mut cpu = Interpreter::<f32>::waiting(&g.finish(), &Later(&weights), team).unwrap();
+    let ids = g.input("ids", DType::U32, [Var::new("m", 5000)]);
+    let a = g.weight("a", dtype, [n, k]);
+    let x = a.gather(ids).matmul_t(a);
+    g.output("x", x);
+    g.output("y", x.matmul_t(g.weight("b", dtype, [70, n])));
+    let mut cpu = Interpreter::<f32>::waiting(&g.finish().unwrap(), &Later(&weights), team).unwrap();
     for (name, array) in &weights {
         // Pieces that end within rows, and within panels.
         for (i, piece) in array.bytes.chunks(37 * dtype.block_bytes()).enumerate() {

@@ -29,26 +29,23 @@ pub struct Training {
 pub fn training(s: &Sizes, how: Optimiser, zero: Zero) -> Result<Training> {
     let g = GraphBuilder::new();
     let p = Parameters::new(&g, zero);
-    let samples = |name: &str| -> Result<Tensor> {
-        Ok(g.input(name, DType::U32, [s.batch, s.seq])?.place(MeshAxis::Data, Placement::Split(0)))
-    };
-    let (tokens, targets) = (samples("tokens")?, samples("targets")?);
-    let (rate, step) = (g.input("rate", DType::F32, Shape::default())?, g.input("step", DType::F32, Shape::default())?);
+    let samples = |name: &str| g.input(name, DType::U32, [s.batch, s.seq]).place(MeshAxis::Data, Placement::Split(0));
+    let (tokens, targets) = (samples("tokens"), samples("targets"));
+    let (rate, step) = (g.input("rate", DType::F32, Shape::default()), g.input("step", DType::F32, Shape::default()));
 
     g.at("embedding");
-    let x = p.add("embedding", [s.vocab, s.width], &[])?.gather(tokens)?;
-    let mut x = (x + p.add("positions", [s.seq, s.width], &[])?)?.reshape([s.batch * s.seq, s.width])?;
+    let x = p.add("embedding", [s.vocab, s.width], &[]).gather(tokens);
+    let mut x = (x + p.add("positions", [s.seq, s.width], &[])).reshape([s.batch * s.seq, s.width]);
     for layer in 0..s.layers {
         g.layer(layer as u32);
-        x = block(&g, &p, s, layer, x)?;
+        x = block(&g, &p, s, layer, x);
     }
     g.at("head");
-    let x = x.layer_norm(p.add("norm.w", [s.width], &[])?, p.add("norm.b", [s.width], &[])?, 1e-5)?;
-    let logits =
-        x.matmul_t(p.add("head", [s.vocab, s.width], &[(MeshAxis::Tensor, Placement::Split(0), Cut::ONES)])?)?;
-    let loss = logits.cross_entropy(targets.reshape([s.batch * s.seq])?)?;
-    g.output("loss", loss)?;
-    p.update(loss, how, rate, step)?;
+    let x = x.layer_norm(p.add("norm.w", [s.width], &[]), p.add("norm.b", [s.width], &[]), 1e-5);
+    let logits = x.matmul_t(p.add("head", [s.vocab, s.width], &[(MeshAxis::Tensor, Placement::Split(0), Cut::ONES)]));
+    let loss = logits.cross_entropy(targets.reshape([s.batch * s.seq]));
+    g.output("loss", loss);
+    p.update(loss, how, rate, step);
 
     let mut random = Random::new(1);
     let parameters = p
@@ -56,31 +53,30 @@ pub fn training(s: &Sizes, how: Optimiser, zero: Zero) -> Result<Training> {
         .into_iter()
         .map(|(name, shape)| start(name, &shape.known().unwrap_or_default(), s, &mut random))
         .collect();
-    Ok(Training { graph: g.finish(), parameters })
+    Ok(Training { graph: g.finish()?, parameters })
 }
 
-fn block<'g>(g: &'g GraphBuilder, p: &Parameters<'g>, s: &Sizes, layer: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
+fn block<'g>(g: &'g GraphBuilder, p: &Parameters<'g>, s: &Sizes, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
     let (w, head) = (s.width, s.width / s.heads);
     let name = |part: &str| format!("{layer}.{part}");
     let across =
         |axis: usize, unit: usize| [(MeshAxis::Tensor, Placement::Split(axis), Cut::Even { unit: unit as u32 })];
-    let norm = |part: &str, x: Tensor<'g>| -> Result<Tensor<'g>> {
-        x.layer_norm(p.add(&name(&format!("{part}.w")), [w], &[])?, p.add(&name(&format!("{part}.b")), [w], &[])?, 1e-5)
+    let norm = |part: &str, x: Tensor<'g>| {
+        x.layer_norm(p.add(&name(&format!("{part}.w")), [w], &[]), p.add(&name(&format!("{part}.b")), [w], &[]), 1e-5)
     };
 
     g.at(name("attention"));
-    let h = norm("norm1", x)?;
-    let heads = |part: &str| -> Result<Tensor<'g>> {
-        h.matmul_t(p.add(&name(part), [w, w], &across(0, head))?)?.reshape([s.batch, s.seq, s.heads, head])
-    };
+    let h = norm("norm1", x);
+    let heads =
+        |part: &str| h.matmul_t(p.add(&name(part), [w, w], &across(0, head))).reshape([s.batch, s.seq, s.heads, head]);
     let how = Attention { scale: 1.0 / (head as f32).sqrt(), causal: Some(0.into()), window: None };
-    let y = heads("q")?.attention(heads("k")?, heads("v")?, None, how)?.reshape([s.batch * s.seq, w])?;
-    let y = y.matmul_t(p.add(&name("o"), [w, w], &across(1, head))?)?.place(MeshAxis::Tensor, Placement::Whole);
-    let x = (x + y)?;
+    let y = heads("q").attention(heads("k"), heads("v"), None, how).reshape([s.batch * s.seq, w]);
+    let y = y.matmul_t(p.add(&name("o"), [w, w], &across(1, head))).place(MeshAxis::Tensor, Placement::Whole);
+    let x = x + y;
 
     g.at(name("network"));
-    let h = norm("norm2", x)?.matmul_t(p.add(&name("up"), [4 * w, w], &across(0, 1))?)?.gelu()?;
-    let y = h.matmul_t(p.add(&name("down"), [w, 4 * w], &across(1, 1))?)?.place(MeshAxis::Tensor, Placement::Whole);
+    let h = norm("norm2", x).matmul_t(p.add(&name("up"), [4 * w, w], &across(0, 1))).gelu();
+    let y = h.matmul_t(p.add(&name("down"), [w, 4 * w], &across(1, 1))).place(MeshAxis::Tensor, Placement::Whole);
     x + y
 }
 

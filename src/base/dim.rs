@@ -1,13 +1,14 @@
 //! A dimension: a number, or an affine expression in named, bounded variables.
 
 use super::{Error, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Add, Mul, Sub};
 use std::sync::Mutex;
 
-/// A named variable with an upper bound, such as `seq ≤ 256`. Two variables are one if their names are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A named variable with an upper bound, such as `seq ≤ 256`. Two variables are one if their names are: a graph refuses
+/// one name with two bounds.
+#[derive(Debug, Clone, Copy)]
 pub struct Var {
     pub name: &'static str,
     pub max: u32,
@@ -26,6 +27,28 @@ impl Var {
     }
 }
 
+impl PartialEq for Var {
+    fn eq(&self, other: &Var) -> bool {
+        self.name == other.name
+    }
+}
+impl Eq for Var {}
+impl std::hash::Hash for Var {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+impl PartialOrd for Var {
+    fn partial_cmp(&self, other: &Var) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Var {
+    fn cmp(&self, other: &Var) -> std::cmp::Ordering {
+        self.name.cmp(other.name)
+    }
+}
+
 /// One copy of each name for good: there are few, and dimensions are copied everywhere.
 fn intern(name: &str) -> &'static str {
     static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
@@ -38,29 +61,39 @@ fn intern(name: &str) -> &'static str {
     fresh
 }
 
-/// The most variables one dimension may hold.
-const TERMS: usize = 6;
+/// The same for sums of variables. Here a bound is a part of the key: variables of one name may have other bounds elsewhere.
+fn intern_terms(terms: Vec<(Var, i64)>) -> &'static [(Var, i64)] {
+    type Key = Vec<(&'static str, u32, i64)>;
+    static SUMS: Mutex<BTreeMap<Key, &'static [(Var, i64)]>> = Mutex::new(BTreeMap::new());
+    if terms.is_empty() {
+        return &[];
+    }
+    let key = terms.iter().map(|(v, c)| (v.name, v.max, *c)).collect();
+    let mut sums = SUMS.lock().unwrap_or_else(|e| e.into_inner());
+    sums.entry(key).or_insert_with(|| Vec::leak(terms))
+}
 
-/// `base + Σ coefficient · variable`. Terms are kept sorted by name and free of zeros, so equality is structural.
+/// `base + Σ coefficient · variable`. Terms are sorted by name and free of zeros, so equality is structural. What is beyond
+/// 64 bits stays at their end: a graph refuses axes far below that.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dim {
     base: i64,
-    terms: [Option<(Var, i64)>; TERMS],
+    terms: &'static [(Var, i64)],
 }
 
 impl Dim {
     pub const fn new(n: i64) -> Self {
-        Dim { base: n, terms: [None; TERMS] }
+        Dim { base: n, terms: &[] }
     }
     pub fn base(&self) -> i64 {
         self.base
     }
     pub fn terms(&self) -> impl Iterator<Item = (Var, i64)> + '_ {
-        self.terms.iter().flatten().copied()
+        self.terms.iter().copied()
     }
     /// The number, where no variable is in it.
     pub fn known(&self) -> Option<i64> {
-        self.terms[0].is_none().then_some(self.base)
+        self.terms.is_empty().then_some(self.base)
     }
     pub fn is(&self, n: i64) -> bool {
         self.known() == Some(n)
@@ -72,9 +105,9 @@ impl Dim {
     }
     /// The value under `bindings`; an unbound variable or a negative result is an error.
     pub fn eval(&self, bindings: &Bindings) -> Result<u64> {
-        let mut sum = self.base;
+        let mut sum = self.base as i128;
         for (v, c) in self.terms() {
-            sum += c * bindings.get(v)? as i64;
+            sum += c as i128 * bindings.get(v)? as i128;
         }
         u64::try_from(sum)
             .map_err(|_| Error::usage(format!("dimension {self} is {sum} under {bindings}: it may not be negative")))
@@ -84,25 +117,23 @@ impl Dim {
         if n == 0 || self.base % n != 0 || self.terms().any(|(_, c)| c % n != 0) {
             return None;
         }
-        let mut out = *self;
-        out.base /= n;
-        out.terms.iter_mut().flatten().for_each(|t| t.1 /= n);
-        Some(out)
+        Some(self.mapped(|c| c / n))
+    }
+    /// With every coefficient, and the number beside them, changed; none to zero.
+    fn mapped(&self, f: impl Fn(i64) -> i64) -> Dim {
+        Dim { base: f(self.base), terms: intern_terms(self.terms().map(|(v, c)| (v, f(c))).collect()) }
     }
     fn combine(self, other: Dim, sign: i64) -> Dim {
         let mut all: Vec<(Var, i64)> = self.terms().collect();
         for (v, c) in other.terms() {
-            match all.iter_mut().find(|(w, _)| w.name == v.name) {
-                Some(t) => t.1 += sign * c,
-                None => all.push((v, sign * c)),
+            match all.iter_mut().find(|(w, _)| *w == v) {
+                Some(t) => t.1 = t.1.saturating_add(c.saturating_mul(sign)),
+                None => all.push((v, c.saturating_mul(sign))),
             }
         }
         all.retain(|t| t.1 != 0);
         all.sort();
-        assert!(all.len() <= TERMS, "a dimension holds at most {TERMS} variables");
-        let mut terms = [None; TERMS];
-        all.into_iter().enumerate().for_each(|(i, t)| terms[i] = Some(t));
-        Dim { base: self.base + sign * other.base, terms }
+        Dim { base: self.base.saturating_add(other.base.saturating_mul(sign)), terms: intern_terms(all) }
     }
 }
 
@@ -120,24 +151,20 @@ impl Sub for Dim {
 }
 impl Mul<i64> for Dim {
     type Output = Dim;
-    fn mul(mut self, n: i64) -> Dim {
-        if n == 0 {
-            return Dim::new(0);
-        }
-        self.base *= n;
-        self.terms.iter_mut().flatten().for_each(|t| t.1 *= n);
-        self
+    fn mul(self, n: i64) -> Dim {
+        if n == 0 { Dim::new(0) } else { self.mapped(|c| c.saturating_mul(n)) }
     }
 }
 impl From<Var> for Dim {
     fn from(v: Var) -> Dim {
-        let mut d = Dim::new(0);
-        d.terms[0] = Some((v, 1));
-        d
+        Dim { base: 0, terms: intern_terms(vec![(v, 1)]) }
     }
 }
 macro_rules! from_int { ($($t:ty),*) => { $(impl From<$t> for Dim { fn from(n: $t) -> Dim { Dim::new(n as i64) } })* } }
-from_int!(i32, i64, u32, u64, usize);
+from_int!(i32, i64, u32);
+/// Numbers beyond `i64` stay at its end, where every graph refuses them.
+macro_rules! from_wide { ($($t:ty),*) => { $(impl From<$t> for Dim { fn from(n: $t) -> Dim { Dim::new(i64::try_from(n).unwrap_or(i64::MAX)) } })* } }
+from_wide!(u64, usize);
 
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -219,6 +246,29 @@ mod tests {
         assert_eq!(d - d, Dim::new(0));
         assert_eq!((Dim::from(SEQ) * 6).div_exact(3), Some(Dim::from(SEQ) * 2));
         assert_eq!((Dim::from(SEQ) * 6).div_exact(4), None);
+    }
+
+    #[test]
+    fn any_number_of_variables_add_up() {
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+        let sum = names.iter().fold(Dim::new(1), |sum, n| sum + Dim::from(Var::new(n, 4)) * 2);
+        assert_eq!((sum.bound(), sum.terms().count()), (73, 9));
+        assert_eq!(sum - sum, Dim::new(0));
+    }
+
+    #[test]
+    fn numbers_beyond_64_bits_stay_at_their_end() {
+        assert_eq!(Dim::from(usize::MAX).known(), Some(i64::MAX));
+        assert_eq!((Dim::from(u64::MAX) + Dim::new(3)).known(), Some(i64::MAX));
+        assert_eq!((Dim::from(SEQ) * i64::MAX).bound(), i64::MAX);
+        assert!((Dim::from(SEQ) * i64::MAX).eval(&Bindings::new().with("seq", 8)).is_err());
+    }
+
+    #[test]
+    fn a_variable_is_its_name_whatever_its_bound() {
+        let (near, far) = (Dim::from(Var::new("n", 4)), Dim::from(Var::new("n", 9)));
+        assert_eq!(near, far);
+        assert_eq!((near.bound(), far.bound()), (4, 9));
     }
 
     #[test]

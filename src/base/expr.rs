@@ -45,9 +45,9 @@ impl Expr {
         for (vars, n) in &self.0 {
             let mut product = *n;
             for v in vars {
-                product *= bindings.get(*v)? as i64;
+                product = product.saturating_mul(bindings.get(*v)? as i64);
             }
-            sum += product;
+            sum = sum.saturating_add(product);
         }
         Ok(sum)
     }
@@ -89,7 +89,7 @@ fn normal(mut terms: Vec<(Vec<Var>, i64)>) -> Expr {
     let mut out: Vec<(Vec<Var>, i64)> = vec![];
     for (vars, n) in terms {
         match out.last_mut() {
-            Some(last) if last.0 == vars => last.1 += n,
+            Some(last) if last.0 == vars => last.1 = last.1.saturating_add(n),
             _ => out.push((vars, n)),
         }
     }

@@ -1,6 +1,7 @@
 //! A plan on a device: pipelines, bind groups and parameters made once, steps recorded from them.
 
 use super::memory::Memory;
+use super::pace::Pace;
 use super::pipeline::Pipeline;
 use super::{Gpu, Store};
 use crate::base::{Array, Bindings, DType, Error, Expr, Result, Weights};
@@ -67,6 +68,22 @@ pub struct DispatchTime {
     /// Nanoseconds from the step's first timestamp.
     pub start_ns: f64,
     pub duration_ns: f64,
+}
+
+/// Dispatches that one submission takes.
+pub(super) struct Portion {
+    pub end: usize,
+    /// How much of a submission they fill.
+    pub share: f64,
+    /// Their work by kernels.
+    pub work: HashMap<u64, f64>,
+}
+
+impl Portion {
+    fn add(&mut self, pace: &Pace, kernel: u64, work: f64) {
+        self.share += pace.share(kernel, work);
+        *self.work.entry(kernel).or_insert(0.0) += work;
+    }
 }
 
 impl Program {
@@ -155,7 +172,7 @@ impl Program {
         let (mut from, mut start) = (0, Instant::now());
         loop {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            let (to, work) = self.portion(from, bindings)?;
+            let Portion { end: to, work, .. } = self.portion(from..self.launches.len(), bindings, 0.0)?;
             self.record_range(&mut encoder, bindings, from..to)?;
             if to == self.launches.len() {
                 let reading = self.stage(&mut encoder, bindings, read)?;
@@ -177,32 +194,29 @@ impl Program {
         }
     }
 
-    /// Where a submission that begins with dispatch `from` should end, and its work by kernels.
-    fn portion(&self, from: usize, bindings: &Bindings) -> Result<(usize, HashMap<u64, f64>)> {
+    /// What of `range` fills up a submission that is filled to `share` already: at least one dispatch of an empty one.
+    pub(super) fn portion(&self, range: Range<usize>, bindings: &Bindings, share: f64) -> Result<Portion> {
         let pace = self.gpu.pace.lock().unwrap_or_else(|e| e.into_inner());
-        let all = self.launches.len();
-        if from == 0 {
-            let (mut whole, mut sum) = (HashMap::new(), 0.0);
+        if range == (0..self.launches.len()) {
+            let mut whole = Portion { end: range.end, share: 0.0, work: HashMap::new() };
             for (key, work) in self.keys.iter().zip(&self.work) {
-                let work = work.eval(bindings)?.max(0) as f64;
-                sum += pace.share(*key, work);
-                *whole.entry(*key).or_insert(0.0) += work;
+                whole.add(&pace, *key, work.eval(bindings)?.max(0) as f64);
             }
-            if sum <= 1.0 {
-                return Ok((all, whole));
+            if share + whole.share <= 1.0 {
+                return Ok(whole);
             }
         }
-        let (mut parts, mut sum) = (HashMap::new(), 0.0);
-        for (i, dispatch) in self.plan.dispatches.iter().enumerate().skip(from) {
+        let mut part = Portion { end: range.start, share: 0.0, work: HashMap::new() };
+        for dispatch in &self.plan.dispatches[range] {
             let (key, work) = (self.keys[dispatch.kernel], work(dispatch, bindings)?);
-            let more = pace.share(key, work);
-            if sum + more > 1.0 && i > from {
-                return Ok((i, parts));
+            let filled = share + part.share;
+            if filled > 0.0 && filled + pace.share(key, work) > 1.0 {
+                break;
             }
-            sum += more;
-            *parts.entry(key).or_insert(0.0) += work;
+            part.add(&pace, key, work);
+            part.end += 1;
         }
-        Ok((all, parts))
+        Ok(part)
     }
 
     fn learn(&self, work: &HashMap<u64, f64>, start: Instant) {

@@ -72,7 +72,6 @@ impl Gpu {
         buffer.map_async(wgpu::MapMode::Read, 0..bytes.next_multiple_of(4), keep);
         self.poll()?;
         let result = promise.await;
-        self.check()?;
         let failed = |e: String| {
             Error::device(
                 DeviceFault::Lost,
@@ -80,11 +79,15 @@ impl Gpu {
                 format!("the device was lost: a result could not be read: {e}"),
             )
         };
-        result.map_err(|e| failed(e.to_string()))?;
-        let range = buffer.get_mapped_range(0..bytes.next_multiple_of(4)).map_err(|e| failed(format!("{e:?}")))?;
-        let out = range[..bytes as usize].to_vec();
-        drop(range);
-        buffer.unmap();
-        Ok(out)
+        // A fault of another kind is told first, and a buffer that was mapped is unmapped whatever happened.
+        let out = self.check().and_then(|()| {
+            result.clone().map_err(|e| failed(e.to_string()))?;
+            let range = buffer.get_mapped_range(0..bytes.next_multiple_of(4)).map_err(|e| failed(format!("{e:?}")))?;
+            Ok(range[..bytes as usize].to_vec())
+        });
+        if result.is_ok() {
+            buffer.unmap();
+        }
+        out
     }
 }

@@ -1,4 +1,7 @@
-//! Building graphs with tensor handles: `x.matmul(w)?.gelu()?`.
+//! Building graphs with tensor handles: `let y = x.matmul(w).gelu() * 0.5;`.
+//!
+//! Errors are sticky: the builder keeps the first, whatever is made after it is nothing, and [`GraphBuilder::finish`]
+//! returns it.
 
 use super::{Graph, Source};
 use crate::base::{Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};
@@ -6,12 +9,20 @@ use crate::op::{self, Attention, Attrs, Build, OpDef, RopeLayout, Value};
 use std::cell::RefCell;
 
 /// Collects nodes; shapes are checked as they are added.
+///
+/// Nothing here returns an error until [`GraphBuilder::finish`]: the first one is kept, it names the op and where in the
+/// model it stands, and ops after it are not added.
 #[derive(Debug, Default)]
 pub struct GraphBuilder {
     graph: RefCell<Graph>,
+    error: RefCell<Option<Error>>,
 }
 
-/// A value of a graph under construction.
+/// What stands for the result of an op that failed.
+const POISON: Value = Value(u32::MAX);
+
+/// A value of a graph under construction. Where making it failed it is poisoned: it has the type of one f32 number, and
+/// ops on it do nothing.
 #[derive(Clone, Copy)]
 pub struct Tensor<'g> {
     builder: &'g GraphBuilder,
@@ -35,104 +46,142 @@ impl GraphBuilder {
         self.graph.borrow().current_layer()
     }
     /// A value given at each step.
-    pub fn input(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
+    pub fn input(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Tensor<'_> {
         self.source(Source::Input, Type::new(dtype, shape), name)
     }
     /// A tensor of the model file, as it is stored there.
-    pub fn weight(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
+    pub fn weight(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Tensor<'_> {
         self.source(Source::Weight { parts: vec![Part::whole(name)] }, Type::new(dtype, shape), name)
     }
     /// A value that outlives the step: zeros at first, written by [`Tensor::append`] and [`Tensor::assign`].
-    pub fn state(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor<'_>> {
+    pub fn state(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Tensor<'_> {
         self.source(Source::State, Type::new(dtype, shape), name)
     }
     /// Literal elements in row-major order.
-    pub fn data(&self, name: &str, shape: impl Into<Shape>, elements: Vec<f32>) -> Result<Tensor<'_>> {
+    pub fn data(&self, name: &str, shape: impl Into<Shape>, elements: Vec<f32>) -> Tensor<'_> {
         self.source(Source::Data(elements.into()), Type::f32(shape), name)
     }
     /// One f32 number.
     pub fn constant(&self, x: f32) -> Tensor<'_> {
-        self.wrap(self.graph.borrow_mut().constant(x))
+        self.add(|graph| Ok(graph.constant(x)))
     }
     /// `start + index along axis`.
-    pub fn iota(
-        &self,
-        dtype: DType,
-        shape: impl Into<Shape>,
-        axis: usize,
-        start: impl Into<Dim>,
-    ) -> Result<Tensor<'_>> {
-        self.apply(&op::IOTA, Attrs::Iota { shape: shape.into(), axis, start: start.into(), dtype }, &[])
+    pub fn iota(&self, dtype: DType, shape: impl Into<Shape>, axis: usize, start: impl Into<Dim>) -> Tensor<'_> {
+        self.op(&op::IOTA, Attrs::Iota { shape: shape.into(), axis, start: start.into(), dtype }, &[])
     }
     /// Operands one after another along `axis`.
-    pub fn concat(&self, xs: &[Tensor<'_>], axis: usize) -> Result<Tensor<'_>> {
-        let args = xs.iter().map(|x| x.value_in(self)).collect::<Result<Vec<_>>>()?;
-        self.apply(&op::CONCAT, Attrs::Axis(axis), &args)
+    pub fn concat(&self, xs: &[Tensor<'_>], axis: usize) -> Tensor<'_> {
+        self.op(&op::CONCAT, Attrs::Axis(axis), xs)
     }
     /// Any op of the table by its definition.
-    pub fn op(&self, def: &'static OpDef, attrs: Attrs, args: &[Tensor<'_>]) -> Result<Tensor<'_>> {
-        let args = args.iter().map(|x| x.value_in(self)).collect::<Result<Vec<_>>>()?;
-        self.apply(def, attrs, &args)
+    pub fn op(&self, def: &'static OpDef, attrs: Attrs, args: &[Tensor<'_>]) -> Tensor<'_> {
+        self.with(args, |graph, args| graph.apply(def, attrs, args))
     }
-    /// Names a result of the graph.
-    pub fn output(&self, name: &str, x: Tensor<'_>) -> Result<()> {
-        let value = x.value_in(self)?;
-        self.graph.borrow_mut().output(name, value)
+    /// Names a result of the graph. A name may be used once.
+    pub fn output(&self, name: &str, x: Tensor<'_>) {
+        self.with(&[x], |graph, x| graph.output(name, x[0]).map(|()| x[0]));
     }
-    /// The gradient of `loss` (one f32 element) in each of `wrt`: f32, of their shapes.
+    /// The gradient of `loss` (one f32 element) in each of `wrt`: f32, of their shapes. The errors kept are those of
+    /// [`Graph::gradients`].
+    pub fn gradients(&self, loss: Tensor<'_>, wrt: &[Tensor<'_>]) -> Vec<Tensor<'_>> {
+        let all: Vec<Tensor> = [&[loss], wrt].concat();
+        let mut made = vec![POISON; wrt.len()];
+        self.with(&all, |graph, all| {
+            made = graph.gradients(all[0], &all[1..])?;
+            Ok(all[0])
+        });
+        made.into_iter().map(|v| self.wrap(v)).collect()
+    }
+    /// The graph.
     ///
     /// # Errors
-    /// Those of [`Graph::gradients`]; tensors of another graph.
-    pub fn gradients(&self, loss: Tensor<'_>, wrt: &[Tensor<'_>]) -> Result<Vec<Tensor<'_>>> {
-        let loss = loss.value_in(self)?;
-        let wrt = wrt.iter().map(|x| x.value_in(self)).collect::<Result<Vec<_>>>()?;
-        let made = self.graph.borrow_mut().gradients(loss, &wrt)?;
-        Ok(made.into_iter().map(|v| self.wrap(v)).collect())
+    /// The first thing that went wrong: an op whose operands do not fit, a name that is taken, a tensor of another graph.
+    pub fn finish(self) -> Result<Graph> {
+        match self.error.into_inner() {
+            Some(error) => Err(error),
+            None => Ok(self.graph.into_inner()),
+        }
     }
-    pub fn finish(self) -> Graph {
-        self.graph.into_inner()
+    /// Keeps an error found elsewhere, a missing tensor say, as if an op had failed; gives a poisoned tensor.
+    pub fn fail(&self, error: Error) -> Tensor<'_> {
+        self.error.borrow_mut().get_or_insert(error);
+        self.wrap(POISON)
+    }
+    /// A tensor, or the error kept in its place.
+    pub fn or_fail<'g>(&'g self, made: Result<Tensor<'g>>) -> Tensor<'g> {
+        made.unwrap_or_else(|e| self.fail(e))
+    }
+    /// Takes the error that [`GraphBuilder::finish`] would return: ops are added again from now on. Tensors that were
+    /// poisoned stay so, and an op on one of them is an error.
+    pub fn take_error(&self) -> Option<Error> {
+        self.error.borrow_mut().take()
     }
 
     fn wrap(&self, value: Value) -> Tensor<'_> {
         Tensor { builder: self, value }
     }
-    fn source(&self, source: Source, ty: Type, name: &str) -> Result<Tensor<'_>> {
-        let value = self.graph.borrow_mut().source(source, ty, name)?;
-        Ok(self.wrap(value))
+    fn source(&self, source: Source, ty: Type, name: &str) -> Tensor<'_> {
+        self.add(|graph| graph.source(source, ty, name))
     }
-    fn apply(&self, def: &'static OpDef, attrs: Attrs, args: &[Value]) -> Result<Tensor<'_>> {
-        let value = self.graph.borrow_mut().apply(def, attrs, args)?;
-        Ok(self.wrap(value))
+    /// Adds to the graph, unless something went wrong before.
+    fn add(&self, add: impl FnOnce(&mut Graph) -> Result<Value>) -> Tensor<'_> {
+        if self.error.borrow().is_some() {
+            return self.wrap(POISON);
+        }
+        let made = add(&mut self.graph.borrow_mut());
+        made.map_or_else(|e| self.fail(e), |v| self.wrap(v))
+    }
+    /// The same of operands, all of which must be of this graph.
+    fn with(&self, args: &[Tensor<'_>], add: impl FnOnce(&mut Graph, &[Value]) -> Result<Value>) -> Tensor<'_> {
+        if args.iter().any(|x| !std::ptr::eq(x.builder, self)) {
+            return self
+                .fail(Error::usage("a tensor of another graph was given: build all operands with one GraphBuilder"));
+        }
+        let args: Vec<Value> = args.iter().map(|x| x.value).collect();
+        self.add(|graph| {
+            if args.contains(&POISON) {
+                return Err(Error::usage("an operand could not be made: its error was taken, do not use it"));
+            }
+            add(graph, &args)
+        })
     }
 }
 
 macro_rules! unary {
     ($($name:ident $def:ident),*) => { $(
         #[doc = concat!("See the op `", stringify!($name), "` in docs/ops.md.")]
-        pub fn $name(self) -> Result<Self> { self.with(&op::$def, Attrs::None, &[]) }
+        pub fn $name(self) -> Self { self.with(&op::$def, Attrs::None, &[]) }
     )* };
 }
 macro_rules! binary {
     ($($name:ident $def:ident),*) => { $(
         #[doc = concat!("See the op `", stringify!($name), "` in docs/ops.md.")]
-        pub fn $name(self, y: Tensor<'_>) -> Result<Self> { self.with(&op::$def, Attrs::None, &[y]) }
+        pub fn $name(self, y: Tensor<'_>) -> Self { self.with(&op::$def, Attrs::None, &[y]) }
     )* };
 }
 macro_rules! reduce {
     ($($name:ident $def:ident),*) => { $(
         #[doc = concat!("See the op `", stringify!($name), "` in docs/ops.md. The axes are dropped.")]
-        pub fn $name(self, axes: &[usize]) -> Result<Self> {
+        pub fn $name(self, axes: &[usize]) -> Self {
             self.with(&op::$def, Attrs::Reduce { axes: axes.to_vec(), keep: false }, &[])
         }
     )* };
 }
 
 impl<'g> Tensor<'g> {
+    /// Its type; of a poisoned tensor that of one f32 number.
     pub fn ty(&self) -> Type {
+        if self.value == POISON {
+            return Type::f32(Shape::default());
+        }
         self.builder.graph.borrow().ty(self.value)
     }
     pub fn shape(&self) -> Shape {
         self.ty().shape
+    }
+    /// The length of an axis; 1 where the tensor is poisoned or has no such axis.
+    pub fn dim(&self, axis: usize) -> Dim {
+        self.shape().get(axis).copied().unwrap_or(Dim::new(1))
     }
     pub fn dtype(&self) -> DType {
         self.ty().dtype
@@ -146,7 +195,9 @@ impl<'g> Tensor<'g> {
     }
     /// Like [`Tensor::place`], saying which piece is whose.
     pub fn cut(self, over: MeshAxis, placement: Placement, cut: Cut) -> Self {
-        self.builder.graph.borrow_mut().hint(self.value, over, placement, cut);
+        if self.value != POISON {
+            self.builder.graph.borrow_mut().hint(self.value, over, placement, cut);
+        }
         self
     }
 
@@ -157,111 +208,117 @@ impl<'g> Tensor<'g> {
     reduce!(sum SUM, mean MEAN, max MAX, min MIN);
 
     /// Index (u32) of the largest element along `axis`, which is dropped.
-    pub fn argmax(self, axis: usize) -> Result<Self> {
+    pub fn argmax(self, axis: usize) -> Self {
         self.with(&op::ARGMAX, Attrs::Reduce { axes: vec![axis], keep: false }, &[])
     }
     /// `self · y` over the last two axes, leading axes broadcast.
-    pub fn matmul(self, y: Tensor<'_>) -> Result<Self> {
+    pub fn matmul(self, y: Tensor<'_>) -> Self {
         self.with(&op::MATMUL, Attrs::Matmul { ta: false, tb: false }, &[y])
     }
     /// `self · yᵀ`: the right operand is stored as rows, as weights are.
-    pub fn matmul_t(self, y: Tensor<'_>) -> Result<Self> {
+    pub fn matmul_t(self, y: Tensor<'_>) -> Self {
         self.with(&op::MATMUL, Attrs::Matmul { ta: false, tb: true }, &[y])
     }
     /// `y` where `self` (bool) holds, else `z`.
-    pub fn select(self, y: Tensor<'_>, z: Tensor<'_>) -> Result<Self> {
+    pub fn select(self, y: Tensor<'_>, z: Tensor<'_>) -> Self {
         self.with(&op::WHERE, Attrs::None, &[y, z])
     }
     /// The mean of −ln p(target) over rows, in nats: logits `self` `[n, kinds]`, targets u32 `[n]`.
-    pub fn cross_entropy(self, targets: Tensor<'_>) -> Result<Self> {
+    pub fn cross_entropy(self, targets: Tensor<'_>) -> Self {
         let shape = self.shape();
-        if shape.rank() != 2 {
-            return Err(Error::op("cross_entropy", "", format!("logits are {shape}, they must be [n, kinds]")));
+        if shape.rank() != 2 && self.value != POISON {
+            let what = format!("logits are {shape}, they must be [n, kinds]");
+            return self.builder.fail(Error::op(
+                "cross_entropy",
+                &self.builder.graph.borrow().name_of(self.value),
+                what,
+            ));
         }
-        let kinds = self.builder.iota(DType::U32, vec![Dim::new(1), shape[1]], 1, 0)?;
-        let right = kinds.eq(targets.reshape(vec![shape[0], Dim::new(1)])?)?;
-        right.select(self.log_softmax()?, self.builder.constant(0.0))?.sum(&[1])?.mean(&[0])?.neg()
+        let kinds = self.builder.iota(DType::U32, vec![Dim::new(1), self.dim(1)], 1, 0);
+        let right = kinds.eq(targets.reshape(vec![self.dim(0), Dim::new(1)]));
+        right.select(self.log_softmax(), self.builder.constant(0.0)).sum(&[1]).mean(&[0]).neg()
     }
-    pub fn layer_norm(self, w: Tensor<'_>, b: Tensor<'_>, eps: f32) -> Result<Self> {
+    pub fn layer_norm(self, w: Tensor<'_>, b: Tensor<'_>, eps: f32) -> Self {
         self.with(&op::LAYER_NORM, Attrs::Norm { eps }, &[w, b])
     }
-    pub fn rms_norm(self, w: Tensor<'_>, eps: f32) -> Result<Self> {
+    pub fn rms_norm(self, w: Tensor<'_>, eps: f32) -> Self {
         self.with(&op::RMS_NORM, Attrs::Norm { eps }, &[w])
     }
     /// Rotary positions on `[..., s, h, d]` with tables `[s, d/2]`.
-    pub fn rope(self, cos: Tensor<'_>, sin: Tensor<'_>, layout: RopeLayout) -> Result<Self> {
+    pub fn rope(self, cos: Tensor<'_>, sin: Tensor<'_>, layout: RopeLayout) -> Self {
         self.with(&op::ROPE, Attrs::Rope(layout), &[cos, sin])
     }
     /// Scaled-dot-product attention of queries `self` `[b, s, h, d]` over `k`, `v` `[b, t, g, d]`.
-    pub fn attention(self, k: Tensor<'_>, v: Tensor<'_>, mask: Option<Tensor<'_>>, how: Attention) -> Result<Self> {
+    pub fn attention(self, k: Tensor<'_>, v: Tensor<'_>, mask: Option<Tensor<'_>>, how: Attention) -> Self {
         let mut rest = vec![k, v];
         rest.extend(mask);
         self.with(&op::ATTENTION, Attrs::Attention(how), &rest)
     }
     /// This state with rows from `at` on replaced by `rows`, in place.
-    pub fn append(self, rows: Tensor<'_>, at: impl Into<Dim>) -> Result<Self> {
+    pub fn append(self, rows: Tensor<'_>, at: impl Into<Dim>) -> Self {
         self.with(&op::APPEND, Attrs::Append { at: at.into() }, &[rows])
     }
     /// This state with `value` for its contents from now on; earlier ops have read the old ones.
-    pub fn assign(self, value: Tensor<'_>) -> Result<Self> {
+    pub fn assign(self, value: Tensor<'_>) -> Self {
         self.with(&op::ASSIGN, Attrs::None, &[value])
     }
-    pub fn reshape(self, shape: impl Into<Shape>) -> Result<Self> {
+    pub fn reshape(self, shape: impl Into<Shape>) -> Self {
         self.with(&op::RESHAPE, Attrs::Shape(shape.into()), &[])
     }
-    pub fn broadcast(self, shape: impl Into<Shape>) -> Result<Self> {
+    pub fn broadcast(self, shape: impl Into<Shape>) -> Self {
         self.with(&op::BROADCAST, Attrs::Shape(shape.into()), &[])
     }
-    pub fn transpose(self, perm: &[usize]) -> Result<Self> {
+    pub fn transpose(self, perm: &[usize]) -> Self {
         self.with(&op::TRANSPOSE, Attrs::Perm(perm.to_vec()), &[])
     }
-    pub fn slice(self, axis: usize, start: impl Into<Dim>, len: impl Into<Dim>) -> Result<Self> {
+    pub fn slice(self, axis: usize, start: impl Into<Dim>, len: impl Into<Dim>) -> Self {
         self.with(&op::SLICE, Attrs::Slice { axis, start: start.into(), len: len.into(), step: 1 }, &[])
     }
-    pub fn pad(self, axis: usize, before: usize, after: usize, value: f32) -> Result<Self> {
+    pub fn pad(self, axis: usize, before: usize, after: usize, value: f32) -> Self {
         self.with(&op::PAD, Attrs::Pad { axis, before, after, value }, &[])
     }
-    pub fn cast(self, to: DType) -> Result<Self> {
+    pub fn cast(self, to: DType) -> Self {
         if self.dtype() == to {
-            return Ok(self);
+            return self;
         }
         self.with(&op::CAST, Attrs::Cast(to), &[])
     }
 
-    fn with(self, def: &'static OpDef, attrs: Attrs, rest: &[Tensor<'_>]) -> Result<Self> {
-        let mut args = vec![self.value];
-        for t in rest {
-            args.push(t.value_in(self.builder)?);
-        }
-        self.builder.apply(def, attrs, &args)
-    }
-    fn value_in(&self, builder: &GraphBuilder) -> Result<Value> {
-        if std::ptr::eq(self.builder, builder) {
-            return Ok(self.value);
-        }
-        Err(Error::usage("a tensor of another graph was given: build all operands with one GraphBuilder"))
+    fn with(self, def: &'static OpDef, attrs: Attrs, rest: &[Tensor<'_>]) -> Self {
+        self.builder.with(&[&[self], rest].concat(), |graph, args| graph.apply(def, attrs, args))
     }
 }
 
 macro_rules! operators {
     ($($trait:ident $method:ident $def:ident),*) => { $(
         impl<'g> std::ops::$trait for Tensor<'g> {
-            type Output = Result<Tensor<'g>>;
+            type Output = Tensor<'g>;
             fn $method(self, y: Tensor<'g>) -> Self::Output { self.with(&op::$def, Attrs::None, &[y]) }
         }
         impl<'g> std::ops::$trait<f32> for Tensor<'g> {
-            type Output = Result<Tensor<'g>>;
-            fn $method(self, y: f32) -> Self::Output {
-                let y = self.builder.constant(y);
-                self.with(&op::$def, Attrs::None, &[y])
-            }
+            type Output = Tensor<'g>;
+            fn $method(self, y: f32) -> Self::Output { std::ops::$trait::$method(self, self.builder.constant(y)) }
+        }
+        impl<'g> std::ops::$trait<Tensor<'g>> for f32 {
+            type Output = Tensor<'g>;
+            fn $method(self, y: Tensor<'g>) -> Self::Output { std::ops::$trait::$method(y.builder.constant(self), y) }
         }
     )* };
 }
 operators!(Add add ADD, Sub sub SUB, Mul mul MUL, Div div DIV);
 
+impl<'g> std::ops::Neg for Tensor<'g> {
+    type Output = Tensor<'g>;
+    fn neg(self) -> Self::Output {
+        self.with(&op::NEG, Attrs::None, &[])
+    }
+}
+
 impl std::fmt::Debug for Tensor<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "%{} {}", self.value.0, self.ty())
+        match self.value {
+            POISON => f.write_str("poisoned"),
+            value => write!(f, "%{} {}", value.0, self.ty()),
+        }
     }
 }

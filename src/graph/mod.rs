@@ -10,8 +10,9 @@ pub use crate::op::{Attention, RopeLayout};
 pub use builder::{GraphBuilder, Tensor};
 pub use optimiser::{Optimiser, Parameters, Zero};
 
-use crate::base::{Bindings, Cut, DType, Error, MeshAxis, Part, Placement, Result, Shape, Type};
+use crate::base::{Bindings, Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};
 use crate::op::{APPEND, ASSIGN, Attrs, Body, Build, OpDef, Value};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Where a node's value comes from.
@@ -96,7 +97,12 @@ pub struct Graph {
     pub hints: Vec<Hint>,
     place: String,
     layer: u32,
+    /// Bounds of the variables in it, by name.
+    variables: BTreeMap<&'static str, u32>,
 }
+
+/// Elements along one axis: kernels count in 32 bits.
+const MAX_AXIS: i64 = u32::MAX as i64;
 
 impl Graph {
     pub fn node(&self, v: Value) -> &Node {
@@ -105,7 +111,7 @@ impl Graph {
     pub fn values(&self) -> impl Iterator<Item = Value> + use<> {
         (0..self.nodes.len() as u32).map(Value)
     }
-    /// Nodes that compute something, with their handles.
+    /// The input of this name.
     pub fn find_input(&self, name: &str) -> Option<Value> {
         self.values().find(|v| self.node(*v).name == name && self.node(*v).source == Source::Input)
     }
@@ -164,6 +170,9 @@ impl Graph {
     }
 
     pub fn push(&mut self, source: Source, ty: Type, name: impl Into<String>) -> Value {
+        for (v, _) in ty.shape.iter().flat_map(Dim::terms) {
+            self.variables.entry(v.name).or_insert(v.max);
+        }
         self.nodes.push(Node { source, ty, name: name.into(), layer: self.layer });
         Value(self.nodes.len() as u32 - 1)
     }
@@ -173,6 +182,7 @@ impl Graph {
         if name.is_empty() || self.nodes.iter().any(|n| n.name == name && std::mem::discriminant(&n.source) == kind) {
             return Err(Error::op("graph", name, "this name is empty or taken by another of its kind"));
         }
+        self.check_dims(ty.shape.iter(), &ty).map_err(|what| Error::op("graph", name, what))?;
         if let Source::Data(data) = &source {
             let count = ty.shape.known().map(|d| d.iter().product::<usize>());
             if count != Some(data.len()) || ty.dtype != DType::F32 {
@@ -194,8 +204,10 @@ impl Graph {
 impl Build for Graph {
     fn apply(&mut self, def: &'static OpDef, attrs: Attrs, args: &[Value]) -> Result<Value> {
         let types: Vec<Type> = args.iter().map(|a| self.node(*a).ty.clone()).collect();
-        let name = if self.place.is_empty() { format!("%{}", self.nodes.len()) } else { self.place.clone() };
+        let name = if self.place.is_empty() { self.made_by(def, args) } else { self.place.clone() };
         let ty = (def.rule)(&attrs, &types).map_err(|e| e.at_node(&name))?;
+        let dims = ty.shape.iter().copied().chain(attrs.places()).collect::<Vec<_>>();
+        self.check_dims(dims.iter(), &ty).map_err(|what| Error::op(def.name, &name, what))?;
         if def.is(&APPEND) {
             self.check_append(args[0], &name)?;
         }
@@ -215,6 +227,46 @@ impl Build for Graph {
 }
 
 impl Graph {
+    /// Why dimensions of a node of type `ty` cannot be planned.
+    fn check_dims<'a>(&self, dims: impl Iterator<Item = &'a Dim>, ty: &Type) -> Result<(), String> {
+        for d in dims {
+            if d.bound() > MAX_AXIS {
+                return Err(format!(
+                    "{ty} has an axis of up to {} elements, at most {MAX_AXIS} can be counted",
+                    d.bound()
+                ));
+            }
+            for (v, _) in d.terms() {
+                if let Some(max) = self.variables.get(v.name).filter(|max| **max != v.max) {
+                    let what = format!("variable {} is bounded by {} here and by {max} before", v.name, v.max);
+                    return Err(format!("{what}: give it one bound in a graph"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a node outside of any place is called: its op and its operands, `gelu(matmul(x, w))`; long operands by their
+    /// op alone.
+    fn made_by(&self, def: &OpDef, args: &[Value]) -> String {
+        const LONG: usize = 32;
+        const MANY: usize = 4;
+        let mut operands: Vec<&str> = args
+            .iter()
+            .take(MANY)
+            .map(|a| match self.node(*a) {
+                node if node.def().is_some() && node.name.len() > LONG => node.kind(),
+                node => &node.name,
+            })
+            .collect();
+        operands.extend((args.len() > MANY).then_some("…"));
+        format!("{}({})", def.name, operands.join(", "))
+    }
+    /// What a value is called.
+    fn name_of(&self, v: Value) -> String {
+        self.node(v).name.clone()
+    }
+
     /// A state is assigned by whoever has it, and not read afterwards.
     fn check_written(&self, def: &OpDef, args: &[Value], name: &str) -> Result<()> {
         if let (true, Some(state)) = (def.is(&ASSIGN), args.first().map(|a| self.node(*a))) {

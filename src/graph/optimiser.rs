@@ -4,7 +4,7 @@
 //! al., 2020) splits moments, then gradients, then the parameters themselves; the sharding pass puts in the collectives.
 
 use super::{GraphBuilder, Tensor};
-use crate::base::{Cut, DType, Dim, MeshAxis, Placement, Result, Shape};
+use crate::base::{Cut, DType, Dim, MeshAxis, Placement, Shape};
 use std::cell::RefCell;
 
 /// What is split over data parallel ranks beside the samples: each stage adds to the one before.
@@ -60,22 +60,17 @@ impl<'g> Parameters<'g> {
 
     /// A parameter, f32 of known shape, and where it lies along mesh axes other than the data axis. Its contents are
     /// those of the state `name`, which the caller sets before the first step. It belongs to the layer at hand.
-    pub fn add(
-        &self,
-        name: &str,
-        shape: impl Into<Shape>,
-        places: &[(MeshAxis, Placement, Cut)],
-    ) -> Result<Tensor<'g>> {
+    pub fn add(&self, name: &str, shape: impl Into<Shape>, places: &[(MeshAxis, Placement, Cut)]) -> Tensor<'g> {
         let shape = shape.into();
-        let state = placed(self.builder.state(name, DType::F32, shape.clone())?, places);
+        let state = placed(self.builder.state(name, DType::F32, shape.clone()), places);
         let layer = self.builder.current_layer();
         self.all.borrow_mut().push(Parameter { name: name.into(), state, places: places.to_vec(), layer });
         match share(&shape, places) {
             Some(axis) if self.zero == Zero::Weights => {
                 state.place(MeshAxis::Data, Placement::Split(axis));
-                Ok(state.reshape(shape)?.place(MeshAxis::Data, Placement::Whole))
+                state.reshape(shape).place(MeshAxis::Data, Placement::Whole)
             }
-            _ => Ok(state),
+            _ => state,
         }
     }
 
@@ -87,47 +82,46 @@ impl<'g> Parameters<'g> {
     /// The gradients of `loss` and the update of every parameter. `rate` is a scalar f32; so is `step`, which counts
     /// steps from 1 and is used by AdamW alone.
     ///
-    /// # Errors
-    /// Those of [`Graph::gradients`](super::Graph::gradients): a parameter that the loss does not depend on, by name.
-    pub fn update(&self, loss: Tensor<'g>, how: Optimiser, rate: Tensor<'g>, step: Tensor<'g>) -> Result<()> {
+    /// The builder keeps the errors of [`Graph::gradients`](super::Graph::gradients): a parameter that the loss does not
+    /// depend on, by name.
+    pub fn update(&self, loss: Tensor<'g>, how: Optimiser, rate: Tensor<'g>, step: Tensor<'g>) {
         let all = self.all.borrow();
         let states: Vec<Tensor> = all.iter().map(|p| p.state).collect();
-        let gradients = self.builder.gradients(loss, &states)?;
+        let gradients = self.builder.gradients(loss, &states);
         let before = self.builder.current_layer();
         self.builder.at("optimiser");
         let corrections = match how {
-            Optimiser::AdamW { beta1, beta2, .. } => Some((correction(step, beta1)?, correction(step, beta2)?)),
+            Optimiser::AdamW { beta1, beta2, .. } => Some((correction(step, beta1), correction(step, beta2))),
             Optimiser::Sgd { .. } => None,
         };
         for (p, g) in all.iter().zip(gradients) {
             self.builder.at(format!("{} update", p.name));
             self.builder.layer(p.layer);
-            let change = self.change(p, self.gradient(p, g)?, how, corrections)?;
-            p.state.assign((p.state - (change * rate)?)?)?;
+            let change = self.change(p, self.gradient(p, g), how, corrections);
+            p.state.assign(p.state - change * rate);
         }
         self.builder.layer(before);
-        Ok(())
     }
 
     /// The gradient of a parameter where its update is computed.
-    fn gradient(&self, p: &Parameter<'g>, g: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn gradient(&self, p: &Parameter<'g>, g: Tensor<'g>) -> Tensor<'g> {
         // A value of its own: two parameters may have one gradient and lie otherwise.
-        let g = g.reshape(p.state.shape())?;
+        let g = g.reshape(p.state.shape());
         for over in MeshAxis::ALL {
             if over != MeshAxis::Data && p.places.iter().all(|x| x.0 != over) {
                 g.place(over, Placement::Whole);
             }
         }
         let split = share(&p.state.shape(), &p.places).filter(|_| self.zero >= Zero::Gradients);
-        Ok(placed(g, &p.places).place(MeshAxis::Data, split.map_or(Placement::Whole, Placement::Split)))
+        placed(g, &p.places).place(MeshAxis::Data, split.map_or(Placement::Whole, Placement::Split))
     }
 
     /// A state of the optimiser, beside a parameter.
-    fn moment(&self, p: &Parameter<'g>, what: &str) -> Result<Tensor<'g>> {
-        let state = placed(self.builder.state(&format!("{}.{what}", p.name), DType::F32, p.state.shape())?, &p.places);
+    fn moment(&self, p: &Parameter<'g>, what: &str) -> Tensor<'g> {
+        let state = placed(self.builder.state(&format!("{}.{what}", p.name), DType::F32, p.state.shape()), &p.places);
         match share(&p.state.shape(), &p.places).filter(|_| self.zero >= Zero::Moments) {
-            Some(axis) => Ok(state.place(MeshAxis::Data, Placement::Split(axis))),
-            None => Ok(state),
+            Some(axis) => state.place(MeshAxis::Data, Placement::Split(axis)),
+            None => state,
         }
     }
 
@@ -138,22 +132,20 @@ impl<'g> Parameters<'g> {
         g: Tensor<'g>,
         how: Optimiser,
         corrections: Option<(Tensor<'g>, Tensor<'g>)>,
-    ) -> Result<Tensor<'g>> {
+    ) -> Tensor<'g> {
         let (decay, change) = match how {
             Optimiser::Sgd { momentum: 0.0, decay } => (decay, g),
             Optimiser::Sgd { momentum, decay } => {
-                let g = decayed(g, p, decay)?;
-                let b = self.moment(p, "b")?;
-                return b.assign(((b * momentum)? + g)?);
+                let g = decayed(g, p, decay);
+                let b = self.moment(p, "b");
+                return b.assign(b * momentum + g);
             }
             Optimiser::AdamW { beta1, beta2, eps, decay } => {
-                let (m, v) = (self.moment(p, "m")?, self.moment(p, "v")?);
-                let m = m.assign(((m * beta1)? + (g * (1.0 - beta1))?)?)?;
-                let square = (g * g)?;
-                let v = v.assign(((v * beta2)? + (square * (1.0 - beta2))?)?)?;
-                let Some((first, second)) = corrections else { return Ok(g) };
-                let root = ((v / second)?.sqrt()? + eps)?;
-                (decay, ((m / first)? / root)?)
+                let (m, v) = (self.moment(p, "m"), self.moment(p, "v"));
+                let m = m.assign(m * beta1 + g * (1.0 - beta1));
+                let v = v.assign(v * beta2 + g * g * (1.0 - beta2));
+                let Some((first, second)) = corrections else { return g };
+                (decay, (m / first) / ((v / second).sqrt() + eps))
             }
         };
         decayed(change, p, decay)
@@ -161,13 +153,13 @@ impl<'g> Parameters<'g> {
 }
 
 /// x + decay · w.
-fn decayed<'g>(x: Tensor<'g>, p: &Parameter<'g>, decay: f32) -> Result<Tensor<'g>> {
-    if decay == 0.0 { Ok(x) } else { x + (p.state * decay)? }
+fn decayed<'g>(x: Tensor<'g>, p: &Parameter<'g>, decay: f32) -> Tensor<'g> {
+    if decay == 0.0 { x } else { x + p.state * decay }
 }
 
 /// 1 − βᵗ.
-fn correction(step: Tensor<'_>, beta: f32) -> Result<Tensor<'_>> {
-    ((step * (beta as f64).ln() as f32)?.exp()?.neg()?) + 1.0
+fn correction(step: Tensor<'_>, beta: f32) -> Tensor<'_> {
+    1.0 - (step * (beta as f64).ln() as f32).exp()
 }
 
 fn placed<'g>(x: Tensor<'g>, places: &[(MeshAxis, Placement, Cut)]) -> Tensor<'g> {

@@ -39,13 +39,13 @@ mod tests {
     fn a_small_graph_prints() {
         let g = GraphBuilder::new();
         let seq = Var::new("seq", 8);
-        let x = g.input("x", DType::F32, vec![seq.into(), 4.into()]).unwrap();
+        let x = g.input("x", DType::F32, vec![seq.into(), 4.into()]);
         g.at("layers.0.up");
-        let w = g.weight("w", DType::Q8_0, [6, 4]).unwrap();
-        let y = x.matmul_t(w).unwrap().gelu().unwrap();
-        g.output("y", y).unwrap();
+        let w = g.weight("w", DType::Q8_0, [6, 4]);
+        let y = x.matmul_t(w).gelu();
+        g.output("y", y);
         assert_eq!(
-            g.finish().to_string(),
+            g.finish().unwrap().to_string(),
             "%0 = input : f32[seq, 4]  \"x\"\n\
              %1 = weight : q8_0[6, 4]  \"w\"\n\
              %2 = matmul %0, %1  ta=false tb=true : f32[seq, 6]  \"layers.0.up\"\n\
@@ -57,20 +57,61 @@ mod tests {
     #[test]
     fn errors_name_the_op_the_node_and_the_numbers() {
         let g = GraphBuilder::new();
-        let x = g.input("x", DType::F32, [2, 4096]).unwrap();
-        let w = g.input("w", DType::F32, [4095, 8]).unwrap();
+        let x = g.input("x", DType::F32, [2, 4096]);
+        let w = g.input("w", DType::F32, [4095, 8]);
         g.at("layers.3.q");
-        let e = x.matmul(w).unwrap_err();
+        // What follows an error does nothing, and the first is what comes out.
+        let y = 2.0 * -x.matmul(w).softmax().sum(&[7]) + w;
+        assert_eq!((y.shape().rank(), y.dim(3), format!("{y:?}").as_str()), (0, crate::base::Dim::new(1), "poisoned"));
+        y.append(w, 0).place(crate::base::MeshAxis::Tensor, crate::base::Placement::Whole);
+        g.output("y", y.cross_entropy(w));
+        assert_eq!(g.gradients(y, &[x, w]).len(), 2);
+        let e = g.finish().unwrap_err();
         assert_eq!(e.to_string(), "matmul \"layers.3.q\": inner dimensions differ, 4096 and 4095");
+    }
+
+    #[test]
+    fn outside_of_a_place_errors_name_what_made_the_node() {
+        let said = |build: fn(&GraphBuilder)| {
+            let g = GraphBuilder::new();
+            build(&g);
+            g.finish().unwrap_err().to_string()
+        };
+        assert_eq!(
+            said(|g| _ = (g.input("x", DType::F32, [2, 3]) * 0.5).gelu().matmul(g.weight("w", DType::F32, [4, 3]))),
+            "matmul \"matmul(gelu(mul(x, 0.5)), w)\": inner dimensions differ, 3 and 4"
+        );
+        assert_eq!(
+            said(|g| _ = g.input("x", DType::F32, [3]).cross_entropy(g.input("t", DType::U32, [3]))),
+            "cross_entropy \"x\": logits are [3], they must be [n, kinds]"
+        );
+        assert_eq!(
+            said(|g| g.output("y", GraphBuilder::new().constant(1.0))),
+            "a tensor of another graph was given: build all operands with one GraphBuilder"
+        );
+    }
+
+    #[test]
+    fn an_error_that_is_taken_lets_the_graph_go_on() {
+        let g = GraphBuilder::new();
+        let x = g.input("x", DType::F32, [2, 3]);
+        let bad = x.matmul(x);
+        assert!(g.take_error().unwrap().to_string().contains("inner dimensions differ"));
+        let _ = x + 1.0;
+        assert!(g.take_error().is_none());
+        let _ = bad + 1.0;
+        assert!(g.finish().unwrap_err().to_string().contains("could not be made"));
     }
 
     #[test]
     fn a_state_is_written_before_it_is_read() {
         let g = GraphBuilder::new();
-        let s = g.state("s", DType::F32, [4, 2]).unwrap();
-        let x = g.input("x", DType::F32, [1, 2]).unwrap();
-        s.exp().unwrap();
-        assert!(s.append(x, 0).unwrap_err().to_string().contains("append first"));
-        assert!(x.append(x, 0).unwrap_err().to_string().contains("must be a state"));
+        let s = g.state("s", DType::F32, [4, 2]);
+        let x = g.input("x", DType::F32, [1, 2]);
+        s.exp();
+        s.append(x, 0);
+        assert!(g.take_error().unwrap().to_string().contains("append first"));
+        x.append(x, 0);
+        assert!(g.take_error().unwrap().to_string().contains("must be a state"));
     }
 }

@@ -52,8 +52,8 @@ impl Config {
 pub fn build(config: &Config, weights: &dyn Weights, model: &str, batch: Var, seq: Var) -> Result<Graph> {
     let builder = GraphBuilder::new();
     let prefix = if weights.info("bert.embeddings.word_embeddings.weight").is_ok() { "bert." } else { "" };
-    Encoder { c: config, weights, model, prefix, g: &builder, batch: batch.into(), seq: seq.into() }.build()?;
-    Ok(builder.finish())
+    Encoder { c: config, weights, model, prefix, g: &builder, batch: batch.into(), seq: seq.into() }.build();
+    builder.finish()
 }
 
 /// How much of the MLP stays together on a tensor rank.
@@ -78,68 +78,68 @@ struct Encoder<'a, 'g> {
 }
 
 impl<'g> Encoder<'_, 'g> {
-    fn build(&self) -> Result<()> {
+    fn build(&self) {
         let (g, c) = (self.g, self.c);
-        let tokens = g.input("tokens", DType::U32, vec![self.batch, self.seq])?;
-        let mask = g.input("mask", DType::Bool, vec![self.batch, self.seq])?;
+        let tokens = g.input("tokens", DType::U32, vec![self.batch, self.seq]);
+        let mask = g.input("mask", DType::Bool, vec![self.batch, self.seq]);
         g.at("embeddings");
-        let words = self.weight("embeddings.word_embeddings.weight", &[c.vocab, c.width])?.gather(tokens)?;
+        let words = self.weight("embeddings.word_embeddings.weight", &[c.vocab, c.width]).gather(tokens);
         let positions =
-            self.weight("embeddings.position_embeddings.weight", &[c.context, c.width])?.slice(0, 0, self.seq)?;
-        let kinds = self.weight("embeddings.token_type_embeddings.weight", &[2, c.width])?.slice(0, 0, 1)?;
-        let x = ((words + positions)? + kinds)?;
-        let mut x = self.norm(x, "embeddings.LayerNorm")?;
+            self.weight("embeddings.position_embeddings.weight", &[c.context, c.width]).slice(0, 0, self.seq);
+        let kinds = self.weight("embeddings.token_type_embeddings.weight", &[2, c.width]).slice(0, 0, 1);
+        let x = words + positions + kinds;
+        let mut x = self.norm(x, "embeddings.LayerNorm");
         for layer in 0..c.layers {
             g.layer(layer as u32 + 1);
             let at = format!("encoder.layer.{layer}");
-            x = self.attention(&at, x, mask)?;
-            x = self.network(&at, x)?;
+            x = self.attention(&at, x, mask);
+            x = self.network(&at, x);
         }
         g.layer(c.layers as u32 + 1);
         g.at("pooling");
-        let real = mask.cast(DType::F32)?.reshape(vec![self.batch, self.seq, 1.into()])?;
-        let sum = (x * real)?.sum(&[1])?;
-        let mean = (sum / real.sum(&[1])?.maximum(g.constant(1e-9))?)?;
-        let length = (mean * mean)?.sum(&[1])?.sqrt()?.maximum(g.constant(1e-12))?;
-        g.output("embeddings", (mean / length.reshape(vec![self.batch, 1.into()])?)?)
+        let real = mask.cast(DType::F32).reshape(vec![self.batch, self.seq, 1.into()]);
+        let sum = (x * real).sum(&[1]);
+        let mean = sum / real.sum(&[1]).maximum(g.constant(1e-9));
+        let length = (mean * mean).sum(&[1]).sqrt().maximum(g.constant(1e-12));
+        g.output("embeddings", mean / length.reshape(vec![self.batch, 1.into()]));
     }
 
-    fn attention(&self, at: &str, x: Tensor<'g>, mask: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn attention(&self, at: &str, x: Tensor<'g>, mask: Tensor<'g>) -> Tensor<'g> {
         let c = self.c;
         let head = c.width / c.heads;
         let heads = Cut::Even { unit: head as u32 };
         let split = |name: &str| {
-            let y = self.linear(&format!("{at}.attention.self.{name}"), x, [c.width, c.width], Side::Outputs(heads))?;
+            let y = self.linear(&format!("{at}.attention.self.{name}"), x, [c.width, c.width], Side::Outputs(heads));
             y.reshape(vec![self.batch, self.seq, c.heads.into(), head.into()])
         };
-        let (q, k, v) = (split("query")?, split("key")?, split("value")?);
+        let (q, k, v) = (split("query"), split("key"), split("value"));
         self.g.at(format!("{at}.attention"));
-        let mask = mask.reshape(vec![self.batch, 1.into(), 1.into(), self.seq])?;
+        let mask = mask.reshape(vec![self.batch, 1.into(), 1.into(), self.seq]);
         let how = Attention { scale: 1.0 / (head as f32).sqrt(), causal: None, window: None };
-        let y = q.attention(k, v, Some(mask), how)?.reshape(vec![self.batch, self.seq, c.width.into()])?;
-        let y = self.linear(&format!("{at}.attention.output.dense"), y, [c.width, c.width], Side::Inputs(heads))?;
-        self.norm(self.whole((y + x)?), &format!("{at}.attention.output.LayerNorm"))
+        let y = q.attention(k, v, Some(mask), how).reshape(vec![self.batch, self.seq, c.width.into()]);
+        let y = self.linear(&format!("{at}.attention.output.dense"), y, [c.width, c.width], Side::Inputs(heads));
+        self.norm(self.whole(y + x), &format!("{at}.attention.output.LayerNorm"))
     }
 
-    fn network(&self, at: &str, x: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn network(&self, at: &str, x: Tensor<'g>) -> Tensor<'g> {
         let h = self
-            .linear(&format!("{at}.intermediate.dense"), x, [self.c.ffn, self.c.width], Side::Outputs(BLOCKS))?
-            .gelu()?;
-        let y = self.linear(&format!("{at}.output.dense"), h, [self.c.width, self.c.ffn], Side::Inputs(BLOCKS))?;
-        self.norm(self.whole((y + x)?), &format!("{at}.output.LayerNorm"))
+            .linear(&format!("{at}.intermediate.dense"), x, [self.c.ffn, self.c.width], Side::Outputs(BLOCKS))
+            .gelu();
+        let y = self.linear(&format!("{at}.output.dense"), h, [self.c.width, self.c.ffn], Side::Inputs(BLOCKS));
+        self.norm(self.whole(y + x), &format!("{at}.output.LayerNorm"))
     }
 
     /// `x · wᵀ + b`.
-    fn linear(&self, name: &str, x: Tensor<'g>, [to, from]: [usize; 2], side: Side) -> Result<Tensor<'g>> {
+    fn linear(&self, name: &str, x: Tensor<'g>, [to, from]: [usize; 2], side: Side) -> Tensor<'g> {
         self.g.at(name);
-        let w = self.weight(&format!("{name}.weight"), &[to, from])?;
-        let b = self.weight(&format!("{name}.bias"), &[to])?;
+        let w = self.weight(&format!("{name}.weight"), &[to, from]);
+        let b = self.weight(&format!("{name}.bias"), &[to]);
         match side {
             Side::Outputs(cut) => {
-                x.matmul_t(w.cut(MeshAxis::Tensor, Split(0), cut))? + b.cut(MeshAxis::Tensor, Split(0), cut)
+                x.matmul_t(w.cut(MeshAxis::Tensor, Split(0), cut)) + b.cut(MeshAxis::Tensor, Split(0), cut)
             }
             // The bias is added once, to the sum.
-            Side::Inputs(cut) => self.whole(x.matmul_t(w.cut(MeshAxis::Tensor, Split(1), cut))?) + b,
+            Side::Inputs(cut) => self.whole(x.matmul_t(w.cut(MeshAxis::Tensor, Split(1), cut))) + b,
         }
     }
 
@@ -148,18 +148,20 @@ impl<'g> Encoder<'_, 'g> {
         x.place(MeshAxis::Tensor, Placement::Whole)
     }
 
-    fn norm(&self, x: Tensor<'g>, name: &str) -> Result<Tensor<'g>> {
+    fn norm(&self, x: Tensor<'g>, name: &str) -> Tensor<'g> {
         self.g.at(name);
-        let w = self.weight(&format!("{name}.weight"), &[self.c.width])?;
-        x.layer_norm(w, self.weight(&format!("{name}.bias"), &[self.c.width])?, self.c.eps)
+        let w = self.weight(&format!("{name}.weight"), &[self.c.width]);
+        x.layer_norm(w, self.weight(&format!("{name}.bias"), &[self.c.width]), self.c.eps)
     }
 
-    fn weight(&self, name: &str, shape: &[usize]) -> Result<Tensor<'g>> {
+    fn weight(&self, name: &str, shape: &[usize]) -> Tensor<'g> {
         let name = format!("{}{name}", self.prefix);
-        let dtype = super::family::check(self.weights, self.model, &name, shape)?;
-        if dtype.is_quantised() && shape.len() < 2 {
-            return Err(Error::model(self.model, format!("tensor \"{name}\" is {dtype}, it must be a float type")));
+        match super::family::check(self.weights, self.model, &name, shape) {
+            Ok(dtype) if dtype.is_quantised() && shape.len() < 2 => {
+                self.g.fail(Error::model(self.model, format!("tensor \"{name}\" is {dtype}, it must be a float type")))
+            }
+            Ok(dtype) => self.g.weight(&name, dtype, shape),
+            Err(e) => self.g.fail(e),
         }
-        self.g.weight(&name, dtype, shape)
     }
 }

@@ -168,8 +168,8 @@ pub fn build(config: &Config, weights: &dyn Weights, model: &str, step: &StepSha
         sequence_parallel: step.sequence_parallel,
         g: &builder,
     }
-    .answer(step)?;
-    Ok(builder.finish())
+    .answer(step);
+    builder.finish()
 }
 
 /// What a step of training takes.
@@ -210,9 +210,9 @@ pub fn training(config: &Config, model: &str, step: &TrainingStep) -> Result<Tra
         sequence_parallel: false,
         g: &builder,
     }
-    .train(step, &parameters)?;
+    .train(step, &parameters);
     let parameters = parameters.list();
-    Ok(Training { graph: builder.finish(), parameters })
+    Ok(Training { graph: builder.finish()?, parameters })
 }
 
 /// Elements of the inner network are cut where quantised blocks end.
@@ -247,100 +247,100 @@ struct Family<'a, 'g> {
 }
 
 impl<'g> Family<'_, 'g> {
-    fn answer(&self, step: &StepShape) -> Result<()> {
+    fn answer(&self, step: &StepShape) {
         let (c, g) = (self.config, self.g);
         let seq = step.seq;
         let past = Dim::from(step.total) - seq;
         g.at("embedding");
         let tokens =
-            g.input("tokens", DType::U32, vec![seq])?.cut(MeshAxis::Context, Split(0), Cut::Stripe { from: past });
-        let table = self.vocabulary(self.names.embedding)?;
-        let x = self.residual(table.gather(tokens)?)?;
-        let (cos, sin) = self.rotations(step.context)?;
-        let angles = (cos.slice(0, past, seq)?, sin.slice(0, past, seq)?);
-        let mut x = self.layers(x, angles, Rows::Cached { seq, total: step.total.into(), context: step.context })?;
+            g.input("tokens", DType::U32, vec![seq]).cut(MeshAxis::Context, Split(0), Cut::Stripe { from: past });
+        let table = self.vocabulary(self.names.embedding);
+        let x = self.residual(table.gather(tokens));
+        let (cos, sin) = self.rotations(step.context);
+        let angles = (cos.slice(0, past, seq), sin.slice(0, past, seq));
+        let mut x = self.layers(x, angles, Rows::Cached { seq, total: step.total.into(), context: step.context });
         if step.last_only {
-            x = x.slice(0, seq - Dim::new(1), 1)?;
+            x = x.slice(0, seq - Dim::new(1), 1);
         }
         // A file without a head shares the embedding.
         let own = matches!(self.origin, Origin::File(w) if w.info(self.names.head).is_ok());
-        let logits = self.logits(x, if own { None } else { Some(table) })?;
-        g.output("logits", if step.last_only { logits.reshape([c.vocab])? } else { logits })
+        let logits = self.logits(x, if own { None } else { Some(table) });
+        g.output("logits", if step.last_only { logits.reshape([c.vocab]) } else { logits });
     }
 
-    fn train(&self, step: &TrainingStep, parameters: &Parameters<'g>) -> Result<()> {
+    fn train(&self, step: &TrainingStep, parameters: &Parameters<'g>) {
         let (c, g) = (self.config, self.g);
         g.at("embedding");
-        let samples = |name: &str| -> Result<Tensor<'g>> {
-            Ok(g.input(name, DType::U32, [step.batch, step.seq])?.place(MeshAxis::Data, Split(0)))
+        let samples = |name: &str| -> Tensor<'g> {
+            g.input(name, DType::U32, [step.batch, step.seq]).place(MeshAxis::Data, Split(0))
         };
         let scalar = |name: &str| g.input(name, DType::F32, Shape::default());
-        let (tokens, targets, rate, count) =
-            (samples("tokens")?, samples("targets")?, scalar("rate")?, scalar("step")?);
-        let table = self.vocabulary(self.names.embedding)?;
+        let (tokens, targets, rate, count) = (samples("tokens"), samples("targets"), scalar("rate"), scalar("step"));
+        let table = self.vocabulary(self.names.embedding);
         let rows = step.batch * step.seq;
-        let x = self.residual(table.gather(tokens)?.reshape([rows, c.width])?)?;
-        let angles = self.rotations(step.seq)?;
-        let x = self.layers(x, angles, Rows::Whole { batch: step.batch, seq: step.seq })?;
-        let loss = self.logits(x, step.tied.then_some(table))?.cross_entropy(targets.reshape([rows])?)?;
-        g.output("loss", loss)?;
-        parameters.update(loss, step.optimiser, rate, count)
+        let x = self.residual(table.gather(tokens).reshape([rows, c.width]));
+        let angles = self.rotations(step.seq);
+        let x = self.layers(x, angles, Rows::Whole { batch: step.batch, seq: step.seq });
+        let loss = self.logits(x, step.tied.then_some(table)).cross_entropy(targets.reshape([rows]));
+        g.output("loss", loss);
+        parameters.update(loss, step.optimiser, rate, count);
     }
 
-    fn layers(&self, mut x: Tensor<'g>, angles: Angles<'g>, rows: Rows) -> Result<Tensor<'g>> {
+    fn layers(&self, mut x: Tensor<'g>, angles: Angles<'g>, rows: Rows) -> Tensor<'g> {
         for layer in 0..self.config.layers {
             self.g.layer(layer as u32 + 1);
-            x = self.attention(layer, x, angles, rows)?;
-            x = self.network(layer, x)?;
+            x = self.attention(layer, x, angles, rows);
+            x = self.network(layer, x);
         }
         self.g.layer(self.config.layers as u32 + 1);
         self.g.at("head");
-        Ok(x)
+        x
     }
 
     /// Of every row. `shared`: the embedding, where it is the head.
-    fn logits(&self, x: Tensor<'g>, shared: Option<Tensor<'g>>) -> Result<Tensor<'g>> {
-        let x = x.rms_norm(self.weight(self.names.final_norm, &[self.config.width], None)?, self.config.eps)?;
-        x.matmul_t(shared.map_or_else(|| self.vocabulary(self.names.head), Ok)?)
+    fn logits(&self, x: Tensor<'g>, shared: Option<Tensor<'g>>) -> Tensor<'g> {
+        let x = x.rms_norm(self.weight(self.names.final_norm, &[self.config.width], None), self.config.eps);
+        x.matmul_t(shared.unwrap_or_else(|| self.vocabulary(self.names.head)))
     }
 
     /// cos and sin of every position and pair, computed in f64.
-    fn rotations(&self, context: usize) -> Result<Angles<'g>> {
+    fn rotations(&self, context: usize) -> Angles<'g> {
         let (c, half) = (self.config, self.config.head_width / 2);
         if context.saturating_mul(half) > MAX_ROTATIONS {
             let most = MAX_ROTATIONS / half;
-            return Err(Error::model(
+            let error = Error::model(
                 self.model,
                 format!("a context of {context} tokens is more than can be planned: up to {most} for this model"),
-            ));
+            );
+            return (self.g.fail(error.clone()), self.g.fail(error));
         }
         let speeds: Vec<f64> = (0..half).map(|i| c.rope_base.powf(-(i as f64) / half as f64)).collect();
         let angle = |i: usize| (i / half) as f64 / c.rope_scale * speeds[i % half];
         let table = |f: fn(f64) -> f64| (0..context * half).map(|i| f(angle(i)) as f32).collect();
-        Ok((
-            self.g.data("rope.cos", [context, half], table(f64::cos))?,
-            self.g.data("rope.sin", [context, half], table(f64::sin))?,
-        ))
+        (
+            self.g.data("rope.cos", [context, half], table(f64::cos)),
+            self.g.data("rope.sin", [context, half], table(f64::sin)),
+        )
     }
 
-    fn attention(&self, layer: usize, x: Tensor<'g>, angles: Angles<'g>, rows: Rows) -> Result<Tensor<'g>> {
+    fn attention(&self, layer: usize, x: Tensor<'g>, angles: Angles<'g>, rows: Rows) -> Tensor<'g> {
         let (c, g) = (self.config, self.g);
         let (q_width, kv_width) = (c.heads * c.head_width, c.kv_heads * c.head_width);
         let (queries, keys) = c.head_cuts();
         g.at(format!("layers.{layer}.attention.norm"));
-        let h = x.rms_norm(self.part(layer, 0, &[c.width], None)?, c.eps)?;
+        let h = x.rms_norm(self.part(layer, 0, &[c.width], None), c.eps);
         g.at(format!("layers.{layer}.attention.qkv"));
         let project = |part: usize, rows: usize, cut: Cut| {
-            h.matmul_t(self.part(layer, part, &[rows, c.width], Some((Split(0), cut)))?)
+            h.matmul_t(self.part(layer, part, &[rows, c.width], Some((Split(0), cut))))
         };
-        let qkv = [project(1, q_width, queries)?, project(2, kv_width, keys)?, project(3, kv_width, keys)?];
+        let qkv = [project(1, q_width, queries), project(2, kv_width, keys), project(3, kv_width, keys)];
         g.at(format!("layers.{layer}.attention.rope"));
         let y = match rows {
-            Rows::Cached { seq, total, context } => self.cached(layer, qkv, angles, (seq, total, context))?,
-            Rows::Whole { batch, seq } => self.uncached(layer, qkv, angles, (batch, seq))?,
+            Rows::Cached { seq, total, context } => self.cached(layer, qkv, angles, (seq, total, context)),
+            Rows::Whole { batch, seq } => self.uncached(layer, qkv, angles, (batch, seq)),
         };
         g.at(format!("layers.{layer}.attention.output"));
-        self.residual((x + y.matmul_t(self.part(layer, 4, &[c.width, q_width], Some((Split(1), queries)))?)?)?)
+        self.residual(x + y.matmul_t(self.part(layer, 4, &[c.width, q_width], Some((Split(1), queries)))))
     }
 
     /// New rows join the keys and values of those before, and see them all.
@@ -350,27 +350,27 @@ impl<'g> Family<'_, 'g> {
         [q, k, v]: [Tensor<'g>; 3],
         (cos, sin): Angles<'g>,
         (seq, total, context): (Dim, Dim, usize),
-    ) -> Result<Tensor<'g>> {
+    ) -> Tensor<'g> {
         let (c, g) = (self.config, self.g);
         let (q_width, kv_width, (_, keys)) = (c.heads * c.head_width, c.kv_heads * c.head_width, c.head_cuts());
         let rope = |t: Tensor<'g>, heads: usize| {
-            t.reshape(vec![seq, heads.into(), c.head_width.into()])?.rope(cos, sin, c.rope_layout)
+            t.reshape(vec![seq, heads.into(), c.head_width.into()]).rope(cos, sin, c.rope_layout)
         };
-        let (q, k) = (rope(q, c.heads)?, rope(k, c.kv_heads)?.reshape(vec![seq, kv_width.into()])?);
+        let (q, k) = (rope(q, c.heads), rope(k, c.kv_heads).reshape(vec![seq, kv_width.into()]));
         let state = |name: &str, rows: Tensor<'g>| {
-            let state = g.state(&format!("layers.{layer}.{name}"), DType::F32, [context, kv_width])?;
+            let state = g.state(&format!("layers.{layer}.{name}"), DType::F32, [context, kv_width]);
             let state = state.cut(MeshAxis::Tensor, Split(1), keys).cut(
                 MeshAxis::Context,
                 Split(0),
                 Cut::Stripe { from: 0.into() },
             );
-            let all = state.append(rows, total - seq)?.slice(0, 0, total)?;
+            let all = state.append(rows, total - seq).slice(0, 0, total);
             all.reshape(vec![1.into(), total, c.kv_heads.into(), c.head_width.into()])
         };
-        let (k, v) = (state("k", k)?, state("v", v)?);
+        let (k, v) = (state("k", k), state("v", v));
         g.at(format!("layers.{layer}.attention"));
-        let q = q.reshape(vec![1.into(), seq, c.heads.into(), c.head_width.into()])?;
-        q.attention(k, v, None, self.scores(total - seq))?.reshape(vec![seq, q_width.into()])
+        let q = q.reshape(vec![1.into(), seq, c.heads.into(), c.head_width.into()]);
+        q.attention(k, v, None, self.scores(total - seq)).reshape(vec![seq, q_width.into()])
     }
 
     /// Sequences from their first token on.
@@ -380,16 +380,16 @@ impl<'g> Family<'_, 'g> {
         [q, k, v]: [Tensor<'g>; 3],
         (cos, sin): Angles<'g>,
         (batch, seq): (usize, usize),
-    ) -> Result<Tensor<'g>> {
+    ) -> Tensor<'g> {
         let c = self.config;
         let heads = |t: Tensor<'g>, heads: usize| t.reshape([batch, seq, heads, c.head_width]);
         let (q, k, v) = (
-            heads(q, c.heads)?.rope(cos, sin, c.rope_layout)?,
-            heads(k, c.kv_heads)?.rope(cos, sin, c.rope_layout)?,
-            heads(v, c.kv_heads)?,
+            heads(q, c.heads).rope(cos, sin, c.rope_layout),
+            heads(k, c.kv_heads).rope(cos, sin, c.rope_layout),
+            heads(v, c.kv_heads),
         );
         self.g.at(format!("layers.{layer}.attention"));
-        q.attention(k, v, None, self.scores(0.into()))?.reshape([batch * seq, c.heads * c.head_width])
+        q.attention(k, v, None, self.scores(0.into())).reshape([batch * seq, c.heads * c.head_width])
     }
 
     fn scores(&self, past: Dim) -> Attention {
@@ -400,43 +400,45 @@ impl<'g> Family<'_, 'g> {
         }
     }
 
-    fn network(&self, layer: usize, x: Tensor<'g>) -> Result<Tensor<'g>> {
+    fn network(&self, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
         let (c, g) = (self.config, self.g);
         g.at(format!("layers.{layer}.network.norm"));
-        let h = x.rms_norm(self.part(layer, 5, &[c.width], None)?, c.eps)?;
+        let h = x.rms_norm(self.part(layer, 5, &[c.width], None), c.eps);
         g.at(format!("layers.{layer}.network.up"));
-        let project = |part: usize| h.matmul_t(self.part(layer, part, &[c.ffn, c.width], Some((Split(0), BLOCKS)))?);
-        let h = (project(6)?.silu()? * project(7)?)?;
+        let project = |part: usize| h.matmul_t(self.part(layer, part, &[c.ffn, c.width], Some((Split(0), BLOCKS))));
+        let h = project(6).silu() * project(7);
         g.at(format!("layers.{layer}.network.down"));
-        self.residual((x + h.matmul_t(self.part(layer, 8, &[c.width, c.ffn], Some((Split(1), BLOCKS)))?)?)?)
+        self.residual(x + h.matmul_t(self.part(layer, 8, &[c.width, c.ffn], Some((Split(1), BLOCKS)))))
     }
 
     /// The stream between blocks lies whole on every tensor rank, or by tokens (sequence parallel norms: Korthikanti et al., 2022).
-    fn residual(&self, x: Tensor<'g>) -> Result<Tensor<'g>> {
-        Ok(x.place(MeshAxis::Tensor, if self.sequence_parallel { Split(0) } else { Placement::Whole }))
+    fn residual(&self, x: Tensor<'g>) -> Tensor<'g> {
+        x.place(MeshAxis::Tensor, if self.sequence_parallel { Split(0) } else { Placement::Whole })
     }
 
     /// A table of a row a token, cut by rows over tensor ranks.
-    fn vocabulary(&self, name: &str) -> Result<Tensor<'g>> {
+    fn vocabulary(&self, name: &str) -> Tensor<'g> {
         self.weight(name, &[self.config.vocab, self.config.width], Some((Split(0), Cut::ONES)))
     }
 
     fn name(&self, layer: usize, part: usize) -> String {
         format!("{}{layer}.{}", self.names.layer, self.names.parts[part])
     }
-    fn part(&self, layer: usize, part: usize, shape: &[usize], lies: Option<(Placement, Cut)>) -> Result<Tensor<'g>> {
+    fn part(&self, layer: usize, part: usize, shape: &[usize], lies: Option<(Placement, Cut)>) -> Tensor<'g> {
         self.weight(&self.name(layer, part), shape, lies)
     }
     /// A tensor by its name, and where it lies along the tensor axis.
-    fn weight(&self, name: &str, shape: &[usize], lies: Option<(Placement, Cut)>) -> Result<Tensor<'g>> {
+    fn weight(&self, name: &str, shape: &[usize], lies: Option<(Placement, Cut)>) -> Tensor<'g> {
         let places: Vec<(MeshAxis, Placement, Cut)> =
             lies.into_iter().map(|(p, cut)| (MeshAxis::Tensor, p, cut)).collect();
         match self.origin {
             Origin::Trained(parameters) => parameters.add(name, shape, &places),
             Origin::File(weights) => {
-                let dtype = super::family::check(*weights, self.model, name, shape)?;
-                let w = self.g.weight(name, dtype, shape)?;
-                Ok(places.iter().fold(w, |w, (over, p, cut)| w.cut(*over, *p, *cut)))
+                let w = match super::family::check(*weights, self.model, name, shape) {
+                    Ok(dtype) => self.g.weight(name, dtype, shape),
+                    Err(e) => self.g.fail(e),
+                };
+                places.iter().fold(w, |w, (over, p, cut)| w.cut(*over, *p, *cut))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Model files and families: bytes become a graph and weights.
 
 pub mod bert;
+#[cfg(feature = "fetch")]
 pub mod catalogue;
 mod family;
 pub mod gguf;

@@ -77,6 +77,18 @@ pub struct Attention {
     pub window: Option<u32>,
 }
 
+impl Attrs {
+    /// Dimensions that say where, not how large: they are no part of any operand's type.
+    pub fn places(&self) -> Option<Dim> {
+        match self {
+            Attrs::Slice { start, .. } | Attrs::Iota { start, .. } => Some(*start),
+            Attrs::Append { at } => Some(*at),
+            Attrs::Attention(a) => a.causal,
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Attrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

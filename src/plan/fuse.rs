@@ -17,6 +17,8 @@ const MAX_LOADS: usize = 5;
 pub const MAX_EPILOGUE: usize = 4;
 /// Nodes of one fused expression: WGSL compilers slow down faster than bodies grow.
 const MAX_NODES: usize = 48;
+/// Views of one chain that are looked through: what walks a chain does so by recursion.
+const MAX_VIEWS: usize = 32;
 
 /// The decisions, by node.
 pub struct Fusion {
@@ -34,6 +36,8 @@ struct Pass<'a> {
     loads: Vec<BTreeSet<Value>>,
     /// Nodes in an inline expression.
     size: Vec<usize>,
+    /// Views between a value and what it looks at.
+    views: Vec<usize>,
     fuse: bool,
     /// Whether kernels are planned for adapters that run shaders on a CPU.
     serial: bool,
@@ -47,6 +51,7 @@ pub fn fuse(graph: &Graph, fuse: bool, serial: bool) -> Result<Fusion> {
         out: Fusion { stored: vec![false; n], anchor: vec![None; n] },
         loads: vec![BTreeSet::new(); n],
         size: vec![0; n],
+        views: vec![0; n],
         fuse,
         serial,
     };
@@ -187,6 +192,10 @@ impl Pass<'_> {
 
     /// A view of something computed that several nodes look through would compute it several times.
     fn view(&mut self, v: Value, arg: Value) {
+        if self.views[arg.0 as usize] == MAX_VIEWS {
+            self.store(arg);
+        }
+        self.views[v.0 as usize] = if self.stored(arg) { 1 } else { self.views[arg.0 as usize] + 1 };
         let base = self.base(arg);
         let repeats = self.graph.node(v).kind() == "broadcast"
             && self.graph.node(arg).ty.shape.count() != self.graph.node(v).ty.shape.count();

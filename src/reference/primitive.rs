@@ -61,9 +61,13 @@ impl<T: Real> Call<'_, T> {
         if let Some(fast) = native::scalar(self) {
             return fast;
         }
-        // WGSL: an integer divided by zero stays.
-        let ints = self.dtype.is_int() && self.def.name == "div";
-        let value = |args: &[f64]| if ints && args[1] == 0.0 { args[0] } else { cpu(args) };
+        let value = |args: &[f64]| match (self.dtype.is_int(), self.def.name) {
+            // WGSL: an integer divided by zero stays.
+            (true, "div") if args[1] == 0.0 => args[0],
+            // Integers wrap; their product may have more bits than an f64 holds.
+            (true, "mul") => (args[0] as i64).wrapping_mul(args[1] as i64) as u32 as f64,
+            _ => cpu(args),
+        };
         if let Some(out) = self.plain_scalar(value) {
             return self.result(out);
         }

@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! use warpweft::serve::{Engine, Limits, Request};
-//! use warpweft::session::Options;
+//! use warpweft::Options;
 //!
 //! # async fn ask() -> warpweft::base::Result<()> {
 //! let engine = Engine::open("model.gguf", &Options::default(), Limits::default());

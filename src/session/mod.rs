@@ -3,10 +3,14 @@
 mod cancel;
 mod choose;
 mod compare;
+#[cfg(feature = "text")]
 mod embed;
 mod engine;
+#[cfg(feature = "text")]
 mod generate;
+#[cfg(feature = "text")]
 mod generation;
+#[cfg(feature = "text")]
 mod loading;
 mod mesh;
 mod open;
@@ -14,6 +18,7 @@ mod probes;
 mod processes;
 mod trial;
 mod tune;
+#[cfg(feature = "text")]
 mod words;
 
 pub use crate::model::source::Head;
@@ -21,15 +26,20 @@ pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 pub use cancel::Cancel;
 pub use choose::{DeviceChoice, Picked, pick, pick_with};
 pub use compare::Comparison;
+#[cfg(feature = "text")]
 pub use embed::Embedder;
 pub use engine::Engine;
+#[cfg(feature = "text")]
 pub use generate::{Alternative, Finished, Generator, Request, Stop, Token};
+#[cfg(feature = "text")]
 pub use generation::Generation;
+#[cfg(feature = "text")]
 pub use loading::{Loading, Opened};
 pub use mesh::{Layout, algorithm, mesh, policy, sharded};
 pub use probes::Rate;
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
+#[cfg(feature = "text")]
 pub use words::Words;
 
 use std::future::Future;

@@ -2,7 +2,7 @@
 //! they are to predict. (Other programs share machines; medians of interleaved rounds compare.)
 
 use crate::base::units::median;
-use crate::base::{Array, Bindings, DType, Error, Result};
+use crate::base::{Array, Bindings, DType, Result};
 use crate::device::{Gpu, Program, Store};
 use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
 use crate::kernel::matmul::VARIANTS;
@@ -141,9 +141,9 @@ impl Probes {
         let g = GraphBuilder::new();
         let n = (bytes / 4) as usize;
         // The result is a constant's broadcast but for one element: little is computed, all is read.
-        let x = g.input("x", DType::F32, [1])?;
-        g.output("y", (x * 2.0)?.broadcast([n])?)?;
-        let plan = plan::plan(&g.finish(), self.gpu.caps(), options)?;
+        let x = g.input("x", DType::F32, [1]);
+        g.output("y", (x * 2.0).broadcast([n]));
+        let plan = plan::plan(&g.finish()?, self.gpu.caps(), options)?;
         let mut store = Store::new(self.gpu.clone());
         let program = Program::load(plan, &mut store, &HashMap::<String, Array>::new(), &mut |_, _| {}).await?;
         self._stores.push(store);
@@ -250,10 +250,10 @@ impl Wanted {
 
     /// Graphs whose plans have this form, at sizes around the plan's.
     fn graphs(&self) -> Result<Vec<Graph>> {
-        let graph = |build: &dyn Fn(&GraphBuilder) -> Result<()>| {
+        let graph = |build: &dyn Fn(&GraphBuilder)| {
             let g = GraphBuilder::new();
-            build(&g)?;
-            Ok::<Graph, Error>(g.finish())
+            build(&g);
+            g.finish()
         };
         match self.op {
             "matmul" => {
@@ -300,61 +300,55 @@ impl Wanted {
         }
     }
 
-    fn products(&self, g: &GraphBuilder, m: usize, n: usize, k: usize) -> Result<()> {
+    fn products(&self, g: &GraphBuilder, m: usize, n: usize, k: usize) {
         for i in 0..COPIES {
-            let x = g.input(&format!("x{i}"), DType::F32, [m, k])?;
-            let w = g.weight(&format!("w{i}"), self.dtype, [n, k])?;
-            g.output(&format!("y{i}"), x.matmul_t(w)?)?;
+            let x = g.input(&format!("x{i}"), DType::F32, [m, k]);
+            let w = g.weight(&format!("w{i}"), self.dtype, [n, k]);
+            g.output(&format!("y{i}"), x.matmul_t(w));
         }
-        Ok(())
     }
 
-    fn attention(
-        &self,
-        g: &GraphBuilder,
-        (b, q, t): (usize, usize, usize),
-        (heads, kv, w): (usize, usize, usize),
-    ) -> Result<()> {
-        let x = g.input("q", DType::F32, [b, q, heads, w])?;
-        let (k, v) = (g.input("k", DType::F32, [b, t, kv, w])?, g.input("v", DType::F32, [b, t, kv, w])?);
-        let mask = if self.masked { Some(g.input("mask", DType::Bool, [b, t])?.reshape([b, 1, 1, t])?) } else { None };
+    fn attention(&self, g: &GraphBuilder, (b, q, t): (usize, usize, usize), (heads, kv, w): (usize, usize, usize)) {
+        let x = g.input("q", DType::F32, [b, q, heads, w]);
+        let (k, v) = (g.input("k", DType::F32, [b, t, kv, w]), g.input("v", DType::F32, [b, t, kv, w]));
+        let mask = if self.masked { Some(g.input("mask", DType::Bool, [b, t]).reshape([b, 1, 1, t])) } else { None };
         let causal = if self.masked { None } else { Some((t.saturating_sub(q)).into()) };
-        g.output("y", x.attention(k, v, mask, Attention { scale: 0.125, causal, window: None })?)
+        g.output("y", x.attention(k, v, mask, Attention { scale: 0.125, causal, window: None }));
     }
 
-    fn rows(&self, g: &GraphBuilder, rows: usize, cols: usize) -> Result<()> {
-        let x = g.input("x", DType::F32, [rows, cols])?;
+    fn rows(&self, g: &GraphBuilder, rows: usize, cols: usize) {
+        let x = g.input("x", DType::F32, [rows, cols]);
         let w = || g.weight("w", DType::F32, [cols]);
         g.output(
             "y",
             match self.op {
-                "rms_norm" => x.rms_norm(w()?, 1e-5)?,
-                "layer_norm" => x.layer_norm(w()?, g.weight("b", DType::F32, [cols])?, 1e-5)?,
-                _ => x.softmax()?,
+                "rms_norm" => x.rms_norm(w(), 1e-5),
+                "layer_norm" => x.layer_norm(w(), g.weight("b", DType::F32, [cols]), 1e-5),
+                _ => x.softmax(),
             },
-        )
+        );
     }
 
-    fn gather(&self, g: &GraphBuilder, n: usize, width: usize) -> Result<()> {
-        let ids = g.input("ids", DType::U32, [n])?;
-        g.output("y", g.weight("w", self.dtype, [1024, width])?.gather(ids)?)
+    fn gather(&self, g: &GraphBuilder, n: usize, width: usize) {
+        let ids = g.input("ids", DType::U32, [n]);
+        g.output("y", g.weight("w", self.dtype, [1024, width]).gather(ids));
     }
 }
 
 /// Rotations of `n` heads of 64 on their way into a cache, as decoders have them.
-fn rearranged(g: &GraphBuilder, n: usize) -> Result<()> {
+fn rearranged(g: &GraphBuilder, n: usize) {
     let (rows, heads) = if n > 64 { (n / 8, 8) } else { (1, n) };
-    let x = g.input("x", DType::F32, [rows, heads * 64])?;
+    let x = g.input("x", DType::F32, [rows, heads * 64]);
     let table = |name: &str| g.input(name, DType::F32, [rows, 32]);
     let y = x
-        .reshape([rows, heads, 64])?
-        .rope(table("cos")?, table("sin")?, RopeLayout::Interleaved)?
-        .reshape([rows, heads * 64])?;
-    let state = g.state("cache", DType::F32, [rows, heads * 64])?;
-    g.output("y", state.append(y, 0)?.slice(0, 0, 1)?)
+        .reshape([rows, heads, 64])
+        .rope(table("cos"), table("sin"), RopeLayout::Interleaved)
+        .reshape([rows, heads * 64]);
+    let state = g.state("cache", DType::F32, [rows, heads * 64]);
+    g.output("y", state.append(y, 0).slice(0, 0, 1));
 }
 
-fn elementwise(g: &GraphBuilder, n: usize) -> Result<()> {
-    let (x, z): (Tensor, Tensor) = (g.input("x", DType::F32, [n])?, g.input("z", DType::F32, [n])?);
-    g.output("y", (x.silu()? * z)?)
+fn elementwise(g: &GraphBuilder, n: usize) {
+    let (x, z): (Tensor, Tensor) = (g.input("x", DType::F32, [n]), g.input("z", DType::F32, [n]));
+    g.output("y", x.silu() * z);
 }

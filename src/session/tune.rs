@@ -136,15 +136,15 @@ async fn time(
     base: &Tuning,
 ) -> Result<f64> {
     let g = GraphBuilder::new();
-    let x = g.input("x", DType::F32, [m, k])?;
-    let w = g.weight("w", dtype, [n, k])?;
-    g.output("y", x.matmul_t(w)?)?;
+    let x = g.input("x", DType::F32, [m, k]);
+    let w = g.weight("w", dtype, [n, k]);
+    g.output("y", x.matmul_t(w));
     let mut options = Options::for_caps(gpu.caps());
     options.tuning = Tuning { chosen: BTreeMap::from([(class.to_string(), variant)]), ..base.clone() };
     let bytes = dtype.bytes((n * k) as u64).unwrap_or(0) as usize;
     let weights = HashMap::from([("w".to_string(), Array::new(dtype, &[n, k], vec![0x11; bytes])?)]);
     let mut store = Store::new(gpu.clone());
-    let plan = plan::plan(&g.finish(), gpu.caps(), &options)?;
+    let plan = plan::plan(&g.finish()?, gpu.caps(), &options)?;
     let mut program = Program::load(plan, &mut store, &weights, &mut |_, _| {}).await?;
     let input = Array::f32(&[m, k], &vec![0.5; m * k]);
     let mut times = vec![];

@@ -6,16 +6,21 @@ mod level;
 mod machine;
 mod mesh;
 mod net;
+#[cfg(feature = "simulate")]
 mod read;
+#[cfg(feature = "simulate")]
 mod svg;
+#[cfg(feature = "simulate")]
 mod text;
 
 pub use level::Level;
 pub use machine::{Device, Group, Link, PRECISIONS, Precision, Role, Scope, Topology};
 pub use mesh::{AXES, Mesh};
 pub use net::{Net, Part, Way, Wire};
+#[cfg(feature = "simulate")]
 pub use read::read;
 
+#[cfg(feature = "simulate")]
 use crate::base::{Error, Result};
 
 /// More nodes than any machine has, more parts of a kind and more wires than any node has.
@@ -44,6 +49,7 @@ pub const SHIPPED: [(&str, &str); 12] = shipped![
 ];
 
 /// A machine that comes along, by name.
+#[cfg(feature = "simulate")]
 pub fn shipped(name: &str) -> Result<Topology> {
     let known = || SHIPPED.map(|s| s.0).join(", ");
     let found = SHIPPED.iter().find(|s| s.0 == name);

@@ -67,7 +67,7 @@ impl Node {
         let args = self.args.iter().map(|i| made.get(*i).copied()).collect::<Option<Vec<_>>>();
         let args = args.ok_or_else(|| wrong("an operand does not come before it".into()))?;
         let attrs = match self.op.as_str() {
-            "input" => return g.input(&self.name, dtype(&self.dtype)?, self.shape.as_slice()),
+            "input" => return Ok(g.input(&self.name, dtype(&self.dtype)?, self.shape.as_slice())),
             "number" => return Ok(g.constant(self.value)),
             "data" => {
                 let slot =
@@ -79,7 +79,7 @@ impl Node {
                 // As weights: a matrix above the binding limit is split.
                 let name = format!("data {at}");
                 constants.arrays.insert(name.clone(), Array::f32(&self.shape, &given));
-                return g.weight(&name, DType::F32, self.shape.as_slice());
+                return Ok(g.weight(&name, DType::F32, self.shape.as_slice()));
             }
             "iota" => Attrs::Iota {
                 shape: self.shape.as_slice().into(),
@@ -120,7 +120,7 @@ impl Node {
         };
         let def =
             op::find(&self.op).ok_or_else(|| wrong(format!("is no op; elementwise ops are: {}", elementwise())))?;
-        g.op(def, attrs, &args)
+        Ok(g.op(def, attrs, &args))
     }
 }
 
@@ -144,9 +144,9 @@ fn graph(written: &Written, constants: &mut Constants) -> Result<Graph> {
         let x = made
             .get(*at)
             .ok_or_else(|| Error::usage(format!("output \"{name}\" is node {at}, which does not exist")))?;
-        g.output(name, *x)?;
+        g.output(name, *x);
     }
-    Ok(g.finish())
+    g.finish()
 }
 
 /// A compiled graph.

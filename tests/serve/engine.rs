@@ -71,10 +71,8 @@ fn an_answer_is_what_the_generator_gives_alone() {
     };
     let asked: Vec<Generate> = how.iter().flat_map(|h| prompts.map(|p| ask(p, h))).collect();
     // All wait at once: the engine's order and its cache change nothing.
-    let answers: Vec<Answer> = asked
-        .iter()
-        .map(|g| engine.submit(Request { generate: g.clone(), ..Request::new(vec![]) }).unwrap())
-        .collect();
+    let answers: Vec<Answer> =
+        asked.iter().map(|g| engine.submit(Request { generate: g.clone(), ..Request::new(vec![]) }).unwrap()).collect();
     for (generate, answer) in asked.iter().zip(answers) {
         let (tokens, ended) = all(answer);
         let mut want = vec![];
@@ -178,8 +176,9 @@ fn stop_strings_end_answers_before_they_are_seen() {
     for (from, to) in [(3, 5), (5, 6), (4, 9), (0, 2)] {
         let stop: String = chars[from..to].iter().collect();
         let before = whole.find(&stop).unwrap();
-        let (tokens, ended) =
-            all(engine.submit(Request { stop: vec!["\u{1}".into(), stop.clone()], ..request(&engine, "the", 40) }).unwrap());
+        let (tokens, ended) = all(engine
+            .submit(Request { stop: vec!["\u{1}".into(), stop.clone()], ..request(&engine, "the", 40) })
+            .unwrap());
         assert_eq!(text(&tokens), whole[..before], "{stop:?}");
         assert_eq!(ended.reason, Reason::StopString(stop));
         assert!(ended.tokens < 40);

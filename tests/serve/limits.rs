@@ -63,15 +63,25 @@ fn a_body_beyond_the_limit_is_refused_and_not_kept() {
 
 #[test]
 fn only_known_hosts_and_pages_may_ask() {
-    let server = Server::with(64, Limits::default(), config(|c| {
-        c.hosts = vec!["models.example".into()];
-        c.origins = vec!["https://pages.example".into()];
-    }));
+    let server = Server::with(
+        64,
+        Limits::default(),
+        config(|c| {
+            c.hosts = vec!["models.example".into()];
+            c.origins = vec!["https://pages.example".into()];
+        }),
+    );
     let ask = |name: &str, value: &str| server.client().with(name, value).get("/v1/models");
-    assert_eq!(ask("host", "evil.example").refused(403), "this server does not answer to the name \"evil.example\" (--allow-host)");
+    assert_eq!(
+        ask("host", "evil.example").refused(403),
+        "this server does not answer to the name \"evil.example\" (--allow-host)"
+    );
     ask("host", "localhost:1").ok();
     ask("host", "models.example").ok();
-    assert_eq!(ask("origin", "https://evil.example").refused(403), "pages of \"https://evil.example\" may not ask this server (--allow-origin)");
+    assert_eq!(
+        ask("origin", "https://evil.example").refused(403),
+        "pages of \"https://evil.example\" may not ask this server (--allow-origin)"
+    );
     assert_eq!(ask("origin", "null").status, 403);
     let allowed = ask("origin", "https://pages.example");
     assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (200, Some("https://pages.example")));
@@ -88,7 +98,10 @@ fn only_known_hosts_and_pages_may_ask() {
 fn a_key_is_asked_for() {
     let server = Server::with(64, Limits::default(), config(|c| c.api_key = Some("sesame".into())));
     let said = server.get("/v1/models");
-    assert_eq!((said.refused(401).as_str(), &said.json()["error"]["code"]), ("the API key is missing or wrong", &json!("invalid_api_key")));
+    assert_eq!(
+        (said.refused(401).as_str(), &said.json()["error"]["code"]),
+        ("the API key is missing or wrong", &json!("invalid_api_key"))
+    );
     for (name, value, status) in [
         ("authorization", "Bearer sesame", 200),
         ("x-api-key", "sesame", 200),
@@ -139,13 +152,18 @@ fn a_full_queue_says_when_to_come_again() {
     clients[1].send("POST", "/v1/completions", &long);
     eventually("the second request", || server.engine.waiting() == 1);
     let busy = server.complete("a", greedy(1));
-    assert_eq!((busy.refused(429).as_str(), busy.header("retry-after")), ("1 requests wait already: try again later", Some("1")));
+    assert_eq!(
+        (busy.refused(429).as_str(), busy.header("retry-after")),
+        ("1 requests wait already: try again later", Some("1"))
+    );
     assert_eq!(busy.json()["error"]["type"], "rate_limit_error");
     drop(clients);
     eventually("an empty queue", || server.engine.waiting() == 0);
     server.complete("a", greedy(1)).ok();
     let metrics = server.get("/metrics").body;
-    for line in ["warpweft_requests_busy_total{model=\"tiny\"} 1", "warpweft_requests_cancelled_total{model=\"tiny\"} 2"] {
+    for line in
+        ["warpweft_requests_busy_total{model=\"tiny\"} 1", "warpweft_requests_cancelled_total{model=\"tiny\"} 2"]
+    {
         assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
     }
 }
@@ -235,12 +253,19 @@ fn a_server_that_loads_says_so() {
         notify(warpweft::session::Notice::Compiling { done: 1, of: 2 });
         let _ = wait.take().map(|w| w.recv());
         let options = warpweft::session::Options { device: warpweft::session::DeviceChoice::Cpu, ..Default::default() };
-        pollster::block_on(warpweft::session::Generator::open(&path, &options, &mut |_| {})).map(warpweft::serve::Loaded::Generator)
+        pollster::block_on(warpweft::session::Generator::open(&path, &options, &mut |_| {}))
+            .map(warpweft::serve::Loaded::Generator)
     });
-    eventually("the notice", || matches!(engine.state(), warpweft::serve::State::Loading(what) if what.starts_with("compiling")));
+    eventually(
+        "the notice",
+        || matches!(engine.state(), warpweft::serve::State::Loading(what) if what.starts_with("compiling")),
+    );
     let server = Server::of(folder, engine.clone(), Config::default());
     let health = server.get("/health");
-    assert_eq!((health.status, &health.json()["status"], &health.json()["models"][0]["detail"]), (503, &json!("loading"), &json!("compiling kernels 1/2")));
+    assert_eq!(
+        (health.status, &health.json()["status"], &health.json()["models"][0]["detail"]),
+        (503, &json!("loading"), &json!("compiling kernels 1/2"))
+    );
     let early = server.chat("a", greedy(1));
     assert_eq!(early.refused(503), "tiny is being loaded (compiling kernels 1/2): try again");
     assert!(early.header("retry-after").is_some());

@@ -17,7 +17,12 @@ fn models_are_listed() {
     assert_eq!((&server.get("/v1/models/tiny").ok(), entry["max_model_len"].as_u64()), (entry, Some(512)));
     let said = server.get("/v1/models/other").refused(404);
     assert_eq!(said, "there is no model \"other\"; there are: tiny");
-    assert_eq!(server.post("/v1/chat/completions", json!({ "model": "x", "messages": [{ "role": "user", "content": "a" }] })).json()["error"]["code"], "model_not_found");
+    assert_eq!(
+        server
+            .post("/v1/chat/completions", json!({ "model": "x", "messages": [{ "role": "user", "content": "a" }] }))
+            .json()["error"]["code"],
+        "model_not_found"
+    );
 }
 
 #[test]
@@ -25,13 +30,20 @@ fn a_chat_is_answered_whole_and_in_pieces_alike() {
     let server = Server::new();
     let whole = server.chat("the hen", greedy(12)).ok();
     assert_eq!((whole["object"].as_str(), whole["model"].as_str()), (Some("chat.completion"), Some("tiny")));
-    assert!(whole["id"].as_str().unwrap().starts_with("chatcmpl-") && whole["created"].as_u64().unwrap() > 1_700_000_000);
+    assert!(
+        whole["id"].as_str().unwrap().starts_with("chatcmpl-") && whole["created"].as_u64().unwrap() > 1_700_000_000
+    );
     assert_eq!(whole["choices"][0]["message"]["role"], "assistant");
     let usage = &whole["usage"];
-    assert_eq!((usage["completion_tokens"].as_u64(), whole["choices"][0]["finish_reason"].as_str()), (Some(12), Some("length")));
+    assert_eq!(
+        (usage["completion_tokens"].as_u64(), whole["choices"][0]["finish_reason"].as_str()),
+        (Some(12), Some("length"))
+    );
     assert_eq!(usage["total_tokens"].as_u64(), Some(usage["prompt_tokens"].as_u64().unwrap() + 12));
 
-    let events = server.chat("the hen", with(greedy(12), json!({ "stream": true, "stream_options": { "include_usage": true } }))).events();
+    let events = server
+        .chat("the hen", with(greedy(12), json!({ "stream": true, "stream_options": { "include_usage": true } })))
+        .events();
     assert_eq!(events.last().unwrap(), "[DONE]");
     let chunks = &events[..events.len() - 1];
     assert!(chunks.iter().all(|c| c["object"] == "chat.completion.chunk" && c["id"] == chunks[0]["id"]));
@@ -69,7 +81,10 @@ fn logprobs_are_those_of_the_tokens() {
     let streamed: Vec<&Json> =
         events.iter().filter_map(|c| c["choices"][0]["logprobs"]["content"].as_array()).flatten().collect();
     assert_eq!(streamed, told.iter().collect::<Vec<_>>());
-    assert_eq!(server.chat("a", json!({ "top_logprobs": 2 })).refused(400), "top_logprobs is only told where logprobs is true");
+    assert_eq!(
+        server.chat("a", json!({ "top_logprobs": 2 })).refused(400),
+        "top_logprobs is only told where logprobs is true"
+    );
 }
 
 #[test]
@@ -119,18 +134,26 @@ fn biases_and_penalties_change_what_is_said() {
     let id = ids["tokens"][0].as_u64().unwrap();
     let biased = server.chat("the", with(greedy(4), json!({ "logit_bias": { id.to_string(): 100 } }))).ok();
     assert_eq!(content(&biased), "ZZZZ");
-    let punished = server.chat("the", with(greedy(3), json!({ "logit_bias": { id.to_string(): 100 }, "frequency_penalty": 2 }))).ok();
+    let punished = server
+        .chat("the", with(greedy(3), json!({ "logit_bias": { id.to_string(): 100 }, "frequency_penalty": 2 })))
+        .ok();
     assert_eq!(content(&punished), "ZZZ");
     let said = server.chat("the", with(greedy(3), json!({ "logit_bias": { "9999": 1 } }))).refused(400);
     assert_eq!(said, "logit_bias names token 9999, the vocabulary has 128");
-    assert_eq!(server.chat("the", json!({ "logit_bias": { "1": 101 } })).refused(400), "logit_bias must map token ids to numbers from -100 to 100");
+    assert_eq!(
+        server.chat("the", json!({ "logit_bias": { "1": 101 } })).refused(400),
+        "logit_bias must map token ids to numbers from -100 to 100"
+    );
 }
 
 #[test]
 fn text_is_continued() {
     let server = Server::new();
     let whole = server.complete("the hen", greedy(8)).ok();
-    assert_eq!((whole["object"].as_str(), whole["usage"]["completion_tokens"].as_u64()), (Some("text_completion"), Some(8)));
+    assert_eq!(
+        (whole["object"].as_str(), whole["usage"]["completion_tokens"].as_u64()),
+        (Some("text_completion"), Some(8))
+    );
     let text = whole["choices"][0]["text"].as_str().unwrap();
     let echoed = server.complete("the hen", with(greedy(8), json!({ "echo": true }))).ok();
     assert_eq!(echoed["choices"][0]["text"].as_str().unwrap(), format!("the hen{text}"));
@@ -140,18 +163,26 @@ fn text_is_continued() {
     assert_eq!(by_ids["choices"], whole["choices"]);
     let both = server.post("/v1/completions", with(json!({ "prompt": ["the hen", "a"] }), greedy(8))).ok();
     assert_eq!(both["choices"][0]["text"], *text);
-    assert_eq!((both["choices"][1]["index"].as_u64(), both["usage"]["completion_tokens"].as_u64()), (Some(1), Some(16)));
+    assert_eq!(
+        (both["choices"][1]["index"].as_u64(), both["usage"]["completion_tokens"].as_u64()),
+        (Some(1), Some(16))
+    );
     let events = server.complete("the hen", with(greedy(8), json!({ "stream": true, "logprobs": 2 }))).events();
     let streamed: String = events.iter().filter_map(|c| c["choices"][0]["text"].as_str()).collect();
     assert_eq!(streamed, text);
     let told = server.complete("the hen", with(greedy(8), json!({ "logprobs": 2 }))).ok();
     let logprobs = &told["choices"][0]["logprobs"];
     assert_eq!(logprobs["tokens"].as_array().unwrap().len(), 8);
-    assert!(logprobs["top_logprobs"].as_array().unwrap().iter().all(|t| (1..=2).contains(&t.as_object().unwrap().len())));
+    assert!(
+        logprobs["top_logprobs"].as_array().unwrap().iter().all(|t| (1..=2).contains(&t.as_object().unwrap().len()))
+    );
     let parts: String = logprobs["tokens"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
     assert_eq!(parts, text);
     // As much as OpenAI makes where nothing is said.
-    assert!(server.complete("the hen", json!({ "temperature": 0 })).ok()["usage"]["completion_tokens"].as_u64().unwrap() <= 16);
+    assert!(
+        server.complete("the hen", json!({ "temperature": 0 })).ok()["usage"]["completion_tokens"].as_u64().unwrap()
+            <= 16
+    );
 }
 
 #[test]
@@ -159,10 +190,16 @@ fn tokens_go_there_and_back() {
     let server = Server::new();
     let there = server.post("/tokenize", json!({ "model": "tiny", "prompt": "the hen" })).ok();
     let strs: String = there["token_strs"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
-    assert_eq!((strs.as_str(), there["count"].as_u64().unwrap() as usize), ("the hen", there["tokens"].as_array().unwrap().len()));
+    assert_eq!(
+        (strs.as_str(), there["count"].as_u64().unwrap() as usize),
+        ("the hen", there["tokens"].as_array().unwrap().len())
+    );
     let back = server.post("/detokenize", json!({ "tokens": there["tokens"] })).ok();
     assert_eq!(back["prompt"], "the hen");
-    assert_eq!(server.post("/detokenize", json!({ "tokens": [128] })).refused(400), "tokens must hold whole numbers below 128");
+    assert_eq!(
+        server.post("/detokenize", json!({ "tokens": [128] })).refused(400),
+        "tokens must hold whole numbers below 128"
+    );
 }
 
 #[test]
@@ -181,8 +218,14 @@ fn messages_are_read_as_clients_write_them() {
         (json!([]), "messages has 0 messages, 1 to 4096 are taken"),
         (json!([{ "role": "user" }]), "messages[0].content is missing"),
         (json!([{ "content": "a" }]), "messages[0].role is missing"),
-        (json!([{ "role": "king", "content": "a" }]), "messages[0].role is \"king\", it must be one of system, developer, user, assistant, tool"),
-        (json!([{ "role": "user", "content": "a", "crown": 1 }]), "messages[0].crown is not known to this server: leave it out"),
+        (
+            json!([{ "role": "king", "content": "a" }]),
+            "messages[0].role is \"king\", it must be one of system, developer, user, assistant, tool",
+        ),
+        (
+            json!([{ "role": "user", "content": "a", "crown": 1 }]),
+            "messages[0].crown is not known to this server: leave it out",
+        ),
         (
             json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "http://127.0.0.1/x.png" } }] }]),
             "messages[0].content[0].type is \"image_url\": this model takes text only",
@@ -208,7 +251,10 @@ fn fields_that_could_change_the_result_are_refused_by_name() {
         (json!({ "stop": "" }), "stop has a text of 0 bytes, 1 to 1024 are taken"),
         (json!({ "stream": 1 }), "stream is 1, it must be true or false"),
         (json!({ "stream_options": {} }), "stream_options is only for streams: set stream"),
-        (json!({ "stream": true, "stream_options": { "x": 1 } }), "stream_options.x is not known to this server: leave it out"),
+        (
+            json!({ "stream": true, "stream_options": { "x": 1 } }),
+            "stream_options.x is not known to this server: leave it out",
+        ),
         (json!({ "use_magic": true }), "use_magic is not known to this server: leave it out"),
         (json!({ "modalities": ["audio"] }), "modalities can only be [\"text\"]: this server makes text"),
         (json!({ "presence_penalty": 3 }), "presence_penalty is 3, it must be a number from -2 to 2"),
@@ -227,7 +273,10 @@ fn fields_that_could_change_the_result_are_refused_by_name() {
     for (more, says) in [
         (json!({ "best_of": 4 }), "best_of can only be 1: no other answers are made than are told"),
         (json!({ "suffix": "end" }), "suffix can only be \"\": text is made at its end only"),
-        (json!({ "echo": true, "logprobs": 1 }), "echo cannot be joined with logprobs: those of the prompt are not kept"),
+        (
+            json!({ "echo": true, "logprobs": 1 }),
+            "echo cannot be joined with logprobs: those of the prompt are not kept",
+        ),
         (json!({ "prompt": [[1, -2]] }), "prompt must be text, token ids, or a list of such"),
         (json!({ "prompt": [500] }), "token 500 is outside of the vocabulary of 128"),
         (json!({ "prompt": "" }), "the prompt is empty"),
@@ -248,11 +297,16 @@ fn embeddings_are_those_of_the_encoder() {
     let engine = Engine::open(&path, &super::cpu(), Limits::default());
     pollster::block_on(engine.ready()).unwrap();
     let server = Server::of(crate::common::Folder::new("serve"), engine, Config::default());
-    let ask = |more: Json| server.post("/v1/embeddings", with(json!({ "model": "tiny", "input": ["a hen", "a horse"] }), more));
+    let ask = |more: Json| {
+        server.post("/v1/embeddings", with(json!({ "model": "tiny", "input": ["a hen", "a horse"] }), more))
+    };
     let made = ask(json!({})).ok();
-    let vector = |v: &Json| -> Vec<f32> { v["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect() };
+    let vector = |v: &Json| -> Vec<f32> {
+        v["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    };
     let got: Vec<Vec<f32>> = made["data"].as_array().unwrap().iter().map(vector).collect();
-    let mut embedder = pollster::block_on(warpweft::session::Embedder::open(&path, &super::cpu(), &mut |_| {})).unwrap();
+    let mut embedder =
+        pollster::block_on(warpweft::session::Embedder::open(&path, &super::cpu(), &mut |_| {})).unwrap();
     assert_eq!(got, pollster::block_on(embedder.embed(&["a hen", "a horse"])).unwrap());
     assert_eq!(made["usage"]["prompt_tokens"], 8);
     // Packed floats are the same floats.
@@ -261,13 +315,17 @@ fn embeddings_are_those_of_the_encoder() {
     assert_eq!(unpacked(text), got[1]);
     let said = server.post("/v1/embeddings", json!({ "input": [[1, 2]] })).refused(400);
     assert_eq!(said, "input holds token ids, whose vocabulary is not known here: give text");
-    assert_eq!(ask(json!({ "dimensions": 10 })).refused(400), "dimensions must be 384: this model's vectors cannot be cut");
+    assert_eq!(
+        ask(json!({ "dimensions": 10 })).refused(400),
+        "dimensions must be 384: this model's vectors cannot be cut"
+    );
     assert_eq!(server.chat("a", json!({})).refused(400), "model tiny is an encoder: it makes embeddings only");
 }
 
 /// Floats of base64 text, by the letters' places.
 fn unpacked(text: &str) -> Vec<f32> {
-    let digit = |c: u8| "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".find(c as char).unwrap() as u32;
+    let digit =
+        |c: u8| "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".find(c as char).unwrap() as u32;
     let mut bytes = vec![];
     for four in text.trim_end_matches('=').as_bytes().chunks(4) {
         let bits = four.iter().fold(0, |w, c| w << 6 | digit(*c)) << (6 * (4 - four.len()));

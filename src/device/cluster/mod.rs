@@ -5,6 +5,7 @@
 //! device where both ranks share one, through the host where they do not, through a [`Transport`] to other processes.
 
 mod member;
+mod record;
 mod watch;
 
 pub use crate::plan::Traffic;
@@ -17,6 +18,7 @@ use crate::plan::Exchange;
 use crate::plan::{Plan, Policy, Rounds, Transfer, Work};
 use crate::topology::collective::Algorithm;
 use member::{Landing, Member, all_rounds, landings};
+use record::{Encoders, record};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -49,35 +51,6 @@ struct Step {
     encoders: Encoders,
     /// Receives that a local sender has served: (member, transfer).
     arrived: Vec<(usize, usize)>,
-}
-
-/// One open encoder a device.
-#[derive(Default)]
-struct Encoders(Vec<(Arc<Gpu>, wgpu::CommandEncoder)>);
-
-impl Encoders {
-    fn of(&mut self, gpu: &Arc<Gpu>) -> &mut wgpu::CommandEncoder {
-        let at = match self.0.iter().position(|e| Arc::ptr_eq(&e.0, gpu)) {
-            Some(at) => at,
-            None => {
-                self.0.push((gpu.clone(), gpu.device.create_command_encoder(&Default::default())));
-                self.0.len() - 1
-            }
-        };
-        &mut self.0[at].1
-    }
-    /// Submits what is recorded for one device.
-    fn flush(&mut self, gpu: &Arc<Gpu>) {
-        if let Some(at) = self.0.iter().position(|e| Arc::ptr_eq(&e.0, gpu)) {
-            let (gpu, encoder) = self.0.swap_remove(at);
-            gpu.queue.submit([encoder.finish()]);
-        }
-    }
-    fn flush_all(&mut self) {
-        for (gpu, encoder) in self.0.drain(..) {
-            gpu.queue.submit([encoder.finish()]);
-        }
-    }
 }
 
 impl Cluster {
@@ -224,7 +197,7 @@ impl Cluster {
         let member = &self.members[m];
         let gpu = member.gpu().clone();
         let span = watch.start();
-        let dispatches = member.program.record_range(step.encoders.of(&gpu), &bindings, from..to)?;
+        let dispatches = record(&mut step.encoders, &gpu, &member.program, &bindings, from..to).await?;
         if watch.work {
             let mut work = Work::default();
             plan.dispatches[from..to].iter().try_for_each(|d| d.work(&bindings).map(|w| work.add(w)))?;

@@ -3,11 +3,11 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod disk;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "fetch", not(target_arch = "wasm32")))]
 mod fetch;
 mod stream;
 
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "fetch", not(target_arch = "wasm32")))]
 pub use fetch::{Fetcher, Progress};
 pub use stream::{Cursor, Head, Piece};
 
