@@ -10,6 +10,8 @@ mod http;
 mod limits;
 #[path = "serve/openai.rs"]
 mod openai;
+#[path = "serve/tools.rs"]
+mod tools;
 
 use common::Folder;
 use common::tiny::Tiny;

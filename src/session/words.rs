@@ -10,6 +10,8 @@ use serde_json::Value as Json;
 const TURN_ENDS: &[&str] =
     &["<|im_end|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>"];
 
+const CHANNEL_ENDS: &[&str] = &["<|return|>", "<|call|>", "<|endoftext|>"];
+
 /// What a model knows of text. It is shared between threads: prompts are made while the device computes.
 pub struct Words {
     name: String,
@@ -83,7 +85,11 @@ impl Words {
     }
 
     fn new(tokenizer: Tokenizer, template: Option<String>, bos: String, eos: String, eos_id: Option<u32>) -> Words {
-        let mut stops: Vec<u32> = TURN_ENDS.iter().filter_map(|t| tokenizer.token_id(t)).chain(eos_id).collect();
+        // A model that speaks in channels ends messages of a turn with what ends the turn elsewhere.
+        let channels = tokenizer.token_id("<|channel|>").is_some() && tokenizer.token_id("<|return|>").is_some();
+        let ends = if channels { CHANNEL_ENDS } else { TURN_ENDS };
+        let eos_id = eos_id.filter(|id| !channels || tokenizer.token_id("<|end|>") != Some(*id));
+        let mut stops: Vec<u32> = ends.iter().filter_map(|t| tokenizer.token_id(t)).chain(eos_id).collect();
         stops.sort_unstable();
         stops.dedup();
         let template = template.map(|s| ChatTemplate::new(&s));

@@ -231,3 +231,30 @@ fn an_engine_that_is_dropped_or_panics_leaves_nobody_waiting() {
     let e = block_on(engine.ready()).unwrap_err();
     assert_eq!(e.to_string(), "the engine has ended");
 }
+
+#[test]
+fn a_device_that_is_lost_is_opened_anew_and_all_answers_go_on() {
+    let Some(index) = crate::common::needed_adapter() else { return };
+    let (_folder, path) = tiny_file(256);
+    let device = Arc::new(std::sync::Mutex::new(None));
+    let own = device.clone();
+    let engine = Engine::spawn(Limits::default(), move |_| {
+        let options =
+            warpweft::session::Options { device: warpweft::session::DeviceChoice::Index(index), ..Default::default() };
+        let generator = block_on(Generator::open(&path, &options, &mut |_| {}))?;
+        *own.lock().unwrap() = generator.gpu().cloned();
+        Ok(Loaded::Generator(generator))
+    });
+    let ask = |text: &str| engine.submit(request(&engine, text, 24)).unwrap();
+    let ids = |answer| all(answer).0.iter().map(|t| t.id).collect::<Vec<_>>();
+    let want = [ids(ask("the hen")), ids(ask("a"))];
+    let (mut first, second) = (ask("the hen"), ask("a"));
+    let mut got = vec![];
+    for _ in 0..5 {
+        got.push(block_on(first.next()).unwrap().unwrap().id);
+    }
+    device.lock().unwrap().take().unwrap().destroy();
+    got.extend(ids(first));
+    assert_eq!([got, ids(second)], want);
+    assert_eq!(engine.metrics().devices_lost.load(Ordering::Relaxed), 1);
+}

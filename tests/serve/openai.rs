@@ -80,7 +80,12 @@ fn logprobs_are_those_of_the_tokens() {
     let events = server.chat("the hen", with(asked, json!({ "stream": true }))).events();
     let streamed: Vec<&Json> =
         events.iter().filter_map(|c| c["choices"][0]["logprobs"]["content"].as_array()).flatten().collect();
-    assert_eq!(streamed, told.iter().collect::<Vec<_>>());
+    assert_eq!(streamed.len(), told.len());
+    for (a, b) in streamed.iter().zip(told) {
+        // The last digits depend on what of the prompt was in the cache.
+        let near = (a["logprob"].as_f64().unwrap() - b["logprob"].as_f64().unwrap()).abs() < 1e-4;
+        assert!(near && a["bytes"] == b["bytes"] && a["token"] == b["token"], "{a} and {b}");
+    }
     assert_eq!(
         server.chat("a", json!({ "top_logprobs": 2 })).refused(400),
         "top_logprobs is only told where logprobs is true"

@@ -6,7 +6,7 @@ use super::{App, Slot};
 use crate::base::Result;
 use crate::serve::{Answer, Card, Ended, Kind, Reason, Request, State};
 use crate::session::{Request as Generate, Token, Words};
-use crate::text::Constraint;
+use crate::text::{Constraint, Grammar, Grammars};
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -17,9 +17,6 @@ use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-/// Makes the constraint of one answer.
-pub type Constrain = Arc<dyn Fn() -> Result<Box<dyn Constraint>> + Send + Sync>;
 
 /// A model that is open, for one request.
 #[derive(Clone)]
@@ -80,6 +77,22 @@ pub async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send 
         Ok(done) => Ok(done?),
         Err(e) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the request failed: {e}"))),
     }
+}
+
+/// What holds each of `n` answers to a grammar.
+///
+/// # Errors
+/// A grammar that cannot be used.
+pub async fn constraints(model: &Model, grammar: Option<Grammar>, n: usize) -> Answered<Vec<Box<dyn Constraint>>> {
+    let Some(grammar) = grammar else { return Ok(vec![]) };
+    let model = model.clone();
+    let made = blocking(move || {
+        let vocab = model.card.info.vocab;
+        let make = || Grammars::new(model.words.tokenizer(), vocab, model.words.stops());
+        let grammars = model.slot.grammars.get_or_init(make).as_ref().map_err(Clone::clone)?;
+        (0..n).map(|_| grammars.constraint(&grammar)).collect()
+    });
+    made.await
 }
 
 /// Answers under way.
@@ -148,7 +161,7 @@ pub fn start(
     model: &Model,
     prompt: &[u32],
     choosing: &Choosing,
-    constrain: Option<&Constrain>,
+    constraints: Vec<Box<dyn Constraint>>,
 ) -> Answered<Answers> {
     if prompt.is_empty() {
         return Err(Refusal::bad("the prompt is empty"));
@@ -167,6 +180,7 @@ pub fn start(
         return Err(Refusal::field("logit_bias", format!("names token {id}, the vocabulary has {vocab}")));
     }
     let mut each = vec![];
+    let mut constraints = constraints.into_iter();
     for i in 0..choosing.n {
         let generate = Generate {
             prompt: prompt.to_vec(),
@@ -174,13 +188,12 @@ pub fn start(
             max_tokens: choosing.max_tokens,
             top: choosing.top.unwrap_or(0),
         };
-        let constraint = constrain.map(|make| make()).transpose()?;
         each.push(Some(model.slot.engine.submit(Request {
             generate,
             stop: choosing.stop.clone(),
             priority: choosing.priority,
             deadline: app.config.request_timeout.map(|t| Instant::now() + t),
-            constraint,
+            constraint: constraints.next(),
         })?));
     }
     Ok(Answers { ended: vec![None; each.len()], each, prompts: 1 })

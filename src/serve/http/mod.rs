@@ -1,5 +1,6 @@
 //! The HTTP server: the interfaces of OpenAI, Anthropic and Ollama over engine threads, as far as they are stateless.
 
+mod anthropic;
 mod ask;
 mod body;
 mod choosing;
@@ -8,19 +9,25 @@ mod fields;
 mod guard;
 mod listen;
 mod misc;
+mod ollama;
 mod openai;
+mod page;
 mod quiet;
+mod talk;
+mod tools;
 
 pub use listen::{bind, serve};
 
 use super::Engine;
+use crate::base::Result;
+use crate::text::Grammars;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::{get, post};
 use quiet::Quiet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How a server guards itself. [`Config::default`] is right for a machine of one's own.
@@ -65,6 +72,8 @@ pub struct Slot {
     pub name: String,
     pub engine: Engine,
     created: u64,
+    /// What compiles grammars for its vocabulary; made when the first is asked for.
+    grammars: OnceLock<Result<Grammars>>,
 }
 
 /// What requests share.
@@ -81,7 +90,7 @@ impl App {
     /// Models by the names under which clients ask for them.
     pub fn new(models: Vec<(String, Engine)>, config: Config) -> App {
         let created = ask::now();
-        let slot = |(name, engine)| Arc::new(Slot { name, engine, created });
+        let slot = |(name, engine)| Arc::new(Slot { name, engine, created, grammars: OnceLock::new() });
         App {
             slots: models.into_iter().map(slot).collect(),
             config,
@@ -100,13 +109,28 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{name}", get(openai::model))
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
-        .route("/v1/embeddings", post(openai::embeddings));
+        .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/responses", post(openai::responses));
+    let others = Router::new()
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/api/version", get(ollama::version))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/ps", get(ollama::ps))
+        .route("/api/show", post(ollama::show))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/embed", post(ollama::embed))
+        .route("/api/embeddings", post(ollama::embedding));
     let own = Router::new()
+        .route("/", get(page::file))
+        .route("/page.css", get(page::file))
+        .route("/page.js", get(page::file))
         .route("/health", get(misc::health))
         .route("/metrics", get(misc::metrics))
         .route("/tokenize", post(misc::tokenize))
         .route("/detokenize", post(misc::detokenize));
     openai
+        .merge(others)
         .merge(own)
         .fallback(misc::not_found)
         .method_not_allowed_fallback(misc::wrong_method)

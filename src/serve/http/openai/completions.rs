@@ -1,11 +1,13 @@
 //! /v1/completions: plain text that is continued.
 
 use super::super::ask::{
-    self, Answers, Came, Model, Outbox, Pieces, SSE, blocking, decoder, event, finish_reason, fresh_id, streamed, usage,
+    self, Answers, Came, Model, Outbox, Pieces, SSE, blocking, constraints, decoder, event, finish_reason, fresh_id,
+    streamed, usage,
 };
 use super::super::choosing::{Choosing, MOST_TOP};
 use super::super::error::{Answered, Dialect, Refusal};
 use super::super::fields::Fields;
+use super::super::talk::read_grammar;
 use super::super::{App, Shared, body};
 use super::{HARMLESS, respond, streaming};
 use crate::session::Token;
@@ -42,6 +44,7 @@ async fn answer(app: &App, request: Request) -> Answered<Response> {
     f.only("best_of", &[choosing.n.into()], "no other answers are made than are told")?;
     f.only("suffix", &[json!("")], "text is made at its end only")?;
     let (stream, with_usage) = streaming(&mut f)?;
+    let grammar = read_grammar(&mut f)?;
     f.ignore(HARMLESS);
     f.finish()?;
     let model = decoder(app, name.as_deref())?;
@@ -60,7 +63,7 @@ async fn answer(app: &App, request: Request) -> Answered<Response> {
     let mut all: Option<Answers> = None;
     let mut begin = vec![];
     for ids in &encoded {
-        let answers = ask::start(app, &model, ids, &choosing, None)?;
+        let answers = ask::start(app, &model, ids, &choosing, constraints(&model, grammar.clone(), choosing.n).await?)?;
         let text = if echo { model.words.tokenizer().decode(ids, true)? } else { String::new() };
         begin.extend(std::iter::repeat_n(text, choosing.n));
         match &mut all {

@@ -4,11 +4,13 @@ mod chat;
 mod completions;
 mod embeddings;
 mod messages;
+mod responses;
 
 pub use chat::chat;
 pub use completions::completions;
-pub use embeddings::embeddings;
+pub use embeddings::{embed_texts, embeddings};
 pub use messages::normalised;
+pub use responses::responses;
 
 use super::error::{Answered, Dialect, Refusal};
 use super::{Shared, Slot, ask};
