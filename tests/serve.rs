@@ -8,6 +8,8 @@ mod engine;
 mod http;
 #[path = "serve/limits.rs"]
 mod limits;
+#[path = "serve/load.rs"]
+mod load;
 #[path = "serve/openai.rs"]
 mod openai;
 #[path = "serve/tools.rs"]

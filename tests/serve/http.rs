@@ -84,7 +84,7 @@ impl Client {
 
     pub fn answer(&mut self) -> Answer {
         let mut reader = BufReader::new(&mut self.stream);
-        let mut line = |reader: &mut BufReader<&mut TcpStream>| {
+        let line = |reader: &mut BufReader<&mut TcpStream>| {
             let mut line = String::new();
             reader.read_line(&mut line).unwrap();
             line.trim_end().to_string()

@@ -97,6 +97,12 @@ impl Tools {
             tool.finish()?;
             list.push(Tool::read(function, "parameters")?);
         }
+        let (choice, parallel) = Tools::read_choice(f)?;
+        Tools { list, choice, parallel }.checked()
+    }
+
+    /// Whether one is to be called, and whether several may be.
+    pub fn read_choice(f: &mut Fields) -> Answered<(Choice, bool)> {
         let parallel = f.flag("parallel_tool_calls")?.unwrap_or(true);
         let choice = match f.take("tool_choice") {
             None => Choice::Auto,
@@ -117,7 +123,7 @@ impl Tools {
                 Choice::Named(named.ok_or_else(|| Refusal::field("tool_choice", "names no function"))?)
             }
         };
-        Tools { list, choice, parallel }.checked()
+        Ok((choice, parallel))
     }
 
     pub fn checked(self) -> Answered<Tools> {
@@ -318,6 +324,8 @@ pub struct Splitter {
     held: String,
     /// What `held` is: text that may begin a call, or what stands behind its beginning.
     inside: bool,
+    /// A call has just ended.
+    between: bool,
     /// Of a harmony message: its header until `<|message|>`, then where its body goes.
     channel: Channel,
 }
@@ -334,7 +342,7 @@ impl Splitter {
     pub fn new(form: Form, tools: &Tools) -> Splitter {
         let names = if tools.active() { tools.callable().map(|t| t.name.clone()).collect() } else { vec![] };
         let most_calls = if tools.parallel { usize::MAX } else { 1 };
-        Splitter { form, names, most_calls, held: String::new(), inside: false, channel: Channel::Text }
+        Splitter { form, names, most_calls, held: String::new(), inside: false, between: false, channel: Channel::Text }
     }
 
     /// What a token brings. Markers have no text of their own but say where parts begin and end.
@@ -401,21 +409,32 @@ impl Splitter {
     }
 
     fn hermes(&mut self) -> Vec<Piece> {
+        const BEGIN: &str = "<tool_call>";
         const END: &str = "</tool_call>";
         let mut out = vec![];
         loop {
-            out.extend(self.until("<tool_call>"));
+            if self.between {
+                // Blank lines between calls are none of the text.
+                let rest = self.held.trim_start();
+                if rest.len() < BEGIN.len() && BEGIN.starts_with(rest) {
+                    return out;
+                }
+                if rest.starts_with(BEGIN) {
+                    self.held = rest.to_string();
+                }
+                self.between = false;
+            }
+            out.extend(self.until(BEGIN));
             let Some(end) = self.held.find(END).filter(|_| self.inside) else { return out };
-            let body: String = self.held.drain(..end + END.len()).take(end).collect();
+            let rest = self.held.split_off(end + END.len());
+            let body = std::mem::replace(&mut self.held, rest)[..end].to_string();
             self.inside = false;
             match self.calls_of(&body, "arguments") {
-                Some(calls) => out.extend(calls),
-                None => out.push(Piece::Text(format!("<tool_call>{body}{END}"))),
-            }
-            // Lines between calls are none of the text.
-            let blank = self.held.len() - self.held.trim_start().len();
-            if self.held[blank..].starts_with("<tool_call>") || self.held.len() == blank {
-                self.held.drain(..blank);
+                Some(calls) => {
+                    out.extend(calls);
+                    self.between = true;
+                }
+                None => out.push(Piece::Text(format!("{BEGIN}{body}{END}"))),
             }
         }
     }
@@ -428,7 +447,7 @@ impl Splitter {
                 self.held = held;
                 self.harmony("<|end|>")
             }
-            (_, false) if held.is_empty() => vec![],
+            (_, false) if held.is_empty() || self.between && held.trim().is_empty() => vec![],
             (_, false) => vec![Piece::Text(held)],
             (Form::Hermes, true) => {
                 self.calls_of(&held, "arguments").unwrap_or_else(|| vec![Piece::Text(format!("<tool_call>{held}"))])

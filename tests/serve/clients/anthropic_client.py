@@ -6,7 +6,7 @@ import anthropic
 
 base, model = sys.argv[1:3]
 client = anthropic.Anthropic(base_url=base, api_key="none", max_retries=0)
-ask = dict(model=model, max_tokens=30, temperature=0, messages=[{"role": "user", "content": "What is the capital of France?"}])
+ask = dict(model=model, max_tokens=30, extra_body={"temperature": 0}, messages=[{"role": "user", "content": "What is the capital of France?"}])
 PARIS = "The capital of France is Paris."
 
 whole = client.messages.create(**ask)

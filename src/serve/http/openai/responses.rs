@@ -5,7 +5,7 @@ use super::super::choosing::{Choosing, plain, random, read_sampling};
 use super::super::error::{Answered, Refusal};
 use super::super::fields::Fields;
 use super::super::talk::{Part, Talk, Turn, schema};
-use super::super::tools::{Choice, Piece, Tool, Tools};
+use super::super::tools::{Piece, Tool, Tools};
 use super::super::{App, Shared, body};
 use super::{HARMLESS, normalised, respond};
 use crate::text::Grammar;
@@ -118,9 +118,8 @@ fn tools(f: &mut Fields) -> Answered<Tools> {
         tool.only("type", &[json!("function")], "other tools are not run here")?;
         list.push(Tool::read(tool, "parameters")?);
     }
-    let mut rest = Tools::read(f)?;
-    rest.list = list;
-    rest.checked()
+    let (choice, parallel) = Tools::read_choice(f)?;
+    Tools { list, choice, parallel }.checked()
 }
 
 fn text_format(f: &mut Fields) -> Answered<Option<Grammar>> {
