@@ -68,7 +68,7 @@ mod trace;
 #[cfg(all(target_arch = "wasm32", not(feature = "internals")))]
 mod web;
 
-pub use base::{Array, Bindings, DType, DeviceFault, Dim, Error, Result, Shape, Type, Var, Weights};
+pub use base::{Array, Bindings, DType, DeviceFault, Dim, Element, Error, Result, Shape, Type, Var, Weights};
 /// Runs the command line.
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -11,6 +11,12 @@ use warpweft::plan::{Options, plan};
 use warpweft::reference::Interpreter;
 use warpweft::reference::sample::{CaseGraph, case_graph};
 
+/// The ops that are tested: all, or while one is written those that WARPWEFT_OPS names (`WARPWEFT_OPS=pow,log1p`).
+fn chosen() -> impl Iterator<Item = &'static OpDef> {
+    let names = std::env::var("WARPWEFT_OPS").ok();
+    op::computing().filter(move |def| names.as_ref().is_none_or(|n| n.split(',').any(|n| n == def.name)))
+}
+
 fn reference(case: &CaseGraph) -> Vec<f64> {
     let mut oracle = Interpreter::<f64>::new(&case.graph, &case.weights).unwrap();
     case.states.iter().for_each(|(n, a)| oracle.set_state(n, a));
@@ -46,7 +52,7 @@ fn hold(gpu: &Arc<Gpu>, def: &'static OpDef, options: &Options, how: &str, mut s
 
 #[test]
 fn the_fallback_equals_the_reference() {
-    for def in op::computing() {
+    for def in chosen() {
         for (i, case) in (def.cases)().iter().enumerate() {
             let graph = case_graph(def, case, 1000 + i as u64).unwrap();
             let want = reference(&graph);
@@ -67,7 +73,7 @@ fn the_device_equals_the_reference_fused_and_unfused() {
             let mut options = Options::for_caps(gpu.caps());
             options.fuse = fuse;
             options.tuning.serial = serial;
-            for def in op::computing() {
+            for def in chosen() {
                 hold(&gpu, def, &options, &format!("fuse={fuse} serial={serial}"), |_, _| {});
             }
         }
@@ -111,7 +117,7 @@ fn sums_over_subgroups_equal_the_reference() {
 fn every_op_runs_within_the_floor_that_all_devices_have() {
     let Found::Device(gpu) = device(Some(&Caps::FLOOR)) else { return };
     let options = Options::for_caps(gpu.caps());
-    for def in op::computing() {
+    for def in chosen() {
         hold(&gpu, def, &options, "at the floor", |_, _| {});
     }
 }

@@ -15,7 +15,7 @@ mod shape;
 pub mod units;
 mod weights;
 
-pub use array::Array;
+pub use array::{Array, Element};
 pub use caps::{AdapterKind, Caps, TEXELS};
 pub use dim::{Bindings, Dim, Var};
 pub use dtype::DType;
