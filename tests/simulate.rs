@@ -101,7 +101,7 @@ fn a_row_that_cannot_be_priced_is_told_and_counts() {
     let told: Vec<String> =
         report.outcomes.iter().filter_map(|o| o.predicted.as_ref().err()).map(|e| e.to_string()).collect();
     insta::assert_snapshot!(told.join("\n"), @r#"
-    there is no model preset "none-7b" (nearest: gpt3-5b): there are gpt3-175b, gpt3-22b, gpt3-5b, gpt3-20b, mt-nlg-530b, gpt-1t, llama-2-7b, llama-2-13b, llama-2-70b, llama-3-8b, llama-3-70b, llama-3-405b, mixtral-8x7b, mixtral-8x22b, deepseek-v3, gpt-j-6b, falcon-180b, nemotron-8b, nemotron-22b, nemotron-340b, qwen3-32b, qwen3-235b-a22b, qwen3-30b-a3b, gpt-oss-20b, gpt-oss-120b, llama-4-scout, llama-4-maverick, kimi-k2, minimax-m2, glm-4.5, glm-4.5-air, qwen3-next-80b-a3b
+    there is no model preset "none-7b" (nearest: gpt3-5b): there are gpt3-175b, gpt3-22b, gpt3-5b, gpt3-20b, mt-nlg-530b, gpt-1t, llama-2-7b, llama-2-13b, llama-2-70b, llama-3-8b, llama-3-70b, llama-3-405b, mixtral-8x7b, mixtral-8x22b, deepseek-v3, gpt-j-6b, falcon-180b, nemotron-8b, nemotron-22b, nemotron-340b, qwen3-32b, qwen3-235b-a22b, qwen3-30b-a3b, gpt-oss-20b, gpt-oss-120b, llama-4-scout, llama-4-maverick, kimi-k2, minimax-m2, glm-4.5, glm-4.5-air, qwen3-next-80b-a3b, glm-5
     dp 2 × tp 3 × pp 1 × cp 1 = 6, gpus is 8
     neither model nor layers and hidden are given
     there is no machine "dgx-q": there are dgx1-v100, dgx-v100, dgx-a100, dgx-a100-40gb, dgx-h100, h100-hbm2e, dgx-h200, h20-8, gh200, dgx-b200, dgx-b300, gb200-nvl72, gb300-nvl72, mi300x-8, mi355x-8, l40s-8, rtx-pro-6000-8, dgx-spark, pcie-8, laptops-2, browser-tab, or give a .toml file
@@ -450,7 +450,7 @@ fn a_layout_that_cannot_be_is_refused_with_what_would() {
     let (shape, machine, base) = megatron(8, 8, 8);
     let told = [
         Layout { tp: 128, ..base.clone() },
-        Layout { pp: 97, ..base.clone() },
+        Layout { pp: 99, ..base.clone() },
         Layout { micro_batch: 5, ..base.clone() },
         Layout { ep: 2, ..base.clone() },
         Layout { cp: 3, ..base.clone() },
@@ -461,7 +461,7 @@ fn a_layout_that_cannot_be_is_refused_with_what_would() {
     .map(|l| refusal(step(&shape, &machine, &l)));
     insta::assert_snapshot!(told.join("\n"), @r#"
     tp 128 splits 96 heads: at most 96
-    pp 97 × 1 chunks splits 96 layers: at most 96 stages
+    pp 99 × 1 chunks splits 96 layers, embedding and head: at most 98 stages
     a global batch of 32 is no multiple of dp 1 × micro-batch 5: the nearest is 30
     ep 2 needs experts, gpt3-175b has none: take ep 1
     cp 3 does not divide a sequence of 2048
@@ -644,6 +644,42 @@ fn a_queue_obeys_its_laws() {
     let (with, without) =
         (run(&engine(4, "vllm"), Some(&apart), &asked).unwrap(), run(&engine(4, "vllm"), None, &asked).unwrap());
     assert!(with.per_token.p99 < without.per_token.p99, "{with:?} {without:?}");
+}
+
+/// Names as they are published.
+#[test]
+fn presets_are_found_by_the_names_of_releases() {
+    for (name, preset_name) in [
+        ("moonshotai/Kimi-K2-Instruct-0905", "kimi-k2"),
+        ("Qwen/Qwen3-235B-A22B-Instruct-2507", "qwen3-235b-a22b"),
+        ("nvidia/DeepSeek-R1-0528-FP4-v2", "deepseek-v3"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "llama-3-70b"),
+        ("zai-org/GLM-4.6-FP8", "glm-4.5"),
+        ("MiniMaxAI/MiniMax-M2.1", "minimax-m2"),
+        ("openai/gpt-oss-20b", "gpt-oss-20b"),
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama-4-scout"),
+    ] {
+        assert_eq!(preset(name).unwrap().name, preset_name);
+    }
+    // As many parameters as their names or papers say.
+    let billions = |name: &str| preset(name).unwrap().parameters() / 1e9;
+    for (name, all) in [
+        ("qwen3-32b", 32.8),
+        ("qwen3-235b-a22b", 235.0),
+        ("qwen3-30b-a3b", 30.5),
+        ("gpt-oss-120b", 117.0),
+        ("gpt-oss-20b", 21.0),
+        ("llama-4-scout", 108.0),
+        ("llama-4-maverick", 400.0),
+        ("kimi-k2", 1026.0),
+        ("minimax-m2", 229.0),
+        ("glm-4.5", 355.0),
+        ("glm-4.5-air", 107.0),
+        ("glm-5", 744.0),
+        ("qwen3-next-80b-a3b", 80.0),
+    ] {
+        assert!((billions(name) / all - 1.0).abs() < 0.03, "{name}: {} for {all}", billions(name));
+    }
 }
 
 /// Rows of other tables: spelled otherwise, with columns that are absent, spread and disaggregated.

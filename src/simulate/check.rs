@@ -56,7 +56,7 @@ impl Subject {
     pub fn columns(self) -> &'static [&'static str] {
         match self {
             Subject::Training => training_columns!("seconds", "tokens_per_s_per_gpu", "peak_gib"),
-            Subject::Memory => training_columns!("part", "gib"),
+            Subject::Memory => training_columns!("part", "gib", "kv_dtype", "batch", "input", "output", "mode"),
             Subject::Inference => &[
                 "model",
                 "layers",

@@ -3,7 +3,7 @@
 use super::table::Row;
 use crate::base::{Error, Result};
 use crate::topology::collective::{Algorithm, Kind};
-use crate::topology::{self, Topology};
+use crate::topology::{self, Precision, Topology};
 
 /// Finds machines by name or file.
 pub type Machines<'a> = &'a (dyn Fn(&str) -> Result<Topology> + Sync);
@@ -139,4 +139,26 @@ pub fn algorithm(text: Option<&str>) -> Result<Option<Algorithm>> {
         _ if plain.is_empty() || open.contains(&plain.as_str()) => None,
         _ => Some(plain.parse()?),
     })
+}
+
+/// A number format as configurations spell it (`nvfp4`, `fp8_block`, `mxfp8`, `bfloat16`); none for `auto`.
+pub fn precision(text: &str) -> Result<Option<Precision>> {
+    let plain = text.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|w| plain.contains(w));
+    if let Ok(exact) = plain.parse() {
+        return Ok(Some(exact));
+    }
+    Ok(Some(if has(&["auto", "none"]) {
+        return Ok(None);
+    } else if has(&["fp4", "int4", "w4", "4bit"]) {
+        Precision::Fp4
+    } else if has(&["fp8", "w8", "8bit", "e4m3", "e5m2"]) {
+        Precision::Fp8
+    } else if has(&["bf16", "bfloat16"]) {
+        Precision::Bf16
+    } else if has(&["fp16", "float16"]) {
+        Precision::Fp16
+    } else {
+        plain.parse()?
+    }))
 }

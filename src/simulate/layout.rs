@@ -233,10 +233,14 @@ impl Layout {
         if self.tp > shape.heads {
             return bad(format!("tp {} splits {} heads: at most {}", self.tp, shape.heads, shape.heads));
         }
-        if self.pp * self.chunks > shape.layers {
+        // Where there are more parts than layers, embedding and head take one each.
+        if self.pp * self.chunks > shape.layers + if self.pp > 1 { 2 } else { 0 } {
             return bad(format!(
-                "pp {} × {} chunks splits {} layers: at most {} stages",
-                self.pp, self.chunks, shape.layers, shape.layers
+                "pp {} × {} chunks splits {} layers, embedding and head: at most {} stages",
+                self.pp,
+                self.chunks,
+                shape.layers,
+                shape.layers + 2
             ));
         }
         if self.ep > 1 && shape.experts == 0 {

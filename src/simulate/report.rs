@@ -104,6 +104,11 @@ pub fn training_text(shape: &Shape, t: &Topology, l: &Layout, s: &Step, prices: 
     money(&mut out, t, seconds, s.devices, e.joules.0, s.tokens, prices);
     let _ = writeln!(out, "\nwhere the time goes, on the busiest stage");
     costs(&mut out, &s.costs, seconds);
+    if l.pp > 1 {
+        let (p, rounds) = (l.pp as f64 - 1.0, (l.chunks * l.micro_batches()) as f64);
+        let _ =
+            writeln!(out, "an even pipeline of this length would stand still for {:.1} %", 100.0 * p / (rounds + p));
+    }
     let (stage, m) = fullest(&s.memory);
     let _ = writeln!(out, "\nmemory of the fullest stage ({stage} of {})", l.pp);
     memory_text(&mut out, m, t.slowest().memory);

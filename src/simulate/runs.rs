@@ -3,7 +3,7 @@
 use super::chip::Chip;
 use super::constants::Constants;
 use super::inference::{Mode, Serving, answering};
-use super::known::Machines;
+use super::known::{self, Machines};
 use super::layout::{Layout, Recompute, Schedule, Stack};
 use super::shape::{Latent, Shape, preset};
 use super::software;
@@ -118,7 +118,7 @@ fn machine(row: &Row, machines: Machines, devices: usize) -> Result<(Topology, C
 fn precision(row: &Row, column: &str, chip: &Chip) -> Result<Precision> {
     let native =
         if chip.device.peak.iter().any(|p| p.0 == Precision::Bf16) { Precision::Bf16 } else { Precision::Fp16 };
-    row.text(column).map_or(Ok(native), str::parse)
+    row.text(column).map_or(Ok(None), known::precision).map(|p| p.unwrap_or(native))
 }
 
 pub fn run(row: &Row, machines: Machines) -> Result<Run> {
@@ -145,7 +145,13 @@ pub fn run_with(row: &Row, machines: Machines, change: Change) -> Result<Run> {
         )));
     }
     let (topology, mut chip) = machine(row, machines, devices)?;
-    let spread = match row.number("fsdp")? {
+    let flag = row.text("fsdp").map(str::to_ascii_lowercase);
+    let spread = match flag.as_deref() {
+        Some("true" | "yes" | "full" | "full_shard") => Some(3.0),
+        Some("false" | "no" | "none" | "no_shard") => Some(0.0),
+        _ => row.number("fsdp")?,
+    };
+    let spread = match spread {
         None => None,
         Some(z) if (0.0..=3.0).contains(&z) && z.fract() == 0.0 => Some(z as usize),
         Some(z) => return Err(Error::usage(format!("fsdp is {z}, must be 0, 1, 2 or 3"))),
@@ -156,8 +162,8 @@ pub fn run_with(row: &Row, machines: Machines, change: Change) -> Result<Run> {
     change(&mut chip.constants, &mut soft.stack);
     let recompute = match row.text("recompute").map(str::to_ascii_lowercase).as_deref() {
         None | Some("none" | "no" | "false") => Recompute::None,
-        Some("selective") => Recompute::Selective,
-        Some("full" | "true" | "yes") => Recompute::Full,
+        Some("selective" | "core_attn" | "sac") => Recompute::Selective,
+        Some("full" | "true" | "yes" | "uniform" | "block") => Recompute::Full,
         Some(other) => return Err(Error::usage(format!("recompute is \"{other}\": there are none, selective, full"))),
     };
     let base = Layout {
@@ -234,10 +240,27 @@ pub fn training(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     Ok(out)
 }
 
+/// Weights and cache of a model that is served, of the fullest device.
+fn memory_of_serving(row: &Row, machines: Machines, part: &str) -> Result<Vec<Figure>> {
+    let (shape, topology, s) = serving(row, machines)?;
+    let m = answering(&shape, &topology, &s)?.memory;
+    let (what, bytes) = match part {
+        "weights" => ("weights GiB", m.weights.0),
+        "cache" => ("cache GiB", m.cache.0),
+        "total" => ("total GiB", m.total().0),
+        other => return Err(Error::usage(format!("part is \"{other}\": served are weights, cache, total"))),
+    };
+    let measured = row.required("gib")?;
+    Ok(vec![Figure { what, measured, predicted: bytes / GIB, work: shape.parameters() / (s.tp * s.pp) as f64 }])
+}
+
 pub fn memory(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
+    let part = row.text("part").unwrap_or("total");
+    if part == "cache" || ["input", "output", "kv_dtype", "batch", "mode"].iter().any(|c| row.text(c).is_some()) {
+        return memory_of_serving(row, machines, part);
+    }
     let r = run(row, machines)?;
     let measured = row.required("gib")?;
-    let part = row.text("part").unwrap_or("total");
     let of = |m: &super::memory::Memory| match part {
         "weights" => Ok(m.weights.0),
         "gradients" => Ok(m.gradients.0),

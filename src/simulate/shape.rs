@@ -120,9 +120,19 @@ pub fn presets() -> Vec<Shape> {
     toml::from_str::<File>(PRESETS).map(|f| f.model).unwrap_or_default()
 }
 
-/// Letters and digits only, without the words that names differ by.
+/// Words of published names that say nothing of a model's sizes: how it was tuned, when, and in which format.
+const FILLING: [&str; 17] = [
+    "instruct", "chat", "it", "base", "thinking", "hf", "fp8", "fp4", "nvfp4", "mxfp4", "bf16", "2507", "0528", "0324",
+    "0905", "turbo", "v2",
+];
+
+/// Letters and digits only, without the owner and the words that names differ by.
 fn plain(name: &str) -> String {
-    let mut out: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    let name = name.to_ascii_lowercase();
+    let own = name.rsplit('/').next().unwrap_or(&name);
+    let words: Vec<&str> = own.split(['-', '_', ' ']).collect();
+    let kept = words.iter().enumerate().filter(|(i, w)| *i == 0 || !FILLING.contains(w)).map(|w| *w.1);
+    let mut out: String = kept.collect::<String>().chars().filter(char::is_ascii_alphanumeric).collect();
     for (from, to) in [
         ("meta", ""),
         ("instruct", ""),
@@ -143,7 +153,7 @@ fn plain(name: &str) -> String {
 pub fn preset(name: &str) -> Result<Shape> {
     let all = presets();
     let wanted = plain(name);
-    const ALSO: [(&str, &str); 14] = [
+    const ALSO: [(&str, &str); 24] = [
         ("gpt3", "gpt3-175b"),
         ("gpt175b", "gpt3-175b"),
         ("gpt31t", "gpt-1t"),
@@ -156,6 +166,16 @@ pub fn preset(name: &str) -> Result<Shape> {
         ("deepseekv3671b", "deepseek-v3"),
         ("deepseek671b", "deepseek-v3"),
         ("deepseekr1", "deepseek-v3"),
+        ("deepseekv31", "deepseek-v3"),
+        ("kimik25", "kimi-k2"),
+        ("minimaxm21", "minimax-m2"),
+        ("minimaxm25", "minimax-m2"),
+        ("glm46", "glm-4.5"),
+        ("glm47", "glm-4.5"),
+        ("qwen3235b", "qwen3-235b-a22b"),
+        ("llama4scout17b16e", "llama-4-scout"),
+        ("llama4maverick17b128e", "llama-4-maverick"),
+        ("qwen3next", "qwen3-next-80b-a3b"),
         ("llama7b", "llama-2-7b"),
         ("llama70b", "llama-2-70b"),
     ];

@@ -131,9 +131,17 @@ pub fn named(name: &str) -> Result<Software> {
     let wanted = plain(name);
     let alias = ALSO.iter().find(|a| a.0 == wanted).map(|a| plain(a.1)).unwrap_or(wanted);
     let known = || SHIPPED.map(|s| s.0).join(", ");
+    // Versions and launchers are spelled around a name: `megatron-bridge`, `vllm 0.12`, `nemo-24.07`.
+    let within = || {
+        SHIPPED.iter().find(|s| alias.starts_with(&plain(s.0))).or_else(|| {
+            let also = ALSO.iter().find(|a| a.0.len() > 3 && alias.starts_with(a.0))?;
+            SHIPPED.iter().find(|s| s.0 == also.1)
+        })
+    };
     let (name, text) = SHIPPED
         .iter()
         .find(|s| plain(s.0) == alias)
+        .or_else(within)
         .ok_or_else(|| Error::usage(format!("there is no stack \"{name}\": there are {}", known())))?;
     let read: Software = toml::from_str(text)
         .map_err(|e| Error::file(format!("assets/stacks/{name}.toml"), e.message().replace('\n', ", ")))?;
@@ -199,6 +207,8 @@ mod tests {
             assert!(s.trains("h100").is_ok() || s.serves().is_ok(), "{name}");
         }
         assert_eq!(named("TensorRT-LLM").unwrap().name, "trtllm");
+        assert_eq!(named("Megatron-Bridge 0.2").unwrap().name, "megatron-core");
+        assert_eq!(named("vLLM 0.12").unwrap().name, "vllm");
         assert!(named("vllm").unwrap().trains("h100").unwrap_err().to_string().contains("megatron-core"));
         assert!(named("nemo").unwrap().serves().unwrap_err().to_string().contains("vllm"));
         assert!(named("jax").unwrap_err().to_string().contains("torchtitan"));

@@ -230,7 +230,8 @@ fn step_at(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> Resul
     let ends = finish(l.schedule, &passes, m)?;
     let pipeline = ends.iter().copied().fold(0.0, f64::max);
 
-    let mut slowest = (0, 0.0, Priced::default());
+    // When the last stage is through, and the stage that works longest.
+    let (mut through, mut busiest) = (0.0f64, Priced::default());
     let (mut spent, mut hardware) = (Spent::default(), 0.0);
     for (s, stage) in stages.iter().enumerate() {
         let last = update(shape, &site, l, stage);
@@ -244,13 +245,14 @@ fn step_at(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> Resul
         all.plus(&last, 1.0);
         all.spent.link_bytes += hop_bytes * 2.0 * (m * l.chunks) as f64;
         spent = spent + all.spent * ((l.devices() / l.pp) as f64);
-        if end > slowest.1 {
-            slowest = (s, end, all);
+        through = through.max(end);
+        if all.seconds > busiest.seconds {
+            busiest = all;
         }
     }
-    let seconds = slowest.1.max(pipeline);
+    let seconds = through.max(pipeline);
     let mut costs: Vec<Cost> =
-        slowest.2.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: *s }).collect();
+        busiest.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: *s }).collect();
     let busy: f64 = costs.iter().map(|c| c.seconds).sum();
     costs.push(Cost { name: "pipeline bubble".into(), seconds: (seconds - busy).max(0.0) });
     costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
@@ -263,7 +265,7 @@ fn step_at(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> Resul
         working: s.iter().map(|c| c.working).fold(0.0, f64::max),
         largest: largest(shape, l),
     });
-    let computing = slowest.2.computing / seconds.max(f64::MIN_POSITIVE);
+    let computing = busiest.computing / seconds.max(f64::MIN_POSITIVE);
     let step = Step {
         seconds: Seconds(seconds),
         tokens,
@@ -379,8 +381,12 @@ fn update(shape: &Shape, site: &Site, l: &Layout, stage: &[Chunk]) -> Priced {
         // What overlaps runs beside one micro-batch's passes through this stage, layer by layer: a layer's share stays.
         let beside: f64 =
             stage.iter().map(|c| c.backward.seconds + if l.zero > 0 { c.forward.seconds } else { 0.0 }).sum();
+        // Interleaved, all chunks but one are done with their last micro-batch a whole round of the pipeline earlier (and
+        // need their weights as much later).
+        let v = l.chunks as f64;
+        let window = beside * (l.pp as f64 * (v - 1.0) / v).max(1.0);
         let shown = if l.stack.overlap_gradients {
-            (seconds - 0.9 * beside).max(seconds * 0.05) + c.tax * seconds.min(beside)
+            (seconds - 0.9 * window).max(seconds * 0.05) + c.tax * seconds.min(window)
         } else {
             seconds
         };

@@ -5,7 +5,7 @@ use super::steps::{Formats, Parallel, Steps};
 use crate::base::{Error, Result};
 use crate::simulate::chip::Chip;
 use crate::simulate::constants::Constants;
-use crate::simulate::known::Machines;
+use crate::simulate::known::{self, Machines};
 use crate::simulate::runs;
 use crate::simulate::shape::Shape;
 use crate::simulate::software;
@@ -20,22 +20,9 @@ const DEFAULT: &str = "vllm";
 /// Where a row does not say how lengths differ.
 const SPREAD: f64 = 0.2;
 
-/// A number format as configurations of engines spell it: `nvfp4`, `fp8_block`, `bfloat16`.
+/// A number format of a row; none where it has none or leaves it open.
 fn format(row: &Row, column: &str) -> Result<Option<Precision>> {
-    let Some(text) = row.text(column) else { return Ok(None) };
-    let plain = text.to_ascii_lowercase();
-    let has = |words: &[&str]| words.iter().any(|w| plain.contains(w));
-    Ok(Some(if has(&["fp4", "int4", "w4", "4bit"]) {
-        Precision::Fp4
-    } else if has(&["fp8", "int8", "w8", "8bit"]) {
-        Precision::Fp8
-    } else if has(&["16"]) {
-        Precision::Bf16
-    } else if has(&["auto", "none"]) {
-        return Ok(None);
-    } else {
-        plain.parse()?
-    }))
+    row.text(column).map_or(Ok(None), known::precision)
 }
 
 /// How a row spreads a model, from columns with a prefix (`prefill_`, `decode_`, or none), and over how many devices.
