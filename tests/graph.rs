@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use warpweft::base::{Array, Bindings, Caps, DType, Dim, Type, Var};
-use warpweft::graph::{Graph, Source};
+use warpweft::graph::{Graph, GraphBuilder, Source, Tensor};
 use warpweft::op::{self, Attrs, Build, Value};
 use warpweft::plan::{Options, plan};
 use warpweft::reference::Interpreter;
@@ -88,4 +88,80 @@ fn integers_wrap_in_the_oracle_as_on_a_device() {
     let got = run(&graph, &[("x", Array::u32(&[3], &a)), ("y", Array::u32(&[3], &b))]);
     let want: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a.wrapping_mul(*b) as f64).collect();
     assert_eq!(got, want);
+}
+
+/// What a formula makes of x = 0, 1, … of this shape.
+fn made<'g>(g: &'g GraphBuilder, shape: &[usize], formula: impl Fn(Tensor<'g>) -> Tensor<'g>) {
+    let x = g.input("x", DType::F32, shape.iter().map(|n| Dim::from(*n)).collect::<Vec<_>>());
+    g.output("y", formula(x));
+}
+fn counted(shape: &[usize]) -> Array {
+    let n: usize = shape.iter().product();
+    Array::of(shape, &(0..n).map(|i| i as f32).collect::<Vec<_>>()).unwrap()
+}
+macro_rules! holds {
+    ($shape:expr, $formula:expr, $want:expr) => {{
+        let g = GraphBuilder::new();
+        made(&g, &$shape, $formula);
+        let got = run(&g.finish().unwrap(), &[("x", counted(&$shape))]);
+        let want: Vec<f64> = $want.to_vec();
+        assert_eq!(got, want);
+    }};
+}
+
+#[test]
+fn shapes_and_functions_as_other_libraries_have_them() {
+    holds!([2, 3], |x| x.reshape([-1, 2]).transpose(&[1, 0]).flatten(0, 1), [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
+    holds!([1, 3], |x| x.squeeze(0).unsqueeze(1).sum(&[1]), [0.0, 1.0, 2.0]);
+    holds!([5], |x| x.split(0, &[2, 3])[1], [2.0, 3.0, 4.0]);
+    holds!([6], |x| x.chunk(0, 3)[1], [2.0, 3.0]);
+    holds!([6], |x| x.slice_step(0, 1, 3, 2), [1.0, 3.0, 5.0]);
+    holds!([4], |x| x.clamp(1.0, 2.0), [1.0, 1.0, 2.0, 2.0]);
+    holds!([2, 2], |x| x - x.mean_keep(&[1]), [-0.5, 0.5, -0.5, 0.5]);
+    holds!([2, 2], |x| x / x.max_keep(&[0]), [0.0, 1.0 / 3.0, 1.0, 1.0]);
+    holds!([2, 2], |x| x.variance(&[0]), [1.0, 1.0]);
+    holds!([2, 2], |x| x.std(&[1]), [0.5, 0.5]);
+    holds!([2, 3], |x| x.tril(0), [0.0, 0.0, 0.0, 3.0, 4.0, 0.0]);
+    holds!([2, 3], |x| x.triu(1), [0.0, 1.0, 2.0, 0.0, 0.0, 5.0]);
+    holds!([2], |x| 1.0 - x * 2.0, [1.0, -1.0]);
+}
+
+#[test]
+fn a_dimension_is_inferred_beside_variables() {
+    let g = GraphBuilder::new();
+    let seq = Dim::from(Var::new("seq", 8));
+    let x = g.input("x", DType::F32, vec![seq, Dim::new(6)]);
+    assert_eq!(x.reshape(vec![seq, Dim::new(2), Dim::new(-1)]).shape().to_string(), "[seq, 2, 3]");
+    assert_eq!(x.reshape([-1]).shape().to_string(), "[6*seq]");
+    assert_eq!(x.flatten(0, 1).shape().to_string(), "[6*seq]");
+}
+
+#[test]
+fn shapes_that_cannot_be_are_refused_by_name() {
+    let refused = |formula: fn(Tensor) -> Tensor| {
+        let g = GraphBuilder::new();
+        formula(g.input("x", DType::F32, [2, 3]));
+        g.finish().unwrap_err().to_string()
+    };
+    assert!(refused(|x| x.squeeze(0)).ends_with("axis 0 of [2, 3] is not of one element"));
+    assert!(refused(|x| x.unsqueeze(3)).ends_with("axis 3 is outside of [2, 3], rank 2"));
+    assert!(refused(|x| x.flatten(1, 2)).ends_with("axes 1 to 2 are not in [2, 3], rank 2"));
+    assert!(refused(|x| x.split(1, &[1, 1])[0]).ends_with("pieces of [1, 1] do not fill axis 1 of [2, 3]"));
+    assert!(refused(|x| x.chunk(1, 2)[0]).ends_with("axis 1 of [2, 3] is not 2 equal pieces"));
+    assert!(refused(|x| x.reshape([-1, 4])).starts_with("reshape "));
+}
+
+#[test]
+fn arrays_hold_every_element_type_and_give_it_back() {
+    let f16 = half::f16::from_f32;
+    assert_eq!(Array::from(vec![1.5f32, -2.0]).to_vec::<f32>().unwrap(), [1.5, -2.0]);
+    assert_eq!(Array::from(&[-3i32, 7][..]).to_f64(), [-3.0, 7.0]);
+    assert_eq!(Array::from(vec![u32::MAX]).to_f64(), [u32::MAX as f64]);
+    assert_eq!(Array::from(vec![true, false]).to_vec::<bool>().unwrap(), [true, false]);
+    assert_eq!(Array::from(vec![f16(0.5)]).to_f32(), [0.5]);
+    assert_eq!(Array::of(&[2, 1], &[1i32, 2]).unwrap().shape, [2, 1]);
+    let e = Array::of(&[3], &[1i32, 2]).unwrap_err().to_string();
+    assert_eq!(e, "8 bytes do not fill i32[3]");
+    let e = Array::from(vec![1.0f32]).to_vec::<i32>().unwrap_err().to_string();
+    assert_eq!(e, "the array holds f32, i32 was asked for");
 }

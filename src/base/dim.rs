@@ -10,11 +10,14 @@ use std::sync::Mutex;
 /// one name with two bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Var {
+    /// Its name: what makes it the same variable elsewhere.
     pub name: &'static str,
+    /// The largest value that a step may give it.
     pub max: u32,
 }
 
 impl Var {
+    /// A variable of steps, up to `max`.
     pub const fn new(name: &'static str, max: u32) -> Self {
         Var { name, max }
     }
@@ -22,6 +25,7 @@ impl Var {
     pub fn local(name: &str, max: u32) -> Self {
         Var { name: intern(&format!("@{name}")), max }
     }
+    /// Whether it is of one rank only.
     pub fn is_local(&self) -> bool {
         self.name.starts_with('@')
     }
@@ -82,12 +86,15 @@ pub struct Dim {
 }
 
 impl Dim {
+    /// A number.
     pub const fn new(n: i64) -> Self {
         Dim { base: n, terms: &[] }
     }
+    /// The number beside the variables.
     pub fn base(&self) -> i64 {
         self.base
     }
+    /// Variables with their coefficients, by name.
     pub fn terms(&self) -> impl Iterator<Item = (Var, i64)> + '_ {
         self.terms.iter().copied()
     }
@@ -95,6 +102,7 @@ impl Dim {
     pub fn known(&self) -> Option<i64> {
         self.terms.is_empty().then_some(self.base)
     }
+    /// Whether it is this number, whatever the variables are.
     pub fn is(&self, n: i64) -> bool {
         self.known() == Some(n)
     }
@@ -199,6 +207,7 @@ impl fmt::Debug for Dim {
 pub struct Bindings(Vec<(&'static str, u64)>);
 
 impl Bindings {
+    /// No variable bound.
     pub fn new() -> Self {
         Self::default()
     }
@@ -207,6 +216,7 @@ impl Bindings {
         self.set(name, value);
         self
     }
+    /// Gives a variable its value.
     pub fn set(&mut self, name: &'static str, value: u64) {
         match self.0.iter_mut().find(|(n, _)| *n == name) {
             Some(slot) => slot.1 = value,

@@ -9,12 +9,15 @@ use std::ops::Deref;
 pub struct Shape(pub Vec<Dim>);
 
 impl Shape {
+    /// From numbers, variables or dimensions.
     pub fn new<D: Into<Dim> + Copy>(dims: &[D]) -> Self {
         Shape(dims.iter().map(|d| (*d).into()).collect())
     }
+    /// How many axes there are.
     pub fn rank(&self) -> usize {
         self.0.len()
     }
+    /// How many elements there are.
     pub fn count(&self) -> Expr {
         Expr::product(&self.0)
     }
@@ -22,6 +25,7 @@ impl Shape {
     pub fn known(&self) -> Option<Vec<usize>> {
         self.0.iter().map(|d| d.known().map(|n| n as usize)).collect()
     }
+    /// Every dimension under the bindings of a step.
     pub fn eval(&self, bindings: &Bindings) -> Result<Vec<usize>> {
         self.0.iter().map(|d| d.eval(bindings).map(|n| n as usize)).collect()
     }
@@ -83,14 +87,18 @@ impl fmt::Debug for Shape {
 /// What a value is: its element type and shape.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Type {
+    /// The type of its elements.
     pub dtype: DType,
+    /// Its dimensions.
     pub shape: Shape,
 }
 
 impl Type {
+    /// Elements of a type under a shape.
     pub fn new(dtype: DType, shape: impl Into<Shape>) -> Self {
         Type { dtype, shape: shape.into() }
     }
+    /// f32 elements under a shape.
     pub fn f32(shape: impl Into<Shape>) -> Self {
         Type::new(DType::F32, shape)
     }

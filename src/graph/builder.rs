@@ -3,7 +3,7 @@
 //! Errors are sticky: the builder keeps the first, whatever is made after it is nothing, and [`GraphBuilder::finish`]
 //! returns it.
 
-use super::{Graph, Source};
+use super::{Graph, Source, shape};
 use crate::base::{Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};
 use crate::op::{self, Attention, Attrs, Build, OpDef, RopeLayout, Value};
 use std::cell::RefCell;
@@ -25,11 +25,12 @@ const POISON: Value = Value(u32::MAX);
 /// ops on it do nothing.
 #[derive(Clone, Copy)]
 pub struct Tensor<'g> {
-    builder: &'g GraphBuilder,
+    pub(super) builder: &'g GraphBuilder,
     value: Value,
 }
 
 impl GraphBuilder {
+    /// An empty graph.
     pub fn new() -> Self {
         Self::default()
     }
@@ -111,6 +112,10 @@ impl GraphBuilder {
     pub fn or_fail<'g>(&'g self, made: Result<Tensor<'g>>) -> Tensor<'g> {
         made.unwrap_or_else(|e| self.fail(e))
     }
+    /// Whether an error is kept: what is added from here on is nothing.
+    pub fn has_failed(&self) -> bool {
+        self.error.borrow().is_some()
+    }
     /// Takes the error that [`GraphBuilder::finish`] would return: ops are added again from now on. Tensors that were
     /// poisoned stay so, and an op on one of them is an error.
     pub fn take_error(&self) -> Option<Error> {
@@ -176,6 +181,7 @@ impl<'g> Tensor<'g> {
         }
         self.builder.graph.borrow().ty(self.value)
     }
+    /// Its dimensions.
     pub fn shape(&self) -> Shape {
         self.ty().shape
     }
@@ -183,9 +189,11 @@ impl<'g> Tensor<'g> {
     pub fn dim(&self, axis: usize) -> Dim {
         self.shape().get(axis).copied().unwrap_or(Dim::new(1))
     }
+    /// The type of its elements.
     pub fn dtype(&self) -> DType {
         self.ty().dtype
     }
+    /// Its handle in the graph.
     pub fn value(&self) -> Value {
         self.value
     }
@@ -202,9 +210,10 @@ impl<'g> Tensor<'g> {
     }
 
     unary!(neg NEG, abs ABS, exp EXP, log LOG, sqrt SQRT, rsqrt RSQRT, tanh TANH, sin SIN, cos COS, erf ERF, sigmoid SIGMOID, silu SILU,
-        gelu GELU, gelu_tanh GELU_TANH, relu RELU, softmax SOFTMAX, log_softmax LOG_SOFTMAX);
+        gelu GELU, gelu_tanh GELU_TANH, relu RELU, log1p LOG1P, softplus SOFTPLUS, floor FLOOR, ceil CEIL, round ROUND, is_nan IS_NAN,
+        softmax SOFTMAX, log_softmax LOG_SOFTMAX);
     binary!(add ADD, sub SUB, mul MUL, div DIV, maximum MAXIMUM, minimum MINIMUM, eq EQ, ne NE, lt LT, le LE, gt GT, ge GE,
-        gather GATHER);
+        pow POW, gather GATHER);
     reduce!(sum SUM, mean MEAN, max MAX, min MIN);
 
     /// Index (u32) of the largest element along `axis`, which is dropped.
@@ -238,9 +247,11 @@ impl<'g> Tensor<'g> {
         let right = kinds.eq(targets.reshape(vec![self.dim(0), Dim::new(1)]));
         right.select(self.log_softmax(), self.builder.constant(0.0)).sum(&[1]).mean(&[0]).neg()
     }
+    /// Layer normalisation over the last axis, of `n` elements, with weight and bias `[n]` (Ba et al., 2016).
     pub fn layer_norm(self, w: Tensor<'_>, b: Tensor<'_>, eps: f32) -> Self {
         self.with(&op::LAYER_NORM, Attrs::Norm { eps }, &[w, b])
     }
+    /// RMS normalisation over the last axis, of `n` elements, with weight `[n]` (Zhang and Sennrich, 2019).
     pub fn rms_norm(self, w: Tensor<'_>, eps: f32) -> Self {
         self.with(&op::RMS_NORM, Attrs::Norm { eps }, &[w])
     }
@@ -254,6 +265,14 @@ impl<'g> Tensor<'g> {
         rest.extend(mask);
         self.with(&op::ATTENTION, Attrs::Attention(how), &rest)
     }
+    /// The same with a score for each head (f32 `[h]`) that takes part in the softmax and adds nothing.
+    pub fn attention_with_sinks(self, k: Tensor<'_>, v: Tensor<'_>, sinks: Tensor<'_>, how: Attention) -> Self {
+        self.with(&op::ATTENTION, Attrs::Attention(Attention { sinks: true, ..how }), &[k, v, sinks])
+    }
+    /// Products with `rows` rows of a weight `[.., k]` from each of `first` (u32 `[n, t]`) on; self is `[n, t, k]` or `[n, 1, k]`.
+    pub fn expert_matmul(self, w: Tensor<'_>, first: Tensor<'_>, rows: usize) -> Self {
+        self.with(&op::EXPERT_MATMUL, Attrs::Rows(rows.into()), &[w, first])
+    }
     /// This state with rows from `at` on replaced by `rows`, in place.
     pub fn append(self, rows: Tensor<'_>, at: impl Into<Dim>) -> Self {
         self.with(&op::APPEND, Attrs::Append { at: at.into() }, &[rows])
@@ -262,21 +281,28 @@ impl<'g> Tensor<'g> {
     pub fn assign(self, value: Tensor<'_>) -> Self {
         self.with(&op::ASSIGN, Attrs::None, &[value])
     }
+    /// The same elements in row-major order under another shape. One dimension may be -1: it is what the others leave.
     pub fn reshape(self, shape: impl Into<Shape>) -> Self {
-        self.with(&op::RESHAPE, Attrs::Shape(shape.into()), &[])
+        let shape = shape::inferred(&self.shape(), shape.into());
+        self.with(&op::RESHAPE, Attrs::Shape(shape), &[])
     }
+    /// Repeated along axes of one element, and along new leading axes, to this shape.
     pub fn broadcast(self, shape: impl Into<Shape>) -> Self {
         self.with(&op::BROADCAST, Attrs::Shape(shape.into()), &[])
     }
+    /// Axes in another order: axis `i` of the result is axis `perm[i]`.
     pub fn transpose(self, perm: &[usize]) -> Self {
         self.with(&op::TRANSPOSE, Attrs::Perm(perm.to_vec()), &[])
     }
+    /// `len` indices of an axis, from `start` on.
     pub fn slice(self, axis: usize, start: impl Into<Dim>, len: impl Into<Dim>) -> Self {
         self.with(&op::SLICE, Attrs::Slice { axis, start: start.into(), len: len.into(), step: 1 }, &[])
     }
+    /// Copies of `value` before and after an axis.
     pub fn pad(self, axis: usize, before: usize, after: usize, value: f32) -> Self {
         self.with(&op::PAD, Attrs::Pad { axis, before, after, value }, &[])
     }
+    /// The same numbers in another type; floats are cut to integers toward zero.
     pub fn cast(self, to: DType) -> Self {
         if self.dtype() == to {
             return self;
@@ -284,7 +310,7 @@ impl<'g> Tensor<'g> {
         self.with(&op::CAST, Attrs::Cast(to), &[])
     }
 
-    fn with(self, def: &'static OpDef, attrs: Attrs, rest: &[Tensor<'_>]) -> Self {
+    pub(super) fn with(self, def: &'static OpDef, attrs: Attrs, rest: &[Tensor<'_>]) -> Self {
         self.builder.with(&[&[self], rest].concat(), |graph, args| graph.apply(def, attrs, args))
     }
 }

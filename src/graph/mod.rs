@@ -4,6 +4,7 @@ mod builder;
 mod expand;
 mod grad;
 mod optimiser;
+mod shape;
 mod text;
 
 pub use crate::op::{Attention, RopeLayout};
@@ -92,8 +93,11 @@ impl Node {
 /// A computation: nodes and named outputs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Graph {
+    /// In the order in which they were added: operands come before their users.
     pub nodes: Vec<Node>,
+    /// Named results.
     pub outputs: Vec<(String, Value)>,
+    /// What was stated of how values lie along mesh axes.
     pub hints: Vec<Hint>,
     place: String,
     layer: u32,
@@ -105,9 +109,11 @@ pub struct Graph {
 const MAX_AXIS: i64 = u32::MAX as i64;
 
 impl Graph {
+    /// The node of a handle.
     pub fn node(&self, v: Value) -> &Node {
         &self.nodes[v.0 as usize]
     }
+    /// All handles, in the order of nodes.
     pub fn values(&self) -> impl Iterator<Item = Value> + use<> {
         (0..self.nodes.len() as u32).map(Value)
     }
@@ -169,6 +175,7 @@ impl Graph {
         self.hints.push(Hint { value, over, placement, cut });
     }
 
+    /// Adds a node that is known to be right; passes of the planner do.
     pub fn push(&mut self, source: Source, ty: Type, name: impl Into<String>) -> Value {
         for (v, _) in ty.shape.iter().flat_map(Dim::terms) {
             self.variables.entry(v.name).or_insert(v.max);

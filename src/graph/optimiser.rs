@@ -25,10 +25,24 @@ pub enum Zero {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Optimiser {
     /// b ← momentum·b + g + decay·w; w ← w − rate·b (without momentum there is no b).
-    Sgd { momentum: f32, decay: f32 },
+    Sgd {
+        /// What is kept of the last update; 0 for none.
+        momentum: f32,
+        /// Weight decay.
+        decay: f32,
+    },
     /// m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; w ← w − rate·(m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + eps) + decay·w) at step t = 1, 2, …
     /// (Loshchilov and Hutter, 2019).
-    AdamW { beta1: f32, beta2: f32, eps: f32, decay: f32 },
+    AdamW {
+        /// β₁, of the first moment.
+        beta1: f32,
+        /// β₂, of the second moment.
+        beta2: f32,
+        /// Keeps the quotient finite.
+        eps: f32,
+        /// Weight decay, apart from the gradient.
+        decay: f32,
+    },
 }
 
 impl Optimiser {
@@ -54,6 +68,7 @@ pub struct Parameters<'g> {
 }
 
 impl<'g> Parameters<'g> {
+    /// Of a graph under construction, none yet; `zero` says what data parallel ranks share.
     pub fn new(builder: &'g GraphBuilder, zero: Zero) -> Self {
         Parameters { builder, zero, all: RefCell::default() }
     }

@@ -1,6 +1,6 @@
 //! Attention: the text of one query's loop, by head width and form.
 
-use super::{Kernel, Template};
+use super::{Kernel, Template, turns};
 use std::fmt::Write;
 
 pub static ATTENTION: Template = Template { name: "attention", source: include_str!("../../shaders/attention.wgsl") };
@@ -12,6 +12,16 @@ const SERIAL_GROUP: u32 = 8;
 /// The widest head that has a kernel.
 pub const MAX_WIDTH: u32 = 256;
 
+/// Keys that the serial form may be given on adapters that count the turns of loops.
+pub fn serial_keys(width: u32) -> u64 {
+    if named(width) { turns::LONG } else { turns::LONG / (2 * width as u64 + 1) }
+}
+
+/// Whether the serial form has its accumulators in named registers: wider heads do not fit, theirs stay an array.
+fn named(width: u32) -> bool {
+    width.is_multiple_of(4) && width <= 64
+}
+
 /// What a kernel is filled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {
@@ -20,6 +30,10 @@ pub struct Spec {
     pub window: bool,
     /// `None`, or whether the mask is boolean.
     pub mask: Option<bool>,
+    /// Whether scores are bent to within a cap.
+    pub softcap: bool,
+    /// Whether each head has a score beside those of its keys.
+    pub sinks: bool,
     /// One invocation a query (adapters that run on a CPU, long prompts); else a workgroup, lanes along the keys.
     pub serial: bool,
 }
@@ -28,22 +42,35 @@ pub struct Spec {
 pub fn kernel(spec: Spec) -> (Kernel, u32) {
     let group = if spec.serial { SERIAL_GROUP } else { GROUP };
     let mut kernel = Kernel::new(&ATTENTION).set("WG", group);
-    if let Some(boolean) = spec.mask {
-        kernel = kernel.hole("mask", mask(boolean));
-    }
-    if spec.causal {
-        kernel = kernel.hole("last", last(spec.window));
+    for (name, text) in holes(spec) {
+        kernel = kernel.hole(name, text);
     }
     if !spec.serial {
         let body = include_str!("../../shaders/shared/workgroup_attention.wgsl");
         return (kernel.hole("form", super::row::WORKGROUP_ROW).hole("body", body), 1);
     }
-    // Wider heads do not fit in registers: their accumulators stay an array.
-    if spec.width.is_multiple_of(4) && spec.width <= 64 {
+    if named(spec.width) {
         kernel = kernel.hole("body", serial_body(spec.width / 4));
     }
     (kernel, group)
 }
+
+/// What all kernels of attention have in common: which keys a query sees, and what becomes of a score.
+pub fn holes(spec: Spec) -> Vec<(&'static str, String)> {
+    let mask = spec.mask.map(|boolean| ("mask", mask(boolean)));
+    let cap = spec.softcap.then(|| ("cap", CAP.to_string()));
+    let sinks = spec.sinks.then(|| ("sinks", SINKS.to_string()));
+    let last = spec.causal.then(|| ("last", last(spec.window)));
+    [mask, cap, sinks, last].into_iter().flatten().collect()
+}
+
+/// Beyond ±15 tanh is ±1 in f32, and some drivers overflow in exp there.
+const CAP: &str = "fn capped(score: f32) -> f32 { return p.softcap * tanh(clamp(score / p.softcap, -15.0, 15.0)); }\n";
+
+/// The running maximum and sum begin with the head's own score.
+const SINKS: &str = "@group(0) @binding(5) var<storage, read> sinks: array<f32>;\n\
+    fn first_score(h: u32) -> f32 { return sinks[p.sinks0 + h]; }\n\
+    fn first_sum() -> f32 { return 1.0; }\n";
 
 fn mask(boolean: bool) -> String {
     let element = if boolean { "u32" } else { "f32" };
@@ -75,7 +102,7 @@ fn serial_body(vectors: u32) -> String {
          let k_at = p.k0 + b * p.k_batch + g * p.k_head;\n    \
          let v_at = p.v0 + b * p.v_batch + g * p.v_head;\n    \
          let out = p.y0 + ((b * p.queries + s) * p.heads + h) * p.width;\n    \
-         var most = -3.4028234e38;\n    var sum = 0.0;\n",
+         var most = first_score(h);\n    var sum = first_sum();\n",
     );
     let load = |name: &str, at: &str| {
         format!("vec4<f32>({name}[{at}], {name}[{at} + 1u], {name}[{at} + 2u], {name}[{at} + 3u])")
@@ -91,7 +118,7 @@ fn serial_body(vectors: u32) -> String {
     for i in 0..vectors {
         let _ = writeln!(t, "        score += dot(q{i}, {});", load("k", &format!("kt + {}u", i * 4)));
     }
-    t += "        score = masked(score, b, h, s, t);\n        let next = max(most, score);\n        let keep = exp(most - next);\n        let e = exp(score - next);\n        sum = sum * keep + e;\n        most = next;\n";
+    t += "        score = masked(capped(score), b, h, s, t);\n        let next = max(most, score);\n        let keep = exp(most - next);\n        let e = select(0.0, exp(score - next), score > -3.4028234e38);\n        sum = sum * keep + e;\n        most = next;\n";
     for i in 0..vectors {
         let _ = writeln!(t, "        a{i} = a{i} * keep + e * {};", load("v", &format!("vt + {}u", i * 4)));
     }

@@ -6,10 +6,13 @@
 use super::tensor::{TensorInfo, TensorType};
 use crate::base::{Error, Result, Texts, plain};
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The deepest that arrays of arrays may nest.
 const MAX_DEPTH: usize = 4;
+/// The most files that a model may be split into.
+const MAX_PARTS: u64 = 10_000;
 /// The largest alignment that a file may ask for.
 const MAX_ALIGN: u64 = 1 << 20;
 /// The most keys and tensors of a file, and bytes of a name: some ten times what the largest models have.
@@ -91,6 +94,8 @@ pub struct Gguf {
     /// In the file's order.
     pub metadata: Vec<(String, Value)>,
     pub tensors: Vec<TensorInfo>,
+    /// Where each key, its type and its value stand in the file.
+    pub entries: Vec<Range<usize>>,
     index: HashMap<String, usize>,
 }
 
@@ -130,9 +135,9 @@ impl Gguf {
                 return Err(r.error(format!("names {n} {what}, at most {most} are read")));
             }
         }
-        let metadata = r.metadata(keys)?;
+        let (metadata, entries) = r.metadata(keys)?;
         let index = metadata.iter().enumerate().map(|(i, (k, _))| (k.clone(), i)).collect();
-        let mut gguf = Gguf { version, metadata, tensors: vec![], index };
+        let mut gguf = Gguf { version, metadata, tensors: vec![], entries, index };
         let align = gguf.alignment(path)?;
         gguf.tensors = r.tensors(tensors, align)?;
         check_overlaps(&gguf.tensors, path)?;
@@ -141,6 +146,26 @@ impl Gguf {
 
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.index.get(key).map(|&i| &self.metadata[i].1)
+    }
+
+    /// Which part of a model in several files this one is, counted from 0, and of how many; `None` for a whole one.
+    ///
+    /// # Errors
+    /// Numbers that no part has.
+    pub fn part(&self, path: &str) -> Result<Option<(u64, u64)>> {
+        let number = |key: &str| match self.get(key) {
+            None => Ok(None),
+            Some(v) => v
+                .int()
+                .and_then(|n| u64::try_from(n).ok())
+                .map(Some)
+                .ok_or_else(|| Error::file(path, format!("{key} is {v}, it must be a number of parts"))),
+        };
+        let (no, count) = (number("split.no")?.unwrap_or(0), number("split.count")?.unwrap_or(1));
+        if no >= count.max(1) || count > MAX_PARTS {
+            return Err(Error::file(path, format!("says that it is part {} of {count}, which cannot be", no + 1)));
+        }
+        Ok((count > 1).then_some((no, count)))
     }
 
     fn alignment(&self, path: &str) -> Result<u64> {
@@ -246,10 +271,12 @@ impl<'a> Reader<'a> {
         left.is_some()
     }
 
-    fn metadata(&mut self, keys: usize) -> Result<Vec<(String, Value)>> {
-        let mut out = Vec::with_capacity(keys.min(4096));
+    #[allow(clippy::type_complexity)]
+    fn metadata(&mut self, keys: usize) -> Result<(Vec<(String, Value)>, Vec<Range<usize>>)> {
+        let (mut out, mut entries) = (Vec::with_capacity(keys.min(4096)), vec![]);
         let mut seen = HashSet::new();
         for i in 0..keys {
+            let start = self.at;
             let key = self.name(&format!("metadata key {i}"))?;
             if !seen.insert(key.clone()) {
                 return Err(self.error(format!("metadata key \"{key}\" is there twice")));
@@ -257,8 +284,9 @@ impl<'a> Reader<'a> {
             let ty = self.u32(&format!("the type of \"{key}\""))?;
             let value = self.value(ty, &key, 0)?;
             out.push((key, value));
+            entries.push(start..self.at);
         }
-        Ok(out)
+        Ok((out, entries))
     }
 
     fn value(&mut self, ty: u32, key: &str, depth: usize) -> Result<Value> {

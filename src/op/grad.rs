@@ -163,6 +163,34 @@ pub fn cos(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
         b.unary(&NEG, s)
     })
 }
+/// 1 / (1 + x).
+pub fn log1p(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
+    times(b, p, |b, x, _| {
+        let one = b.constant(1.0);
+        let sum = b.binary(&ADD, one, x)?;
+        b.binary(&DIV, one, sum)
+    })
+}
+pub fn softplus(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
+    times(b, p, |b, x, _| b.unary(&SIGMOID, x))
+}
+/// y · x^(y−1), and xʸ · ln x.
+pub fn pow(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
+    let (x, y) = (p.args[0], p.args[1]);
+    let base = to(b, p, 0, |b| {
+        let one = b.constant(1.0);
+        let less = b.binary(&SUB, y, one)?;
+        let power = b.binary(&POW, x, less)?;
+        let slope = b.binary(&MUL, y, power)?;
+        b.binary(&MUL, p.up, slope)
+    })?;
+    let exponent = to(b, p, 1, |b| {
+        let ln = b.unary(&LOG, x)?;
+        let slope = b.binary(&MUL, p.out, ln)?;
+        b.binary(&MUL, p.up, slope)
+    })?;
+    Ok(vec![base, exponent])
+}
 /// y (1 − y).
 pub fn sigmoid(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
     times(b, p, |b, _, y| {

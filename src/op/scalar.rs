@@ -12,7 +12,7 @@ macro_rules! unary {
         OpDef {
             name: $name,
             doc: $doc,
-            rule: |_, t| real_unary($name, t),
+            rule: |_, t| float_unary($name, t),
             shard: $shard,
             cost: rule::one_per_element,
             body: Body::Scalar(Scalar { wgsl: $wgsl, cpu: |a| $cpu(a[0]) }),
@@ -25,6 +25,15 @@ macro_rules! unary {
                     ErrorCase::new(vec![], Attrs::None, "takes 1 operand, got 0"),
                 ]
             },
+        }
+    };
+}
+/// Steps: nothing flows back through them.
+macro_rules! step {
+    ($name:literal, $doc:literal, $wgsl:literal, $cpu:expr) => {
+        OpDef {
+            grad: Grad::None("it is constant between its steps"),
+            ..unary!($name, $doc, $wgsl, $cpu, grad::neg, Within::EXACT, Fill::Wide)
         }
     };
 }
@@ -69,7 +78,7 @@ ops! {
     MAXIMUM = arithmetic!("maximum", "The larger of x and y, element by element; operands broadcast.", "max(x, y)", f64::max, grad::maximum, Within::EXACT, Fill::Ties, shard::pointwise);
     MINIMUM = arithmetic!("minimum", "The smaller of x and y, element by element; operands broadcast.", "min(x, y)", f64::min, grad::minimum, Within::EXACT, Fill::Ties, shard::pointwise);
     EQ = compare!("eq", "x = y as bool, element by element; operands broadcast.", "select(0u, 1u, x == y)", f64::eq);
-    NE = compare!("ne", "x ≠ y as bool, element by element; operands broadcast.", "select(0u, 1u, x != y)", f64::ne);
+    NE = compare!("ne", "x ≠ y as bool, element by element; operands broadcast.", "select(1u, 0u, x == y)", f64::ne);
     LT = compare!("lt", "x < y as bool, element by element; operands broadcast.", "select(0u, 1u, x < y)", f64::lt);
     LE = compare!("le", "x ≤ y as bool, element by element; operands broadcast.", "select(0u, 1u, x <= y)", f64::le);
     GT = compare!("gt", "x > y as bool, element by element; operands broadcast.", "select(0u, 1u, x > y)", f64::gt);
@@ -111,21 +120,59 @@ ops! {
     GELU = unary!("gelu", "x · Φ(x) = x/2 · (1 + erf(x/√2)), element by element (Hendrycks and Gimpel, 2016).", "0.5 * x * (1.0 + erf_series(x * 0.70710678))", |x: f64| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)), grad::gelu, Within { abs: 2e-6, rel: 1e-5 }, Fill::Wide);
     ERF = unary!("erf", "The error function 2/√π · ∫₀ˣ e^(−t²) dt, element by element. Within 1.5e-7 (Abramowitz and Stegun 7.1.26).", "erf_series(x)", libm::erf, grad::erf, Within { abs: 5e-7, rel: 1e-6 }, Fill::Wide);
     GELU_TANH = unary!("gelu_tanh", "x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), element by element.", "0.5 * x * (1.0 + tanh(clamp(0.7978845608 * (x + 0.044715 * x * x * x), -15.0, 15.0)))", |x: f64| 0.5 * x * (1.0 + (0.7978845608028654 * (x + 0.044715 * x * x * x)).tanh()), grad::gelu_tanh, Within { abs: 2e-6, rel: 1e-5 }, Fill::Normal);
+    LOG1P = unary!("log1p", "ln(1 + x), element by element, also for small x.", "select(log(1.0 + x), x - x * x * (0.5 - x * (0.33333334 - x * 0.25)), abs(x) < 0.03)", f64::ln_1p, grad::log1p, Within { abs: 1e-6, rel: 1e-5 }, Fill::Positive);
+    SOFTPLUS = unary!("softplus", "ln(1 + eˣ), element by element.", "max(x, 0.0) + log(1.0 + exp(-abs(x)))", |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p(), grad::softplus, Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
+    FLOOR = step!("floor", "The largest whole number that is at most x, element by element.", "floor(x)", f64::floor);
+    CEIL = step!("ceil", "The smallest whole number that is at least x, element by element.", "ceil(x)", f64::ceil);
+    ROUND = step!("round", "The nearest whole number, of two the even one, element by element.", "round(x)", f64::round_ties_even);
+    // WGSL's pow is undefined below 0 and may be anything at 0⁰.
+    POW = OpDef {
+        rule: |_, t| float_binary("pow", t),
+        cases: || [f32s([3, 17]), f32s([129]), f32s([0, 4]), of(DType::F16, [17])].map(|x| Case::new(vec![(x, Fill::Positive), normal([1])], Attrs::None)).to_vec(),
+        errors: || vec![
+            ErrorCase::new(vec![f32s([2, 3]), f32s([4])], Attrs::None, "shapes [2, 3] and [4] do not broadcast"),
+            ErrorCase::new(vec![f32s([2]), of(DType::I32, [2])], Attrs::None, "operand is i32, it must be f32 or f16"),
+        ],
+        ..arithmetic!("pow", "x to the power y, element by element; operands broadcast. Of a negative x a power that is not whole is NaN; 0⁰ is 1.",
+            "select(select(1.0, -1.0, x < 0.0 && abs(y) % 2.0 == 1.0) * pow(abs(x), y) + select(0.0, sqrt(x), x < 0.0 && y != floor(y)), 1.0, y == 0.0)",
+            f64::powf, grad::pow, Within { abs: 1e-6, rel: 1e-4 }, Fill::Positive, shard::pointwise)
+    };
+    IS_NAN = OpDef {
+        name: "is_nan",
+        doc: "Whether x is NaN, as bool, element by element.",
+        rule: |_, t| Ok(Type::new(DType::Bool, float_unary("is_nan", t)?.shape)),
+        shard: shard::pointwise,
+        cost: rule::one_per_element,
+        // Comparing x with itself is what compilers with relaxed rules leave out.
+        body: Body::Scalar(Scalar { wgsl: "select(0u, 1u, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u)", cpu: |a| a[0].is_nan() as u8 as f64 }),
+        grad: Grad::None("truth has no slope"),
+        within: Within::EXACT,
+        cases: || unary_cases(Fill::Wide),
+        errors: || vec![
+            ErrorCase::new(vec![of(DType::I32, [2])], Attrs::None, "operand is i32, it must be f32 or f16"),
+            ErrorCase::new(vec![], Attrs::None, "takes 1 operand, got 0"),
+        ],
+    };
     RELU = unary!("relu", "max(x, 0), element by element.", "max(x, 0.0)", |x: f64| x.max(0.0), grad::relu, Within::EXACT, Fill::Wide);
 }
 
-fn real_unary(op: &str, types: &[Type]) -> Result<Type> {
+fn float_unary(op: &str, types: &[Type]) -> Result<Type> {
     rule::arity(op, types, 1)?;
     rule::real(op, "operand", &types[0])?;
     Ok(rule::float_result(types[0].shape.clone()))
+}
+
+fn float_binary(op: &str, types: &[Type]) -> Result<Type> {
+    rule::arity(op, types, 2)?;
+    types.iter().try_for_each(|t| rule::real(op, "operand", t))?;
+    Ok(rule::float_result(rule::broadcast(op, types)?))
 }
 
 /// Both operands float, or both of the same integer type; a comparison gives bool.
 fn binary_rule(op: &str, types: &[Type], compares: bool) -> Result<Type> {
     rule::arity(op, types, 2)?;
     let (a, b) = (types[0].dtype, types[1].dtype);
-    let plain = |d| matches!(d, DType::F32 | DType::F16);
-    let result = if plain(a) && plain(b) {
+    let result = if a.is_real() && b.is_real() {
         DType::F32
     } else if a == b && a.is_int() {
         a
@@ -144,7 +191,7 @@ fn where_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
     if y != z || y.is_quantised() {
         return rule::err("where", format!("the choices are {y} and {z}, they must be of one type"));
     }
-    let dtype = if y == DType::F16 { DType::F32 } else { y };
+    let dtype = if y.is_narrow() { DType::F32 } else { y };
     Ok(Type::new(dtype, rule::broadcast("where", types)?))
 }
 

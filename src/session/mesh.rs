@@ -69,6 +69,10 @@ impl Default for Layout {
 }
 
 impl Layout {
+    /// Axes and their sizes.
+    ///
+    /// # Errors
+    /// An axis that meshes do not have.
     pub fn axes(&self) -> Result<Vec<(MeshAxis, usize)>> {
         self.mesh.axes().iter().map(|(name, n)| Ok((MeshAxis::find(name)?, *n))).collect()
     }

@@ -98,6 +98,20 @@ impl Tokenizer {
             false => self.decode(&[id], false).unwrap_or_default(),
         }
     }
+    /// Whether there is such a token.
+    pub(super) fn has(&self, id: u32) -> bool {
+        match &self.0 {
+            Engine::Vocabulary(e) => (id as usize) < e.len(),
+            Engine::Json(e) => e.has(id),
+        }
+    }
+    /// Whether a token is a marker rather than text.
+    pub fn is_marker(&self, id: u32) -> bool {
+        match &self.0 {
+            Engine::Vocabulary(e) => e.is_marker(id),
+            Engine::Json(e) => e.is_marker(id),
+        }
+    }
     pub fn token_id(&self, token: &str) -> Option<u32> {
         match &self.0 {
             Engine::Vocabulary(e) => e.token_id(token),

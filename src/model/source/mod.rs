@@ -11,6 +11,7 @@ mod stream;
 pub use fetch::{Fetcher, Progress};
 pub use stream::{Cursor, Head, Piece};
 
+use super::derived;
 use super::gguf::Gguf;
 use super::tensor::TensorInfo;
 use crate::base::{Array, Error, Result, Type, Weights};
@@ -27,6 +28,8 @@ pub const SIDE_FILES: &[&str] = &[
     "generation_config.json",
     "chat_template.jinja",
     "1_Pooling/config.json",
+    "modules.json",
+    "sentence_bert_config.json",
 ];
 #[cfg(not(target_arch = "wasm32"))]
 const MAX_SIDE: u64 = 256 << 20;
@@ -35,6 +38,8 @@ const MAX_SIDE: u64 = 256 << 20;
 /// model.safetensors.index.json names.
 pub struct ModelSource {
     path: PathBuf,
+    /// The files of a GGUF model on disk, in the order of its parts.
+    files: Vec<PathBuf>,
     bytes: Bytes,
     tensors: Vec<TensorInfo>,
     /// Name → (index into `tensors`, file).
@@ -56,6 +61,10 @@ enum Bytes {
 impl ModelSource {
     pub fn path(&self) -> &Path {
         &self.path
+    }
+    /// The files of a GGUF model on disk.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
@@ -84,13 +93,17 @@ impl ModelSource {
 
 impl Weights for ModelSource {
     fn info(&self, name: &str) -> Result<Type> {
+        if let (None, Some(made)) = (self.tensor(name), derived::info(self, name)) {
+            return made;
+        }
         let t = self.tensor(name).ok_or_else(|| Error::file(&self.path, format!("lacks tensor \"{name}\"")))?;
         let dtype = t.ty.dtype().ok_or_else(|| {
             Error::file(
                 &self.path,
                 format!(
-                    "tensor \"{name}\" is {}: f32, f16, bf16, q4_0, q4_1 and q8_0 can be run, requantise the file",
-                    t.ty.name()
+                    "tensor \"{name}\" is {}: {} can be run, requantise the file",
+                    t.ty.name(),
+                    crate::format::names()
                 ),
             )
         })?;
@@ -99,6 +112,9 @@ impl Weights for ModelSource {
     }
 
     fn read(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        if let (None, Some(made)) = (self.tensor(name), derived::read(self, name, rows.clone())) {
+            return made;
+        }
         self.info(name)?;
         let (at, _file) = self.index[name];
         let t = &self.tensors[at];
@@ -120,7 +136,7 @@ impl Weights for ModelSource {
                 &whole[(from - t.offset) as usize..(to - t.offset) as usize]
             }
         };
-        Ok(t.ty.widened(bytes))
+        Ok(Cow::Borrowed(bytes))
     }
     fn arrives(&self) -> bool {
         matches!(&self.bytes, Bytes::Stream(kept) if kept.is_empty())

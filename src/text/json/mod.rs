@@ -107,6 +107,12 @@ impl Engine {
         true
     }
 
+    pub fn has(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some()
+    }
+    pub fn is_marker(&self, id: u32) -> bool {
+        self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id).is_some_and(|t| t.special)
+    }
     pub fn strips_first_space(&self) -> bool {
         matches!(self.flow, Flow::Spaced { strips: true, .. })
     }

@@ -72,6 +72,20 @@ impl From<&Message> for Variable {
     }
 }
 
+impl From<&serde_json::Value> for Variable {
+    fn from(v: &serde_json::Value) -> Self {
+        use serde_json::Value as Json;
+        match v {
+            Json::Null => Variable::None,
+            Json::Bool(b) => Variable::Bool(*b),
+            Json::Number(n) => n.as_i64().map_or_else(|| Variable::Float(n.as_f64().unwrap_or(f64::NAN)), Variable::Int),
+            Json::String(t) => Variable::Text(t.clone()),
+            Json::Array(items) => Variable::List(items.iter().map(Variable::from).collect()),
+            Json::Object(map) => Variable::Dict(map.iter().map(|(k, v)| (k.clone(), Variable::from(v))).collect()),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Variable {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
         struct Any;
@@ -143,6 +157,33 @@ impl ChatTemplate {
             ("bos_token", bos.into()),
             ("eos_token", eos.into()),
         ])
+    }
+
+    /// The same for messages with any fields (a list of objects) and for tools (a list, or null); `more` (an object, or
+    /// null) are further variables of the template.
+    pub fn render_values(
+        &self,
+        messages: &serde_json::Value,
+        tools: &serde_json::Value,
+        more: &serde_json::Value,
+        bos: &str,
+        eos: &str,
+    ) -> Result<String> {
+        let more = more.as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), Variable::from(v)));
+        let mut variables: Vec<(&str, Variable)> = more.collect();
+        // What the conversation is made of is not changed by further variables.
+        variables.extend([
+            ("messages", Variable::from(messages)),
+            ("tools", Variable::from(tools)),
+            ("add_generation_prompt", Variable::Bool(true)),
+            ("bos_token", bos.into()),
+            ("eos_token", eos.into()),
+        ]);
+        self.render_with(&variables)
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The same of any variables. `tools` and `documents` are none where they are not among them, as in transformers.

@@ -170,6 +170,10 @@ impl Engine {
         }
     }
 
+    pub fn is_marker(&self, id: u32) -> bool {
+        (id as usize) < self.len() && self.pieces.kind(id) == Kind::Control
+    }
+
     /// Whether a text's first space is none of it: the tokenizer put it there.
     pub fn strips_first_space(&self) -> bool {
         self.space_prefix || matches!(self.model, Model::WordPiece(_))
