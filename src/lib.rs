@@ -13,6 +13,8 @@ pub mod cpu;
 #[cfg(feature = "internals")]
 pub mod device;
 #[cfg(feature = "internals")]
+pub mod format;
+#[cfg(feature = "internals")]
 pub mod graph;
 #[cfg(feature = "internals")]
 pub mod kernel;
@@ -24,6 +26,8 @@ pub mod op;
 pub mod plan;
 #[cfg(feature = "internals")]
 pub mod reference;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "internals")]
 pub mod session;
 #[cfg(all(feature = "simulate", feature = "internals"))]
@@ -45,6 +49,8 @@ mod cli;
 mod cpu;
 #[cfg(not(feature = "internals"))]
 mod device;
+#[cfg(not(feature = "internals"))]
+mod format;
 #[cfg(not(feature = "internals"))]
 mod graph;
 #[cfg(not(feature = "internals"))]

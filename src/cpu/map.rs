@@ -4,8 +4,8 @@ use super::isa::{Isa, Kernel, LANES};
 use super::product::{Act, load_some, store_some};
 use super::resolve::View;
 use crate::base::DType;
+use crate::format;
 use crate::op::{OpDef, Scalar};
-use half::f16;
 use std::ops::Range;
 
 /// Elements of a unit of a map.
@@ -52,7 +52,7 @@ pub fn word(dtype: DType, x: f64) -> u32 {
     match dtype {
         DType::I32 => (x as i64) as i32 as u32,
         DType::U32 | DType::Bool => (x as i64) as u32,
-        DType::F16 => f16::from_f64(x).to_f32().to_bits(),
+        narrow if narrow.is_narrow() => (format::rounded(narrow, x) as f32).to_bits(),
         _ => (x as f32).to_bits(),
     }
 }
@@ -158,7 +158,7 @@ impl Kernel for Map<'_> {
         unsafe {
             let count = self.out.count();
             let range = (self.units.start * RUN).min(count)..(self.units.end * RUN).min(count);
-            let floats = self.dtype == DType::F32 && self.args.iter().all(|a| matches!(a.1, DType::F32 | DType::F16));
+            let floats = self.dtype == DType::F32 && self.args.iter().all(|a| a.1.is_real());
             if let Some(op) = fast(self.def).filter(|_| floats && !self.args.is_empty()) {
                 if let Some(steps) = self.steps() {
                     let place = |i: usize| {

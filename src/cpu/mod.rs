@@ -23,11 +23,11 @@ mod rows;
 pub use isa::Set;
 pub use pool::available;
 
-use crate::base::{Array, Bindings, DType, Error, Piece, Result, Seat, Weights, block};
+use crate::base::{Array, Bindings, DType, Error, Piece, Result, Seat, Weights};
+use crate::format;
 use crate::graph::Graph;
 use crate::op::Value;
 use exec::{Core, State};
-use half::f16;
 use lines::Lines;
 use pack::{Form, Packed};
 use pool::Pool;
@@ -334,13 +334,13 @@ fn words(dtype: DType, bytes: &[u8]) -> Box<dyn Iterator<Item = u32> + '_> {
         DType::F32 | DType::I32 | DType::U32 | DType::Bool => {
             Box::new(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])))
         }
-        float => Box::new(block::decode(float, bytes).into_iter().map(f32::to_bits)),
+        float => Box::new(format::decode(float, bytes).into_iter().map(f32::to_bits)),
     }
 }
 
 fn array(dtype: DType, shape: &[usize], words: impl Iterator<Item = u32>) -> Array {
     let bytes = match dtype {
-        DType::F16 => words.flat_map(|w| f16::from_f32(f32::from_bits(w)).to_le_bytes()).collect(),
+        narrow if narrow.is_narrow() => format::encode(narrow, &words.map(f32::from_bits).collect::<Vec<_>>()),
         _ => words.flat_map(u32::to_le_bytes).collect(),
     };
     Array { dtype, shape: shape.to_vec(), bytes }

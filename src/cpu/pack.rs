@@ -6,9 +6,12 @@
 
 use super::isa::{Isa, LANES};
 use super::lines::Lines;
-use crate::base::block::{self, BLOCK};
 use crate::base::{DType, Error, Result};
+use crate::format;
 use half::f16;
+
+/// Elements of a block, in every form that has blocks.
+pub const BLOCK: usize = 32;
 
 /// How the elements of a group lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +182,7 @@ impl Packed {
     /// Blocks beyond the end.
     pub fn put(&mut self, dtype: DType, first: usize, bytes: &[u8]) -> Result<()> {
         if dtype != self.form.dtype() {
-            let values = block::decode(dtype, bytes);
+            let values = format::decode(dtype, bytes);
             return self.put(DType::F32, first * dtype.block(), bytemuck::cast_slice(&values));
         }
         let size = dtype.block_bytes();
@@ -282,8 +285,8 @@ mod tests {
         ] {
             let (n, k) = (19, 64);
             let values: Vec<f32> = (0..n * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 20.0).collect();
-            let bytes = block::encode(dtype, &values);
-            let want = block::decode(dtype, &bytes);
+            let bytes = format::encode(dtype, &values);
+            let want = format::decode(dtype, &bytes);
             let mut packed = Packed::new(form, n, k).unwrap();
             let size = dtype.block_bytes();
             let blocks = bytes.len() / size;

@@ -4,8 +4,8 @@
 //! whatever the tile's height is: a row has the same bits alone and among others.
 
 use super::isa::{Isa, Kernel, LANES, math};
+use super::pack::BLOCK;
 use super::pack::{Blocks, Form, Packed, Q4_0, Q4_1, Q8_0};
-use crate::base::block::BLOCK;
 
 /// The left operand of a product.
 #[derive(Clone, Copy)]
