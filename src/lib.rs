@@ -11,6 +11,8 @@ pub mod cli;
 #[cfg(feature = "internals")]
 pub mod device;
 #[cfg(feature = "internals")]
+pub mod format;
+#[cfg(feature = "internals")]
 pub mod graph;
 #[cfg(feature = "internals")]
 pub mod kernel;
@@ -22,6 +24,8 @@ pub mod op;
 pub mod plan;
 #[cfg(feature = "internals")]
 pub mod reference;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "internals")]
 pub mod session;
 #[cfg(all(feature = "simulate", feature = "internals"))]
@@ -41,6 +45,8 @@ mod base;
 mod cli;
 #[cfg(not(feature = "internals"))]
 mod device;
+#[cfg(not(feature = "internals"))]
+mod format;
 #[cfg(not(feature = "internals"))]
 mod graph;
 #[cfg(not(feature = "internals"))]

@@ -1,11 +1,9 @@
-//! What every room shares: errors, element types, dimensions, shapes, layouts, quantised blocks and the
-//! description of a device's abilities. Pure data; imports nothing of the project.
+//! What every room shares: errors, element types, dimensions, shapes, layouts and the description of a device's
+//! abilities. Pure data; imports nothing of the project but how elements are stored.
 
 mod array;
-pub mod block;
 mod caps;
 mod dim;
-mod dtype;
 mod error;
 mod expr;
 mod layout;
@@ -15,10 +13,10 @@ mod shape;
 pub mod units;
 mod weights;
 
+pub use crate::format::{DType, TYPICAL};
 pub use array::{Array, Element};
 pub use caps::{AdapterKind, Caps, TEXELS};
 pub use dim::{Bindings, Dim, Var};
-pub use dtype::DType;
 pub use error::{DeviceFault, Error, Result};
 pub use expr::Expr;
 pub use layout::Layout;

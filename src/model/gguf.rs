@@ -5,9 +5,12 @@
 use super::tensor::{TensorInfo, TensorType};
 use crate::base::{Error, Result};
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 /// The deepest that arrays of arrays may nest.
 const MAX_DEPTH: usize = 4;
+/// The most files that a model may be split into.
+const MAX_PARTS: u64 = 10_000;
 /// The largest alignment that a file may ask for.
 const MAX_ALIGN: u64 = 1 << 20;
 
@@ -75,6 +78,8 @@ pub struct Gguf {
     /// In the file's order.
     pub metadata: Vec<(String, Value)>,
     pub tensors: Vec<TensorInfo>,
+    /// Where each key, its type and its value stand in the file.
+    pub entries: Vec<Range<usize>>,
     index: HashMap<String, usize>,
 }
 
@@ -109,9 +114,9 @@ impl Gguf {
         }
         let tensors = r.count("the number of tensors", 24)?;
         let keys = r.count("the number of metadata keys", 13)?;
-        let metadata = r.metadata(keys)?;
+        let (metadata, entries) = r.metadata(keys)?;
         let index = metadata.iter().enumerate().map(|(i, (k, _))| (k.clone(), i)).collect();
-        let mut gguf = Gguf { version, metadata, tensors: vec![], index };
+        let mut gguf = Gguf { version, metadata, tensors: vec![], entries, index };
         let align = gguf.alignment(path)?;
         gguf.tensors = r.tensors(tensors, align)?;
         check_overlaps(&gguf.tensors, path)?;
@@ -120,6 +125,26 @@ impl Gguf {
 
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.index.get(key).map(|&i| &self.metadata[i].1)
+    }
+
+    /// Which part of a model in several files this one is, counted from 0, and of how many; `None` for a whole one.
+    ///
+    /// # Errors
+    /// Numbers that no part has.
+    pub fn part(&self, path: &str) -> Result<Option<(u64, u64)>> {
+        let number = |key: &str| match self.get(key) {
+            None => Ok(None),
+            Some(v) => v
+                .int()
+                .and_then(|n| u64::try_from(n).ok())
+                .map(Some)
+                .ok_or_else(|| Error::file(path, format!("{key} is {v}, it must be a number of parts"))),
+        };
+        let (no, count) = (number("split.no")?.unwrap_or(0), number("split.count")?.unwrap_or(1));
+        if no >= count.max(1) || count > MAX_PARTS {
+            return Err(Error::file(path, format!("says that it is part {} of {count}, which cannot be", no + 1)));
+        }
+        Ok((count > 1).then_some((no, count)))
     }
 
     fn alignment(&self, path: &str) -> Result<u64> {
@@ -196,10 +221,12 @@ impl<'a> Reader<'a> {
         Ok(String::from_utf8_lossy(self.take(n, what)?).into_owned())
     }
 
-    fn metadata(&mut self, keys: usize) -> Result<Vec<(String, Value)>> {
-        let mut out = Vec::with_capacity(keys.min(4096));
+    #[allow(clippy::type_complexity)]
+    fn metadata(&mut self, keys: usize) -> Result<(Vec<(String, Value)>, Vec<Range<usize>>)> {
+        let (mut out, mut entries) = (Vec::with_capacity(keys.min(4096)), vec![]);
         let mut seen = HashSet::new();
         for i in 0..keys {
+            let start = self.at;
             let key = self.text(&format!("metadata key {i}"))?;
             if !seen.insert(key.clone()) {
                 return Err(self.error(format!("metadata key \"{key}\" is there twice")));
@@ -207,8 +234,9 @@ impl<'a> Reader<'a> {
             let ty = self.u32(&format!("the type of \"{key}\""))?;
             let value = self.value(ty, &key, 0)?;
             out.push((key, value));
+            entries.push(start..self.at);
         }
-        Ok(out)
+        Ok((out, entries))
     }
 
     fn value(&mut self, ty: u32, key: &str, depth: usize) -> Result<Value> {

@@ -57,15 +57,15 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
                 "tensor \"{name}\" {shape:?} of {dtype:?} does not fill its place from byte {from} to {to} of the data"
             )));
         }
-        let ty = match dtype {
-            Dtype::F32 => TensorType::Known(DType::F32),
-            Dtype::F16 => TensorType::Known(DType::F16),
-            Dtype::BF16 => TensorType::Bf16,
-            Dtype::I32 => TensorType::Other { name: "i32", block: 1, bytes: 4 },
-            Dtype::I64 => TensorType::Other { name: "i64", block: 1, bytes: 8 },
-            Dtype::F64 => TensorType::Other { name: "f64", block: 1, bytes: 8 },
-            Dtype::U8 | Dtype::I8 | Dtype::BOOL => TensorType::Other { name: "i8", block: 1, bytes: 1 },
-            other => return Err(wrong(format!("tensor \"{name}\" has the unknown type {other:?}"))),
+        // The names of plain types are those of formats.
+        let known = DType::named(&format!("{dtype:?}").to_lowercase()).filter(|d| d.is_float());
+        let ty = match (known, dtype) {
+            (Some(known), _) => TensorType::Known(known),
+            (None, Dtype::I32) => TensorType::Other { name: "i32", block: 1, bytes: 4 },
+            (None, Dtype::I64) => TensorType::Other { name: "i64", block: 1, bytes: 8 },
+            (None, Dtype::F64) => TensorType::Other { name: "f64", block: 1, bytes: 8 },
+            (None, Dtype::U8 | Dtype::I8 | Dtype::BOOL) => TensorType::Other { name: "i8", block: 1, bytes: 1 },
+            (None, other) => return Err(wrong(format!("tensor \"{name}\" has the unknown type {other:?}"))),
         };
         out.push(TensorInfo { name, ty, shape, offset: start + from, bytes: to - from });
     }

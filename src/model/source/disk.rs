@@ -2,6 +2,7 @@
 
 use super::{Bytes, MAX_SIDE, ModelSource, SIDE_FILES};
 use crate::base::{Error, Result};
+use crate::model::TensorInfo;
 use crate::model::gguf::Gguf;
 use crate::model::safetensors::{self, Index};
 use memmap2::Mmap;
@@ -27,17 +28,72 @@ impl ModelSource {
             ));
         }
         let gguf = Gguf::parse(&map, &text)?;
-        let tensors = gguf.tensors.clone();
-        let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), (i, 0))).collect();
-        Ok(ModelSource {
+        let mut source = ModelSource {
             path: path.into(),
-            bytes: Bytes::Mapped(vec![map]),
-            tensors,
-            index,
-            gguf: Some(gguf),
+            files: vec![],
+            bytes: Bytes::Mapped(vec![]),
+            tensors: vec![],
+            index: HashMap::new(),
+            gguf: None,
             side: HashMap::new(),
             ends: vec![],
-        })
+        };
+        let part = gguf.part(&text)?;
+        source.add_part(path, map, &gguf.tensors)?;
+        if let Some((no, count)) = part {
+            source.add_others(path, no, count)?;
+        }
+        source.gguf = Some(gguf);
+        Ok(source)
+    }
+
+    /// The other parts of a model whose first part is at `path`.
+    fn add_others(&mut self, path: &Path, no: u64, count: u64) -> Result<()> {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let ending = |i: u64| format!("-{:05}-of-{count:05}.gguf", i + 1);
+        let Some(stem) = name.strip_suffix(&ending(no)) else {
+            let what = format!("is part {} of {count}, but its name does not end in {}: rename it", no + 1, ending(no));
+            return Err(Error::file(path, what));
+        };
+        if no > 0 {
+            return Err(Error::file(path, format!("is part {} of {count}: open {stem}{}", no + 1, ending(0))));
+        }
+        for i in 1..count {
+            let other = path.with_file_name(format!("{stem}{}", ending(i)));
+            if !other.is_file() {
+                return Err(Error::file(&other, format!("is missing: it is part {} of {count} of the model", i + 1)));
+            }
+            let (map, text) = (map(&other)?, other.display().to_string());
+            let gguf = Gguf::parse(&map, &text)?;
+            if gguf.part(&text)? != Some((i, count)) {
+                return Err(Error::file(&other, format!("is not part {} of {count}, as its name says", i + 1)));
+            }
+            self.add_part(&other, map, &gguf.tensors)?;
+        }
+        Ok(())
+    }
+
+    fn add_part(&mut self, path: &Path, map: Mmap, tensors: &[TensorInfo]) -> Result<()> {
+        let number = self.files.len();
+        for t in tensors {
+            if self.index.insert(t.name.clone(), (self.tensors.len(), number)).is_some() {
+                return Err(Error::file(path, format!("tensor \"{}\" is in another part, too", t.name)));
+            }
+            self.tensors.push(t.clone());
+        }
+        self.files.push(path.into());
+        if let Bytes::Mapped(files) = &mut self.bytes {
+            files.push(map);
+        }
+        Ok(())
+    }
+
+    /// The first bytes of the first file.
+    pub fn head(&self) -> Option<&[u8]> {
+        match &self.bytes {
+            Bytes::Mapped(files) => files.first().map(|m| &m[..]),
+            Bytes::Stream(_) => None,
+        }
     }
 
     fn folder(path: &Path) -> Result<ModelSource> {
@@ -66,6 +122,7 @@ impl ModelSource {
         }
         let mut source = ModelSource {
             path: path.into(),
+            files: vec![],
             bytes: Bytes::Mapped(vec![]),
             tensors: vec![],
             index: HashMap::new(),
