@@ -4,11 +4,12 @@ mod common;
 
 use common::{Found, device};
 use std::sync::Arc;
-use warpweft::base::{AdapterKind, Array, Bindings, Caps, DType, Type};
+use warpweft::base::{Array, Bindings, Caps, DType};
 use warpweft::device::Gpu;
-use warpweft::kernel::matmul::{Form, VARIANTS};
-use warpweft::op::{self, Attrs, Case, Fill, OpDef, Within};
-use warpweft::plan::{Options, Plan, plan};
+use warpweft::kernel::Kernel;
+use warpweft::kernel::matmul::{Form, VARIANTS, Variant};
+use warpweft::op::{self, OpDef, Within};
+use warpweft::plan::{Options, plan};
 use warpweft::reference::Interpreter;
 use warpweft::reference::sample::{CaseGraph, case_graph};
 
@@ -41,8 +42,20 @@ fn compare(what: &str, within: Within, got: &[f64], want: &[f64]) {
 }
 
 /// Holds every case of an op on the device to the reference; `see` looks at each first.
-fn hold(gpu: &Arc<Gpu>, def: &'static OpDef, options: &Options, how: &str, mut see: impl FnMut(&str, &CaseGraph)) {
-    for (i, case) in (def.cases)().iter().enumerate() {
+fn hold(gpu: &Arc<Gpu>, def: &'static OpDef, options: &Options, how: &str, see: impl FnMut(&str, &CaseGraph)) {
+    hold_some(gpu, def, options, how, |_| true, see);
+}
+
+/// The same for some of the cases, by their numbers.
+fn hold_some(
+    gpu: &Arc<Gpu>,
+    def: &'static OpDef,
+    options: &Options,
+    how: &str,
+    which: impl Fn(usize) -> bool,
+    mut see: impl FnMut(&str, &CaseGraph),
+) {
+    for (i, case) in (def.cases)().iter().enumerate().filter(|(i, _)| which(*i)) {
         let graph = case_graph(def, case, 1000 + i as u64).unwrap();
         let what = format!("{} case {i} {:?} {how}", def.name, case.types());
         see(&what, &graph);
@@ -114,6 +127,35 @@ fn sums_over_subgroups_equal_the_reference() {
     assert!(planned >= 5, "only {planned} cases sum over subgroups");
 }
 
+/// Whether a kernel was filled for this variant.
+fn is_of(kernel: &Kernel, v: &Variant) -> bool {
+    let number = |name: &str, n: u32| kernel.number(name) == Some(&format!("{n}u"));
+    match v.form {
+        Form::Tiled => number("BM", v.bm) && number("BN", v.bn) && number("LANES", v.tile().lanes()),
+        Form::Rows => number("TM", v.tm) && number("TN", v.tn),
+        Form::Vector => kernel.name() == "matvec" && number("ALONG", 64 * v.tn / v.bn),
+        Form::Subgroup => kernel.name() == "matvec_subgroup",
+    }
+}
+
+#[test]
+fn every_variant_of_the_table_equals_the_reference() {
+    let Found::Device(gpu) = device(None) else { return };
+    for (number, variant) in VARIANTS.iter().enumerate().filter(|(_, v)| v.requires(gpu.caps())) {
+        let mut options = Options::for_caps(gpu.caps());
+        options.tuning.serial = variant.form == Form::Rows;
+        options.tuning.prefer(variant.name);
+        let mut planned = 0;
+        // What compiles for seconds on a CPU takes its turn with the cases; its text differs from the others' by numbers only.
+        let which = |case: usize| variant.tm * variant.tn < 32 || case % 6 == number % 6;
+        hold_some(&gpu, &op::MATMUL, &options, variant.name, which, |_, case| {
+            let plan = plan(&case.graph, gpu.caps(), &options).unwrap();
+            planned += plan.kernels.iter().filter(|k| is_of(k, variant)).count();
+        });
+        assert!(planned >= 2, "{}: only {planned} products were planned", variant.name);
+    }
+}
+
 #[test]
 fn every_op_runs_within_the_floor_that_all_devices_have() {
     let Found::Device(gpu) = device(Some(&Caps::FLOOR)) else { return };
@@ -121,66 +163,4 @@ fn every_op_runs_within_the_floor_that_all_devices_have() {
     for def in chosen() {
         hold(&gpu, def, &options, "at the floor", |_, _| {});
     }
-}
-
-/// A device whose grids end at `grid` workgroups, with subgroups where it has them.
-fn short_of_groups(grid: u32) -> Option<Arc<Gpu>> {
-    let Found::Device(whole) = device(None) else { return None };
-    let caps = Caps { grid, subgroup: whole.caps().subgroup, kind: whole.caps().kind, ..Caps::FLOOR };
-    match device(Some(&caps)) {
-        Found::Device(gpu) => Some(gpu),
-        Found::Skipped => None,
-    }
-}
-
-fn is_folded(plan: &Plan) -> bool {
-    plan.kernels.iter().any(|k| k.source().unwrap().contains("let nx"))
-}
-
-#[test]
-fn products_whose_grids_are_folded_equal_the_reference() {
-    let Some(gpu) = short_of_groups(16) else { return };
-    for (how, serial, subgroups) in [("rows", true, false), ("vector", false, false), ("subgroups", false, true)] {
-        let mut options = Options::for_caps(gpu.caps());
-        options.tuning.serial = serial;
-        if subgroups && gpu.caps().subgroup > 0 {
-            common::by_subgroups(&mut options);
-        }
-        let mut folded = 0;
-        hold(&gpu, &op::MATMUL, &options, &format!("by {how} with grids of 16"), |_, case| {
-            folded += is_folded(&plan(&case.graph, gpu.caps(), &options).unwrap()) as usize;
-        });
-        assert!(folded > 2, "by {how}: only {folded} products are folded");
-    }
-}
-
-#[test]
-fn products_beyond_the_grid_that_all_devices_have_are_whole() {
-    let Some(gpu) = short_of_groups(Caps::FLOOR.grid) else { return };
-    let normal = |shape: &[i64], dtype| (Type::new(dtype, shape), Fill::Normal);
-    let rows = Attrs::Matmul { ta: false, tb: true };
-    // Columns beyond what a row of workgroups makes, in each form; then a batch beyond it.
-    let wide = (65_535 * 8 + 9, 32, DType::Q4_0);
-    let forms = [Form::Vector, Form::Subgroup, Form::Rows, Form::Tiled];
-    for form in forms.into_iter().filter(|f| *f != Form::Subgroup || gpu.caps().subgroup > 0) {
-        let (n, k, dtype) = if form == Form::Tiled { (65_535 * 64 + 9, 1, DType::F32) } else { wide };
-        let case = Case::new(vec![normal(&[1, k], DType::F32), normal(&[n, k], dtype)], rows.clone());
-        beyond(&gpu, &case, form);
-    }
-    let batch = vec![normal(&[65_537, 2, 3], DType::F32), normal(&[65_537, 3, 2], DType::F32)];
-    beyond(&gpu, &Case::new(batch, Attrs::Matmul { ta: false, tb: false }), Form::Tiled);
-}
-
-fn beyond(gpu: &Arc<Gpu>, case: &Case, form: Form) {
-    let mut options = Options::for_caps(gpu.caps());
-    (options.tuning.serial, options.tuning.texels) = (false, false);
-    options.tuning.prefer(VARIANTS.iter().position(|v| v.form == form).unwrap());
-    let graph = case_graph(&op::MATMUL, case, 7).unwrap();
-    // Software adapters take large weights in slices: here they are to be one.
-    let caps = Caps { kind: AdapterKind::Discrete, ..gpu.caps().clone() };
-    let mut planned = plan(&graph.graph, &caps, &options).unwrap();
-    let what = format!("{:?} by {form:?}", case.types());
-    assert!(is_folded(&planned), "{what}: its grid is not folded");
-    let got = common::run_changed(gpu, &graph, &options, &mut |p| std::mem::swap(p, &mut planned)).unwrap();
-    compare(&what, op::MATMUL.within, &numbers(&got), &reference(&graph));
 }

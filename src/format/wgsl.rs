@@ -41,6 +41,6 @@ pub struct Store {
 
 pub struct Blocks {
     pub text: &'static str,
-    /// Whether any offset is not zero.
+    /// Whether any offset is not zero. Then no byte is negative.
     pub offset: bool,
 }

@@ -5,63 +5,13 @@ use crate::base::{DType, TEXELS};
 use crate::format::{Plain, Planes, RUN, Wgsl};
 use std::fmt::Write;
 
-pub static TILED: Template = Template { name: "matmul", source: include_str!("../../shaders/matmul.wgsl") };
-pub static ROWS: Template = Template { name: "matmul_rows", source: include_str!("../../shaders/matmul_rows.wgsl") };
-pub static VECTOR: Template = Template { name: "matvec", source: include_str!("../../shaders/matvec.wgsl") };
-/// The same text, whose lanes add up by [`SUBGROUP_SUMS`].
-pub static SUBGROUP: Template = Template { name: "matvec_subgroup", source: VECTOR.source };
-/// Fills the hole `sums`.
-pub static SUBGROUP_SUMS: &str = include_str!("../../shaders/shared/subgroup_sums.wgsl");
+pub use super::variants::{Form, VARIANTS, Variant};
 
+pub static ROWS: Template = Template { name: "matmul_rows", source: include_str!("../../shaders/matmul_rows.wgsl") };
 /// Fills the hole `entry` of [`ROWS`] where tiles are made with broadcasts.
 pub static SUBGROUP_ROWS: &str = include_str!("../../shaders/shared/subgroup_rows.wgsl");
 /// Lanes of a workgroup of the rows form, one vector of a CPU: small workgroups keep all cores busy.
 pub const ROWS_LANES: u32 = 8;
-
-/// How the work is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// Tiles of both operands staged in workgroup memory; any strides and sizes.
-    Tiled,
-    /// A register tile an invocation, no barriers: what wins where shaders run on a CPU.
-    Rows,
-    /// A workgroup for a few outputs, lanes along k: few rows of the left operand on a GPU.
-    Vector,
-    /// The same with sums over subgroups, where the device has them.
-    Subgroup,
-}
-
-/// One row of the tuner's table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Variant {
-    pub form: Form,
-    /// Rows and columns of outputs that one invocation (tiled, rows) or workgroup (vector, subgroup) makes.
-    pub tm: u32,
-    pub tn: u32,
-}
-
-/// All variants; a plan's tuning holds indices into this table.
-pub const VARIANTS: &[Variant] = &[
-    Variant { form: Form::Tiled, tm: 4, tn: 4 },
-    Variant { form: Form::Vector, tm: 1, tn: 4 },
-    Variant { form: Form::Rows, tm: 1, tn: 1 },
-    Variant { form: Form::Rows, tm: 1, tn: 2 },
-    Variant { form: Form::Rows, tm: 1, tn: 4 },
-    Variant { form: Form::Rows, tm: 4, tn: 2 },
-    Variant { form: Form::Rows, tm: 4, tn: 4 },
-    Variant { form: Form::Rows, tm: 8, tn: 2 },
-    Variant { form: Form::Rows, tm: 8, tn: 4 },
-    Variant { form: Form::Rows, tm: 8, tn: 8 },
-    Variant { form: Form::Rows, tm: 4, tn: 8 },
-    Variant { form: Form::Vector, tm: 1, tn: 1 },
-    Variant { form: Form::Rows, tm: 4, tn: 1 },
-    Variant { form: Form::Rows, tm: 8, tn: 1 },
-    Variant { form: Form::Subgroup, tm: 1, tn: 1 },
-    Variant { form: Form::Subgroup, tm: 1, tn: 4 },
-    Variant { form: Form::Rows, tm: 1, tn: 8 },
-    Variant { form: Form::Rows, tm: 16, tn: 2 },
-    Variant { form: Form::Rows, tm: 16, tn: 4 },
-];
 
 /// Sizes of uniform bindings for the left operand; the last is what every device binds.
 pub const UNIFORM_BYTES: [u64; 2] = [16 << 10, 64 << 10];
@@ -78,7 +28,7 @@ pub struct Right {
 
 impl Right {
     /// How the elements are read.
-    fn wgsl(self) -> &'static Wgsl {
+    pub(super) fn wgsl(self) -> &'static Wgsl {
         // A product's operands are floats: the op table refuses others.
         self.dtype.format().float().map_or(&F32_WGSL, |f| &f.wgsl)
     }
@@ -95,7 +45,24 @@ impl Right {
     /// Functions that all forms load it by: `b_at(i)`, element `i` of the binding, and what the format makes of it: of plain
     /// types `four(i)` or, in the tiled form, `plain_at(i)`; of blocks what [`Wgsl::Blocks`] says, and `value(r, j, i)`.
     pub fn access(self, form: Form) -> String {
-        let (element, beside) = self.elements(form);
+        let mut t = self.access_as(self.elements(form));
+        match self.wgsl() {
+            Wgsl::Plain(p) if form == Form::Tiled => {
+                let per_word = 4 / self.dtype.block_bytes();
+                let pick = (p.pick)("w", "i");
+                let _ = writeln!(t, "fn plain_at(i: u32) -> f32 {{ let w = b_at(i / {per_word}u); return {pick}; }}");
+            }
+            Wgsl::Plain(p) => {
+                let widen = (p.widen)("w");
+                let _ = writeln!(t, "fn four(i: u32) -> vec4<f32> {{ let w = b_at(i); return {widen}; }}");
+            }
+            Wgsl::Blocks(_) => {}
+        }
+        t
+    }
+
+    /// `b_at(i)` for elements of these types, and what the format says of blocks.
+    pub fn access_as(self, (element, beside): (&'static str, Option<&'static str>)) -> String {
         let load = match (self.texels, element) {
             (false, _) => "return b[i];",
             (true, "vec4<f32>") => "return bitcast<vec4<f32>>(texel(i));",
@@ -112,31 +79,20 @@ impl Right {
             );
         }
         let _ = writeln!(t, "fn b_at(i: u32) -> {element} {{ {load} }}");
-        match self.wgsl() {
-            Wgsl::Plain(p) if form == Form::Tiled => {
-                let per_word = 4 / self.dtype.block_bytes();
-                let pick = (p.pick)("w", "i");
-                let _ = writeln!(t, "fn plain_at(i: u32) -> f32 {{ let w = b_at(i / {per_word}u); return {pick}; }}");
+        if let Wgsl::Blocks(blocks) = self.wgsl() {
+            if beside.is_some() {
+                let word = if self.texels { "texel(i / 4u)[i % 4u]" } else { "s[i]" };
+                let _ = writeln!(t, "fn s_at(i: u32) -> u32 {{ return {word}; }}");
+                t += HALF_AT;
             }
-            Wgsl::Plain(p) => {
-                let widen = (p.widen)("w");
-                let _ = writeln!(t, "fn four(i: u32) -> vec4<f32> {{ let w = b_at(i); return {widen}; }}");
-            }
-            Wgsl::Blocks(blocks) => {
-                if beside.is_some() {
-                    let word = if self.texels { "texel(i / 4u)[i % 4u]" } else { "s[i]" };
-                    let _ = writeln!(t, "fn s_at(i: u32) -> u32 {{ return {word}; }}");
-                    t += HALF_AT;
-                }
-                t += blocks.text;
-                t += VALUE;
-            }
+            t += blocks.text;
+            t += VALUE;
         }
         t
     }
 
-    /// Whether blocks have offsets beside factors.
-    fn offset(self) -> bool {
+    /// Whether blocks have offsets beside factors, and no byte of theirs is negative.
+    pub(super) fn offset(self) -> bool {
         matches!(self.wgsl(), Wgsl::Blocks(b) if b.offset)
     }
 }
@@ -174,42 +130,6 @@ pub fn load_b(right: Right) -> String {
         ),
     };
     format!("fn load_b(base: u32, k: u32, n: u32) -> f32 {{\n    {body}\n}}\n")
-}
-
-/// `load_a(at)`: one element of the left operand, for the tiled form.
-pub fn load_a(dtype: DType) -> String {
-    let per_word = 4 / dtype.block_bytes();
-    let pick = dtype.plain().map_or("w".into(), |p| (p.pick)("w", "at"));
-    format!("fn load_a(at: u32) -> f32 {{ let w = a[at / {per_word}u]; return {pick}; }}\n")
-}
-
-/// `block_dot(row, kb, x0)`: the dot product of [`RUN`] weights with as many elements of `a`, for the vector form.
-pub fn block_dot(right: Right) -> String {
-    let mut t = format!(
-        "fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {{\n    let at = n * (p.k / {RUN}u) + kb;\n    var sum = 0.0;\n"
-    );
-    match right.wgsl() {
-        Wgsl::Blocks(_) => {
-            t += "    let r = run_at(at, vec2<u32>(p.s0, p.s1));\n";
-            for j in 0..RUN / 8 {
-                let _ = write!(
-                    t,
-                    "    {{ let q = packed(r, {j}u); let s = scale(r, {j}u); let x = a[x0 + {}u]; let y = a[x0 + {}u];\n      sum += (dot(vec4<f32>(unpack4xI8(q.x)), x) + dot(vec4<f32>(unpack4xI8(q.y)), y)) * s.x",
-                    2 * j,
-                    2 * j + 1
-                );
-                t += if right.offset() { " + dot(x + y, vec4<f32>(s.y)); }\n" } else { "; }\n" };
-            }
-        }
-        Wgsl::Plain(_) => {
-            let fours = RUN / 4;
-            let _ = writeln!(
-                t,
-                "    for (var j = 0u; j < {fours}u; j++) {{ sum += dot(four(at * {fours}u + j), a[x0 + j]); }}"
-            );
-        }
-    }
-    t + "    return sum;\n}\n"
 }
 
 /// The inner loop of the rows form: `tile(m0, n0, za, zb, z, lane)` computes and stores TM × TN outputs in registers. With

@@ -69,6 +69,8 @@ fn cases() -> Vec<Case> {
         ([1, 576], [576, 96]),
         ([70, 40], [40, 128]),
         ([300, 64], [64, 24]),
+        ([7, 96], [96, 34]),
+        ([33, 1030], [1030, 20]),
     ];
     for (a, b) in plain {
         cases.push(Case::new(vec![normal(a), normal(b)], Attrs::Matmul { ta: false, tb: false }));
@@ -89,7 +91,16 @@ fn cases() -> Vec<Case> {
     let rows = Attrs::Matmul { ta: false, tb: true };
     for dtype in DType::weights().filter(|d| *d != DType::F32) {
         let whole = |k: usize| k.next_multiple_of(dtype.block()) as i64;
-        for (m, n, k) in [(1, 17, 64), (1, 129, 1088), (2, 5, 2144), (3, 33, 96), (37, 100, 64), (130, 3, 32)] {
+        for (m, n, k) in [
+            (1, 17, 64),
+            (1, 129, 1088),
+            (2, 5, 2144),
+            (3, 33, 96),
+            (37, 100, 64),
+            (130, 3, 32),
+            (7, 35, 96),
+            (20, 12, 1536),
+        ] {
             let k = whole(k);
             cases.push(Case::new(vec![normal([m, k]), (of(dtype, [n, k]), Fill::Normal)], rows.clone()));
         }

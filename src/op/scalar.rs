@@ -78,7 +78,7 @@ ops! {
     MAXIMUM = arithmetic!("maximum", "The larger of x and y, element by element; operands broadcast.", "max(x, y)", f64::max, grad::maximum, Within::EXACT, Fill::Ties, shard::pointwise);
     MINIMUM = arithmetic!("minimum", "The smaller of x and y, element by element; operands broadcast.", "min(x, y)", f64::min, grad::minimum, Within::EXACT, Fill::Ties, shard::pointwise);
     EQ = compare!("eq", "x = y as bool, element by element; operands broadcast.", "select(0u, 1u, x == y)", f64::eq);
-    NE = compare!("ne", "x ≠ y as bool, element by element; operands broadcast.", "select(0u, 1u, x != y)", f64::ne);
+    NE = compare!("ne", "x ≠ y as bool, element by element; operands broadcast.", "select(1u, 0u, x == y)", f64::ne);
     LT = compare!("lt", "x < y as bool, element by element; operands broadcast.", "select(0u, 1u, x < y)", f64::lt);
     LE = compare!("le", "x ≤ y as bool, element by element; operands broadcast.", "select(0u, 1u, x <= y)", f64::le);
     GT = compare!("gt", "x > y as bool, element by element; operands broadcast.", "select(0u, 1u, x > y)", f64::gt);

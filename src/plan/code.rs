@@ -1,7 +1,7 @@
 //! WGSL for fused expressions: each node is evaluated at coordinates, views only change the coordinates.
 
-use super::BufferId;
 use super::fuse::{Fusion, resolve};
+use super::{BufferId, Param};
 use crate::base::{DType, Dim, Expr, Layout, Shape};
 use crate::graph::{Graph, Source};
 use crate::kernel::FUNCTIONS;
@@ -49,7 +49,7 @@ pub struct Code<'a> {
     /// Where stored values lie.
     places: &'a HashMap<Value, BufferId>,
     pub bound: Vec<Bound>,
-    pub params: Vec<(String, Expr)>,
+    pub params: Vec<(String, Param)>,
     text: String,
     names: HashMap<(Value, Coord), String>,
     axes: HashMap<(String, Shape), Vec<String>>,
@@ -156,11 +156,16 @@ impl<'a> Code<'a> {
         if let Some(n) = e.known() {
             return format!("{}u", n.max(0));
         }
-        if let Some((name, _)) = self.params.iter().find(|(_, x)| x == e) {
+        self.field(Param::U(e.clone()))
+    }
+
+    /// The field of the parameter block that holds this number.
+    fn field(&mut self, param: Param) -> String {
+        if let Some((name, _)) = self.params.iter().find(|(_, known)| *known == param) {
             return format!("p.{name}");
         }
         let name = format!("u{}", self.params.len());
-        self.params.push((name.clone(), e.clone()));
+        self.params.push((name.clone(), param));
         format!("p.{name}")
     }
 
@@ -447,7 +452,7 @@ impl<'a> Code<'a> {
     }
 
     fn signed(&mut self, d: &Dim) -> String {
-        self.param(&Expr::from(*d))
+        self.field(Param::I(Expr::from(*d)))
     }
 
     /// Runs `write` inside a block: names made there are not known after it.

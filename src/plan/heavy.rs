@@ -3,12 +3,12 @@
 use super::code::{Bound, Coord, Space, scalar_type};
 use super::fuse::resolve;
 use super::lower::{Lower, interface};
-use super::{BufferId, Ceil, Dispatch, Param};
-use crate::base::{DType, DeviceFault, Error, Expr, Layout, Result, Shape};
+use super::{BufferId, Ceil, Dispatch, Param, attend};
+use crate::base::{AdapterKind, DType, DeviceFault, Error, Expr, Layout, Result, Shape};
 use crate::format::Planes;
 use crate::graph::{Graph, Source};
 use crate::kernel::matmul::{Form, Right};
-use crate::kernel::{Kernel, Template, attention, matmul, row};
+use crate::kernel::{Kernel, Template, attention, matmul, row, turns};
 use crate::op::{Attrs, Body, Fused, Primitive, Reduce, Value};
 
 /// Whether the kernel of `v` can read operand `index` under `layout`, and should.
@@ -126,13 +126,21 @@ fn emit_rows(l: &mut Lower, v: Value, fused: Fused, attrs: &Attrs, args: &[Value
     let shape = &operands[0].shape;
     let cols = Expr::from(shape[shape.rank() - 1]);
     let rows = Expr::product(&shape[..shape.rank() - 1]);
-    let (mut kernel, per_group) = row::kernel(template, l.options.tuning.serial);
-    if fused == Fused::LogSoftmax {
+    let serial = l.options.tuning.serial && cols.bound() <= turns::LONG / 3;
+    let whole = cols.divisible_by(4) && operands.iter().all(|o| o.layout.offset.divisible_by(4));
+    let log = fused == Fused::LogSoftmax;
+    let wide = (!serial && whole).then(|| row::wide(template, cols.bound(), log, l.caps.subgroup >= 4)).flatten();
+    let element = if wide.is_some() { "vec4<f32>" } else { "f32" };
+    let (mut kernel, per_group) = match wide {
+        Some(kernel) => (kernel, 1),
+        None => row::kernel(template, serial),
+    };
+    if log && element == "f32" {
         kernel = kernel.set("LOG", 1);
     }
     let names = ["x", "w", "b"];
-    let mut bounds: Vec<Bound> = operands.iter().zip(names).map(|(o, n)| bound(n, o.buffer, "f32", false)).collect();
-    bounds.push(bound("y", l.buffers(v)[0], "f32", true));
+    let mut bounds: Vec<Bound> = operands.iter().zip(names).map(|(o, n)| bound(n, o.buffer, element, false)).collect();
+    bounds.push(bound("y", l.buffers(v)[0], element, true));
     let mut params = vec![u("rows", rows.clone()), u("cols", cols), u("y0", 0)];
     params.extend(operands.iter().zip(["x0", "w0", "b0"]).map(|(o, n)| u(n, o.layout.offset.clone())));
     if let Attrs::Norm { eps } = attrs {
@@ -179,19 +187,34 @@ fn emit_reduce(l: &mut Lower, anchor: Value, root: Value, kind: Reduce, attrs: &
         Reduce::Min => 3,
         Reduce::Argmax => 4,
     };
-    let kernel = Kernel::new(&crate::kernel::REDUCE)
-        .set("KIND", number)
-        .hole("interface", text)
-        .hole("body", code.helpers.clone() + &load + &finish);
+    // Lanes along what is reduced, where that is long beside the number of outputs or where it lies side by side.
+    let (many, len) = (outer.count().bound(), inner.count().bound());
+    let inward = reduced.last().is_some_and(|axis| axis + 1 == shape.rank());
+    let together = match l.options.tuning.serial {
+        true => len > turns::LONG,
+        false => len >= 256 && many < 4096 || inward && len >= 32,
+    };
+    let mut kernel = Kernel::new(&crate::kernel::REDUCE);
+    if together {
+        kernel = kernel.hole("form", crate::kernel::WORKGROUP_REDUCE);
+    }
+    let kernel =
+        kernel.set("KIND", number).hole("interface", text).hole("body", code.helpers.clone() + &load + &finish);
     let n = outer.count();
     let mut params = vec![u("n", n.clone()), u("len", inner.count()), u("y0", 0)];
-    params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
+    params.extend(code.params.iter().cloned());
     let bytes = reads + n.clone() * 4;
     launch(
         l,
         anchor,
         root,
-        Launch { kernel, bound: code.bound, params, grid: [ceil(n, 64), ceil(1, 1), ceil(1, 1)], bytes },
+        Launch {
+            kernel,
+            bound: code.bound,
+            params,
+            grid: [ceil(n, if together { 1 } else { 64 }), ceil(1, 1), ceil(1, 1)],
+            bytes,
+        },
     );
     Ok(())
 }
@@ -205,9 +228,11 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
     let pieces = l.buffers(table.base);
     let mut row0 = 0u64;
     let all = Expr::from(table.shape[0]);
+    let split = pieces.len() > 1;
     for buffer in pieces {
         let rows = match &l.plan.buffer(buffer).role {
-            super::Role::Weight { rows, .. } => Expr::new(rows.len() as i64),
+            // A table in several pieces is the whole weight; one in a single piece may be a view of it.
+            super::Role::Weight { rows, .. } if split => Expr::new(rows.len() as i64),
             _ => all.clone(),
         };
         let mut bounds = vec![bound("ids", ids.buffer, "u32", false), bound("y", l.buffers(v)[0], "f32", true)];
@@ -271,7 +296,6 @@ fn emit_expert_matmul(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) ->
             bound("y", l.buffers(v)[0], "f32", true),
         ];
         let right = Right { dtype: w.dtype, rows: true, texels: l.plan.buffer(buffer).texels };
-        let beside = beside_at(l, right.dtype, buffer, k.bound());
         bounds.extend(right_bounds(l, right, buffer, k.bound(), Form::Tiled));
         let names = [
             "n", "slots", "outs", "k", "first0", "x0", "x_row", "x_slot", "x_col", "y0", "row0", "rows", "all", "b0",
@@ -281,6 +305,7 @@ fn emit_expert_matmul(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) ->
             + &right.access(Form::Tiled)
             + &matmul::load_b(right)
             + "fn element(row: u32, i: u32) -> f32 { return load_b(p.b0, i, row); }\n";
+        let beside = beside_at(l, right.dtype, buffer, k.bound());
         let kernel = Kernel::new(&crate::kernel::EXPERT_MATMUL).hole("table", text);
         let params = vec![
             u("n", n.clone()),
@@ -322,21 +347,51 @@ fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
         bound("y", l.buffers(v)[0], "f32", true),
     ];
     let params = vec![
-        u("n", n.clone()),
         u("rows", shape[0]),
         u("width", width),
         u("ids0", ids.layout.offset.clone()),
         u("x0", x.layout.offset.clone()),
     ];
-    let bytes = (x.shape.count() + n + shape.count()) * 4;
+    let bytes = (x.shape.count() + n.clone() + shape.count()) * 4;
     let grid = [ceil(shape.count(), 64), ceil(1, 1), ceil(1, 1)];
-    launch(l, v, v, Launch { kernel: Kernel::new(&crate::kernel::SCATTER_ADD), bound: bounds, params, grid, bytes });
+    // Ids go in parts where one walk would be too long; of an unknown number, parts are those that its bound asks for.
+    let whole = if l.caps.kind == AdapterKind::Software { n.bound().max(1).min(turns::LONG) } else { n.bound().max(1) };
+    let known = n.known();
+    if known.is_none() && n.bound() > whole {
+        let what = format!(
+            "\"{}\" scatters up to {} rows: this adapter takes {whole} where their number is not fixed",
+            l.graph.node(v).name,
+            n.bound()
+        );
+        return Err(Error::device(DeviceFault::Limit, "scatter_add", what));
+    }
+    for first in (0..n.bound().max(1)).step_by(whole as usize) {
+        let mut params = params.clone();
+        let part = known.map_or(n.clone(), |all| Expr::new((all - first as i64).clamp(0, whole as i64)));
+        params.extend([u("first", first as i64), u("n", part)]);
+        let kernel = Kernel::new(&crate::kernel::SCATTER_ADD);
+        let (bound, grid) = (bounds.clone(), grid.clone());
+        let of = n.bound().max(1) as i64;
+        let share = first as i64..(first + whole).min(of as u64) as i64;
+        launch(l, v, v, Launch { kernel, bound, params, grid, bytes: bytes.portion(share.clone(), of) });
+        l.share(|flops| flops.portion(share.clone(), of));
+    }
     Ok(())
 }
 
 /// The bindings of a table or right operand with rows of `row` elements in one buffer.
 pub(super) fn right_bounds(l: &Lower, right: Right, buffer: BufferId, row: u64, form: Form) -> Vec<Bound> {
-    let (element, beside) = right.elements(form);
+    right_bounds_as(l, right, buffer, row, right.elements(form))
+}
+
+/// The same, with elements of these types.
+pub(super) fn right_bounds_as(
+    l: &Lower,
+    right: Right,
+    buffer: BufferId,
+    row: u64,
+    (element, beside): (&'static str, Option<&'static str>),
+) -> Vec<Bound> {
     let mut b = bound("b", buffer, element, false);
     if right.texels {
         return vec![Bound { space: Space::Texels, ..b }];
@@ -386,9 +441,8 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         mask: o.get(3).filter(|_| !how.sinks).map(|m| m.dtype == DType::Bool),
         softcap: how.softcap.is_some(),
         sinks: how.sinks,
-        serial: l.options.tuning.serial,
+        serial: l.options.tuning.serial && k[1].bound() as u64 <= attention::serial_keys(width),
     };
-    let (kernel, per_group) = attention::kernel(spec);
     let mut bounds: Vec<Bound> = o.iter().zip(["q", "k", "v"]).map(|(x, n)| bound(n, x.buffer, "f32", false)).collect();
     bounds.push(bound("y", l.buffers(v)[0], "f32", true));
     let mut params = vec![
@@ -432,6 +486,12 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         u("mask_row", at(Some(2))),
         u("mask_key", at(Some(3))),
     ]);
+    if !spec.serial && attend::fits(&o) {
+        let mask = (bounds.len() > 4).then(|| bounds.remove(4));
+        attend::emit(l, v, attend::Attention { operands: &o, holes: attention::holes(spec), params, mask });
+        return Ok(());
+    }
+    let (kernel, per_group) = attention::kernel(spec);
     let queries = Expr::from(q[0]) * Expr::from(q[1]) * Expr::from(q[2]);
     let bytes = o.iter().fold(q.count() * 4, |sum, x| sum + read_bytes(x));
     launch(

@@ -47,6 +47,7 @@ pub fn plan(graph: &Graph, caps: &Caps, options: &Options) -> Result<Plan> {
     lower.flush()?;
     let mut plan = lower.plan;
     memory::assign(&mut plan, options.keep_values);
+    super::verify(&plan, caps)?;
     Ok(plan)
 }
 
@@ -111,6 +112,7 @@ impl Places {
         let limit = caps.binding_bytes.min(caps.buffer_bytes);
         let dims = ty.shape.known().ok_or_else(|| Error::op("weight", name, format!("{} is not known", ty.shape)))?;
         let rows = dims.first().copied().unwrap_or(1);
+        let by_rows = graph.is_read_by_rows(v);
         let bytes_of = |rows: usize| {
             let mut shape = ty.shape.clone();
             shape.0.iter_mut().take(1).for_each(|d| *d = rows.into());
@@ -125,7 +127,15 @@ impl Places {
                 return Err(Error::device(DeviceFault::Limit, "weight", what));
             }
         }
-        if caps.kind == AdapterKind::Software && graph.is_read_by_rows(v) {
+        // Only what reads a weight row by row may find it in pieces.
+        if most < rows && !by_rows {
+            let what = format!(
+                "weight \"{name}\" {ty} takes {} bytes, this device binds at most {limit}: only gathers of its rows and products with them read it in pieces, and something else reads it",
+                bytes_of(rows)
+            );
+            return Err(Error::device(DeviceFault::Limit, "weight", what));
+        }
+        if caps.kind == AdapterKind::Software && by_rows {
             let slice = MOST_ELEMENTS / dims.get(1).copied().unwrap_or(1).max(1) / 64 * 64;
             most = most.min(slice.max(64));
         }
@@ -437,7 +447,7 @@ impl<'a> Lower<'a> {
         let group = if self.options.tuning.serial { SERIAL_GROUP } else { MAP_GROUP };
         let kernel = Kernel::new(&MAP).set("WG", group).hole("interface", interface).hole("body", body);
         let args = map.code.bound.iter().map(|b| self.arg(b)).collect();
-        let params = map.code.params.iter().map(|(n, e)| (n.clone(), Param::U(e.clone()))).collect();
+        let params = map.code.params.clone();
         let one = || Ceil { n: Expr::new(1), by: 1 };
         let grid = [Ceil { n: map.count.clone(), by: group }, one(), one()];
         let bytes = map.code.read_bytes() + map.written;
@@ -532,7 +542,7 @@ impl<'a> Lower<'a> {
 }
 
 /// The bindings and the parameter block of a generated kernel. `fixed` fields come first.
-pub fn interface(bound: &[Bound], params: &[(String, Expr)], fixed: &[&str]) -> String {
+pub fn interface(bound: &[Bound], params: &[(String, Param)], fixed: &[&str]) -> String {
     let mut out = String::new();
     if !params.is_empty() || !fixed.is_empty() {
         let fields = fixed.iter().map(|f| f.to_string()).chain(params.iter().map(|(n, _)| n.clone()));

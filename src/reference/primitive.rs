@@ -154,11 +154,17 @@ impl<T: Real> Call<'_, T> {
             match kind {
                 Reduce::Sum => items.sum(),
                 Reduce::Mean => items.sum::<f64>() / steps.len() as f64,
-                Reduce::Max => items.fold(f64::NEG_INFINITY, f64::max),
-                Reduce::Min => items.fold(f64::INFINITY, f64::min),
+                // A NaN wins, whichever is asked for.
+                Reduce::Max => items.fold(f64::NEG_INFINITY, |b, v| if v > b || v.is_nan() { v } else { b }),
+                Reduce::Min => items.fold(f64::INFINITY, |b, v| if v < b || v.is_nan() { v } else { b }),
                 Reduce::Argmax => {
-                    items.enumerate().fold((0, f64::NEG_INFINITY), |b, (i, v)| if v > b.1 { (i, v) } else { b }).0
-                        as f64
+                    items
+                        .enumerate()
+                        .fold(
+                            (0, f64::NEG_INFINITY),
+                            |b, (i, v)| if v > b.1 || (v.is_nan() && !b.1.is_nan()) { (i, v) } else { b },
+                        )
+                        .0 as f64
                 }
             }
         };

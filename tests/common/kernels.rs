@@ -44,8 +44,8 @@ fn of_cases(caps: &Caps, options: &mut Options, out: &mut HashSet<Kernel>) {
                 for tall in [true, false] {
                     for rows in [true, false] {
                         let class = Tuning::matmul_class(dtype, rows, tall);
-                        for index in 0..VARIANTS.len() {
-                            options.tuning.chosen.insert(class.clone(), index);
+                        for variant in VARIANTS {
+                            options.tuning.chosen.insert(class.clone(), variant.name.to_string());
                             out.extend(plan(&graph, caps, options).unwrap().kernels);
                         }
                     }
