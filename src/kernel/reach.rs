@@ -35,9 +35,7 @@ pub fn reach(kernel: &Kernel, name: &str, number: &dyn Fn(&str) -> Expr) -> Opti
                 + n("width")
         }
         ("attention", "y") => n("y0") + n("batch") * n("queries") * n("heads") * n("width"),
-        ("attention_tiles", "y") if n("parts").is(1) => {
-            n("y0") + n("batch") * n("queries") * n("heads") * n("width")
-        }
+        ("attention_tiles", "y") if n("parts").is(1) => n("y0") + n("batch") * n("queries") * n("heads") * n("width"),
         ("attention_tiles", "y") => {
             n("parts") * n("batch") * n("queries") * n("heads") * (n("width") + Expr::new(4)) + n("y0")
         }
