@@ -24,6 +24,8 @@ pub mod op;
 pub mod plan;
 #[cfg(feature = "internals")]
 pub mod reference;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "internals")]
 pub mod session;
 #[cfg(all(feature = "simulate", feature = "internals"))]

@@ -38,6 +38,15 @@ pub enum Error {
     /// A value became NaN or infinite (only with numerics checks on).
     #[error("{op} \"{node}\": element {index} is {value}, the first that is not finite")]
     NotFinite { op: String, node: String, index: usize, value: String },
+    /// As many requests wait as an engine lets wait.
+    #[error("{waiting} requests wait already: try again later")]
+    Busy { waiting: usize },
+    /// A request's deadline passed before it was answered.
+    #[error("the deadline passed")]
+    Deadline,
+    /// An engine takes no requests (any more): it loads, drains, or has failed.
+    #[error("{0}")]
+    Closed(String),
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -61,6 +70,9 @@ impl Error {
     }
     pub fn usage(what: impl Into<String>) -> Self {
         Error::Usage(one_line(&what.into()))
+    }
+    pub fn closed(what: impl Into<String>) -> Self {
+        Error::Closed(one_line(&what.into()))
     }
     /// The same error told of another node: graph builders know the name, shape rules do not.
     pub fn at_node(self, name: &str) -> Self {

@@ -6,6 +6,8 @@ mod fetch;
 mod interrupt;
 mod look;
 mod quantize;
+#[cfg(feature = "serve")]
+mod serve;
 mod simulate;
 mod spread;
 mod style;
@@ -63,6 +65,9 @@ enum Command {
     Quantize(quantize::Quantize),
     /// Time the kernel variants of an adapter and remember the fastest
     Tune(look::Tune),
+    /// Serve models to many clients over HTTP, as OpenAI, Anthropic and Ollama do
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Serve>),
     /// Serve the demo page to a browser on this machine
     Web(web::Web),
 }
@@ -159,7 +164,7 @@ impl Choosing {
 /// 130 for Ctrl-C).
 pub fn main() -> ExitCode {
     quiet_loaders();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off,warpweft::serve=warn")).init();
     let hook = std::panic::take_hook();
     // What the tokenizers library panics on becomes an error, which is told once.
     std::panic::set_hook(Box::new(move |info| {
@@ -238,6 +243,8 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Fit(c) => c.run().map(done),
         Command::Quantize(c) => c.run().await.map(done),
         Command::Tune(c) => c.run().await.map(done),
+        #[cfg(feature = "serve")]
+        Command::Serve(c) => c.run(),
         Command::Web(c) => c.run().map(done),
     }
 }

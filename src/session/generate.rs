@@ -2,7 +2,7 @@
 
 use super::engine::Engine;
 use super::open::open_engine;
-use super::words::{Words, told_of};
+use super::words::Words;
 use super::{Generation, Notice, Options};
 use crate::base::{Array, Bindings, Error, Result};
 use crate::device::{DispatchTime, Gpu};
@@ -24,7 +24,7 @@ const PATIENCE: f64 = 0.5;
 pub struct Generator {
     engine: Engine,
     info: ModelInfo,
-    words: Words,
+    words: Arc<Words>,
     context: usize,
     chunk: usize,
     /// Tokens in the cache of each replica.
@@ -91,6 +91,8 @@ pub struct Finished {
     pub stop: Stop,
     pub tokens: usize,
     pub prompt_tokens: usize,
+    /// Of those, what was in the cache already.
+    pub cached_tokens: usize,
     /// Prompt tokens that were not in the cache, a second.
     pub prompt_per_second: f64,
     pub tokens_per_second: f64,
@@ -125,7 +127,7 @@ impl Generator {
             )));
         }
         options.cancel.check()?;
-        let words = Words::read(model)?;
+        let words = Arc::new(Words::read(model)?);
         let (engine, chunk) = open_engine(model, context, options, notify).await?;
         let cached = vec![vec![]; options.layout.mesh.size("dp")];
         Ok(Generator { engine, info, words, context, chunk, cached })
@@ -162,27 +164,20 @@ impl Generator {
     }
     /// Whether the model brings a chat form.
     pub fn is_chat(&self) -> bool {
-        self.words.template.is_some()
+        self.words.is_chat()
+    }
+    /// What makes prompts: other threads may hold it while this one computes.
+    pub fn words(&self) -> Arc<Words> {
+        self.words.clone()
     }
 
     /// Ids of a conversation up to where the answer begins, in the model's own form.
     pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let plain = "give plain text (--raw)";
-        let template = self
-            .words
-            .template
-            .as_ref()
-            .ok_or_else(|| Error::model(&self.info.name, format!("has no chat template: {plain}")))?;
-        let made = match template {
-            Ok(template) => template.render(messages, true, &self.words.bos, &self.words.eos),
-            Err(e) => Err(e.clone()),
-        };
-        // The template writes its own markers.
-        self.words.tokenizer.encode(&made.map_err(|e| told_of(&self.info.name, e, &format!(": {plain}")))?, false)
+        self.words.chat_prompt(messages)
     }
     /// Ids of plain text to continue.
     pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        self.words.tokenizer.encode(text, true)
+        self.words.raw_prompt(text)
     }
 
     /// Replicas of the model, which answer prompts of their own.

@@ -2,7 +2,7 @@
 
 use super::{Finished, Generator, Request, Stop, Token};
 use crate::base::Result;
-use crate::text::{Sampler, StreamDecoder};
+use crate::text::{Constraint, Sampler, StreamDecoder};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use web_time::Instant;
@@ -14,6 +14,7 @@ pub struct Generation {
     request: Request,
     sampler: Sampler,
     stream: StreamDecoder,
+    constraint: Option<Box<dyn Constraint>>,
     /// Prompt and answer.
     tokens: Vec<u32>,
     made: usize,
@@ -31,6 +32,7 @@ impl Generation {
             replica,
             sampler: Sampler::new(request.sampling.clone())?,
             stream: StreamDecoder::new(),
+            constraint: None,
             tokens: request.prompt.clone(),
             made: 0,
             stop: None,
@@ -39,6 +41,10 @@ impl Generation {
             decode_time: Duration::ZERO,
             request: request.clone(),
         })
+    }
+    /// From now on only tokens that `constraint` allows are chosen.
+    pub fn constrain(&mut self, constraint: Box<dyn Constraint>) {
+        self.constraint = Some(constraint);
     }
     /// Why it ended, once it has.
     pub fn stop(&self) -> Option<Stop> {
@@ -82,7 +88,11 @@ impl Generator {
 
     /// Chooses a token, and says whether it is the last.
     fn choose(&self, g: &mut Generation, logits: &[f32]) -> Result<Token> {
-        let choice = g.sampler.sample(logits, &g.tokens)?;
+        let allowed = g.constraint.as_mut().map_or(Ok(None), |c| c.allowed())?;
+        let choice = g.sampler.sample_within(logits, &g.tokens, allowed.as_deref())?;
+        if let Some(constraint) = &mut g.constraint {
+            constraint.accept(choice.id)?;
+        }
         g.made += 1;
         let ends = self.stops().contains(&choice.id);
         g.stop = match ends {
@@ -107,6 +117,7 @@ impl Generator {
             stop: g.stop.unwrap_or(Stop::Cancelled),
             tokens: g.made,
             prompt_tokens: g.request.prompt.len(),
+            cached_tokens: g.request.prompt.len().saturating_sub(g.fresh),
             prompt_per_second: rate(g.fresh, g.prompt_time),
             // The first token comes from the prompt's own step.
             tokens_per_second: rate(g.made.saturating_sub(1), g.decode_time),

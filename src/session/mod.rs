@@ -47,6 +47,8 @@ pub use probes::Rate;
 pub use quantize::{Quantised, Sizes, quantize};
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
+#[cfg(feature = "text")]
+pub use words::Words;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -3,39 +3,97 @@
 use crate::base::{Error, Result};
 use crate::model::Model;
 use crate::model::gguf::{Gguf, Value};
-use crate::text::{ChatTemplate, Tokenizer, Vocabulary};
+use crate::text::{ChatTemplate, Message, Tokenizer, Vocabulary};
 use serde_json::Value as Json;
 
 /// Names that models end a turn with.
 const TURN_ENDS: &[&str] =
     &["<|im_end|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>"];
 
-pub(super) struct Words {
-    pub tokenizer: Tokenizer,
+const CHANNEL_ENDS: &[&str] = &["<|return|>", "<|call|>", "<|endoftext|>"];
+
+/// What a model knows of text. It is shared between threads: prompts are made while the device computes.
+pub struct Words {
+    name: String,
+    pub(super) tokenizer: Tokenizer,
     /// One that is damaged leaves the model to plain text.
-    pub template: Option<Result<ChatTemplate>>,
-    pub bos: String,
-    pub eos: String,
+    template: Option<Result<ChatTemplate>>,
+    bos: String,
+    eos: String,
     /// Tokens that end a turn.
-    pub stops: Vec<u32>,
+    pub(super) stops: Vec<u32>,
 }
 
 impl Words {
     /// # Errors
     /// A tokenizer that is damaged, of an unknown kind, or too large for the model's embedding.
-    pub fn read(model: &Model) -> Result<Words> {
+    pub(super) fn read(model: &Model) -> Result<Words> {
         let words = match model.source.gguf() {
             Some(gguf) => from_gguf(gguf, model),
             None => from_folder(model),
         };
-        words.map_err(|e| told_of(&model.name, e, ""))
+        words.map(|w| Words { name: model.name.clone(), ..w }).map_err(|e| told_of(&model.name, e, ""))
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+    /// Tokens that end a turn.
+    pub fn stops(&self) -> &[u32] {
+        &self.stops
+    }
+    /// Whether the model brings a chat form.
+    pub fn is_chat(&self) -> bool {
+        self.template.is_some()
+    }
+    /// The source of the chat form, where there is one that can be run.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_ref().and_then(|t| t.as_ref().ok()).map(ChatTemplate::source)
+    }
+
+    /// Ids of a conversation up to where the answer begins, in the model's own form.
+    ///
+    /// # Errors
+    /// A model without a chat form, or one whose form refuses this conversation.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.chat_ids(|t| t.render(messages, true, &self.bos, &self.eos))
+    }
+
+    /// The same of messages with any fields, and of tools, for forms that know them; `more` are further variables.
+    ///
+    /// # Errors
+    /// Beside those, variables that the form does not take.
+    pub fn chat_prompt_with(&self, messages: &Json, tools: &Json, more: &Json) -> Result<Vec<u32>> {
+        self.chat_ids(|t| t.render_values(messages, tools, more, &self.bos, &self.eos))
+    }
+
+    fn chat_ids(&self, render: impl Fn(&ChatTemplate) -> Result<String>) -> Result<Vec<u32>> {
+        let plain = "give plain text (--raw)";
+        let template =
+            self.template.as_ref().ok_or_else(|| Error::model(&self.name, format!("has no chat template: {plain}")))?;
+        let made = match template {
+            Ok(template) => render(template),
+            Err(e) => Err(e.clone()),
+        };
+        // The template writes its own markers.
+        self.tokenizer.encode(&made.map_err(|e| told_of(&self.name, e, &format!(": {plain}")))?, false)
+    }
+
+    /// Ids of plain text to continue.
+    pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.encode(text, true)
     }
 
     fn new(tokenizer: Tokenizer, template: Option<String>, bos: String, eos: String, eos_id: Option<u32>) -> Words {
-        let mut stops: Vec<u32> = TURN_ENDS.iter().filter_map(|t| tokenizer.token_id(t)).chain(eos_id).collect();
+        // A model that speaks in channels ends messages of a turn with what ends the turn elsewhere.
+        let channels = tokenizer.token_id("<|channel|>").is_some() && tokenizer.token_id("<|return|>").is_some();
+        let ends = if channels { CHANNEL_ENDS } else { TURN_ENDS };
+        let eos_id = eos_id.filter(|id| !channels || tokenizer.token_id("<|end|>") != Some(*id));
+        let mut stops: Vec<u32> = ends.iter().filter_map(|t| tokenizer.token_id(t)).chain(eos_id).collect();
         stops.sort_unstable();
         stops.dedup();
-        Words { tokenizer, template: template.map(|s| ChatTemplate::new(&s)), bos, eos, stops }
+        let template = template.map(|s| ChatTemplate::new(&s));
+        Words { name: String::new(), tokenizer, template, bos, eos, stops }
     }
 }
 

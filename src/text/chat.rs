@@ -42,6 +42,29 @@ impl ChatTemplate {
         let values = context! { messages, add_generation_prompt => generate, bos_token => bos, eos_token => eos };
         guard::render(self.source.clone(), values).map_err(told)
     }
+
+    /// The same for messages with any fields (a list of objects) and for tools (a list, or null); `more` (an object, or
+    /// null) are further variables of the template.
+    pub fn render_values(
+        &self,
+        messages: &serde_json::Value,
+        tools: &serde_json::Value,
+        more: &serde_json::Value,
+        bos: &str,
+        eos: &str,
+    ) -> Result<String> {
+        let own = context! { messages, tools, add_generation_prompt => true, bos_token => bos, eos_token => eos };
+        let values = match more.is_object() {
+            // The first that has a name gives its value.
+            true => context! { ..own, ..Value::from_serialize(more) },
+            false => own,
+        };
+        guard::render(self.source.clone(), values).map_err(told)
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
+    }
 }
 
 fn wrong(what: impl Into<String>) -> Error {

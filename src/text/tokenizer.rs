@@ -128,6 +128,9 @@ impl Tokenizer {
         guarded(|| self.inner.decode(ids, skip_special).map_err(|e| wrong(format!("cannot join tokens: {e}"))))
     }
 
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
     /// The text of one token, markers included.
     pub fn token_text(&self, id: u32) -> String {
         self.decode(&[id], false).unwrap_or_default()
@@ -155,7 +158,7 @@ pub fn is_guarded() -> bool {
 }
 
 /// Runs the library; a panic inside of it becomes an error.
-fn guarded<R>(f: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(super) fn guarded<R>(f: impl FnOnce() -> Result<R>) -> Result<R> {
     GUARDED.set(true);
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
     GUARDED.set(false);

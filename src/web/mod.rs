@@ -35,6 +35,7 @@ fn code(e: &Error) -> &'static str {
         Error::Usage(_) => "usage",
         Error::NotFinite { .. } => "not-finite",
         Error::Cancelled => "cancelled",
+        Error::Busy { .. } | Error::Deadline | Error::Closed(_) => "closed",
     }
 }
 

@@ -1,0 +1,143 @@
+//! What a caller gives an engine, and what it holds while it is answered.
+
+use super::Engine;
+use super::queue::Ticket;
+use crate::base::{Error, Result};
+use crate::session::{Request as Generate, Stop, Token};
+use crate::text::{Constraint, Sampling};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// A prompt, and how it is to be answered.
+pub struct Request {
+    pub generate: Generate,
+    /// The answer ends before the first of these; they are never given out.
+    pub stop: Vec<String>,
+    /// Higher is answered first; equals in the order in which they came.
+    pub priority: i32,
+    /// When the answer is of no use any more: the request then ends with [`Error::Deadline`].
+    pub deadline: Option<Instant>,
+    /// What the answer's tokens must obey.
+    pub constraint: Option<Box<dyn Constraint>>,
+}
+
+impl Request {
+    /// Greedy, up to the context's end.
+    pub fn new(prompt: Vec<u32>) -> Request {
+        Request {
+            generate: Generate { prompt, sampling: Sampling::greedy(), max_tokens: None, top: 0 },
+            stop: vec![],
+            priority: 0,
+            deadline: None,
+            constraint: None,
+        }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The model ended its turn.
+    End,
+    /// This stop string came.
+    StopString(String),
+    /// As many tokens as were asked for.
+    Length,
+    /// The context is full.
+    Context,
+}
+
+impl Reason {
+    pub(super) fn of(stop: Stop) -> Result<Reason> {
+        match stop {
+            Stop::End => Ok(Reason::End),
+            Stop::Length => Ok(Reason::Length),
+            Stop::Context => Ok(Reason::Context),
+            Stop::Cancelled => Err(Error::Cancelled),
+        }
+    }
+}
+
+/// An answer's figures.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub reason: Reason,
+    pub prompt_tokens: usize,
+    /// Of those, what was not computed again.
+    pub cached_tokens: usize,
+    /// Tokens made, with the one that ended the turn.
+    pub tokens: usize,
+    /// Time in the queue, from there to the first token, and of all later tokens.
+    pub waited: Duration,
+    pub prefill: Duration,
+    pub decode: Duration,
+}
+
+/// What goes from the engine to the caller.
+pub(super) enum Event {
+    Token(Token),
+    End(Result<Ended>),
+}
+
+/// Tokens as they come. Dropping it cancels the request, within a step if it is being computed.
+pub struct Answer {
+    events: mpsc::UnboundedReceiver<Event>,
+    ticket: Arc<Ticket>,
+    engine: Engine,
+    ended: Option<Ended>,
+    /// Whether the last word has been heard.
+    over: bool,
+}
+
+impl Answer {
+    pub(super) fn new(events: mpsc::UnboundedReceiver<Event>, ticket: Arc<Ticket>, engine: Engine) -> Answer {
+        Answer { events, ticket, engine, ended: None, over: false }
+    }
+
+    /// The next token; `None` when the answer has ended. Waits without holding the thread, under any executor.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`]; a request that the model refuses; device faults; [`Error::Closed`] if the engine ended.
+    pub async fn next(&mut self) -> Result<Option<Token>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The same for those who wait for several things.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Token>>> {
+        if self.over {
+            return Poll::Ready(Ok(None));
+        }
+        let event = match self.events.poll_recv(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(event) => event,
+        };
+        if let Some(Event::Token(token)) = event {
+            return Poll::Ready(Ok(Some(token)));
+        }
+        self.over = true;
+        Poll::Ready(match event {
+            Some(Event::End(Ok(ended))) => {
+                self.ended = Some(ended);
+                Ok(None)
+            }
+            Some(Event::End(Err(e))) => Err(e),
+            _ => Err(Error::closed("the engine ended before it had answered")),
+        })
+    }
+
+    /// The figures, once the answer has ended.
+    pub fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.over {
+            self.engine.shared.cancel(&self.ticket);
+        }
+    }
+}

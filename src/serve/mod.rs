@@ -1,0 +1,33 @@
+//! One model, many callers: an engine thread with a bounded queue, and an HTTP server on top of it.
+//!
+//! ```no_run
+//! use warpweft::serve::{Engine, Limits, Request};
+//! use warpweft::Options;
+//!
+//! # async fn ask() -> warpweft::base::Result<()> {
+//! let engine = Engine::open("model.gguf", &Options::default(), Limits::default());
+//! let card = engine.ready().await?;
+//! let prompt = card.words()?.raw_prompt("Once upon a time")?;
+//! let mut answer = engine.submit(Request::new(prompt))?;
+//! while let Some(token) = answer.next().await? {
+//!     print!("{}", token.text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The engine computes one sequence at a time: who comes first is answered first, within a priority.
+
+mod answer;
+mod engine;
+pub mod http;
+mod metrics;
+mod queue;
+mod stops;
+mod worker;
+
+pub use answer::{Answer, Ended, Reason, Request};
+pub use engine::{Card, Engine, Kind, Limits, State};
+pub use metrics::{Histogram, Metrics};
+pub use stops::{MOST_STOP_BYTES, MOST_STOPS};
+pub use worker::Loaded;
