@@ -10,8 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use warpweft::base::{Caps, DType, Error, MeshAxis, Result, Type, Var, Weights};
-use warpweft::graph::RopeLayout;
-use warpweft::model::{StepShape, llama};
+use warpweft::model::{StepShape, layers, llama};
 use warpweft::plan::shard::shard;
 use warpweft::plan::{Options as PlanOptions, plan};
 use warpweft::session::{Generator, Layout, Options, Request, mesh};
@@ -31,41 +30,29 @@ impl Weights for Sizes {
 
 /// Llama 3 70B (Grattafiori et al., 2024, table 3): 80 layers.
 fn large() -> (llama::Config, Sizes) {
-    let c = llama::Config {
-        layers: 80,
-        width: 8192,
-        heads: 64,
-        kv_heads: 8,
-        head_width: 128,
-        ffn: 28672,
-        vocab: 128256,
-        context: 8192,
-        eps: 1e-5,
-        rope_base: 5e5,
-        rope_scale: 1.0,
-        rope_layout: RopeLayout::Interleaved,
-        window: None,
-    };
+    let s = layers::Sizes { layers: 80, width: 8192, heads: 64, kv_heads: 8, head: 128, vocab: 128256, context: 8192 };
+    let mut c = llama::Config::new(s.clone(), 28672, true);
+    c.common.tied = false;
     let mut all = HashMap::new();
     let mut add = |name: String, dtype, shape: &[usize]| all.insert(name, Type::new(dtype, shape));
-    add("token_embd.weight".into(), DType::F16, &[c.vocab, c.width]);
-    add("output.weight".into(), DType::F16, &[c.vocab, c.width]);
-    add("output_norm.weight".into(), DType::F32, &[c.width]);
-    let (q, kv) = (c.heads * c.head_width, c.kv_heads * c.head_width);
-    for l in 0..c.layers {
+    add("token_embd.weight".into(), DType::F16, &[s.vocab, s.width]);
+    add("output.weight".into(), DType::F16, &[s.vocab, s.width]);
+    add("output_norm.weight".into(), DType::F32, &[s.width]);
+    let (q, kv) = (s.heads * s.head, s.kv_heads * s.head);
+    for l in 0..s.layers {
         for (part, rows, cols) in [
-            ("attn_q", q, c.width),
-            ("attn_k", kv, c.width),
-            ("attn_v", kv, c.width),
-            ("attn_output", c.width, q),
-            ("ffn_gate", c.ffn, c.width),
-            ("ffn_up", c.ffn, c.width),
-            ("ffn_down", c.width, c.ffn),
+            ("attn_q", q, s.width),
+            ("attn_k", kv, s.width),
+            ("attn_v", kv, s.width),
+            ("attn_output", s.width, q),
+            ("ffn_gate", c.common.ffn, s.width),
+            ("ffn_up", c.common.ffn, s.width),
+            ("ffn_down", s.width, c.common.ffn),
         ] {
             add(format!("blk.{l}.{part}.weight"), DType::F16, &[rows, cols]);
         }
-        add(format!("blk.{l}.attn_norm.weight"), DType::F32, &[c.width]);
-        add(format!("blk.{l}.ffn_norm.weight"), DType::F32, &[c.width]);
+        add(format!("blk.{l}.attn_norm.weight"), DType::F32, &[s.width]);
+        add(format!("blk.{l}.ffn_norm.weight"), DType::F32, &[s.width]);
     }
     (c, Sizes(all))
 }

@@ -22,7 +22,7 @@ fn block<'g>(g: &'g GraphBuilder, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
     let heads = |w: Tensor<'g>| h.matmul_t(w).reshape([1, SEQ, HEADS, WIDTH / HEADS]);
     let (q, k, v) =
         (heads(weight("q", WIDTH, WIDTH)), heads(weight("k", WIDTH, WIDTH)), heads(weight("v", WIDTH, WIDTH)));
-    let how = Attention { scale: 1.0 / ((WIDTH / HEADS) as f32).sqrt(), causal: Some(0.into()), window: None };
+    let how = Attention { causal: Some(0.into()), ..Attention::scaled(1.0 / ((WIDTH / HEADS) as f32).sqrt()) };
     let y = q.attention(k, v, None, how).reshape([SEQ, WIDTH]);
     let x = x + y.matmul_t(weight("o", WIDTH, WIDTH));
 

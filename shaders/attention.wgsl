@@ -11,6 +11,7 @@ struct Params {
     k0: u32, k_batch: u32, k_row: u32, k_head: u32,
     v0: u32, v_batch: u32, v_row: u32, v_head: u32,
     y0: u32, past: u32, window: u32, scale: f32,
+    softcap: f32, sinks0: u32,
     mask0: u32, mask_batch: u32, mask_head: u32, mask_row: u32, mask_key: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -27,6 +28,16 @@ fn row_of(group: u32, lane: u32) -> u32 { return group * WG + lane; }
 fn masked(score: f32, b: u32, h: u32, s: u32, t: u32) -> f32 { return score; }
 //}
 
+//{ cap
+fn capped(score: f32) -> f32 { return score; }
+//}
+
+//{ sinks
+// What the running maximum and sum of a head's scores begin with.
+fn first_score(h: u32) -> f32 { return -3.4028234e38; }
+fn first_sum() -> f32 { return 0.0; }
+//}
+
 //{ last
 // The last key that query s sees, plus one; and the first.
 fn keys_end(s: u32) -> u32 { return p.keys; }
@@ -40,14 +51,14 @@ fn query(b: u32, s: u32, h: u32, lane: u32) {
     let k_at = p.k0 + b * p.k_batch + g * p.k_head;
     let v_at = p.v0 + b * p.v_batch + g * p.v_head;
     let out = p.y0 + ((b * p.queries + s) * p.heads + h) * p.width;
-    var most = -3.4028234e38;
-    var sum = 0.0;
+    var most = first_score(h);
+    var sum = first_sum();
     var acc: array<f32, 256>;
     for (var i = 0u; i < p.width; i++) { acc[i] = 0.0; }
     for (var t = keys_start(s); t < keys_end(s); t++) {
         var score = 0.0;
         for (var i = 0u; i < p.width; i++) { score += q[q_at + i] * k[k_at + t * p.k_row + i]; }
-        score = masked(score * p.scale, b, h, s, t);
+        score = masked(capped(score * p.scale), b, h, s, t);
         let next = max(most, score);
         let keep = exp(most - next);
         let e = exp(score - next);

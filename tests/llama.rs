@@ -6,7 +6,8 @@ mod common;
 use common::seeded;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use warpweft::base::{AdapterKind, Array, Bindings, Caps, MeshAxis};
-use warpweft::graph::{Graph, Optimiser, RopeLayout, Zero};
+use warpweft::graph::{Graph, Optimiser, Zero};
+use warpweft::model::layers::Sizes;
 use warpweft::model::llama::{Config, Training, TrainingStep, training};
 use warpweft::plan::count::name;
 use warpweft::plan::shard::{Sharded, shard};
@@ -47,7 +48,7 @@ fn the_loss_is_that_of_the_familys_logits() {
         assert_eq!(shape.known().unwrap(), model.weights[name].shape, "{name}");
         oracle.set_state(name, &model.weights[name]);
     }
-    let given = inputs(model.config.vocab, batch, seq, 1);
+    let given = inputs(model.config.common.sizes.vocab, batch, seq, 1);
     let loss = oracle.step_values(&Bindings::new(), &given).unwrap()[0].1[0];
     let (tokens, targets) = (given[0].1.to_u32(), given[1].1.to_u32());
     let answers = model.graph(seq as u32, 16, false, false);
@@ -58,7 +59,7 @@ fn the_loss_is_that_of_the_familys_logits() {
         let bindings = Bindings::new().with("seq", seq as u64).with("total", seq as u64);
         let logits =
             family.step_values(&bindings, &[("tokens", Array::u32(&[seq], &mine(&tokens)))]).unwrap().remove(0).1;
-        for (row, target) in logits.chunks(model.config.vocab).zip(mine(&targets)) {
+        for (row, target) in logits.chunks(model.config.common.sizes.vocab).zip(mine(&targets)) {
             want += row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[target as usize];
         }
     }
@@ -75,7 +76,7 @@ fn a_step_on_a_mesh_gives_the_losses_of_one_machine() {
             .unwrap()
     };
     let contents: Vec<(&str, Array)> = model.weights.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
-    let steps: Vec<_> = (1..=3).map(|s| inputs(model.config.vocab, batch, seq, s)).collect();
+    let steps: Vec<_> = (1..=3).map(|s| inputs(model.config.common.sizes.vocab, batch, seq, s)).collect();
     let whole = of(Zero::Off);
     let mut oracle = Interpreter::<f64>::new(&whole.graph, &none()).unwrap();
     contents.iter().for_each(|(n, a)| oracle.set_state(n, a));
@@ -142,21 +143,8 @@ struct Planned {
 
 fn planned(mesh: &[(MeshAxis, usize)], zero: Zero, tied: bool) -> Planned {
     let (layers, width, heads, kv_heads, ffn, vocab) = SHAPE;
-    let config = Config {
-        layers,
-        width,
-        heads,
-        kv_heads,
-        head_width: width / heads,
-        ffn,
-        vocab,
-        context: SEQ,
-        eps: 1e-5,
-        rope_base: 1e4,
-        rope_scale: 1.0,
-        rope_layout: RopeLayout::Half,
-        window: None,
-    };
+    let sizes = Sizes { layers, width, heads, kv_heads, head: width / heads, vocab, context: SEQ };
+    let config = Config::new(sizes, ffn, false);
     let ways = |axis: MeshAxis| mesh.iter().find(|a| a.0 == axis).map_or(1, |a| a.1);
     let dp = ways(Data);
     let training = training(

@@ -216,7 +216,7 @@ fn conversation(mesh: &[(MeshAxis, usize)], sequence_parallel: bool, heads: (usi
     let mut total = 0;
     for n in [5usize, 1, 1, 3, 1] {
         total += n;
-        let tokens: Vec<u32> = (0..n).map(|_| r.below(model.config.vocab) as u32).collect();
+        let tokens: Vec<u32> = (0..n).map(|_| r.below(model.config.common.sizes.vocab) as u32).collect();
         let bindings = Bindings::new().with("seq", n as u64).with("total", total as u64);
         let inputs = [("tokens", Array::u32(&[n], &tokens))];
         let want = oracle.step_values(&bindings, &inputs).unwrap().remove(0).1;

@@ -69,7 +69,7 @@ fn block<'g>(g: &'g GraphBuilder, p: &Parameters<'g>, s: &Sizes, layer: usize, x
     let h = norm("norm1", x);
     let heads =
         |part: &str| h.matmul_t(p.add(&name(part), [w, w], &across(0, head))).reshape([s.batch, s.seq, s.heads, head]);
-    let how = Attention { scale: 1.0 / (head as f32).sqrt(), causal: Some(0.into()), window: None };
+    let how = Attention { causal: Some(0.into()), ..Attention::scaled(1.0 / (head as f32).sqrt()) };
     let y = heads("q").attention(heads("k"), heads("v"), None, how).reshape([s.batch * s.seq, w]);
     let y = y.matmul_t(p.add(&name("o"), [w, w], &across(1, head))).place(MeshAxis::Tensor, Placement::Whole);
     let x = x + y;

@@ -8,8 +8,8 @@ fn query(b: u32, s: u32, h: u32, lane: u32) {
     let v_at = p.v0 + b * p.v_batch + g * p.v_head;
     let out = p.y0 + ((b * p.queries + s) * p.heads + h) * p.width;
     let end = keys_end(s);
-    var most = -3.4028234e38;
-    var sum = 0.0;
+    var most = first_score(h);
+    var sum = first_sum();
     var acc: array<f32, 4>;
     for (var i = 0u; i < 4u; i++) { acc[i] = 0.0; }
     for (var first = keys_start(s); first < end; first += WG) {
@@ -18,7 +18,7 @@ fn query(b: u32, s: u32, h: u32, lane: u32) {
         if (t < end) {
             score = 0.0;
             for (var i = 0u; i < p.width; i++) { score += q[q_at + i] * k[k_at + t * p.k_row + i]; }
-            score = masked(score * p.scale, b, h, s, t);
+            score = masked(capped(score * p.scale), b, h, s, t);
         }
         let next = max(most, all_max(score, lane));
         let keep = exp(most - next);

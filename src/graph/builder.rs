@@ -112,6 +112,10 @@ impl GraphBuilder {
     pub fn or_fail<'g>(&'g self, made: Result<Tensor<'g>>) -> Tensor<'g> {
         made.unwrap_or_else(|e| self.fail(e))
     }
+    /// Whether an error is kept: what is added from here on is nothing.
+    pub fn has_failed(&self) -> bool {
+        self.error.borrow().is_some()
+    }
     /// Takes the error that [`GraphBuilder::finish`] would return: ops are added again from now on. Tensors that were
     /// poisoned stay so, and an op on one of them is an error.
     pub fn take_error(&self) -> Option<Error> {
@@ -260,6 +264,14 @@ impl<'g> Tensor<'g> {
         let mut rest = vec![k, v];
         rest.extend(mask);
         self.with(&op::ATTENTION, Attrs::Attention(how), &rest)
+    }
+    /// The same with a score for each head (f32 `[h]`) that takes part in the softmax and adds nothing.
+    pub fn attention_with_sinks(self, k: Tensor<'_>, v: Tensor<'_>, sinks: Tensor<'_>, how: Attention) -> Self {
+        self.with(&op::ATTENTION, Attrs::Attention(Attention { sinks: true, ..how }), &[k, v, sinks])
+    }
+    /// Products with `rows` rows of a weight `[.., k]` from each of `first` (u32 `[n, t]`) on; self is `[n, t, k]` or `[n, 1, k]`.
+    pub fn expert_matmul(self, w: Tensor<'_>, first: Tensor<'_>, rows: usize) -> Self {
+        self.with(&op::EXPERT_MATMUL, Attrs::Rows(rows.into()), &[w, first])
     }
     /// This state with rows from `at` on replaced by `rows`, in place.
     pub fn append(self, rows: Tensor<'_>, at: impl Into<Dim>) -> Self {

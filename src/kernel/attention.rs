@@ -20,6 +20,10 @@ pub struct Spec {
     pub window: bool,
     /// `None`, or whether the mask is boolean.
     pub mask: Option<bool>,
+    /// Whether scores are bent to within a cap.
+    pub softcap: bool,
+    /// Whether each head has a score beside those of its keys.
+    pub sinks: bool,
     /// One invocation a query (adapters that run on a CPU, long prompts); else a workgroup, lanes along the keys.
     pub serial: bool,
 }
@@ -30,6 +34,12 @@ pub fn kernel(spec: Spec) -> (Kernel, u32) {
     let mut kernel = Kernel::new(&ATTENTION).set("WG", group);
     if let Some(boolean) = spec.mask {
         kernel = kernel.hole("mask", mask(boolean));
+    }
+    if spec.softcap {
+        kernel = kernel.hole("cap", CAP);
+    }
+    if spec.sinks {
+        kernel = kernel.hole("sinks", SINKS);
     }
     if spec.causal {
         kernel = kernel.hole("last", last(spec.window));
@@ -44,6 +54,14 @@ pub fn kernel(spec: Spec) -> (Kernel, u32) {
     }
     (kernel, group)
 }
+
+/// Beyond ±15 tanh is ±1 in f32, and some drivers overflow in exp there.
+const CAP: &str = "fn capped(score: f32) -> f32 { return p.softcap * tanh(clamp(score / p.softcap, -15.0, 15.0)); }\n";
+
+/// The running maximum and sum begin with the head's own score.
+const SINKS: &str = "@group(0) @binding(5) var<storage, read> sinks: array<f32>;\n\
+    fn first_score(h: u32) -> f32 { return sinks[p.sinks0 + h]; }\n\
+    fn first_sum() -> f32 { return 1.0; }\n";
 
 fn mask(boolean: bool) -> String {
     let element = if boolean { "u32" } else { "f32" };
@@ -75,7 +93,7 @@ fn serial_body(vectors: u32) -> String {
          let k_at = p.k0 + b * p.k_batch + g * p.k_head;\n    \
          let v_at = p.v0 + b * p.v_batch + g * p.v_head;\n    \
          let out = p.y0 + ((b * p.queries + s) * p.heads + h) * p.width;\n    \
-         var most = -3.4028234e38;\n    var sum = 0.0;\n",
+         var most = first_score(h);\n    var sum = first_sum();\n",
     );
     let load = |name: &str, at: &str| {
         format!("vec4<f32>({name}[{at}], {name}[{at} + 1u], {name}[{at} + 2u], {name}[{at} + 3u])")
@@ -91,7 +109,7 @@ fn serial_body(vectors: u32) -> String {
     for i in 0..vectors {
         let _ = writeln!(t, "        score += dot(q{i}, {});", load("k", &format!("kt + {}u", i * 4)));
     }
-    t += "        score = masked(score, b, h, s, t);\n        let next = max(most, score);\n        let keep = exp(most - next);\n        let e = exp(score - next);\n        sum = sum * keep + e;\n        most = next;\n";
+    t += "        score = masked(capped(score), b, h, s, t);\n        let next = max(most, score);\n        let keep = exp(most - next);\n        let e = exp(score - next);\n        sum = sum * keep + e;\n        most = next;\n";
     for i in 0..vectors {
         let _ = writeln!(t, "        a{i} = a{i} * keep + e * {};", load("v", &format!("vt + {}u", i * 4)));
     }

@@ -24,6 +24,9 @@ pub static SCATTER_ADD: Template =
     Template { name: "scatter_add", source: include_str!("../../shaders/scatter_add.wgsl") };
 pub static GATHER: Template = Template { name: "gather", source: include_str!("../../shaders/gather.wgsl") };
 
+pub static EXPERT_MATMUL: Template =
+    Template { name: "expert_matmul", source: include_str!("../../shaders/expert_matmul.wgsl") };
+
 /// Functions that fused expressions may call: the name, and the text that defines it.
 pub static FUNCTIONS: &[(&str, &str)] = &[("erf_series", include_str!("../../shaders/shared/erf.wgsl"))];
 
@@ -36,6 +39,7 @@ pub static TEMPLATES: &[&Template] = &[
     &REDUCE,
     &GATHER,
     &SCATTER_ADD,
+    &EXPERT_MATMUL,
     &row::SOFTMAX,
     &row::LAYER_NORM,
     &row::RMS_NORM,

@@ -1,15 +1,19 @@
 //! Model files and families: bytes become a graph and weights.
 
-pub mod bert;
+pub mod arch;
 #[cfg(feature = "fetch")]
 pub mod catalogue;
-mod family;
+mod derived;
 pub mod gguf;
-pub mod llama;
+mod keys;
+pub mod layers;
+mod model;
 pub mod safetensors;
 pub mod source;
 mod tensor;
 
-pub use family::{Family, Model, ModelInfo, StepShape};
+pub use arch::{Architecture, bert, llama};
+pub use layers::StepShape;
+pub use model::{Model, ModelInfo};
 pub use source::ModelSource;
 pub use tensor::{TensorInfo, TensorType};

@@ -35,7 +35,9 @@ ops! {
         name: "attention",
         doc: "softmax(q·kᵀ · scale + mask) · v for each head (Vaswani et al., 2017). q [b, s, h, d]; k and v [b, t, g, d] with h a multiple \
               of g (grouped heads); the optional mask broadcasts to [b, h, s, t]: f32 is added, bool keeps where true. \
-              `causal` hides keys after `past + s`, `window` those before `past + s − window + 1`. Every query must see a key.",
+              `causal` hides keys after `past + s`, `window` those before `past + s − window + 1`. Every query must see a key. \
+              `softcap` bends scores to cap · tanh(score / cap) before masks. With `sinks` the fourth operand, in place of a mask, \
+              is f32 [h]: a score of each head that adds to the sum below and nothing above.",
         rule: |attrs, types| attention_rule("attention", attrs, types),
         shard: shard::attention,
         cost: |_, t, _| {
@@ -55,6 +57,9 @@ ops! {
               of nothing. Operands and attributes as of `attention`.",
         rule: |attrs, types| {
             let mut ty = attention_rule("attention_part", attrs, types)?;
+            if matches!(attrs, Attrs::Attention(a) if a.sinks) {
+                return rule::err("attention_part", "sinks belong to whole attention");
+            }
             ty.shape.0[3] = ty.shape[3] + Dim::new(1);
             Ok(ty)
         },
@@ -63,7 +68,7 @@ ops! {
         body: Body::Composite { define: attention_part, fused: Fused::Parts },
         grad: Grad::Definition,
         within: Within { abs: 2e-5, rel: 2e-5 },
-        cases: attention_cases,
+        cases: part_cases,
         errors: || attention_errors().into_iter().filter(|e| e.types.len() == 3).collect(),
     };
 }
@@ -143,6 +148,18 @@ fn attention_rule(op: &str, attrs: &Attrs, types: &[Type]) -> Result<Type> {
     if a.window == Some(0) || (a.window.is_some() && a.causal.is_none()) {
         return rule::err(op, format!("a window of {:?} needs causal attention and one key or more", a.window));
     }
+    if a.softcap.is_some_and(|c| c.is_nan() || c <= 0.0) {
+        return rule::err(op, format!("a cap of {:?} must be above 0", a.softcap.unwrap_or_default()));
+    }
+    if a.sinks {
+        return match types.get(3) {
+            Some(s) if s.dtype == DType::F32 && s.shape.0 == [q.shape[2]] => Ok(rule::float_result(q.shape.clone())),
+            other => {
+                let got = other.map_or("missing".to_string(), Type::to_string);
+                rule::err(op, format!("sinks are {got}, they must be f32[{}]", q.shape[2]))
+            }
+        };
+    }
     if let Some(mask) = types.get(3) {
         let full = Shape(vec![q.shape[0], q.shape[2], q.shape[1], k.shape[1]]);
         if !matches!(mask.dtype, DType::F32 | DType::Bool) {
@@ -173,7 +190,12 @@ fn scores(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<(Value, Va
     let (k, v) = (grouped(b, args[1])?, grouped(b, args[2])?);
     let scores = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: true }, &[q, k])?;
     let mut scores = b.mul_const(scores, a.scale)?;
-    if let Some(&mask) = args.get(3) {
+    if let Some(cap) = a.softcap {
+        let part = b.mul_const(scores, 1.0 / cap)?;
+        let bent = b.unary(&TANH, part)?;
+        scores = b.mul_const(bent, cap)?;
+    }
+    if let Some(&mask) = args.get(3).filter(|_| !a.sinks) {
         let ty = b.ty(mask);
         let mask = b.broadcast(mask, vec![batch, h, s, t])?;
         let mask = b.reshape(mask, vec![batch, g, each.into(), s, t])?;
@@ -203,11 +225,31 @@ fn scores(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<(Value, Va
 /// The definition, written plainly: scores, masks, softmax, weighted sum.
 fn attention(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
     let (scores, v) = scores(b, attrs, args)?;
-    let weights = b.apply(&SOFTMAX, Attrs::None, &[scores])?;
+    let sinks = args.get(3).filter(|_| matches!(attrs, Attrs::Attention(a) if a.sinks));
+    let weights = match sinks {
+        None => b.apply(&SOFTMAX, Attrs::None, &[scores])?,
+        Some(&sinks) => with_sinks(b, scores, sinks)?,
+    };
     let y = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: false }, &[weights, v])?;
     let y = b.transpose(y, &[0, 3, 1, 2, 4])?;
     let shape = b.shape(args[0]);
     b.reshape(y, shape)
+}
+
+/// The softmax of scores `[b, g, h/g, s, t]` beside one more score a head, whose own share is left out.
+fn with_sinks(b: &mut dyn Build, scores: Value, sinks: Value) -> Result<Value> {
+    let shape = b.shape(scores);
+    let one = Dim::new(1);
+    let sinks = b.reshape(sinks, vec![one, shape[1], shape[2], one, one])?;
+    let most = b.reduce_last(&MAX, scores)?;
+    let most = b.binary(&MAXIMUM, most, sinks)?;
+    let less = b.binary(&SUB, scores, most)?;
+    let e = b.unary(&EXP, less)?;
+    let sum = b.reduce_last(&SUM, e)?;
+    let less = b.binary(&SUB, sinks, most)?;
+    let own = b.unary(&EXP, less)?;
+    let sum = b.binary(&ADD, sum, own)?;
+    b.binary(&DIV, e, sum)
 }
 
 fn attention_part(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
@@ -237,7 +279,7 @@ fn attention_cases() -> Vec<Case> {
         let mut operands = vec![normal(q), kv.clone(), kv];
         operands.extend(mask.map(|m| (m, Fill::Normal)));
         let scale = 1.0 / (q[3] as f32).sqrt();
-        let attrs = Attrs::Attention(Attention { scale, causal: past.map(Dim::from), window });
+        let attrs = Attrs::Attention(Attention { causal: past.map(Dim::from), window, ..Attention::scaled(scale) });
         cases.push(Case::new(operands, attrs));
     };
     add([1, 1, 1, 1], 1, 1, None, None, None);
@@ -253,15 +295,35 @@ fn attention_cases() -> Vec<Case> {
     let truth = (of(DType::Bool, [1, 1, 1, 6]), Fill::Below(1));
     let mut seen =
         Case::new(vec![normal([1, 3, 2, 8]), normal([1, 6, 2, 8]), normal([1, 6, 2, 8]), truth], Attrs::None);
-    seen.attrs = Attrs::Attention(Attention { scale: 0.5, causal: None, window: None });
+    seen.attrs = Attrs::Attention(Attention::scaled(0.5));
     seen.operands[3].1 = Fill::Truth;
     cases.push(seen);
+    // Caps that bend most scores; a score beside the keys for each head.
+    for (q, t, g, past, window) in
+        [([1, 1, 8, 64], 130, 2, 129, None), ([1, 6, 4, 16], 9, 2, 3, Some(3)), ([2, 3, 6, 10], 5, 3, 2, None)]
+    {
+        let kv = normal([q[0], t, g, q[3]]);
+        let how = Attention { causal: Some(Dim::from(past)), window, ..Attention::scaled(0.4) };
+        let operands = vec![normal(q), kv.clone(), kv];
+        cases.push(Case::new(operands.clone(), Attrs::Attention(Attention { softcap: Some(0.75), ..how })));
+        let sinks = [operands, vec![normal([q[2]])]].concat();
+        cases.push(Case::new(sinks.clone(), Attrs::Attention(Attention { sinks: true, ..how })));
+        cases.push(Case::new(sinks, Attrs::Attention(Attention { sinks: true, softcap: Some(1.5), ..how })));
+    }
     cases
 }
 
+/// Those that can be cut by positions: without masks and sinks.
+fn part_cases() -> Vec<Case> {
+    let plain = |c: &Case| !matches!(&c.attrs, Attrs::Attention(a) if a.sinks);
+    attention_cases().into_iter().filter(plain).collect()
+}
+
 fn attention_errors() -> Vec<ErrorCase> {
-    let plain = Attrs::Attention(Attention { scale: 1.0, causal: None, window: None });
-    let windowed = Attrs::Attention(Attention { scale: 1.0, causal: None, window: Some(4) });
+    let plain = Attrs::Attention(Attention::scaled(1.0));
+    let windowed = Attrs::Attention(Attention { window: Some(4), ..Attention::scaled(1.0) });
+    let capped = Attrs::Attention(Attention { softcap: Some(-1.0), ..Attention::scaled(1.0) });
+    let sunk = Attrs::Attention(Attention { sinks: true, ..Attention::scaled(1.0) });
     let (q, k) = (f32s([1, 2, 4, 8]), f32s([1, 5, 4, 8]));
     vec![
         ErrorCase::new(
@@ -284,6 +346,8 @@ fn attention_errors() -> Vec<ErrorCase> {
             plain,
             "mask [3, 5] does not broadcast to [1, 4, 2, 5]",
         ),
+        ErrorCase::new(vec![q.clone(), k.clone(), k.clone()], capped, "a cap of -1.0 must be above 0"),
+        ErrorCase::new(vec![q.clone(), k.clone(), k.clone(), f32s([3])], sunk, "sinks are f32[3], they must be f32[4]"),
         ErrorCase::new(
             vec![q, k.clone(), k],
             windowed,

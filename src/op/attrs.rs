@@ -75,6 +75,18 @@ pub struct Attention {
     pub causal: Option<Dim>,
     /// Where set (and causal), query `s` sees only keys `t > past + s − window`.
     pub window: Option<u32>,
+    /// Where set, scores are bent to within ±cap before masks: `cap · tanh(score / cap)` (Gemma Team, 2024).
+    pub softcap: Option<f32>,
+    /// Whether the last operand has a score for each head that takes part in the softmax and adds nothing (attention
+    /// sinks: Xiao et al., 2024).
+    pub sinks: bool,
+}
+
+impl Attention {
+    /// Every key seen by every query, scores multiplied by `scale`.
+    pub const fn scaled(scale: f32) -> Attention {
+        Attention { scale, causal: None, window: None, softcap: None, sinks: false }
+    }
 }
 
 impl Attrs {
@@ -111,7 +123,9 @@ impl fmt::Display for Attrs {
                 if let Some(past) = a.causal {
                     write!(f, " causal past={past}")?;
                 }
-                a.window.map_or(Ok(()), |w| write!(f, " window={w}"))
+                a.window.map_or(Ok(()), |w| write!(f, " window={w}"))?;
+                a.softcap.map_or(Ok(()), |c| write!(f, " softcap={c}"))?;
+                if a.sinks { f.write_str(" sinks") } else { Ok(()) }
             }
             Attrs::Append { at } => write!(f, "at={at}"),
             Attrs::Rows(n) => write!(f, "rows={n}"),

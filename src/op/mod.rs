@@ -9,6 +9,7 @@ mod attrs;
 pub mod build;
 mod case;
 pub mod collective;
+mod expert;
 mod grad;
 mod index;
 mod matmul;
@@ -27,6 +28,7 @@ pub use collective::{
     ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, BROADCAST_FROM, Collective, Exchange, OtherAxis, PERMUTE, RECEIVE,
     REDUCE_SCATTER, SEND,
 };
+pub use expert::EXPERT_MATMUL;
 pub use grad::{Grad, Pull};
 pub use index::{APPEND, ASSIGN, CAST, CONCAT, GATHER, IOTA, PAD, SCATTER_ADD};
 pub use matmul::MATMUL;
@@ -113,6 +115,7 @@ pub enum Fused {
     LayerNorm,
     RmsNorm,
     Attention,
+    ExpertMatmul,
 }
 
 /// An error bound: `|got − want| ≤ abs + rel · |want|`.
@@ -152,6 +155,7 @@ pub(crate) use ops;
 pub fn table() -> impl Iterator<Item = &'static OpDef> {
     let families = [
         matmul::FAMILY,
+        expert::FAMILY,
         norm::FAMILY,
         attention::FAMILY,
         scalar::FAMILY,

@@ -123,6 +123,19 @@ pub fn gather(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
     all
 }
 
+/// Tokens with their choices; a weight split by rows gives parts (first rows are moved by the piece's start); the inner axis.
+pub fn expert_matmul(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
+    let mut all = vec![
+        strategy(vec![Whole, Split(0), Whole], SUM),
+        strategy(vec![Split(2), Split(1), Whole], SUM),
+        strategy(vec![Split(0), Whole, Split(0)], Split(0)),
+    ];
+    if !types[0].shape[1].is(1) {
+        all.push(strategy(vec![Split(1), Whole, Split(1)], Split(1)));
+    }
+    all
+}
+
 /// Rows and ids split alike leave parts; columns split as they are; parts of rows are parts of the sums.
 pub fn scatter_add(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
     let ids = types[1].shape.rank();
@@ -163,7 +176,12 @@ pub fn append(_: &Attrs, types: &[Type], out: &Type) -> Vec<Strategy> {
 }
 
 /// Batch and heads; queries in stripes over keys in stripes are computed around a ring (`plan::shard`).
-pub fn attention(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
+pub fn attention(attrs: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
+    if matches!(attrs, Attrs::Attention(a) if a.sinks) {
+        // Sinks are [h].
+        let by = |axis: usize, sinks| strategy(vec![Split(axis), Split(axis), Split(axis), sinks], Split(axis));
+        return vec![by(0, Whole), by(2, Split(0))];
+    }
     let mask = |axis: usize| {
         types.get(3).map(|m| match (axis + m.shape.rank()).checked_sub(4) {
             Some(own) if !m.shape[own].is(1) => Split(own),

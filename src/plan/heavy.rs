@@ -23,7 +23,15 @@ pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout, serial: boo
             rows || arg.ty.shape[rank - 1].is(1) || arg.ty.shape[rank - 2].is(1)
         }
         "matmul" => true,
-        "attention" if index == 3 => true,
+        // The weight as gather's table, x by any strides, first rows as plain words.
+        "expert_matmul" if index == 0 => arg.ty.dtype == DType::F32,
+        "expert_matmul" => layout.is_contiguous(&arg.ty.shape),
+        "attention" if index == 3 => match &node.source {
+            Source::Op { attrs: Attrs::Attention(a), .. } if a.sinks => {
+                layout.is_contiguous(&arg.ty.shape) && arg.ty.dtype == DType::F32
+            }
+            _ => true,
+        },
         "attention" => arg.ty.dtype == DType::F32 && (layout.strides[rank - 1].is(1) || arg.ty.shape[rank - 1].is(1)),
         // The row kernels and gather's ids read plain rows of f32 or words.
         _ => layout.is_contiguous(&arg.ty.shape) && (arg.ty.dtype != DType::F16 || node.kind() == "gather"),
@@ -41,6 +49,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
         Body::Primitive(Primitive::Reduce(kind)) => emit_reduce(l, anchor, root, *kind, attrs, args),
         Body::Primitive(Primitive::Gather) => emit_gather(l, root, args),
         Body::Primitive(Primitive::ScatterAdd) => emit_scatter_add(l, root, args),
+        Body::Composite { fused: Fused::ExpertMatmul, .. } => emit_expert_matmul(l, root, attrs, args),
         Body::Composite { fused: Fused::Attention, .. } => emit_attention(l, root, attrs, args),
         Body::Composite { fused, .. } => emit_rows(l, root, *fused, attrs, args),
         _ => Err(Error::op(def.name, &graph.node(anchor).name, "has no kernel")),
@@ -240,6 +249,65 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
     Ok(())
 }
 
+fn emit_expert_matmul(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Result<()> {
+    let Attrs::Rows(out) = *attrs else {
+        return Err(Error::op("expert_matmul", &l.graph.node(v).name, "lacks its rows"));
+    };
+    let (x, w, first) = (operand(l, args[0])?, operand(l, args[1])?, operand(l, args[2])?);
+    let (k, all) = (Expr::from(w.shape[1]), Expr::from(w.shape[0]));
+    let n = first.shape.count();
+    // One row of x may stand for all slots of a token.
+    let slot = if x.shape[1].is(1) { Expr::new(0) } else { x.layout.strides[1].clone() };
+    let mut row0 = 0u64;
+    for buffer in l.buffers(w.base) {
+        let rows = match &l.plan.buffer(buffer).role {
+            super::Role::Weight { rows, .. } => Expr::new(rows.len() as i64),
+            _ => all.clone(),
+        };
+        let mut bounds = vec![
+            bound("first", first.buffer, "u32", false),
+            bound("x", x.buffer, "f32", false),
+            bound("y", l.buffers(v)[0], "f32", true),
+        ];
+        let right = Right { dtype: w.dtype, rows: true, texels: l.plan.buffer(buffer).texels };
+        bounds.extend(right_bounds(l, right, buffer, Form::Tiled));
+        let names = [
+            "n", "slots", "outs", "k", "first0", "x0", "x_row", "x_slot", "x_col", "y0", "row0", "rows", "all", "b0",
+            "b_row", "b_col", "s0",
+        ];
+        let text = interface(&bounds, &[], &names)
+            + &right.access(Form::Tiled)
+            + &matmul::load_b(right)
+            + "fn element(row: u32, i: u32) -> f32 { return load_b(p.b0, i, row); }\n";
+        let kernel = Kernel::new(&crate::kernel::EXPERT_MATMUL).hole("table", text);
+        let params = vec![
+            u("n", n.clone()),
+            u("slots", first.shape[1]),
+            u("outs", out),
+            u("k", k.clone()),
+            u("first0", first.layout.offset.clone()),
+            u("x0", x.layout.offset.clone()),
+            u("x_row", x.layout.strides[0].clone()),
+            u("x_slot", slot.clone()),
+            u("x_col", x.layout.strides[2].clone()),
+            u("y0", 0),
+            u("row0", row0 as i64),
+            u("rows", rows.clone()),
+            u("all", all.clone()),
+            u("b0", w.layout.offset.clone()),
+            u("b_row", k.clone()),
+            u("b_col", 1),
+            u("s0", scales_at(l, right.dtype, buffer)),
+        ];
+        let count = n.clone() * Expr::from(out);
+        let bytes = count.clone() * k.clone() * element_bytes(w.dtype) + count.clone() * 4;
+        let grid = [ceil(count, 64), ceil(1, 1), ceil(1, 1)];
+        launch(l, v, v, Launch { kernel, bound: bounds, params, grid, bytes });
+        row0 += rows.bound();
+    }
+    Ok(())
+}
+
 fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
     let (x, ids) = (operand(l, args[0])?, operand(l, args[1])?);
     let shape = l.graph.node(v).ty.shape.clone();
@@ -319,7 +387,9 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         width,
         causal: how.causal.is_some(),
         window: how.window.is_some(),
-        mask: o.get(3).map(|m| m.dtype == DType::Bool),
+        mask: o.get(3).filter(|_| !how.sinks).map(|m| m.dtype == DType::Bool),
+        softcap: how.softcap.is_some(),
+        sinks: how.sinks,
         serial: l.options.tuning.serial,
     };
     let (kernel, per_group) = attention::kernel(spec);
@@ -344,8 +414,14 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         }
     }
     let full = Shape(vec![q[0], q[2], q[1], k[1]]);
-    let mask = o.get(3).map(|m| m.layout.broadcast(&m.shape, &full));
-    if let Some(m) = o.get(3) {
+    let mask = o.get(3).filter(|_| !how.sinks).map(|m| m.layout.broadcast(&m.shape, &full));
+    if let Some(sinks) = o.get(3).filter(|_| how.sinks) {
+        bounds.push(bound("sinks", sinks.buffer, "f32", false));
+    }
+    let sinks = o.get(3).filter(|_| how.sinks).map_or(Expr::new(0), |s| s.layout.offset.clone());
+    params.push(u("sinks0", sinks));
+    params.push(("softcap".to_string(), Param::F(how.softcap.unwrap_or(0.0))));
+    if let Some(m) = o.get(3).filter(|_| !how.sinks) {
         bounds.push(bound("mask", m.buffer, scalar_type(m.dtype), false));
     }
     let at = |i: Option<usize>| match (&mask, i) {

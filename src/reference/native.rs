@@ -19,6 +19,7 @@ pub fn run<T: Real>(call: &Call<T>, fused: Fused) -> Result<Tensor<T>> {
         Fused::LayerNorm => norm(call, true),
         Fused::RmsNorm => norm(call, false),
         Fused::Attention => attention(call),
+        Fused::ExpertMatmul => expert_matmul(call),
         Fused::Parts => Err(call.wrong()),
     }
 }
@@ -92,6 +93,37 @@ fn row_of<'a, T: Real>(data: &'a [T], t: &Tensor<T>, start: usize, d: usize) -> 
     }
 }
 
+/// Each token by itself: its experts' rows, read once.
+fn expert_matmul<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
+    let (x, w, first) = (call.operands[0], call.operands[1], call.operands[2]);
+    let [_, slots, out] = call.shape[..] else { return Err(call.wrong()) };
+    let (rows, k) = (w.shape[0], w.shape[1]);
+    let places: Vec<f64> = first.offsets().map(|i| first.at(i)).collect();
+    let mut y = vec![T::default(); call.shape.iter().product()];
+    y.par_chunks_mut(out.max(1)).enumerate().try_for_each(|(i, y)| {
+        let slot = if x.shape[1] == 1 { 0 } else { i % slots };
+        let from = x.offset + (i / slots) * x.strides[0] + slot * x.strides[1];
+        let token: Vec<f32> = (0..k).map(|c| x.at(from + c * x.strides[2]) as f32).collect();
+        let mut row = vec![0.0f32; k];
+        for (j, y) in y.iter_mut().enumerate() {
+            let at = places[i] + j as f64;
+            if at < 0.0 || at >= rows as f64 {
+                continue;
+            }
+            match &w.data {
+                Data::Rows(held) => held.row(at as usize, &mut row)?,
+                _ => {
+                    let base = w.offset + at as usize * w.strides[0];
+                    row.iter_mut().enumerate().for_each(|(c, r)| *r = w.at(base + c * w.strides[1]) as f32);
+                }
+            }
+            *y = T::of(dot::plain(&token, &row) as f64);
+        }
+        Ok(())
+    })?;
+    Ok(Tensor::floats(y, &call.shape))
+}
+
 /// Each query of each head by itself, over the keys that it sees.
 fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
     let Attrs::Attention(how) = call.attrs else { return Err(call.wrong()) };
@@ -102,7 +134,9 @@ fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
         Some(past) => Some(past.eval(call.bindings)? as usize),
         None => None,
     };
-    let mask = call.operands.get(3).map(|m| m.broadcast(&[q.shape[0], h, s, t]));
+    let extra = call.operands.get(3);
+    let sinks = extra.filter(|_| how.sinks);
+    let mask = extra.filter(|_| !how.sinks).map(|m| m.broadcast(&[q.shape[0], h, s, t]));
     let truth = mask.as_ref().is_some_and(|m| matches!(m.data, Data::Ints(_)));
     let (Data::Floats(qd), Data::Floats(kd), Data::Floats(vd)) = (&q.data, &k.data, &v.data) else {
         return Err(call.wrong());
@@ -124,6 +158,7 @@ fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
         let mut scores: Vec<f32> = (start..end)
             .map(|key| {
                 let score = dot::plain(&query, &row_of(kd, k, at(k, b, key, g), d)) * how.scale;
+                let score = how.softcap.map_or(score, |cap| cap * (score / cap).tanh());
                 match &mask {
                     Some(m) => {
                         let seen = m.at(m.offset
@@ -137,9 +172,10 @@ fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
                 }
             })
             .collect();
-        let most = scores.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+        let own = sinks.map(|s| s.at(s.offset + head * s.strides[0]) as f32);
+        let most = scores.iter().fold(own.unwrap_or(f32::NEG_INFINITY), |m, x| m.max(*x));
         scores.iter_mut().for_each(|x| *x = (*x - most).exp());
-        let sum: f32 = scores.iter().sum();
+        let sum: f32 = scores.iter().sum::<f32>() + own.map_or(0.0, |s| (s - most).exp());
         let mut acc = vec![0.0f32; d];
         for (key, weight) in (start..end).zip(&scores) {
             dot::add_scaled(*weight, &row_of(vd, v, at(v, b, key, g), d), &mut acc);

@@ -12,8 +12,6 @@ use std::sync::atomic::AtomicBool;
 
 /// Sentences that are computed together.
 const BATCH: usize = 8;
-/// Tokens of a sentence that are read: what sentence-transformers takes by default for this family.
-const MAX_TOKENS: usize = 256;
 
 /// An encoder on a device, with its tokenizer.
 pub struct Embedder {
@@ -37,7 +35,9 @@ impl Embedder {
     /// From a model whose weights are there, or arrive later.
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
         let info = model.info();
-        let tokens = options.context.unwrap_or(MAX_TOKENS).min(info.context);
+        model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
+        let read = model.encoder().map_or(info.context, |e| e.sizes().max_tokens);
+        let tokens = options.context.unwrap_or(read).min(info.context);
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
         let json = model
             .source
@@ -89,7 +89,7 @@ impl Embedder {
     /// # Errors
     /// [`Error::Cancelled`] then.
     pub async fn embed_until(&mut self, texts: &[impl AsRef<str>], cancel: &AtomicBool) -> Result<Vec<Vec<f32>>> {
-        let mut out = vec![];
+        let mut out: Vec<Vec<f32>> = vec![];
         for group in texts.chunks(BATCH) {
             let mut ids = group.iter().map(|t| self.ids(t.as_ref())).collect::<Result<Vec<_>>>()?;
             let longest = ids.iter().map(Vec::len).max().unwrap_or(1);
@@ -105,6 +105,13 @@ impl Embedder {
                 .await?
                 .remove(0)
                 .to_f32();
+            if let Some(at) = y.iter().position(|x| !x.is_finite()) {
+                let (text, element) = (out.len() + at / self.info.width, at % self.info.width);
+                return Err(Error::model(
+                    &self.info.name,
+                    format!("gives text {text} an embedding whose element {element} is {}: it is not finite", y[at]),
+                ));
+            }
             out.extend(y.chunks_exact(self.info.width).map(<[f32]>::to_vec));
         }
         Ok(out)

@@ -117,6 +117,7 @@ impl Generator {
     /// From a model whose weights are there, or arrive later.
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
         model.check_generates()?;
+        model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
         let info = model.info();
         let context = options.context.unwrap_or(info.context.min(DEFAULT_CONTEXT));
         if context == 0 || context > info.context {

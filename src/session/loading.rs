@@ -3,14 +3,15 @@
 use super::{DeviceChoice, Embedder, Generator, Notice, Options, pick};
 use crate::base::{Error, Result};
 use crate::model::source::{Cursor, Head};
-use crate::model::{Family, Model, ModelSource};
+use crate::model::{Architecture, Model, ModelSource};
 use std::collections::HashMap;
 
 /// Bytes of a head that are waited for before it is first read; then for twice as many, and so on.
 const FIRST: usize = 64 << 10;
 
 /// Takes the bytes of a model's file in order. They go to the engine as they come: beside it the host holds the file's head,
-/// then the piece at hand. For a mesh of ranks on the CPU all are kept.
+/// then the piece at hand. For a mesh of ranks on the CPU, and where weights are made of
+/// tensors of another form, all are kept.
 pub struct Loading {
     name: String,
     size: Option<u64>,
@@ -33,9 +34,9 @@ pub enum Opened {
 
 impl Opened {
     async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Opened> {
-        Ok(match model.family {
-            Family::Llama(_) => Opened::Generator(Box::new(Generator::with(model, options, notify).await?)),
-            Family::Bert(_) => Opened::Embedder(Box::new(Embedder::with(model, options, notify).await?)),
+        Ok(match model.architecture {
+            Architecture::Decoder(_) => Opened::Generator(Box::new(Generator::with(model, options, notify).await?)),
+            Architecture::Encoder(_) => Opened::Embedder(Box::new(Embedder::with(model, options, notify).await?)),
         })
     }
     fn engine(&mut self) -> &mut super::Engine {
@@ -160,7 +161,8 @@ impl Loading {
             None => DeviceChoice::Cpu,
         };
         let on_cpu = matches!(self.options.device, DeviceChoice::Cpu);
-        self.stage = match self.options.layout.is_single() || !on_cpu {
+        let whole = model.derives() || on_cpu && !self.options.layout.is_single();
+        self.stage = match !whole {
             true => {
                 if let (true, Some(gather)) = (on_cpu, self.options.gather) {
                     self.options.team = gather().await;

@@ -313,7 +313,7 @@ impl Wanted {
         let (k, v) = (g.input("k", DType::F32, [b, t, kv, w]), g.input("v", DType::F32, [b, t, kv, w]));
         let mask = if self.masked { Some(g.input("mask", DType::Bool, [b, t]).reshape([b, 1, 1, t])) } else { None };
         let causal = if self.masked { None } else { Some((t.saturating_sub(q)).into()) };
-        g.output("y", x.attention(k, v, mask, Attention { scale: 0.125, causal, window: None }));
+        g.output("y", x.attention(k, v, mask, Attention { causal, ..Attention::scaled(0.125) }));
     }
 
     fn rows(&self, g: &GraphBuilder, rows: usize, cols: usize) {

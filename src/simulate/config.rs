@@ -92,7 +92,10 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
     let hidden = s.must(&["hidden_size", "n_embd", "d_model"])?;
     let experts = s.or(&["n_routed_experts", "num_local_experts", "num_experts"], 0)?;
     let layers = s.must(&["num_hidden_layers", "n_layer", "n_layers"])?;
-    let dense_ffn = s.maybe(&["intermediate_size", "n_inner", "ffn_dim"])?.filter(|f| *f > 0).unwrap_or(4 * hidden);
+    let dense_ffn = s
+        .maybe(&["intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"])?
+        .filter(|f| *f > 0)
+        .unwrap_or(4 * hidden);
     let expert_ffn = s.maybe(&["moe_intermediate_size"])?.unwrap_or(dense_ffn);
     let latent = match s.maybe(&["kv_lora_rank"])? {
         Some(kv) if kv > 0 => Some(Latent {
@@ -128,7 +131,11 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
         tied: s.flag("tie_word_embeddings", kind.tied),
         experts,
         top_k: s.or(&["num_experts_per_tok"], 0)?,
-        shared_experts: s.or(&["n_shared_experts"], 0)?,
+        shared_experts: match s.maybe(&["shared_expert_intermediate_size"])? {
+            // Told by its width: as many experts side by side.
+            Some(width) if experts > 0 && expert_ffn > 0 => width.div_ceil(expert_ffn),
+            _ => s.or(&["n_shared_experts"], 0)?,
+        },
         dense_layers: if experts > 0 { s.or(&["first_k_dense_replace"], 0)?.min(layers) } else { 0 },
         dense_ffn: if experts > 0 { dense_ffn } else { 0 },
         latent,

@@ -114,6 +114,8 @@ impl Node {
                     scale: self.scale.unwrap_or(1.0 / (width as f32).sqrt()),
                     causal: self.causal.then(|| past().into()),
                     window: None,
+                    softcap: None,
+                    sinks: false,
                 })
             }
             _ => Attrs::None,

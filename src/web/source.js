@@ -12,7 +12,10 @@ const SINGLE = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
 
 /** Small files of a model folder; the first two must be there. */
-const SIDE_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+const SIDE_FILES = [
+    "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "1_Pooling/config.json", "modules.json",
+    "sentence_bert_config.json",
+];
 const NEEDED = 2;
 
 /**

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use warpweft::base::{Array, DType, Var, block};
-use warpweft::graph::{Graph, RopeLayout};
+use warpweft::graph::Graph;
 use warpweft::model::StepShape;
+use warpweft::model::bert::Pooling;
+use warpweft::model::layers::{Activation, Sizes};
 use warpweft::model::llama::{Config, build};
 use warpweft::reference::sample::Random;
 
@@ -21,21 +23,8 @@ pub fn llama(heads: usize, kv_heads: usize, layers: usize, seed: u64) -> Tiny {
 pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype: DType) -> Tiny {
     let head_width = if dtype.is_quantised() { 32 } else { 8 };
     let width = if dtype.is_quantised() { 64 } else { 24 };
-    let config = Config {
-        layers,
-        width,
-        heads,
-        kv_heads,
-        head_width,
-        ffn: 192,
-        vocab: 41,
-        context: 64,
-        eps: 1e-5,
-        rope_base: 1e4,
-        rope_scale: 1.0,
-        rope_layout: RopeLayout::Interleaved,
-        window: None,
-    };
+    let sizes = Sizes { layers, width, heads, kv_heads, head: head_width, vocab: 41, context: 64 };
+    let config = Config::new(sizes, 192, true);
     let mut r = Random::new(seed);
     let mut weights = HashMap::new();
     let mut add = |name: String, shape: &[usize], dtype: DType, scale: f64, shift: f64| {
@@ -43,7 +32,7 @@ pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype:
         let values: Vec<f32> = (0..n).map(|_| (r.normal() * scale + shift) as f32).collect();
         weights.insert(name, Array::new(dtype, shape, block::encode(dtype, &values)).unwrap());
     };
-    add("token_embd.weight".into(), &[config.vocab, width], dtype, 0.5, 0.0);
+    add("token_embd.weight".into(), &[config.common.sizes.vocab, width], dtype, 0.5, 0.0);
     add("output_norm.weight".into(), &[width], DType::F32, 0.1, 1.0);
     let (q, kv) = (heads * head_width, kv_heads * head_width);
     for l in 0..layers {
@@ -55,9 +44,9 @@ pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype:
             ("attn_k", [kv, width]),
             ("attn_v", [kv, width]),
             ("attn_output", [width, q]),
-            ("ffn_gate", [config.ffn, width]),
-            ("ffn_up", [config.ffn, width]),
-            ("ffn_down", [width, config.ffn]),
+            ("ffn_gate", [config.common.ffn, width]),
+            ("ffn_up", [config.common.ffn, width]),
+            ("ffn_down", [width, config.common.ffn]),
         ] {
             add(name(part), &shape, dtype, 1.0 / (shape[1] as f64).sqrt(), 0.0);
         }
@@ -81,8 +70,19 @@ impl Tiny {
 
 /// A seeded encoder of `heads` heads of 8 elements: its sizes and weights.
 pub fn bert(heads: usize, layers: usize, seed: u64) -> (warpweft::model::bert::Config, HashMap<String, Array>) {
-    let c =
-        warpweft::model::bert::Config { layers, width: heads * 8, heads, ffn: 160, vocab: 41, context: 32, eps: 1e-6 };
+    let c = warpweft::model::bert::Config {
+        layers,
+        width: heads * 8,
+        heads,
+        ffn: 160,
+        vocab: 41,
+        context: 32,
+        kinds: 2,
+        eps: 1e-6,
+        activation: Activation::Gelu,
+        pooling: Pooling::Mean,
+        max_tokens: 32,
+    };
     let mut r = Random::new(seed);
     let mut weights = HashMap::new();
     let mut add = |name: &str, shape: &[usize], scale: f64, shift: f64| {

@@ -172,7 +172,7 @@ impl Tiny {
     fn tensors_of_folder(&self, at: &Path, bf16: bool) -> Vec<(String, &'static str, Vec<usize>, Vec<u8>)> {
         std::fs::create_dir_all(at).unwrap();
         let config = serde_json::json!({
-            "model_type": "llama", "num_hidden_layers": self.layers, "hidden_size": self.width, "num_attention_heads": self.heads,
+            "model_type": if self.window.is_some() { "mistral" } else { "llama" }, "num_hidden_layers": self.layers, "hidden_size": self.width, "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads, "intermediate_size": self.ffn, "vocab_size": self.vocab,
             "max_position_embeddings": self.context, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": self.window,
         });

@@ -3,7 +3,7 @@
 use super::Simulate;
 use crate::base::{AdapterKind, Bindings, Caps, Error, Result};
 use crate::cli::{Cache, fetch, interrupt::Interrupt};
-use crate::model::{Family, Model, ModelSource};
+use crate::model::{Model, ModelSource};
 use crate::plan::shard::Sharded;
 use crate::plan::{self, Plan};
 use crate::session::{self, Layout};
@@ -94,7 +94,7 @@ impl Plans {
                 self.past, info.name, info.context
             )));
         }
-        let encodes = matches!(model.family, Family::Bert(_));
+        let encodes = model.encoder().is_some();
         if encodes && self.past > 0 {
             return Err(Error::usage(format!("{} is an encoder: it has no cache, leave --past out", info.name)));
         }

@@ -3,7 +3,8 @@
 use super::plan::{Planned, caps};
 use super::{RecomputeFlag, ScheduleFlag, Simulate};
 use crate::base::{Bindings, Error, Result};
-use crate::graph::{Optimiser, RopeLayout, Zero};
+use crate::graph::{Optimiser, Zero};
+use crate::model::layers::Sizes;
 use crate::model::llama::{self, Config, TrainingStep};
 use crate::plan;
 use crate::plan::shard::shard;
@@ -36,21 +37,16 @@ pub fn config(shape: &Shape, context: usize) -> Result<Config> {
             shape.head()
         )));
     }
-    Ok(Config {
+    let sizes = Sizes {
         layers: shape.layers,
         width: shape.hidden,
         heads: shape.heads,
         kv_heads: shape.kv_heads(),
-        head_width: shape.head(),
-        ffn: shape.ffn,
+        head: shape.head(),
         vocab: shape.vocab,
         context,
-        eps: 1e-5,
-        rope_base: 1e4,
-        rope_scale: 1.0,
-        rope_layout: RopeLayout::Half,
-        window: None,
-    })
+    };
+    Ok(Config::new(sizes, shape.ffn, false))
 }
 
 impl Simulate {

@@ -11,6 +11,7 @@ mod stream;
 pub use fetch::{Fetcher, Progress};
 pub use stream::{Cursor, Head, Piece};
 
+use super::derived;
 use super::gguf::Gguf;
 use super::tensor::TensorInfo;
 use crate::base::{Array, Error, Result, Type, Weights};
@@ -27,6 +28,8 @@ pub const SIDE_FILES: &[&str] = &[
     "generation_config.json",
     "chat_template.jinja",
     "1_Pooling/config.json",
+    "modules.json",
+    "sentence_bert_config.json",
 ];
 #[cfg(not(target_arch = "wasm32"))]
 const MAX_SIDE: u64 = 256 << 20;
@@ -84,6 +87,9 @@ impl ModelSource {
 
 impl Weights for ModelSource {
     fn info(&self, name: &str) -> Result<Type> {
+        if let (None, Some(made)) = (self.tensor(name), derived::info(self, name)) {
+            return made;
+        }
         let t = self.tensor(name).ok_or_else(|| Error::file(&self.path, format!("lacks tensor \"{name}\"")))?;
         let dtype = t.ty.dtype().ok_or_else(|| {
             Error::file(
@@ -99,6 +105,9 @@ impl Weights for ModelSource {
     }
 
     fn read(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        if let (None, Some(made)) = (self.tensor(name), derived::read(self, name, rows.clone())) {
+            return made;
+        }
         self.info(name)?;
         let (at, _file) = self.index[name];
         let t = &self.tensors[at];

@@ -20,6 +20,8 @@ impl Sharder {
             self.argmax(attrs, args, &locals)?
         } else if def.is(&op::GATHER) {
             self.gather(attrs, args, &locals)?
+        } else if def.is(&op::EXPERT_MATMUL) {
+            self.expert_matmul(attrs, args, &locals)?
         } else if def.is(&op::MEAN) {
             self.mean(attrs, args, &locals, &placed)?
         } else if def.is(&op::ATTENTION) {
@@ -46,6 +48,17 @@ impl Sharder {
     /// A whole number of the rank, as i32 `[1]`.
     fn number_tensor(&mut self, n: Dim, dtype: DType) -> Result<Value> {
         self.add(&op::IOTA, Attrs::Iota { shape: [1].into(), axis: 0, start: n, dtype }, &[])
+    }
+
+    /// First rows of a weight that is split by rows count from the piece's first row; others fall outside of it.
+    fn expert_matmul(&mut self, attrs: Attrs, args: &[Value], locals: &[Value]) -> Result<Value> {
+        let Some((axis, cut)) = self.splits(args[1], 0) else { return self.add(&op::EXPERT_MATMUL, attrs, locals) };
+        let rows = self.get(args[1]).ty.shape[0];
+        let start = self.start(rows, cut, axis);
+        let start = self.number_tensor(start, DType::I32)?;
+        let first = self.add(&op::CAST, Attrs::Cast(DType::I32), &[locals[2]])?;
+        let first = self.add(&op::SUB, Attrs::None, &[first, start])?;
+        self.add(&op::EXPERT_MATMUL, attrs, &[locals[0], locals[1], first])
     }
 
     /// Ids of a table that is split by rows count from the piece's first row; others fall outside of it and give zeros.

@@ -1,0 +1,92 @@
+//! The families, one file each. A family reads its configuration from a file's keys, says what tensors are called, and
+//! composes layers (`model::layers`). A new one is a file here and a line in [`FAMILIES`].
+
+pub mod bert;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_oss;
+mod granite;
+pub mod llama;
+mod mistral;
+mod mixtral;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod smollm3;
+
+use super::keys::Keys;
+use super::layers::Decoder;
+use crate::base::{Result, Var, Weights};
+use crate::graph::Graph;
+use std::fmt::Debug;
+
+/// Every family that can be run.
+pub static FAMILIES: &[&Family] = &[
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &mixtral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &qwen3_moe::FAMILY,
+    &gemma2::FAMILY,
+    &gemma3::FAMILY,
+    &gpt_oss::FAMILY,
+    &smollm3::FAMILY,
+    &olmo2::FAMILY,
+    &granite::FAMILY,
+    &phi3::FAMILY,
+    &gpt2::FAMILY,
+    &bert::FAMILY,
+];
+
+/// A family, by the names that files give it.
+pub struct Family {
+    pub name: &'static str,
+    /// `general.architecture` of GGUF files.
+    pub gguf: &'static [&'static str],
+    /// `model_type` of model folders.
+    pub hugging_face: &'static [&'static str],
+    pub read: fn(&Keys) -> Result<Architecture>,
+    /// Keys beside those it reads that change nothing.
+    pub harmless: &'static [&'static str],
+}
+
+/// A configured model.
+#[derive(Debug)]
+pub enum Architecture {
+    Decoder(Box<dyn Decoder>),
+    Encoder(Box<dyn Encoder>),
+}
+
+/// A configured encoder of sentences.
+pub trait Encoder: Debug + Send + Sync {
+    fn sizes(&self) -> EncoderSizes;
+    /// The graph of a batch: inputs `tokens` u32 and `mask` bool, `[batch, seq]`; output `embeddings` f32 `[batch, width]`.
+    fn build(&self, weights: &dyn Weights, model: &str, batch: Var, seq: Var) -> Result<Graph>;
+}
+
+/// The sizes that every encoder has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncoderSizes {
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub vocab: usize,
+    pub context: usize,
+    /// Tokens of a text that are read; what is longer is cut.
+    pub max_tokens: usize,
+}
+
+/// The family of this name in a kind of file.
+pub fn find(name: &str, gguf: bool) -> Option<&'static Family> {
+    let names = |f: &Family| if gguf { f.gguf } else { f.hugging_face };
+    FAMILIES.iter().copied().find(|f| names(f).contains(&name))
+}
+
+/// All names of a kind of file.
+pub fn known(gguf: bool) -> Vec<&'static str> {
+    FAMILIES.iter().flat_map(|f| if gguf { f.gguf } else { f.hugging_face }).copied().collect()
+}

@@ -1,0 +1,72 @@
+//! The network behind attention.
+
+use super::{BLOCKS, Blocks, Side};
+use crate::base::Result;
+use crate::graph::Tensor;
+use crate::model::keys::{Keys, short};
+
+/// What bends the inner elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    Silu,
+    /// By the error function (Hendrycks and Gimpel, 2016).
+    Gelu,
+    /// Its approximation by tanh.
+    GeluTanh,
+    Relu,
+}
+
+impl Activation {
+    /// As config.json names it; GGUF files leave it to the family.
+    ///
+    /// # Errors
+    /// A name that is not known, or no name.
+    pub fn read(at: &Keys, key: &str, default: Activation) -> Result<Activation> {
+        Ok(match at.text("", key)?.as_deref() {
+            None => default,
+            Some("silu" | "swish") => Activation::Silu,
+            Some("gelu" | "gelu_python") => Activation::Gelu,
+            Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Activation::GeluTanh,
+            Some("relu") => Activation::Relu,
+            Some(other) => {
+                return Err(at.error(format!(
+                    "has the activation {}: silu, gelu, gelu_new and relu can be run",
+                    short(other, 40)
+                )));
+            }
+        })
+    }
+
+    pub fn of<'g>(self, x: Tensor<'g>) -> Tensor<'g> {
+        match self {
+            Activation::Silu => x.silu(),
+            Activation::Gelu => x.gelu(),
+            Activation::GeluTanh => x.gelu_tanh(),
+            Activation::Relu => x.relu(),
+        }
+    }
+}
+
+/// `down(act(gate(x)) · up(x))` (Shazeer, 2020), or `down(act(up(x)))` without a gate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mlp {
+    pub width: usize,
+    pub inner: usize,
+    pub activation: Activation,
+    pub gated: bool,
+    pub bias: bool,
+}
+
+impl Mlp {
+    pub fn build<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, h: Tensor<'g>) -> Tensor<'g> {
+        b.at(layer, "network.up");
+        let project =
+            |part: &str| b.linear(Some(layer), part, h, [self.inner, self.width], Side::Outputs(BLOCKS), self.bias);
+        let h = match self.gated {
+            true => self.activation.of(project("ffn_gate")) * project("ffn_up"),
+            false => self.activation.of(project("ffn_up")),
+        };
+        b.at(layer, "network.down");
+        b.linear(Some(layer), "ffn_down", h, [self.width, self.inner], Side::Inputs(BLOCKS), self.bias)
+    }
+}

@@ -1,0 +1,115 @@
+//! What tensors are called. Layers ask for parts by the names that GGUF gives them; a family's table says what model
+//! folders call them.
+
+/// The names of one file.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Names {
+    gguf: bool,
+    /// What stands before every name but the head's in a model folder: `model.` mostly.
+    root: String,
+    /// What stands before a layer's number.
+    layers: &'static str,
+    /// Part → path in a model folder; the first entry counts. A path that begins with `/` stands outside of the root.
+    table: Vec<(&'static str, &'static str)>,
+    /// Parts that are rows of another part's matrix.
+    fused: Vec<Fused>,
+    /// Matrices of layers lie by columns (Conv1D).
+    pub transposed: bool,
+    /// Weights of norms are stored less one.
+    pub less_one: bool,
+    /// Experts of a layer, which model folders number with a `*` in their path.
+    pub experts: usize,
+}
+
+/// Rows `from .. to` of a matrix that holds several parts.
+#[derive(Debug, Clone, PartialEq)]
+struct Fused {
+    part: &'static str,
+    of: &'static str,
+    from: usize,
+    to: usize,
+}
+
+/// Parts of llama and its kin in model folders.
+const COMMON: &[(&str, &str)] = &[
+    ("token_embd", "embed_tokens"),
+    ("output_norm", "norm"),
+    ("output", "/lm_head"),
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+impl Names {
+    /// `own` are the parts that the family calls otherwise than llama does.
+    pub fn new(gguf: bool, own: &[(&'static str, &'static str)]) -> Names {
+        let table = own.iter().chain(COMMON).copied().collect();
+        Names { gguf, root: "model.".into(), layers: "layers.", table, ..Names::default() }
+    }
+    /// Other words before the names of the model's parts and before a layer's number.
+    pub fn under(self, root: &str, layers: &'static str) -> Names {
+        Names { root: root.into(), layers, ..self }
+    }
+    /// Parts, and how many rows each has, one behind another in the matrix `of`.
+    pub fn with_fused(mut self, of: &'static str, parts: &[(&'static str, usize)]) -> Names {
+        let mut from = 0;
+        for (part, rows) in parts {
+            self.fused.push(Fused { part, of, from, to: from + rows });
+            from += rows;
+        }
+        self
+    }
+    pub fn is_gguf(&self) -> bool {
+        self.gguf
+    }
+
+    /// The name of a part's tensor, of a layer or of the model; `kind` is `weight` or `bias`. Rows of a matrix, columns and
+    /// norms less one are written as [`derived`](crate::model::derived) reads them.
+    pub fn tensor(&self, layer: Option<usize>, part: &str, kind: &str) -> String {
+        match self.fused.iter().find(|f| f.part == part) {
+            Some(f) => format!("rows({}..{}, {})", f.from, f.to, self.stored(layer, f.of, kind)),
+            None => self.stored(layer, part, kind),
+        }
+    }
+
+    fn stored(&self, layer: Option<usize>, part: &str, kind: &str) -> String {
+        let name = self.plain(layer, part, kind);
+        let norm = part.ends_with("norm");
+        match (self.gguf, kind == "weight") {
+            (true, true) if part.ends_with("_exps") => format!("flat({name})"),
+            (false, true) if name.contains('*') => format!("stack({}, {name})", self.experts),
+            (false, true) if norm && self.less_one => format!("plus_one({name})"),
+            (false, true) if !norm && layer.is_some() && self.transposed => format!("transpose({name})"),
+            _ => name,
+        }
+    }
+
+    fn plain(&self, layer: Option<usize>, part: &str, kind: &str) -> String {
+        let kind = if kind.is_empty() { String::new() } else { format!(".{kind}") };
+        if self.gguf {
+            return match layer {
+                Some(n) => format!("blk.{n}.{part}{kind}"),
+                None => format!("{part}{kind}"),
+            };
+        }
+        let path = self.table.iter().find(|t| t.0 == part).map_or(part, |t| t.1);
+        // A part that the file holds in another form: `form(… [path])`, whose bias has its own ending.
+        if let Some((form, path)) = path.split_once('[') {
+            let (path, bias) = (path.trim_end_matches("])"), if kind == ".bias" { "_bias" } else { "" });
+            return format!("{form}{}{}{}.{path}{bias})", self.root, self.layers, layer.unwrap_or(0));
+        }
+        match (layer, path.strip_prefix('/')) {
+            (_, Some(path)) => format!("{path}{kind}"),
+            (Some(n), None) => format!("{}{}{n}.{path}{kind}", self.root, self.layers),
+            (None, None) => format!("{}{path}{kind}", self.root),
+        }
+    }
+}

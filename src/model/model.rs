@@ -1,0 +1,211 @@
+//! A model file with its family, and what callers ask of any model.
+
+use super::arch::{self, Architecture, Family};
+use super::derived;
+use super::keys::{Keys, short};
+use super::layers::{self, Decoder, StepShape};
+use super::{ModelSource, arch::Encoder};
+use crate::base::{Bindings, Error, Result, Var};
+use crate::graph::{Graph, Source};
+use std::collections::HashSet;
+
+/// What people ask of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    pub name: String,
+    pub family: &'static str,
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub vocab: usize,
+    /// Tokens that the model was made for.
+    pub context: usize,
+    pub parameters: u64,
+    pub weight_bytes: u64,
+    /// Bytes of state that each token of context takes on a device.
+    pub state_bytes_per_token: u64,
+}
+
+/// A file with its family.
+pub struct Model {
+    pub source: ModelSource,
+    pub architecture: Architecture,
+    pub name: String,
+    family: &'static Family,
+    notes: Vec<String>,
+    derives: bool,
+}
+
+/// Tensors that no step needs, wherever in a name these stand.
+const UNNEEDED: &[&str] = &[
+    "rotary_emb.inv_freq",
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+    "position_ids",
+    ".attn.masked_bias",
+    ".attn.bias",
+    "pooler.",
+    "cls.",
+    "vision_tower.",
+    "multi_modal_projector.",
+];
+
+impl Model {
+    /// # Errors
+    /// An architecture that cannot be run, sizes that do not fit together, keys or tensors that change what is computed and
+    /// that this version does not know.
+    pub fn new(source: ModelSource) -> Result<Model> {
+        let name = source.path().file_stem().map_or("model".into(), |n| n.to_string_lossy().into_owned());
+        let json = source.config()?;
+        let keys = Keys::new(&source, json.as_ref(), &name);
+        let gguf = keys.is_gguf();
+        let arch = keys.architecture()?.ok_or_else(|| {
+            let key = if gguf { "general.architecture" } else { "model_type" };
+            keys.error(format!("lacks {key}, which names its architecture"))
+        })?;
+        let family = arch::find(&arch, gguf).ok_or_else(|| {
+            let others = arch::known(!gguf).into_iter().filter(|n| !arch::known(gguf).contains(n));
+            let others: Vec<&str> = others.collect();
+            let kind = if gguf { "folders" } else { "GGUF files" };
+            let more =
+                if others.is_empty() { String::new() } else { format!(", in {kind} also {}", others.join(", ")) };
+            keys.error(format!(
+                "is of the architecture \"{}\": {} can be run{more}",
+                short(&arch, 40),
+                arch::known(gguf).join(", ")
+            ))
+        })?;
+        let architecture = (family.read)(&keys)?;
+        let notes = keys.finish(family.harmless)?;
+        let mut model = Model { source, architecture, name, family, notes, derives: false };
+        model.derives = model.check_tensors()?;
+        Ok(model)
+    }
+
+    /// What is to be told of how the file is taken, once.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Whether some weights are made of tensors that the file holds in another form, so that the file must be whole first.
+    pub fn derives(&self) -> bool {
+        self.derives
+    }
+
+    /// Every tensor of the file is one that a step reads, or that none needs. Gives whether some are read in another form.
+    fn check_tensors(&self) -> Result<bool> {
+        // Tensors that are missing or wrong are told by whoever builds a graph to run it.
+        let Ok((graph, _)) = self.typical_step(1) else { return Ok(false) };
+        let (mut used, mut derives) = (HashSet::new(), false);
+        for node in &graph.nodes {
+            if let Source::Weight { parts } = &node.source {
+                let made = |name: &str| self.source.tensor(name).is_none() && derived::is_derived(name);
+                derives |= parts.iter().any(|p| made(&p.name));
+                used.extend(parts.iter().flat_map(|p| derived::origins(&p.name)));
+            }
+        }
+        let head = |name: &str| name == "lm_head.weight" && self.decoder().is_some_and(|d| d.common().tied);
+        let unneeded = |name: &str| head(name) || UNNEEDED.iter().any(|u| name.contains(u));
+        match self.source.tensors().iter().find(|t| !used.contains(&t.name) && !unneeded(&t.name)) {
+            Some(t) => Err(Error::model(
+                &self.name,
+                format!("has tensor \"{}\", which this version does not compute with", short(&t.name, 80)),
+            )),
+            None => Ok(derives),
+        }
+    }
+
+    pub fn decoder(&self) -> Option<&dyn Decoder> {
+        match &self.architecture {
+            Architecture::Decoder(d) => Some(&**d),
+            Architecture::Encoder(_) => None,
+        }
+    }
+    pub fn encoder(&self) -> Option<&dyn Encoder> {
+        match &self.architecture {
+            Architecture::Encoder(e) => Some(&**e),
+            Architecture::Decoder(_) => None,
+        }
+    }
+
+    pub fn info(&self) -> ModelInfo {
+        let parameters = self.source.tensors().iter().map(|t| t.shape.iter().product::<u64>()).sum();
+        let (name, family, weight_bytes) = (self.name.clone(), self.family.name, self.source.weight_bytes());
+        match &self.architecture {
+            Architecture::Decoder(d) => {
+                let s = &d.common().sizes;
+                ModelInfo {
+                    name,
+                    family,
+                    layers: s.layers,
+                    width: s.width,
+                    heads: s.heads,
+                    kv_heads: s.kv_heads,
+                    vocab: s.vocab,
+                    context: s.context,
+                    parameters,
+                    weight_bytes,
+                    state_bytes_per_token: s.state_bytes_per_token(),
+                }
+            }
+            Architecture::Encoder(e) => {
+                let s = e.sizes();
+                ModelInfo {
+                    name,
+                    family,
+                    layers: s.layers,
+                    width: s.width,
+                    heads: s.heads,
+                    kv_heads: s.heads,
+                    vocab: s.vocab,
+                    context: s.context,
+                    parameters,
+                    weight_bytes,
+                    state_bytes_per_token: 0,
+                }
+            }
+        }
+    }
+
+    /// # Errors
+    /// A family that does not generate text.
+    pub fn check_generates(&self) -> Result<()> {
+        self.generator().map(|_| ())
+    }
+    fn generator(&self) -> Result<&dyn Decoder> {
+        self.decoder()
+            .ok_or_else(|| Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text"))
+    }
+
+    /// The graph of a decoder's step.
+    pub fn step_graph(&self, step: &StepShape) -> Result<Graph> {
+        layers::step(self.generator()?, &self.source, &self.name, step)
+    }
+
+    /// A step that stands for the model's use: one token at half of the context, or one text of 32 tokens.
+    pub fn typical_step(&self, context: usize) -> Result<(Graph, Bindings)> {
+        match &self.architecture {
+            Architecture::Decoder(_) => {
+                let total = Var::new("total", context as u32);
+                let step = StepShape { seq: 1.into(), total, context, last_only: true, sequence_parallel: false };
+                let bindings = Bindings::new().with("seq", 1).with("total", (context as u64 / 2).max(1));
+                Ok((self.step_graph(&step)?, bindings))
+            }
+            Architecture::Encoder(e) => {
+                let seq = context.min(e.sizes().context).min(256) as u32;
+                let graph = self.embed_graph(Var::new("batch", 8), Var::new("seq", seq))?;
+                Ok((graph, Bindings::new().with("batch", 1).with("seq", seq.min(32) as u64)))
+            }
+        }
+    }
+
+    /// The graph of an encoder's batch.
+    pub fn embed_graph(&self, batch: Var, seq: Var) -> Result<Graph> {
+        let encoder = self
+            .encoder()
+            .ok_or_else(|| Error::model(&self.name, "generates text: it makes no sentence embeddings"))?;
+        encoder.build(&self.source, &self.name, batch, seq)
+    }
+}

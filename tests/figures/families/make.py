@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Figures of small checkpoints of many families, from transformers on a CPU in f32.
+
+    make.py [NAME ...]      needs: torch (CPU), transformers, safetensors; writes NAME.json beside itself
+
+No weight is kept: every tensor is filled by a rule (`fill`) that the test follows as well, from the tensor's name, its shape,
+a scale and a shift. Names and shapes are those with which transformers saves a checkpoint. What differs between families matters
+in each: biases and sinks are not zero, windows are shorter than the prompt, caps are reached, rotations are stretched.
+A second part says how a converter turns the checkpoint into a GGUF file: keys, and each tensor's origin.
+"""
+import json, math, sys, tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+MASK = (1 << 64) - 1
+PROMPT = [17, 3, 88, 41, 5, 63, 29, 70, 11, 52, 34, 9, 77, 25, 60, 14, 91, 38, 6, 47, 83, 20, 56, 31]
+TOKENS = 8
+
+
+def fill(name, count, scale, shift):
+    """FNV-1a of the name seeds splitmix64; 24 bits a number, uniform in ±scale around the shift; f32."""
+    import numpy as np
+    h = 0xCBF29CE484222325
+    for b in name.encode():
+        h = ((h ^ b) * 0x100000001B3) & MASK
+    i = np.arange(1, count + 1, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        z = np.uint64(h) + i * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    u = (z >> np.uint64(40)).astype(np.float64) / (1 << 24)
+    return ((2 * u - 1) * scale + shift).astype(np.float32)
+
+
+def scale_of(name, shape, gemma):
+    if name.endswith("sinks"):
+        return 2.0, 0.5
+    if len(shape) == 1 and "norm" in name.lower() or ".ln_" in name and name.endswith("weight"):
+        return 0.4, 0.0 if gemma else 1.0
+    if name.endswith("bias") or len(shape) == 1:
+        return 0.4, 0.0
+    if any(w in name for w in ["embed_tokens", "wte", "wpe"]):
+        return 1.0, 0.0
+    transposed = any(w in name for w in ["c_attn", "c_proj", "c_fc", "experts.gate_up_proj", "experts.down_proj"])
+    fan_in = shape[-2] if transposed and len(shape) > 1 else shape[-1]
+    return (4.0 if "lm_head" in name or "gate.weight" in name or "router" in name else 2.2) / math.sqrt(fan_in), 0.0
+
+
+BASE = dict(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=256, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
+
+
+def rope(**p):
+    return {"rope_type": "default", "rope_theta": 10000.0} | p
+
+
+FAMILIES = {
+    "llama": BASE | dict(model_type="llama", tie_word_embeddings=False, attention_bias=True, mlp_bias=True, head_dim=24,
+        rope_parameters=rope(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)),
+    "llama_yarn": BASE | dict(model_type="llama", tie_word_embeddings=True, rope_parameters=rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)),
+    "mistral": BASE | dict(model_type="mistral", sliding_window=7, tie_word_embeddings=False),
+    "mixtral": BASE | dict(model_type="mixtral", num_local_experts=5, num_experts_per_tok=2, sliding_window=9, tie_word_embeddings=False),
+    "qwen2": BASE | dict(model_type="qwen2", use_sliding_window=True, sliding_window=6, max_window_layers=1, tie_word_embeddings=True),
+    "qwen3": BASE | dict(model_type="qwen3", head_dim=32, tie_word_embeddings=True, rope_parameters=rope(rope_theta=1000000.0)),
+    "qwen3_moe": BASE | dict(model_type="qwen3_moe", head_dim=32, moe_intermediate_size=32, num_experts=6, num_experts_per_tok=3, norm_topk_prob=True, tie_word_embeddings=False),
+    "qwen3_moe_shares": BASE | dict(model_type="qwen3_moe", head_dim=16, moe_intermediate_size=32, num_experts=6, num_experts_per_tok=2, norm_topk_prob=False, tie_word_embeddings=True),
+    "gemma2": BASE | dict(model_type="gemma2", head_dim=32, query_pre_attn_scalar=24, sliding_window=6, attn_logit_softcapping=2.0, final_logit_softcapping=5.0),
+    "gemma3_text": BASE | dict(model_type="gemma3_text", head_dim=32, query_pre_attn_scalar=24, sliding_window=6, num_hidden_layers=4, layer_types=KINDS + ["full_attention"],
+        rope_parameters={"full_attention": rope(rope_type="linear", rope_theta=1000000.0, factor=4.0), "sliding_attention": rope(rope_theta=10000.0)}),
+    "gpt_oss": BASE | dict(model_type="gpt_oss", head_dim=32, num_local_experts=5, num_experts_per_tok=2, intermediate_size=64, sliding_window=6, tie_word_embeddings=False,
+        swiglu_limit=1.0, rope_parameters=rope(rope_type="yarn", rope_theta=150000.0, factor=8.0, beta_fast=32.0, beta_slow=1.0, truncate=False, original_max_position_embeddings=32)),
+    "gemma2_gguf": BASE | dict(model_type="gemma2", head_dim=32, query_pre_attn_scalar=32, sliding_window=6, attn_logit_softcapping=2.0, final_logit_softcapping=5.0),
+    "smollm3": BASE | dict(model_type="smollm3", no_rope_layers=[1, 0, 1], tie_word_embeddings=True),
+    "olmo2": BASE | dict(model_type="olmo2", tie_word_embeddings=False, rms_norm_eps=1e-5),
+    "granite": BASE | dict(model_type="granite", embedding_multiplier=3.0, attention_multiplier=0.4, residual_multiplier=0.6, logits_scaling=1.5, tie_word_embeddings=True),
+    "phi3": BASE | dict(model_type="phi3", sliding_window=8, tie_word_embeddings=False, rope_parameters=rope(partial_rotary_factor=0.5)),
+    "gpt2": dict(model_type="gpt2", vocab_size=96, n_embd=64, n_layer=3, n_head=4, n_positions=256, n_inner=None, bos_token_id=None, eos_token_id=None),
+}
+
+FAMILIES["gpt_oss_gguf"] = FAMILIES["gpt_oss"] | dict(swiglu_limit=7.0)
+
+
+# ---------------------------------------------------------------- GGUF, as converters write it
+def gguf_of(name, cfg, tensors):
+    """(keys, tensors): each tensor is [GGUF name, what is done, names in the checkpoint]."""
+    arch = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe",
+            "gemma2": "gemma2", "gemma3_text": "gemma3", "gpt_oss": "gpt-oss", "smollm3": "smollm3", "olmo2": "olmo2", "granite": "granite",
+            "phi3": "phi3", "gpt2": "gpt2"}[cfg["model_type"]]
+    if name in ("llama", "gemma3_text", "qwen2", "smollm3", "qwen3_moe_shares"):
+        return None                     # what makes these checkpoints special has no key in GGUF, or one of its own
+    if name in ("gemma2", "gpt_oss"):
+        return None                     # GGUF does not say the scale of scores, nor the clamp
+    n = cfg.get("num_hidden_layers", cfg.get("n_layer"))
+    heads, width = cfg.get("num_attention_heads", cfg.get("n_head")), cfg.get("hidden_size", cfg.get("n_embd"))
+    head = cfg.get("head_dim") or width // heads
+    kv = cfg.get("num_key_value_heads", heads)
+    keys = {"block_count": n, "embedding_length": width, "attention.head_count": heads, "attention.head_count_kv": kv,
+            "feed_forward_length": cfg.get("intermediate_size") or 4 * width, "context_length": 256}
+    reals = {}
+    if name == "gpt2":
+        reals["attention.layer_norm_epsilon"] = cfg["layer_norm_epsilon"]
+    else:
+        keys |= {"attention.key_length": head, "attention.value_length": head}
+        reals["attention.layer_norm_rms_epsilon"] = cfg["rms_norm_eps"]
+    p = cfg.get("rope_parameters") or {}
+    p = p.get("full_attention", p)
+    if name != "gpt2":
+        reals["rope.freq_base"] = p["rope_theta"]
+        keys["rope.dimension_count"] = int(head * p.get("partial_rotary_factor", 1.0))
+    texts = {}
+    if p.get("rope_type") in ("yarn", "linear"):
+        texts["rope.scaling.type"] = p["rope_type"]
+        reals["rope.scaling.factor"] = p["factor"]
+        if p["rope_type"] == "yarn":
+            keys["rope.scaling.original_context_length"] = p["original_max_position_embeddings"]
+    if cfg.get("sliding_window"):
+        keys["attention.sliding_window"] = cfg["sliding_window"]
+    if name == "gemma2_gguf":
+        reals |= {"attn_logit_softcapping": cfg["attn_logit_softcapping"], "final_logit_softcapping": cfg["final_logit_softcapping"]}
+    if name == "granite":
+        reals |= {"embedding_scale": cfg["embedding_multiplier"], "attention.scale": cfg["attention_multiplier"],
+                  "residual_scale": cfg["residual_multiplier"], "logit_scale": cfg["logits_scaling"]}
+    experts = cfg.get("num_local_experts") or cfg.get("num_experts")
+    if experts:
+        keys |= {"expert_count": experts, "expert_used_count": cfg["num_experts_per_tok"]}
+        if "moe_intermediate_size" in cfg:
+            keys["expert_feed_forward_length"] = cfg["moe_intermediate_size"]
+    parts = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+             "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "self_attn.qkv_proj": "attn_qkv",
+             "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate_up_proj": "ffn_up",
+             "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate": "ffn_gate_inp",
+             "block_sparse_moe.gate": "ffn_gate_inp", "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv",
+             "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+    if name in ("gemma2_gguf", "gemma3_text", "olmo2"):
+        parts |= {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+    top = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output", "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
+    stacks = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps", "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps"}
+    if name == "gpt_oss_gguf":
+        parts |= {"post_attention_layernorm": "post_attention_norm", "mlp.router": "ffn_gate_inp"}
+    out, stacked = [], {}
+    for t in tensors:
+        t = t[0]
+        if t.endswith(".sinks"):
+            out.append([f"blk.{t.split('.')[2]}.attn_sinks.weight", "copy", [t]])
+            continue
+        if ".mlp.experts." in t and name == "gpt_oss_gguf":
+            # Gate and up are every other column, and matrices lie by columns.
+            kind, i = "bias" if t.endswith("_bias") else "weight", t.split(".")[2]
+            if "gate_up" in t:
+                out.append([f"blk.{i}.ffn_gate_exps.{kind}", "columns 0/2", [t]])
+                out.append([f"blk.{i}.ffn_up_exps.{kind}", "columns 1/2", [t]])
+            else:
+                out.append([f"blk.{i}.ffn_down_exps.{kind}", "columns 0/1", [t]])
+            continue
+        path, kind = t.rsplit(".", 1)
+        path = path.removeprefix("model.").removeprefix("transformer.")
+        if not (path.startswith("layers.") or path.startswith("h.")):
+            how = "plus_one" if path == "norm" and name.startswith("gemma") else "copy"
+            out.append([f"{top[path]}.{kind}", how, [t]])
+            continue
+        _, i, rest = path.split(".", 2)
+        if ".experts." in rest:
+            part = stacks[rest.rsplit(".", 1)[1]]
+            stacked.setdefault(f"blk.{i}.{part}.{kind}", []).append((int(rest.split(".experts.")[1].split(".")[0]), t))
+            continue
+        part, how = parts[rest], "copy"
+        if arch in ("llama", "granite", "smollm3") and part in ("attn_q", "attn_k"):
+            how = f"permute {heads if part == 'attn_q' else kv}"
+        if name.startswith("gemma") and part.endswith("norm"):
+            how = "plus_one"
+        if name == "gpt2" and kind == "weight" and "norm" not in part:
+            how = "transpose"
+        out.append([f"blk.{i}.{part}.{kind}", how, [t]])
+    for part, all in stacked.items():
+        out.append([part, "stack", [t for _, t in sorted(all)]])
+    if cfg.get("tie_word_embeddings"):
+        out = [o for o in out if o[0] != "output.weight"]
+    return {"architecture": arch, "keys": keys, "reals": reals, "texts": texts, "tensors": out}
+
+
+def make(name):
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+    cfg = dict(FAMILIES[name])
+    with tempfile.TemporaryDirectory() as d:
+        config = AutoConfig.for_model(cfg["model_type"], **{k: v for k, v in cfg.items() if k != "model_type"})
+        config._attn_implementation = "eager"
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.save_pretrained(d)
+        file = Path(d) / "model.safetensors"
+        with safe_open(file, "pt") as f:
+            shapes = {k: list(f.get_slice(k).get_shape()) for k in sorted(f.keys())}
+        tensors, weights = [], {}
+        for k, shape in shapes.items():
+            scale, shift = scale_of(k, shape, name.startswith("gemma"))
+            scale = float(torch.tensor(scale, dtype=torch.float32))
+            tensors.append([k, shape, scale, shift])
+            weights[k] = torch.from_numpy(fill(k, math.prod(shape), scale, shift)).reshape(shape)
+        save_file(weights, file, metadata={"format": "pt"})
+        saved = json.loads((Path(d) / "config.json").read_text())
+        model = AutoModelForCausalLM.from_pretrained(d, dtype=torch.float32, attn_implementation="eager").eval()
+        ids, greedy, margins, first = list(PROMPT), [], [], None
+        with torch.no_grad():
+            for _ in range(TOKENS):
+                lp = torch.log_softmax(model(torch.tensor([ids]), use_cache=False).logits[0, -1].double(), -1)
+                best = torch.topk(lp, 10)
+                first = first or [[int(i), round(float(v), 6)] for i, v in zip(best.indices, best.values)]
+                greedy.append(int(best.indices[0]))
+                margins.append(round(float(best.values[0] - best.values[1]), 4))
+                ids.append(greedy[-1])
+    for key in ["transformers_version", "architectures", "dtype"]:
+        saved.pop(key, None)
+    figures = {"config": saved, "tensors": tensors, "prompt": PROMPT, "top": first, "greedy": greedy, "margins": margins, "gguf": gguf_of(name, saved, tensors)}
+    text = json.dumps(figures, indent=1)
+    # A line a tensor.
+    import re
+    text = re.sub(r"\[\s+((?:[^\[\]{}]|\[[^\[\]]*\])*?)\s+\]", lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text)
+    (HERE / f"{name}.json").write_text(text + "\n")
+    print(name, first[:3], greedy, margins)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or FAMILIES:
+        make(name)
