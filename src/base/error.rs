@@ -72,7 +72,7 @@ impl Error {
         Error::Usage(plain(&what.into(), MESSAGE))
     }
     pub fn closed(what: impl Into<String>) -> Self {
-        Error::Closed(one_line(&what.into()))
+        Error::Closed(plain(&what.into(), MESSAGE))
     }
     /// The same error told of another node: graph builders know the name, shape rules do not.
     pub fn at_node(self, name: &str) -> Self {

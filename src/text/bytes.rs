@@ -26,7 +26,8 @@ mod tests {
         tokens.extend(["Ġ", "Ċ", "Ã", "©", "ð", "Ł", "ĺ", "Ģ", "he", "Ġt", "ł", "Ń"].map(String::from));
         let mut types = vec![1; tokens.len()];
         types[0] = 3;
-        let v = Vocabulary { model: "gpt2".into(), tokens: Arc::new(tokens.iter().collect()), types, ..Default::default() };
+        let v =
+            Vocabulary { model: "gpt2".into(), tokens: Arc::new(tokens.iter().collect()), types, ..Default::default() };
         let t = Tokenizer::from_vocabulary(v).unwrap();
         let bytes = |token: &str| t.token_bytes(t.token_id(token).unwrap()).unwrap();
         assert_eq!((bytes("he"), bytes("Ġt"), bytes("Ċ")), (b"he".to_vec(), b" t".to_vec(), b"\n".to_vec()));

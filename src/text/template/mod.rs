@@ -78,7 +78,9 @@ impl From<&serde_json::Value> for Variable {
         match v {
             Json::Null => Variable::None,
             Json::Bool(b) => Variable::Bool(*b),
-            Json::Number(n) => n.as_i64().map_or_else(|| Variable::Float(n.as_f64().unwrap_or(f64::NAN)), Variable::Int),
+            Json::Number(n) => {
+                n.as_i64().map_or_else(|| Variable::Float(n.as_f64().unwrap_or(f64::NAN)), Variable::Int)
+            }
             Json::String(t) => Variable::Text(t.clone()),
             Json::Array(items) => Variable::List(items.iter().map(Variable::from).collect()),
             Json::Object(map) => Variable::Dict(map.iter().map(|(k, v)| (k.clone(), Variable::from(v))).collect()),
