@@ -112,7 +112,8 @@ fn every_output_of_a_team_has_the_bits_that_one_thread_gives_it() {
         for (shape, m) in
             [([96, 32], 1), ([96, 32], 4), ([416, 64], 5), ([416, 64], 70), ([32, 32], 4200), ([8192, 32], 70)]
         {
-            if shape[0] == 8192 && dtype != DType::Q4_1 {
+            // The largest once, and not with blocks that make it larger.
+            if shape[0] == 8192 && dtype != DType::Q4_1 || m > 1000 && dtype.block() > 32 {
                 continue;
             }
             let shape = shape.map(|n: usize| n.next_multiple_of(dtype.block()));
