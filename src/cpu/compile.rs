@@ -11,9 +11,14 @@ use crate::graph::{Graph, Node, Source};
 use crate::op::{self, Attrs, Body, Fused, OpDef, Primitive, Value};
 use std::collections::HashMap;
 
-/// Composites that the CPU computes whole.
+/// Composites that the CPU computes whole; all others run as their definitions.
 fn is_whole(def: &OpDef) -> bool {
-    def.is(&op::ROPE) || matches!(&def.body, Body::Composite { fused, .. } if *fused != Fused::Parts)
+    let Body::Composite { fused, .. } = &def.body else { return false };
+    match fused {
+        Fused::Softmax | Fused::LogSoftmax | Fused::LayerNorm | Fused::RmsNorm => true,
+        Fused::Attention | Fused::ExpertMatmul => true,
+        _ => def.is(&op::ROPE),
+    }
 }
 
 /// A graph of what [`compile`] knows.
