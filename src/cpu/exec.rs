@@ -480,11 +480,13 @@ unsafe fn reduce(x: &View, axes: &[usize], kind: Reduce, (out, to): (View, DType
             let y = match kind {
                 Reduce::Sum => items.sum(),
                 Reduce::Mean => items.sum::<f64>() / n as f64,
-                Reduce::Max => items.fold(f64::NEG_INFINITY, f64::max),
-                Reduce::Min => items.fold(f64::INFINITY, f64::min),
+                // A NaN wins, whichever is asked for.
+                Reduce::Max => items.fold(f64::NEG_INFINITY, |b, v| if v > b || v.is_nan() { v } else { b }),
+                Reduce::Min => items.fold(f64::INFINITY, |b, v| if v < b || v.is_nan() { v } else { b }),
                 Reduce::Argmax => {
-                    items.enumerate().fold((0, f64::NEG_INFINITY), |b, (i, v)| if v > b.1 { (i, v) } else { b }).0
-                        as f64
+                    let larger = |v: f64, b: f64| v > b || (v.is_nan() && !b.is_nan());
+                    let best = |b: (usize, f64), (i, v): (usize, f64)| if larger(v, b.1) { (i, v) } else { b };
+                    items.enumerate().fold((0, f64::NEG_INFINITY), best).0 as f64
                 }
             };
             *out.ptr.add(i) = word(to, y);

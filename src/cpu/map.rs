@@ -89,14 +89,18 @@ impl Map<'_> {
             for (to, (v, _)) in views.iter_mut().zip(self.args) {
                 *to = v.broadcast(self.out.shape());
             }
-            // WGSL: an integer divided by zero stays.
-            let ints = self.dtype.is_int() && self.def.name == "div";
             let mut x = [0.0; 3];
             for i in range {
                 for a in 0..n {
                     x[a] = number(self.args[a].1, *views[a].ptr.add(views[a].offset(i)));
                 }
-                let y = if ints && x[1] == 0.0 { x[0] } else { (self.scalar.cpu)(&x[..n]) };
+                let y = match (self.dtype.is_int(), self.def.name) {
+                    // WGSL: an integer divided by zero stays.
+                    (true, "div") if x[1] == 0.0 => x[0],
+                    // Integers wrap; their product may have more bits than an f64 holds.
+                    (true, "mul") => (x[0] as i64).wrapping_mul(x[1] as i64) as u32 as f64,
+                    _ => (self.scalar.cpu)(&x[..n]),
+                };
                 *self.out.ptr.add(i) = word(self.dtype, y);
             }
         }
