@@ -236,8 +236,9 @@ fn tables_of_a_user_are_scored_row_by_row() {
     let said = warpweft(&["validate", "--table", &table, "--as", "training", "--rows", &rows]);
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(
-        said.out.contains("line 3: not priced, counts as 100 % off, here and for the constant: there is no model preset \"none\"")
-            && said.out.contains("ignored: remark"),
+        said.out.contains(
+            "line 3: not priced, counts as 100 % off, here and for the constant: there is no model preset \"none\""
+        ) && said.out.contains("ignored: remark"),
         "{}",
         said.out
     );
