@@ -177,7 +177,12 @@ pub fn main() -> ExitCode {
         Err(e) => return wrong_arguments(&e),
     };
     spread::hush();
-    match pollster::block_on(run(cli.command)) {
+    let done = pollster::block_on(run(cli.command));
+    if let Some(fault) = style::fault() {
+        style::error(&fault);
+        return ExitCode::FAILURE;
+    }
+    match done {
         Ok(code) => code,
         Err(Error::Cancelled) => {
             style::note("cancelled");
