@@ -125,10 +125,10 @@ async fn kernels(gpu: &Arc<Gpu>, tuning: &Tuning) -> Result<Probes> {
         rows(gpu, tuning, "softmax 1024 × 1024").await?,
         rows(gpu, tuning, "layer-norm 1024 × 1024").await?,
         rows(gpu, tuning, "RMS-norm 1024 × 1024").await?,
-        matvec(gpu, tuning, "mat-vec 1536² f16", DType::F16).await?,
-        matvec(gpu, tuning, "mat-vec 1536² q4_1", DType::Q4_1).await?,
-        matvec(gpu, tuning, "mat-vec 1536² q8_0", DType::Q8_0).await?,
     ];
+    for dtype in DType::weights().filter(|d| *d != DType::F32) {
+        all.push(matvec(gpu, tuning, format!("mat-vec 1536² {dtype}").leak(), dtype).await?);
+    }
     // Probes and kernels in turn: what disturbs one disturbs the other.
     let mut probes = vec![];
     for _ in 0..ROUNDS {

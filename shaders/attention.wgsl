@@ -61,7 +61,7 @@ fn query(b: u32, s: u32, h: u32, lane: u32) {
         score = masked(capped(score * p.scale), b, h, s, t);
         let next = max(most, score);
         let keep = exp(most - next);
-        let e = exp(score - next);
+        let e = select(0.0, exp(score - next), score > -3.4028234e38);
         sum = sum * keep + e;
         for (var i = 0u; i < p.width; i++) { acc[i] = acc[i] * keep + e * v[v_at + t * p.v_row + i]; }
         most = next;

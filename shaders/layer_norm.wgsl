@@ -5,10 +5,12 @@ const WG: u32 = 64u;
 
 struct Params { rows: u32, cols: u32, x0: u32, w0: u32, b0: u32, y0: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
+//{ bindings
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> w: array<f32>;
 @group(0) @binding(3) var<storage, read> b: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
+//}
 
 //{ form
 const LANES: u32 = 1u;
@@ -18,6 +20,7 @@ fn all_sum(x: f32, lane: u32) -> f32 { return x; }
 fn all_max(x: f32, lane: u32) -> f32 { return x; }
 //}
 
+//{ entry
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let row = row_of(group.y * groups.x + group.x, local);
@@ -37,3 +40,4 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         y[out + i] = (x[first + i] - mean) * scale * w[p.w0 + i] + b[p.b0 + i];
     }
 }
+//}

@@ -34,9 +34,15 @@ fn tile(m0: u32, n0: u32, za: u32, zb: u32, z: u32, lane: u32) {
 }
 //}
 
+//{ grid
+// The place of a workgroup; grids that are folded fill in how they unfold.
+fn workgroup_at(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> { return group; }
+//}
+
 //{ entry
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = workgroup_at(group_id, groups);
     let n = (group.x * WG + lane) * TN;
     if (n >= p.n) { return; }
     tile(group.y * TM, n, p.a0 + batch_a(group.z), p.b0 + batch_b(group.z), group.z, lane);

@@ -1,11 +1,12 @@
-// matvec: a workgroup makes TN outputs of one row, its lanes run along k: for few rows on a GPU, where neighbouring
-// lanes must read neighbouring memory. Weights are rows of whole blocks of 32.
+// matvec: a workgroup makes several outputs of all rows, lanes run along k: for few rows on a GPU, where neighbouring
+// lanes must read neighbouring memory. Weights are rows of whole blocks of 32. As it stands, one row and four outputs.
 
 const WG: u32 = 64u;
-const TN: u32 = 4u;
+const ALONG: u32 = 64u;
+const ROOM: u32 = 64u;
 
 //{ interface
-struct Params { m: u32, n: u32, k: u32, a0: u32, a_row: u32, y0: u32, y_row: u32, n0: u32 }
+struct Params { m: u32, n: u32, k: u32, a0: u32, a_row: u32, b0: u32, y0: u32, y_row: u32, n0: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
@@ -13,46 +14,42 @@ struct Params { m: u32, n: u32, k: u32, a0: u32, a_row: u32, y0: u32, y_row: u32
 //}
 
 //{ body
-fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {
-    let at = n * (p.k / 32u) + kb;
-    var sum = 0.0;
-    for (var j = 0u; j < 8u; j++) { sum += dot(b[at * 8u + j], a[x0 + j]); }
-    return sum;
-}
 fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
 //}
 
-// What a lane has of output c.
-fn part_of(group: vec3<u32>, lane: u32, c: u32) -> f32 {
-    let n_first = group.x * TN;
-    let row = (p.a0 + group.y * p.a_row) / 4u;
-    let n = min(n_first + c, p.n - 1u);
-    var sum = 0.0;
-    for (var kb = lane; kb < p.k / 32u; kb += WG) { sum += block_dot(n, kb, row + kb * 8u); }
+var<workgroup> part: array<vec4<f32>, ROOM>;
+
+// The sum over the lanes that lie along k.
+fn total(x: vec4<f32>, lane: u32) -> vec4<f32> {
+    part[lane] = x;
+    workgroupBarrier();
+    for (var step = ALONG / 2u; step > 0u; step = step / 2u) {
+        if (lane % ALONG < step) { part[lane] += part[lane + step]; }
+        workgroupBarrier();
+    }
+    let sum = part[lane / ALONG * ALONG];
+    workgroupBarrier();
     return sum;
 }
 
-fn store(group: vec3<u32>, c: u32, sum: f32) {
-    let n = group.x * TN + c;
-    if (n < p.n) {
-        let o = group.y * p.y_row + p.n0 + n;
+fn store(m: u32, n: u32, sum: f32) {
+    if (m < p.m && n < p.n) {
+        let o = m * p.y_row + p.n0 + n;
         y[p.y0 + o] = epilogue(sum, o);
     }
 }
 
-var<workgroup> part: array<f32, WG * TN>;
-
-//{ sums
+//{ entry
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    for (var c = 0u; c < TN; c++) { part[c * WG + lane] = part_of(group, lane, c); }
-    workgroupBarrier();
-    for (var step = WG / 2u; step > 0u; step = step / 2u) {
-        if (lane < step) {
-            for (var c = 0u; c < TN; c++) { part[c * WG + lane] += part[c * WG + lane + step]; }
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let n0 = (group.y * groups.x + group.x) * 4u;
+    var s = vec4<f32>(0.0);
+    for (var c = lane; c < p.k / 4u; c += WG) {
+        for (var r = 0u; r < 4u; r++) {
+            s[r] += dot(b[p.b0 / 4u + min(n0 + r, p.n - 1u) * (p.k / 4u) + c], a[p.a0 / 4u + c]);
         }
-        workgroupBarrier();
     }
-    if (lane < TN) { store(group, lane, part[lane * WG]); }
+    let sum = total(s, lane);
+    if (lane < 4u) { store(0u, n0 + lane, sum[lane]); }
 }
 //}

@@ -1,5 +1,6 @@
-// reduce: y[o] = finish(combine over r of load(o, r)).
-// One invocation an output: no barriers, for many outputs or adapters that run on a CPU.
+// reduce: y[o] = finish(combine over r of load(o, r)). A NaN among the operands makes the result NaN; the largest and smallest of
+// nothing are infinite. As it stands one invocation makes an output, without barriers: for many outputs, or adapters that run on a CPU.
+// The form hole gives an output to a workgroup.
 
 const WG: u32 = 64u;
 // 0 sum, 1 mean, 2 max, 3 min, 4 argmax.
@@ -18,8 +19,22 @@ fn load(o: u32, r: u32) -> f32 { return x0[o * p.len + r]; }
 fn finish(acc: f32, o: u32) -> f32 { return acc; }
 //}
 
-// Adds in sixteen partial sums, so that long sums keep their accuracy.
-fn total(o: u32) -> f32 {
+// By its bits: compilers may take comparisons with NaN for what they like.
+fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
+
+// Whether x at place r is rather the result than the best so far. A NaN is; of equals the first.
+fn beats(x: f32, r: u32, best: f32, at: u32) -> bool {
+    let nan = is_nan(best);
+    if (is_nan(x) || nan) { return is_nan(x) && (!nan || r < at); }
+    return select(x > best, x < best, KIND == 3u) || (x == best && r < at);
+}
+
+// What anything beats. Infinities may not be constants.
+fn worst() -> f32 { return bitcast<f32>(select(0xff800000u, 0x7f800000u, KIND == 3u) | min(p.n, 0u)); }
+
+//{ form
+// Sums in sixteen parts, so that long ones keep their accuracy.
+fn total(o: u32, lane: u32) -> f32 {
     var part: array<f32, 16>;
     for (var j = 0u; j < 16u; j++) { part[j] = 0.0; }
     let chunk = (p.len + 15u) / 16u;
@@ -34,33 +49,35 @@ fn total(o: u32) -> f32 {
     return part[0];
 }
 
-fn reduce(o: u32) -> f32 {
-    if (KIND < 2u) {
-        let sum = total(o);
-        return select(sum, sum / f32(p.len), KIND == 1u);
-    }
-    var best = load(o, 0u);
-    for (var r = 1u; r < p.len; r++) {
+var<private> place: u32;
+fn extreme(o: u32, lane: u32) -> f32 {
+    var best = worst();
+    var at = 0u;
+    for (var r = 0u; r < p.len; r++) {
         let x = load(o, r);
-        // A NaN wins, as in the reference.
-        if (KIND == 2u) { best = max(best, x); } else { best = min(best, x); }
+        if (beats(x, r, best, at)) { best = x; at = r; }
     }
+    place = at;
     return best;
 }
 
-fn argmax(o: u32) -> u32 {
-    var best = load(o, 0u);
-    var at = 0u;
-    for (var r = 1u; r < p.len; r++) {
-        let x = load(o, r);
-        if (x > best) { best = x; at = r; }
+fn output_of(group: u32, lane: u32) -> u32 { return group * WG + lane; }
+fn stores(lane: u32) -> bool { return true; }
+//}
+
+fn reduce(o: u32, lane: u32) -> f32 {
+    if (KIND < 2u) {
+        let sum = total(o, lane);
+        return select(sum, sum / f32(p.len), KIND == 1u);
     }
-    return at;
+    return extreme(o, lane);
 }
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let o = (group.y * groups.x + group.x) * WG + local;
+    let o = output_of(group.y * groups.x + group.x, local);
     if (o >= p.n) { return; }
-    if (KIND == 4u) { r0[p.y0 + o] = R(argmax(o)); } else { r0[p.y0 + o] = R(finish(reduce(o), o)); }
+    let result = reduce(o, local);
+    if (!stores(local)) { return; }
+    if (KIND == 4u) { r0[p.y0 + o] = R(place); } else { r0[p.y0 + o] = R(finish(result, o)); }
 }

@@ -6,8 +6,10 @@ const LOG: u32 = 0u;
 
 struct Params { rows: u32, cols: u32, x0: u32, y0: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
+//{ bindings
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
+//}
 
 //{ form
 const LANES: u32 = 1u;
@@ -17,6 +19,7 @@ fn all_sum(x: f32, lane: u32) -> f32 { return x; }
 fn all_max(x: f32, lane: u32) -> f32 { return x; }
 //}
 
+//{ entry
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let row = row_of(group.y * groups.x + group.x, local);
@@ -39,3 +42,4 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         if (LOG == 0u) { y[out + i] = y[out + i] / sum; } else { y[out + i] = x[first + i] - most - log_sum; }
     }
 }
+//}

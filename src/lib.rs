@@ -11,6 +11,8 @@ pub mod cli;
 #[cfg(feature = "internals")]
 pub mod device;
 #[cfg(feature = "internals")]
+pub mod format;
+#[cfg(feature = "internals")]
 pub mod graph;
 #[cfg(feature = "internals")]
 pub mod kernel;
@@ -43,6 +45,8 @@ mod base;
 mod cli;
 #[cfg(not(feature = "internals"))]
 mod device;
+#[cfg(not(feature = "internals"))]
+mod format;
 #[cfg(not(feature = "internals"))]
 mod graph;
 #[cfg(not(feature = "internals"))]

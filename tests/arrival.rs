@@ -7,8 +7,9 @@ use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use warpweft::base::{Array, Bindings, DType, Error, Result, block};
+use warpweft::base::{Array, Bindings, DType, Error, Result};
 use warpweft::device::{Gpu, Program, Store};
+use warpweft::format;
 use warpweft::graph::GraphBuilder;
 use warpweft::plan::{self, Options, Role};
 use warpweft::session::{self, DeviceChoice, Generator, Head, Layout, Loading, Opened, Request};
@@ -19,7 +20,7 @@ fn joined(gpu: &Arc<Gpu>, dtype: DType, k: usize, feed: Option<usize>) -> Vec<f3
     let rows = [("a", 3), ("b", 5)];
     let weights: HashMap<String, Array> = rows
         .iter()
-        .map(|(n, r)| (n.to_string(), Array::new(dtype, &[*r, k], block::encode(dtype, &values(r * k))).unwrap()))
+        .map(|(n, r)| (n.to_string(), Array::new(dtype, &[*r, k], format::encode(dtype, &values(r * k))).unwrap()))
         .collect();
     let g = GraphBuilder::new();
     let x = g.input("x", DType::F32, [2, k]);

@@ -12,8 +12,9 @@ use common::{Found, device};
 use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::Arc;
-use warpweft::base::{AdapterKind, Array, Bindings, Caps, DType, Result, Var, Weights, block};
+use warpweft::base::{AdapterKind, Array, Bindings, Caps, DType, Result, Var, Weights};
 use warpweft::device::{Gpu, Program, Store};
+use warpweft::format;
 use warpweft::graph::{Graph, GraphBuilder};
 use warpweft::plan::{Options, Plan, Role, plan};
 use warpweft::reference::{Interpreter, sample::Random};
@@ -35,7 +36,7 @@ fn loaded(gpu: &Arc<Gpu>, graph: &Graph, weights: &dyn Weights) -> Result<(Progr
 fn matrix(dtype: DType, rows: usize, cols: usize, seed: u64) -> Array {
     let mut random = Random::new(seed);
     let values: Vec<f32> = (0..rows * cols).map(|_| (random.unit() * 2.0 - 1.0) as f32).collect();
-    Array::new(dtype, &[rows, cols], block::encode(dtype, &values)).unwrap()
+    Array::new(dtype, &[rows, cols], format::encode(dtype, &values)).unwrap()
 }
 
 /// `y = x · wᵀ`, and the rows of `w` that `ids` name.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use warpweft::base::DType;
 use warpweft::op::{self, Body, Grad};
 
 fn root() -> &'static Path {
@@ -152,6 +153,32 @@ fn nothing_is_left_undone_in_the_tree() {
         let text = fs::read_to_string(&path).unwrap();
         for mark in marks {
             assert!(!text.contains(mark), "{} holds {mark}", path.display());
+        }
+    }
+}
+
+#[test]
+fn only_the_room_of_formats_names_one() {
+    let named = |d: &DType| d.is_quantised() || (d.is_narrow() && *d != DType::F16);
+    let formats: Vec<DType> = DType::ALL.into_iter().filter(named).collect();
+    assert!(formats.len() > 3);
+    for path in files("src", ".rs") {
+        let below = path.strip_prefix(root().join("src")).unwrap();
+        // Machines have precisions of the same names.
+        if ["format", "simulate", "topology"].iter().any(|room| below.starts_with(room)) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for dtype in &formats {
+            // A narrow type's name is also that of a file's or a machine's.
+            let quoted = dtype.is_quantised().then(|| format!("\"{dtype}\""));
+            for name in quoted.into_iter().chain([format!("DType::{}", dtype.name().to_uppercase())]) {
+                assert!(!text.contains(&name), "{} names {name}", below.display());
+            }
+        }
+        for size in ["/ 32 ", "/ 32)", "% 32 ", "* 32)"] {
+            let blocks = ["plan", "kernel", "device", "reference"].iter().any(|room| below.starts_with(room));
+            assert!(!blocks || !text.contains(size), "{} has a block's size as a constant", below.display());
         }
     }
 }

@@ -6,6 +6,8 @@ use common::{Found, device};
 use std::sync::Arc;
 use warpweft::base::{Array, Bindings, Caps, DType};
 use warpweft::device::Gpu;
+use warpweft::kernel::Kernel;
+use warpweft::kernel::matmul::{Form, VARIANTS, Variant};
 use warpweft::op::{self, OpDef, Within};
 use warpweft::plan::{Options, plan};
 use warpweft::reference::Interpreter;
@@ -40,8 +42,20 @@ fn compare(what: &str, within: Within, got: &[f64], want: &[f64]) {
 }
 
 /// Holds every case of an op on the device to the reference; `see` looks at each first.
-fn hold(gpu: &Arc<Gpu>, def: &'static OpDef, options: &Options, how: &str, mut see: impl FnMut(&str, &CaseGraph)) {
-    for (i, case) in (def.cases)().iter().enumerate() {
+fn hold(gpu: &Arc<Gpu>, def: &'static OpDef, options: &Options, how: &str, see: impl FnMut(&str, &CaseGraph)) {
+    hold_some(gpu, def, options, how, |_| true, see);
+}
+
+/// The same for some of the cases, by their numbers.
+fn hold_some(
+    gpu: &Arc<Gpu>,
+    def: &'static OpDef,
+    options: &Options,
+    how: &str,
+    which: impl Fn(usize) -> bool,
+    mut see: impl FnMut(&str, &CaseGraph),
+) {
+    for (i, case) in (def.cases)().iter().enumerate().filter(|(i, _)| which(*i)) {
         let graph = case_graph(def, case, 1000 + i as u64).unwrap();
         let what = format!("{} case {i} {:?} {how}", def.name, case.types());
         see(&what, &graph);
@@ -111,6 +125,35 @@ fn sums_over_subgroups_equal_the_reference() {
         planned += plan.kernels.iter().filter(|k| k.name() == "matvec_subgroup").count();
     });
     assert!(planned >= 5, "only {planned} cases sum over subgroups");
+}
+
+/// Whether a kernel was filled for this variant.
+fn is_of(kernel: &Kernel, v: &Variant) -> bool {
+    let number = |name: &str, n: u32| kernel.number(name) == Some(&format!("{n}u"));
+    match v.form {
+        Form::Tiled => number("BM", v.bm) && number("BN", v.bn) && number("LANES", v.tile().lanes()),
+        Form::Rows => number("TM", v.tm) && number("TN", v.tn),
+        Form::Vector => kernel.name() == "matvec" && number("ALONG", 64 * v.tn / v.bn),
+        Form::Subgroup => kernel.name() == "matvec_subgroup",
+    }
+}
+
+#[test]
+fn every_variant_of_the_table_equals_the_reference() {
+    let Found::Device(gpu) = device(None) else { return };
+    for (number, variant) in VARIANTS.iter().enumerate().filter(|(_, v)| v.requires(gpu.caps())) {
+        let mut options = Options::for_caps(gpu.caps());
+        options.tuning.serial = variant.form == Form::Rows;
+        options.tuning.prefer(variant.name);
+        let mut planned = 0;
+        // What compiles for seconds on a CPU takes its turn with the cases; its text differs from the others' by numbers only.
+        let which = |case: usize| variant.tm * variant.tn < 32 || case % 6 == number % 6;
+        hold_some(&gpu, &op::MATMUL, &options, variant.name, which, |_, case| {
+            let plan = plan(&case.graph, gpu.caps(), &options).unwrap();
+            planned += plan.kernels.iter().filter(|k| is_of(k, variant)).count();
+        });
+        assert!(planned >= 2, "{}: only {planned} products were planned", variant.name);
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use warpweft::base::{Array, Bindings, DType, DeviceFault, Error, Result, Var, block};
+use warpweft::base::{Array, Bindings, DType, DeviceFault, Error, Result, Var};
+use warpweft::format;
 use warpweft::graph::GraphBuilder;
 use warpweft::reference::{Interpreter, MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 use warpweft::session::{DeviceChoice, Loading, Opened, Options, Request};
@@ -81,7 +82,7 @@ impl Team for Threads {
 fn products(dtype: DType, [n, k]: [usize; 2], m: usize, team: Option<Arc<dyn Team>>) -> Vec<u32> {
     let weights: HashMap<String, Array> = [("a", [n, k]), ("b", [70, n])]
         .map(|(name, shape)| {
-            let bytes = block::encode(dtype, &values(shape[0] * shape[1]));
+            let bytes = format::encode(dtype, &values(shape[0] * shape[1]));
             (name.to_string(), Array::new(dtype, &shape, bytes).unwrap())
         })
         .into();
@@ -106,7 +107,7 @@ fn products(dtype: DType, [n, k]: [usize; 2], m: usize, team: Option<Arc<dyn Tea
 
 #[test]
 fn every_output_of_a_team_has_the_bits_that_one_thread_gives_it() {
-    for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
+    for dtype in DType::weights() {
         // Fewer panels than threads, rows that fill no panel, and more rows of x than are shown at once.
         for (shape, m) in
             [([96, 32], 1), ([96, 32], 4), ([416, 64], 5), ([416, 64], 70), ([32, 32], 4200), ([8192, 32], 70)]
@@ -114,6 +115,7 @@ fn every_output_of_a_team_has_the_bits_that_one_thread_gives_it() {
             if shape[0] == 8192 && dtype != DType::Q4_1 {
                 continue;
             }
+            let shape = shape.map(|n: usize| n.next_multiple_of(dtype.block()));
             let alone = products(dtype, shape, m, None);
             assert!(alone.iter().any(|x| f32::from_bits(*x) != 0.0));
             for threads in [2, 3, 8] {

@@ -323,10 +323,26 @@ fn shipped_machines_say_what_their_devices_see() {
     h100-hbm2e: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
     dgx-h200: 8 devices, NVLink 4, 450 GB/s, 600 ns, sums
     dgx-h200: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    h20-8: 8 devices, NVLink 4, 450 GB/s, 600 ns, sums
+    h20-8: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    gh200: 2 devices, InfiniBand NDR, 50 GB/s, 4.3 µs
     dgx-b200: 8 devices, NVLink 5, 900 GB/s, 600 ns, sums
     dgx-b200: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    dgx-b300: 8 devices, NVLink 5, 900 GB/s, 600 ns, sums
+    dgx-b300: 16 devices, InfiniBand XDR, 100 GB/s, 4.7 µs
     gb200-nvl72: 72 devices, NVLink 5, 900 GB/s, 600 ns, sums
     gb200-nvl72: 144 devices, InfiniBand NDR, 50 GB/s, 4.3 µs
+    gb300-nvl72: 72 devices, NVLink 5, 900 GB/s, 600 ns, sums
+    gb300-nvl72: 144 devices, InfiniBand XDR, 100 GB/s, 4.3 µs
+    mi300x-8: 8 devices, XGMI, 448 GB/s, 600 ns
+    mi300x-8: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    mi355x-8: 8 devices, XGMI, 536 GB/s, 600 ns
+    mi355x-8: 16 devices, InfiniBand NDR, 50 GB/s, 4.7 µs
+    l40s-8: 8 devices, PCIe 4 x16, 31 GB/s, 2.5 µs
+    l40s-8: 16 devices, Ethernet 100G, 1.56 GB/s, 6.7 µs
+    rtx-pro-6000-8: 8 devices, PCIe 5 x16, 63 GB/s, 2.5 µs
+    rtx-pro-6000-8: 16 devices, Ethernet 100G, 1.56 GB/s, 6.7 µs
+    dgx-spark: 2 devices, Ethernet 200G, 25 GB/s, 11.6 µs
     pcie-8: 8 devices, PCIe 4 x16, 31 GB/s, 2.5 µs
     pcie-8: 16 devices, Ethernet 100G, 1.56 GB/s, 6.7 µs
     laptops-2: 4 devices, Ethernet 1G, 125 MB/s, 54 µs
@@ -477,7 +493,7 @@ fn a_bad_machine_file_is_refused_with_file_line_and_numbers() {
     small.toml:2: device gpu: peak names no rate, such as fp16 = "312TFLOP/s"
     small.toml:1: string values must be quoted, expected literal string
     none.toml:1: machine "none" has no devices: it needs a [devices.NAME] section
-    there is no machine "dgx-z": there are dgx1-v100, dgx-v100, dgx-a100, dgx-a100-40gb, dgx-h100, h100-hbm2e, dgx-h200, dgx-b200, gb200-nvl72, pcie-8, laptops-2, browser-tab, or give a .toml file
+    there is no machine "dgx-z": there are dgx1-v100, dgx-v100, dgx-a100, dgx-a100-40gb, dgx-h100, h100-hbm2e, dgx-h200, h20-8, gh200, dgx-b200, dgx-b300, gb200-nvl72, gb300-nvl72, mi300x-8, mi355x-8, l40s-8, rtx-pro-6000-8, dgx-spark, pcie-8, laptops-2, browser-tab, or give a .toml file
     dgx-a100: 0 nodes, must be 1 to 1000000
     "#);
 }

@@ -1,4 +1,5 @@
 //! What the benches share.
+#![allow(dead_code)]
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

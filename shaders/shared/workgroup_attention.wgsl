@@ -22,7 +22,7 @@ fn query(b: u32, s: u32, h: u32, lane: u32) {
         }
         let next = max(most, all_max(score, lane));
         let keep = exp(most - next);
-        let e = select(0.0, exp(score - next), t < end);
+        let e = select(0.0, exp(score - next), t < end && score > -3.4028234e38);
         weight[lane] = e;
         sum = sum * keep + all_sum(e, lane);
         most = next;

@@ -1,6 +1,7 @@
 //! Values on the host: what goes into a step and comes out of it.
 
-use super::{DType, Error, Result, block};
+use super::{DType, Error, Result};
+use crate::format;
 
 /// A tensor's elements in host memory, row-major, little-endian, as files store them.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,7 +121,7 @@ impl Array {
         match self.dtype {
             DType::I32 => self.words().map(|w| w as i32 as f32).collect(),
             DType::U32 | DType::Bool => self.words().map(|w| w as f32).collect(),
-            float => block::decode(float, &self.bytes),
+            float => format::decode(float, &self.bytes),
         }
     }
     /// Elements of a u32, i32 or bool array as their bits.

@@ -5,6 +5,7 @@ mod cluster;
 mod fetch;
 mod interrupt;
 mod look;
+mod quantize;
 #[cfg(feature = "serve")]
 mod serve;
 mod simulate;
@@ -60,6 +61,8 @@ enum Command {
     /// Fit a device's constants to measurements (assets/devices says which)
     #[command(hide = true)]
     Fit(validate::Fit),
+    /// Write a model in another format, and say what that loses
+    Quantize(quantize::Quantize),
     /// Time the kernel variants of an adapter and remember the fastest
     Tune(look::Tune),
     /// Serve models to many clients over HTTP, as OpenAI, Anthropic and Ollama do
@@ -174,7 +177,12 @@ pub fn main() -> ExitCode {
         Err(e) => return wrong_arguments(&e),
     };
     spread::hush();
-    match pollster::block_on(run(cli.command)) {
+    let done = pollster::block_on(run(cli.command));
+    if let Some(fault) = style::fault() {
+        style::error(&fault);
+        return ExitCode::FAILURE;
+    }
+    match done {
         Ok(code) => code,
         Err(Error::Cancelled) => {
             style::note("cancelled");
@@ -238,6 +246,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Simulate(c) => c.run().await.map(done),
         Command::Validate(c) => c.run().map(done),
         Command::Fit(c) => c.run().map(done),
+        Command::Quantize(c) => c.run().await.map(done),
         Command::Tune(c) => c.run().await.map(done),
         #[cfg(feature = "serve")]
         Command::Serve(c) => c.run(),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Validate {
-    /// Only this of the tables that come along: training, inference, memory, energy, gemm, collective
+    /// Only this of the tables that come along: training, inference, memory, energy, gemm, collective, serving
     what: Option<Subject>,
     /// Score a table of your own instead (CSV)
     #[arg(long, value_name = "FILE", requires = "kind", conflicts_with = "what")]
@@ -30,7 +30,7 @@ const MOST: u64 = 64 << 20;
 
 /// A machine by name or file, or by what a table calls it.
 fn machine(name: &str) -> Result<crate::topology::Topology> {
-    cluster::open(name).or_else(|e| crate::simulate::check::lenient(name).map_err(|_| e))
+    cluster::open(name).or_else(|e| crate::simulate::known::machine(name).map_err(|_| e))
 }
 
 fn read(path: &Path) -> Result<Table> {
@@ -49,8 +49,8 @@ impl Validate {
         };
         let mut written = String::new();
         style::out(&format!(
-            "{:<22} {:<14} {:<6} {:>5} {:>8} {:>8} {:>6}   {:>8} {:>8} {:>6}\n",
-            "table", "figure", "rows", "", "MAPE", "bias", "tau", "MAPE", "bias", "tau"
+            "{:<22} {:<14} {:<6} {:>5} {:>8} {:>8} {:>6} {:>11}   {:>8} {:>8} {:>6}\n",
+            "table", "figure", "rows", "", "MAPE", "bias", "tau", "80 % within", "MAPE", "bias", "tau"
         ));
         for (subject, table) in tables {
             let report = check::check(subject, table, &machine)?;
@@ -70,17 +70,26 @@ fn text(report: &Report, split: bool) -> String {
         let base = l.baseline.map_or(String::new(), |b| {
             format!("{:>7.1}% {:>+7.1}% {:>6.2}   one constant, {}", b.mape, b.bias, b.tau, report.subject.constant())
         });
+        let interval = l.interval.as_ref().map_or(String::new(), |i| format!("{:.2}-{:.2}", i.low, i.high));
         out += &format!(
-            "{:<22} {:<14} {:<6} {:>5} {:>7.1}% {:>+7.1}% {:>6.2}   {base}\n",
+            "{:<22} {:<14} {:<6} {:>5} {:>7.1}% {:>+7.1}% {:>6.2} {interval:>11}   {base}\n",
             report.table.name, l.what, l.split, l.score.rows, l.score.mape, l.score.bias, l.score.tau
         );
     }
     if !report.ignored.is_empty() {
         out += &format!("    columns that mean nothing here and are ignored: {}\n", report.ignored.join(", "));
     }
+    let mut noted = vec![];
     for o in &report.outcomes {
+        if let Some(note) = o.note.as_ref().filter(|_| !noted.contains(&o.row)) {
+            noted.push(o.row);
+            out += &format!("    line {}: {note}\n", report.table.rows[o.row].line);
+        }
         if let Err(e) = &o.predicted {
-            out += &format!("    line {}: not priced, counts as 100 % off: {e}\n", report.table.rows[o.row].line);
+            out += &format!(
+                "    line {}: not priced, counts as 100 % off, here and for the constant: {e}\n",
+                report.table.rows[o.row].line
+            );
         }
     }
     out

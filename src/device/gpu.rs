@@ -138,6 +138,10 @@ impl Gpu {
             limits.max_storage_buffer_binding_size = caps.binding_bytes;
             limits.max_buffer_size = caps.buffer_bytes;
             limits.max_texture_dimension_2d = caps.texture;
+            limits.max_compute_workgroups_per_dimension = caps.grid;
+            if caps.subgroup > 0 {
+                features |= adapter.features() & wgpu::Features::SUBGROUP;
+            }
             report.caps = Caps { kind: report.caps.kind, ..caps.clone() };
         } else {
             features |= adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP);

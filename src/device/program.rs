@@ -4,7 +4,7 @@ use super::memory::Memory;
 use super::pace::Pace;
 use super::pipeline::Pipeline;
 use super::{Gpu, Store};
-use crate::base::{Array, Bindings, DType, Error, Expr, Result, Weights};
+use crate::base::{Array, Bindings, Error, Expr, Result, Weights};
 use crate::plan::{Dispatch, Param, Plan, Port};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -35,9 +35,9 @@ struct Launch {
     group: wgpu::BindGroup,
 }
 
-/// Outputs on their way to the host: port and bytes of each.
+/// Outputs on their way to the host: port, place and bytes of each. What is asked for twice is copied once.
 pub(super) struct Reading {
-    ports: Vec<(Port, u64)>,
+    ports: Vec<(Port, u64, u64)>,
     bytes: u64,
 }
 
@@ -255,6 +255,10 @@ impl Program {
         let mut reading = Reading { ports: vec![], bytes: 0 };
         for port in ports {
             let bytes = bytes_now(&port.ty, bindings)?;
+            if let Some((_, at, _)) = reading.ports.iter().find(|(known, ..)| known.name == port.name) {
+                reading.ports.push((port, *at, bytes));
+                continue;
+            }
             if let (Some(staging), true) = (&self.staging, bytes > 0) {
                 encoder.copy_buffer_to_buffer(
                     self.buffers[port.buffer.0 as usize].buffer()?,
@@ -264,8 +268,8 @@ impl Program {
                     staged(bytes),
                 );
             }
+            reading.ports.push((port, reading.bytes, bytes));
             reading.bytes += staged(bytes);
-            reading.ports.push((port, bytes));
         }
         Ok(reading)
     }
@@ -278,11 +282,9 @@ impl Program {
         };
         self.gpu.check()?;
         let mut out = vec![];
-        let mut at = 0;
-        for (port, size) in reading.ports {
-            let end = at + size as usize;
-            out.push(Array::new(port.ty.dtype, &port.ty.shape.eval(bindings)?, bytes[at..end].to_vec())?);
-            at += staged(size) as usize;
+        for (port, at, size) in reading.ports {
+            let range = at as usize..(at + size) as usize;
+            out.push(Array::new(port.ty.dtype, &port.ty.shape.eval(bindings)?, bytes[range].to_vec())?);
         }
         Ok(out)
     }
@@ -500,7 +502,7 @@ fn staged(bytes: u64) -> u64 {
 
 fn bytes_now(ty: &crate::base::Type, bindings: &Bindings) -> Result<u64> {
     let count = ty.shape.eval(bindings)?.iter().product::<usize>() as u64;
-    Ok(if ty.dtype == DType::F16 { count * 2 } else { count * 4 })
+    Ok(count * ty.dtype.block_bytes() as u64)
 }
 
 fn bind(
@@ -568,10 +570,8 @@ impl Params {
                 let at = i * stride + offset as usize;
                 match param {
                     Param::F(x) => image[at..at + 4].copy_from_slice(&x.to_le_bytes()),
-                    Param::U(e) => match e.known() {
-                        Some(n) => image[at..at + 4].copy_from_slice(&(n as u32).to_le_bytes()),
-                        None => dynamic.push((at, i, j)),
-                    },
+                    Param::U(e) | Param::I(e) if e.known().is_none() => dynamic.push((at, i, j)),
+                    whole => image[at..at + 4].copy_from_slice(&word(d, name, whole, &Bindings::new())?.to_le_bytes()),
                 }
             }
         }
@@ -593,15 +593,34 @@ impl Params {
 
     fn write(&mut self, gpu: &Gpu, plan: &Plan, bindings: &Bindings) -> Result<()> {
         for (at, i, j) in &self.dynamic {
-            if let Param::U(e) = &plan.dispatches[*i].params[*j].1 {
-                let n = e.eval(bindings)? as u32;
-                self.image[*at..at + 4].copy_from_slice(&n.to_le_bytes());
-            }
+            let d = &plan.dispatches[*i];
+            let (name, param) = &d.params[*j];
+            self.image[*at..at + 4].copy_from_slice(&word(d, name, param, bindings)?.to_le_bytes());
         }
         if !self.dynamic.is_empty() {
             gpu.upload(&self.buffer, 0, &self.image);
         }
         Ok(())
+    }
+}
+
+/// A number of the parameter block as it lies there. One that would wrap means a step that makes no sense.
+fn word(d: &Dispatch, name: &str, param: &Param, bindings: &Bindings) -> Result<u32> {
+    let refuse = |n: i64, what: &str| {
+        let op = d.ops.last().copied().unwrap_or("step");
+        Error::op(op, &d.label, format!("{name} is {n} under {bindings}: it {what}"))
+    };
+    match param {
+        Param::F(x) => Ok(x.to_bits()),
+        Param::U(e) => {
+            let n = e.eval(bindings)?;
+            u32::try_from(n)
+                .map_err(|_| refuse(n, if n < 0 { "may not be negative" } else { "does not fit into 32 bits" }))
+        }
+        Param::I(e) => {
+            let n = e.eval(bindings)?;
+            i32::try_from(n).map(|n| n as u32).map_err(|_| refuse(n, "does not fit into 32 bits"))
+        }
     }
 }
 

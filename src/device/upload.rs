@@ -2,7 +2,8 @@
 
 use super::Gpu;
 use super::memory::Memory;
-use crate::base::{DType, Error, Part, Piece, Result, Seat, Weights, block};
+use crate::base::{DType, Error, Part, Piece, Result, Seat, Weights};
+use crate::format::Planes;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -35,8 +36,8 @@ struct Target {
     buffer: usize,
     /// The block of the buffer with which they start.
     at: u64,
-    /// Where the buffer's scales begin.
-    scales: u64,
+    /// Where the buffer's planes lie.
+    planes: Planes,
     /// Blocks that have come.
     got: u64,
 }
@@ -106,7 +107,7 @@ impl Uploads {
                     columns,
                     buffer: self.buffers.len(),
                     at: start,
-                    scales: 0,
+                    planes: Planes::default(),
                     got: 0,
                 });
             }
@@ -122,7 +123,7 @@ impl Uploads {
         }
         for (i, target) in self.targets.iter_mut().enumerate().skip(fresh) {
             if dtype.is_quantised() {
-                target.scales = block::Planes::new(dtype, at).scale_offset;
+                target.planes = Planes::new(dtype, at);
             }
             self.index.entry(target.tensor.clone()).or_default().push(i);
         }
@@ -184,17 +185,18 @@ impl Uploads {
                 _ => runs.push((at, Cow::Borrowed(here))),
             }
         }
-        let (buffer, dtype, scales_at) = (t.buffer, t.dtype, t.scales);
+        let (buffer, dtype, planes) = (t.buffer, t.dtype, t.planes);
         for (at, bytes) in runs {
             if !dtype.is_quantised() {
                 self.put(gpu, buffer, at * unit as u64, &bytes);
                 continue;
             }
-            let (mut quants, mut scales) = (vec![], vec![]);
-            block::split(dtype, &bytes, &mut quants, &mut scales);
-            let (quant, scale) = block::plane_bytes(dtype);
-            self.put(gpu, buffer, at * quant as u64, &quants);
-            self.put(gpu, buffer, scales_at + at * scale as u64, &scales);
+            for plane in 0..Planes::count(dtype) {
+                let each = Planes::block_bytes(dtype, plane);
+                let mut part = Vec::with_capacity(bytes.len() / unit * each);
+                Planes::take(dtype, plane, &bytes, &mut part);
+                self.put(gpu, buffer, planes.offsets[plane] + at * each as u64, &part);
+            }
         }
     }
 

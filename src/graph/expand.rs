@@ -62,7 +62,7 @@ struct Expander<'a> {
 
 impl Expander<'_> {
     fn widened(&mut self, v: Value) -> Result<Value> {
-        if self.graph.ty(v).dtype != DType::F16 {
+        if !self.graph.ty(v).dtype.is_narrow() {
             return Ok(v);
         }
         self.graph.apply(&CAST, Attrs::Cast(DType::F32), &[v])

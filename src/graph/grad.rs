@@ -80,7 +80,7 @@ impl Graph {
 }
 
 fn has_slope(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16)
+    dtype.is_real()
 }
 
 impl Tape<'_> {

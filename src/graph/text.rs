@@ -41,13 +41,13 @@ mod tests {
         let seq = Var::new("seq", 8);
         let x = g.input("x", DType::F32, vec![seq.into(), 4.into()]);
         g.at("layers.0.up");
-        let w = g.weight("w", DType::Q8_0, [6, 4]);
+        let w = g.weight("w", crate::base::TYPICAL, [6, 4]);
         let y = x.matmul_t(w).gelu();
         g.output("y", y);
         assert_eq!(
             g.finish().unwrap().to_string(),
             "%0 = input : f32[seq, 4]  \"x\"\n\
-             %1 = weight : q8_0[6, 4]  \"w\"\n\
+             %1 = weight : q4_1[6, 4]  \"w\"\n\
              %2 = matmul %0, %1  ta=false tb=true : f32[seq, 6]  \"layers.0.up\"\n\
              %3 = gelu %2 : f32[seq, 6]  \"layers.0.up\"\n\
              output y = %3\n"

@@ -1,6 +1,6 @@
 //! Attention: the text of one query's loop, by head width and form.
 
-use super::{Kernel, Template};
+use super::{Kernel, Template, turns};
 use std::fmt::Write;
 
 pub static ATTENTION: Template = Template { name: "attention", source: include_str!("../../shaders/attention.wgsl") };
@@ -11,6 +11,16 @@ const GROUP: u32 = 64;
 const SERIAL_GROUP: u32 = 8;
 /// The widest head that has a kernel.
 pub const MAX_WIDTH: u32 = 256;
+
+/// Keys that the serial form may be given on adapters that count the turns of loops.
+pub fn serial_keys(width: u32) -> u64 {
+    if named(width) { turns::LONG } else { turns::LONG / (2 * width as u64 + 1) }
+}
+
+/// Whether the serial form has its accumulators in named registers: wider heads do not fit, theirs stay an array.
+fn named(width: u32) -> bool {
+    width.is_multiple_of(4) && width <= 64
+}
 
 /// What a kernel is filled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,27 +42,26 @@ pub struct Spec {
 pub fn kernel(spec: Spec) -> (Kernel, u32) {
     let group = if spec.serial { SERIAL_GROUP } else { GROUP };
     let mut kernel = Kernel::new(&ATTENTION).set("WG", group);
-    if let Some(boolean) = spec.mask {
-        kernel = kernel.hole("mask", mask(boolean));
-    }
-    if spec.softcap {
-        kernel = kernel.hole("cap", CAP);
-    }
-    if spec.sinks {
-        kernel = kernel.hole("sinks", SINKS);
-    }
-    if spec.causal {
-        kernel = kernel.hole("last", last(spec.window));
+    for (name, text) in holes(spec) {
+        kernel = kernel.hole(name, text);
     }
     if !spec.serial {
         let body = include_str!("../../shaders/shared/workgroup_attention.wgsl");
         return (kernel.hole("form", super::row::WORKGROUP_ROW).hole("body", body), 1);
     }
-    // Wider heads do not fit in registers: their accumulators stay an array.
-    if spec.width.is_multiple_of(4) && spec.width <= 64 {
+    if named(spec.width) {
         kernel = kernel.hole("body", serial_body(spec.width / 4));
     }
     (kernel, group)
+}
+
+/// What all kernels of attention have in common: which keys a query sees, and what becomes of a score.
+pub fn holes(spec: Spec) -> Vec<(&'static str, String)> {
+    let mask = spec.mask.map(|boolean| ("mask", mask(boolean)));
+    let cap = spec.softcap.then(|| ("cap", CAP.to_string()));
+    let sinks = spec.sinks.then(|| ("sinks", SINKS.to_string()));
+    let last = spec.causal.then(|| ("last", last(spec.window)));
+    [mask, cap, sinks, last].into_iter().flatten().collect()
 }
 
 /// Beyond ±15 tanh is ±1 in f32, and some drivers overflow in exp there.
@@ -109,7 +118,7 @@ fn serial_body(vectors: u32) -> String {
     for i in 0..vectors {
         let _ = writeln!(t, "        score += dot(q{i}, {});", load("k", &format!("kt + {}u", i * 4)));
     }
-    t += "        score = masked(capped(score), b, h, s, t);\n        let next = max(most, score);\n        let keep = exp(most - next);\n        let e = exp(score - next);\n        sum = sum * keep + e;\n        most = next;\n";
+    t += "        score = masked(capped(score), b, h, s, t);\n        let next = max(most, score);\n        let keep = exp(most - next);\n        let e = select(0.0, exp(score - next), score > -3.4028234e38);\n        sum = sum * keep + e;\n        most = next;\n";
     for i in 0..vectors {
         let _ = writeln!(t, "        a{i} = a{i} * keep + e * {};", load("v", &format!("vt + {}u", i * 4)));
     }

@@ -2,65 +2,16 @@
 
 use super::Template;
 use crate::base::{DType, TEXELS};
+use crate::format::{Plain, Planes, RUN, Wgsl};
 use std::fmt::Write;
 
-pub static TILED: Template = Template { name: "matmul", source: include_str!("../../shaders/matmul.wgsl") };
-pub static ROWS: Template = Template { name: "matmul_rows", source: include_str!("../../shaders/matmul_rows.wgsl") };
-pub static VECTOR: Template = Template { name: "matvec", source: include_str!("../../shaders/matvec.wgsl") };
-/// The same text, whose lanes add up by [`SUBGROUP_SUMS`].
-pub static SUBGROUP: Template = Template { name: "matvec_subgroup", source: VECTOR.source };
-/// Fills the hole `sums`.
-pub static SUBGROUP_SUMS: &str = include_str!("../../shaders/shared/subgroup_sums.wgsl");
+pub use super::variants::{Form, VARIANTS, Variant};
 
+pub static ROWS: Template = Template { name: "matmul_rows", source: include_str!("../../shaders/matmul_rows.wgsl") };
 /// Fills the hole `entry` of [`ROWS`] where tiles are made with broadcasts.
 pub static SUBGROUP_ROWS: &str = include_str!("../../shaders/shared/subgroup_rows.wgsl");
 /// Lanes of a workgroup of the rows form, one vector of a CPU: small workgroups keep all cores busy.
 pub const ROWS_LANES: u32 = 8;
-
-/// How the work is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// Tiles of both operands staged in workgroup memory; any strides and sizes.
-    Tiled,
-    /// A register tile an invocation, no barriers: what wins where shaders run on a CPU.
-    Rows,
-    /// A workgroup for a few outputs, lanes along k: few rows of the left operand on a GPU.
-    Vector,
-    /// The same with sums over subgroups, where the device has them.
-    Subgroup,
-}
-
-/// One row of the tuner's table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Variant {
-    pub form: Form,
-    /// Rows and columns of outputs that one invocation (tiled, rows) or workgroup (vector, subgroup) makes.
-    pub tm: u32,
-    pub tn: u32,
-}
-
-/// All variants; a plan's tuning holds indices into this table.
-pub const VARIANTS: &[Variant] = &[
-    Variant { form: Form::Tiled, tm: 4, tn: 4 },
-    Variant { form: Form::Vector, tm: 1, tn: 4 },
-    Variant { form: Form::Rows, tm: 1, tn: 1 },
-    Variant { form: Form::Rows, tm: 1, tn: 2 },
-    Variant { form: Form::Rows, tm: 1, tn: 4 },
-    Variant { form: Form::Rows, tm: 4, tn: 2 },
-    Variant { form: Form::Rows, tm: 4, tn: 4 },
-    Variant { form: Form::Rows, tm: 8, tn: 2 },
-    Variant { form: Form::Rows, tm: 8, tn: 4 },
-    Variant { form: Form::Rows, tm: 8, tn: 8 },
-    Variant { form: Form::Rows, tm: 4, tn: 8 },
-    Variant { form: Form::Vector, tm: 1, tn: 1 },
-    Variant { form: Form::Rows, tm: 4, tn: 1 },
-    Variant { form: Form::Rows, tm: 8, tn: 1 },
-    Variant { form: Form::Subgroup, tm: 1, tn: 1 },
-    Variant { form: Form::Subgroup, tm: 1, tn: 4 },
-    Variant { form: Form::Rows, tm: 1, tn: 8 },
-    Variant { form: Form::Rows, tm: 16, tn: 2 },
-    Variant { form: Form::Rows, tm: 16, tn: 4 },
-];
 
 /// Sizes of uniform bindings for the left operand; the last is what every device binds.
 pub const UNIFORM_BYTES: [u64; 2] = [16 << 10, 64 << 10];
@@ -76,22 +27,42 @@ pub struct Right {
 }
 
 impl Right {
-    /// The types of the elements of `b` and, where quantised, of its scales.
+    /// How the elements are read.
+    pub(super) fn wgsl(self) -> &'static Wgsl {
+        // A product's operands are floats: the op table refuses others.
+        self.dtype.format().float().map_or(&F32_WGSL, |f| &f.wgsl)
+    }
+
+    /// The type of the elements of `b` and, where there are planes beside the first, of those.
     pub fn elements(self, form: Form) -> (&'static str, Option<&'static str>) {
-        match (self.dtype, form) {
-            (DType::F32, Form::Tiled) => ("f32", None),
-            (DType::F32, _) => ("vec4<f32>", None),
-            (DType::F16, Form::Tiled) => ("u32", None),
-            (DType::F16, _) => ("vec2<u32>", None),
-            (_, Form::Tiled) => ("u32", Some("u32")),
-            (_, _) => ("vec4<u32>", Some("u32")),
+        match (self.wgsl(), form) {
+            (Wgsl::Plain(p), Form::Tiled) => (p.word, None),
+            (Wgsl::Plain(p), _) => (p.four, None),
+            (Wgsl::Blocks(_), _) => ("vec4<u32>", (Planes::count(self.dtype) > 1).then_some("u32")),
         }
     }
 
-    /// Functions that all forms load it by: `b_at(i)`, element `i`; where quantised, `scale(s0, i)`, factor and offset of
-    /// block `i`, whose plane begins at texel `s0`.
+    /// Functions that all forms load it by: `b_at(i)`, element `i` of the binding, and what the format makes of it: of plain
+    /// types `four(i)` or, in the tiled form, `plain_at(i)`; of blocks what [`Wgsl::Blocks`] says, and `value(r, j, i)`.
     pub fn access(self, form: Form) -> String {
-        let (element, scales) = self.elements(form);
+        let mut t = self.access_as(self.elements(form));
+        match self.wgsl() {
+            Wgsl::Plain(p) if form == Form::Tiled => {
+                let per_word = 4 / self.dtype.block_bytes();
+                let pick = (p.pick)("w", "i");
+                let _ = writeln!(t, "fn plain_at(i: u32) -> f32 {{ let w = b_at(i / {per_word}u); return {pick}; }}");
+            }
+            Wgsl::Plain(p) => {
+                let widen = (p.widen)("w");
+                let _ = writeln!(t, "fn four(i: u32) -> vec4<f32> {{ let w = b_at(i); return {widen}; }}");
+            }
+            Wgsl::Blocks(_) => {}
+        }
+        t
+    }
+
+    /// `b_at(i)` for elements of these types, and what the format says of blocks.
+    pub fn access_as(self, (element, beside): (&'static str, Option<&'static str>)) -> String {
         let load = match (self.texels, element) {
             (false, _) => "return b[i];",
             (true, "vec4<f32>") => "return bitcast<vec4<f32>>(texel(i));",
@@ -108,74 +79,57 @@ impl Right {
             );
         }
         let _ = writeln!(t, "fn b_at(i: u32) -> {element} {{ {load} }}");
-        if scales.is_some() {
-            let word = if self.texels { "texel(s0 + i / 4u)[i % 4u]" } else { "s[i]" };
-            let _ = writeln!(t, "fn s_at(s0: u32, i: u32) -> u32 {{ return {word}; }}");
-            t += &scale_function(self.dtype);
+        if let Wgsl::Blocks(blocks) = self.wgsl() {
+            if beside.is_some() {
+                let word = if self.texels { "texel(i / 4u)[i % 4u]" } else { "s[i]" };
+                let _ = writeln!(t, "fn s_at(i: u32) -> u32 {{ return {word}; }}");
+                t += HALF_AT;
+            }
+            t += blocks.text;
+            t += VALUE;
         }
         t
     }
+
+    /// Whether blocks have offsets beside factors, and no byte of theirs is negative.
+    pub(super) fn offset(self) -> bool {
+        matches!(self.wgsl(), Wgsl::Blocks(b) if b.offset)
+    }
 }
 
-/// `scale(s0, i)` of a quantised type.
-fn scale_function(dtype: DType) -> String {
-    let body = match dtype {
-        DType::Q4_1 => "return unpack2x16float(s_at(s0, i));".to_string(),
-        _ => {
-            let offset = if dtype == DType::Q4_0 { "-8.0 * d" } else { "0.0" };
-            format!(
-                "let pair = unpack2x16float(s_at(s0, i >> 1u));\n    let d = select(pair.x, pair.y, (i & 1u) == 1u);\n    return vec2<f32>(d, {offset});"
-            )
-        }
-    };
-    format!("fn scale(s0: u32, i: u32) -> vec2<f32> {{\n    {body}\n}}\n")
+/// How plain words are read, where a type has no floats.
+static F32_WGSL: Wgsl = Wgsl::Plain(Plain {
+    word: "f32",
+    four: "vec4<f32>",
+    pick: |w, _| w.to_string(),
+    widen: |w| w.to_string(),
+    store: None,
+});
+
+/// The `i`-th f16 of a plane that begins at word `s`.
+const HALF_AT: &str = "fn half_at(s: u32, i: u32) -> f32 {
+    let pair = unpack2x16float(s_at(s + (i >> 1u)));
+    return select(pair.x, pair.y, (i & 1u) == 1u);
 }
+";
+/// Element `i` of those that `packed(r, j)` gives.
+const VALUE: &str = "fn value(r: Run, j: u32, i: u32) -> f32 {
+    let q = packed(r, j);
+    let s = scale(r, j);
+    let word = bitcast<i32>(select(q.x, q.y, i > 3u));
+    return f32(extractBits(word, 8u * (i & 3u), 8u)) * s.x + s.y;
+}
+";
 
 /// `load_b(base, k, n)`: one element of any format, for the tiled form. It loads by [`Right::access`], as all forms do.
 pub fn load_b(right: Right) -> String {
-    let body = match right.dtype {
-        DType::F16 => "let at = base + k * p.b_col + n * p.b_row;\n    let pair = unpack2x16float(b_at(at >> 1u));\n    return select(pair.x, pair.y, (at & 1u) == 1u);".to_string(),
-        DType::Q4_0 | DType::Q4_1 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b_at(block * 4u + (k % 16u) / 4u);\n    let q = (word >> (8u * (k % 4u) + 4u * ((k % 32u) / 16u))) & 15u;\n    let d = scale(p.s0, block);\n    return f32(q) * d.x + d.y;".to_string(),
-        DType::Q8_0 => "let block = n * (p.k / 32u) + k / 32u;\n    let word = b_at(block * 8u + (k % 32u) / 4u);\n    let q = extractBits(bitcast<i32>(word), 8u * (k % 4u), 8u);\n    return f32(q) * scale(p.s0, block).x;".to_string(),
-        _ => "return b_at(base + k * p.b_col + n * p.b_row);".to_string(),
+    let body = match right.wgsl() {
+        Wgsl::Plain(_) => "return plain_at(base + k * p.b_col + n * p.b_row);".to_string(),
+        Wgsl::Blocks(_) => format!(
+            "let r = run_at(n * (p.k / {RUN}u) + k / {RUN}u, vec2<u32>(p.s0, p.s1));\n    return value(r, (k % {RUN}u) / 8u, k % 8u);"
+        ),
     };
     format!("fn load_b(base: u32, k: u32, n: u32) -> f32 {{\n    {body}\n}}\n")
-}
-
-/// `block_dot(row, kb, x0)`: the dot product of 32 weights with 32 elements of `a`, for the vector form.
-pub fn block_dot(dtype: DType) -> String {
-    let mut t =
-        "fn block_dot(n: u32, kb: u32, x0: u32) -> f32 {\n    let at = n * (p.k / 32u) + kb;\n    var sum = 0.0;\n"
-            .to_string();
-    match dtype {
-        DType::Q4_0 | DType::Q4_1 => {
-            t += "    let q = b_at(at);\n    let d = scale(p.s0, at);\n    var all = vec4<f32>(0.0);\n";
-            for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
-                let _ = write!(
-                    t,
-                    "    {{ let lo = a[x0 + {j}u]; let hi = a[x0 + {}u];\n      sum += dot(vec4<f32>(unpack4xU8(q.{c} & 0x0f0f0f0fu)), lo) + dot(vec4<f32>(unpack4xU8((q.{c} >> 4u) & 0x0f0f0f0fu)), hi);\n      all += lo + hi; }}\n",
-                    j + 4
-                );
-            }
-            t += "    return sum * d.x + (all.x + all.y + all.z + all.w) * d.y;\n";
-        }
-        DType::Q8_0 => {
-            t += "    let d = scale(p.s0, at);\n";
-            for half in 0..2 {
-                let _ = writeln!(t, "    let q{half} = b_at(at * 2u + {half}u);");
-                for (j, c) in ["x", "y", "z", "w"].iter().enumerate() {
-                    let _ =
-                        writeln!(t, "    sum += dot(vec4<f32>(unpack4xI8(q{half}.{c})), a[x0 + {}u]);", half * 4 + j);
-                }
-            }
-            t += "    return sum * d.x;\n";
-        }
-        DType::F16 => {
-            t += "    for (var j = 0u; j < 8u; j++) {\n        let w = b_at(at * 8u + j);\n        sum += dot(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)), a[x0 + j]);\n    }\n    return sum;\n";
-        }
-        _ => t += "    for (var j = 0u; j < 8u; j++) { sum += dot(b_at(at * 8u + j), a[x0 + j]); }\n    return sum;\n",
-    }
-    t + "}\n"
 }
 
 /// The inner loop of the rows form: `tile(m0, n0, za, zb, z, lane)` computes and stores TM × TN outputs in registers. With
@@ -187,7 +141,7 @@ pub fn tile(right: Right, v: Variant, broadcast: bool) -> String {
     let left = Left { rows: v.tm, broadcast };
     left.begin(&mut t);
     if right.rows {
-        rows_tile(&mut t, right.dtype, v, left)
+        rows_tile(&mut t, right, v, left)
     } else {
         columns_tile(&mut t, v, left)
     }
@@ -231,15 +185,16 @@ impl Left {
     }
 }
 
-fn rows_tile(t: &mut String, dtype: DType, v: Variant, left: Left) {
-    *t += if dtype.is_quantised() {
-        "    let blocks = p.k / 32u;\n    let s0 = p.s0;\n    let four = p.four;\n"
+fn rows_tile(t: &mut String, right: Right, v: Variant, left: Left) {
+    let blocks = matches!(right.wgsl(), Wgsl::Blocks(_));
+    if blocks {
+        let _ = writeln!(t, "    let runs = p.k / {RUN}u;\n    let s = vec2<u32>(p.s0, p.s1);\n    let four = p.four;");
     } else {
-        "    let k4 = p.k / 4u;\n"
-    };
+        *t += "    let k4 = p.k / 4u;\n";
+    }
     for c in 0..v.tn {
-        let first = if dtype.is_quantised() {
-            format!("min(n0 + {c}u, p.n - 1u) * blocks")
+        let first = if blocks {
+            format!("min(n0 + {c}u, p.n - 1u) * runs")
         } else {
             format!("(zb + min(n0 + {c}u, p.n - 1u) * p.b_row) / 4u")
         };
@@ -256,71 +211,34 @@ fn rows_tile(t: &mut String, dtype: DType, v: Variant, left: Left) {
             }
         }
     };
-    match dtype {
-        DType::Q4_0 | DType::Q4_1 => {
-            *t += "    for (var kb = 0u; kb < blocks; kb++) {\n";
-            for c in 0..v.tn {
-                let _ = writeln!(
-                    t,
-                    "        let at{c} = w{c} + kb;\n        let d{c} = scale(s0, at{c});\n        let q{c} = b_at(at{c});"
-                );
-            }
-            *t += "        for (var j = 0u; j < four; j++) {\n            let lo = kb * 8u + j;\n            let hi = lo + 4u;\n";
-            for c in 0..v.tn {
-                let _ = writeln!(
-                    t,
-                    "            let u{c} = vec4<f32>(unpack4xU8(q{c}[j] & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;"
-                );
-                let _ = writeln!(
-                    t,
-                    "            let v{c} = vec4<f32>(unpack4xU8((q{c}[j] >> 4u) & 0x0f0f0f0fu)) * d{c}.x + d{c}.y;"
-                );
-            }
-            accumulate(t, "            ", "u", "l");
-            accumulate(t, "            ", "v", "h");
-            *t += "        }\n    }\n";
+    if blocks {
+        *t += "    for (var kb = 0u; kb < runs; kb++) {\n";
+        for c in 0..v.tn {
+            let _ = writeln!(t, "        let r{c} = run_at(w{c} + kb, s);");
         }
-        DType::Q8_0 => {
-            *t += "    for (var kb = 0u; kb < blocks; kb++) {\n";
-            for c in 0..v.tn {
-                let _ = writeln!(t, "        let at{c} = w{c} + kb;\n        let d{c} = scale(s0, at{c}).x;");
+        let _ = writeln!(
+            t,
+            "        for (var j = 0u; j < four; j++) {{\n            let lo = kb * {}u + 2u * j;\n            let hi = lo + 1u;",
+            RUN / 4
+        );
+        let offset = |c: u32| if right.offset() { format!(" + f{c}.y") } else { String::new() };
+        for c in 0..v.tn {
+            let _ = writeln!(t, "            let q{c} = packed(r{c}, j);\n            let f{c} = scale(r{c}, j);");
+            for (name, lane) in [("u", "x"), ("v", "y")] {
+                let offset = offset(c);
+                let _ = writeln!(t, "            let {name}{c} = vec4<f32>(unpack4xI8(q{c}.{lane})) * f{c}.x{offset};");
             }
-            for half in 0..2 {
-                for c in 0..v.tn {
-                    let _ = writeln!(t, "        let q{half}{c} = b_at(at{c} * 2u + {half}u);");
-                }
-                let _ = writeln!(
-                    t,
-                    "        for (var j = 0u; j < four; j++) {{\n            let lo = kb * 8u + {}u + j;",
-                    half * 4
-                );
-                for c in 0..v.tn {
-                    let _ = writeln!(t, "            let u{c} = vec4<f32>(unpack4xI8(q{half}{c}[j])) * d{c};");
-                }
-                accumulate(t, "            ", "u", "l");
-                *t += "        }\n";
-            }
-            *t += "    }\n";
         }
-        _ => {
-            *t += "    for (var lo = 0u; lo < k4; lo++) {\n";
-            for c in 0..v.tn {
-                let at = format!("w{c} + lo");
-                match dtype {
-                    DType::F16 => {
-                        let _ = writeln!(
-                            t,
-                            "        let h{c} = b_at({at});\n        let u{c} = vec4<f32>(unpack2x16float(h{c}.x), unpack2x16float(h{c}.y));"
-                        );
-                    }
-                    _ => {
-                        let _ = writeln!(t, "        let u{c} = b_at({at});");
-                    }
-                }
-            }
-            accumulate(t, "        ", "u", "l");
-            *t += "    }\n";
+        accumulate(t, "            ", "u", "l");
+        accumulate(t, "            ", "v", "h");
+        *t += "        }\n    }\n";
+    } else {
+        *t += "    for (var lo = 0u; lo < k4; lo++) {\n";
+        for c in 0..v.tn {
+            let _ = writeln!(t, "        let u{c} = four(w{c} + lo);");
         }
+        accumulate(t, "        ", "u", "l");
+        *t += "    }\n";
     }
     store_tile(t, v, |r, c| format!("s{r}_{c}"));
 }
@@ -349,7 +267,7 @@ fn columns_tile(t: &mut String, v: Variant, left: Left) {
     left.load(t, "        ", "x", "k");
     for (i, lane) in ["x", "y", "z", "w"].iter().enumerate() {
         for c in 0..vectors {
-            let _ = writeln!(t, "        let b{i}_{c} = b_at(w{c} + (k * 4u + {i}u) * col);");
+            let _ = writeln!(t, "        let b{i}_{c} = four(w{c} + (k * 4u + {i}u) * col);");
             for r in 0..v.tm {
                 let _ = writeln!(t, "        s{r}_{c} += b{i}_{c} * x{r}.{lane};");
             }

@@ -10,16 +10,26 @@
 //! ([`Kernel::reflect`]), never typed a second time in Rust.
 
 pub mod attention;
+pub mod flash;
+pub mod grid;
 pub mod matmul;
+pub mod reach;
 mod reflect;
 pub mod row;
 mod template;
+pub mod tiles;
+pub mod turns;
+mod variants;
+pub mod vector;
 
 pub use reflect::{Access, Binding, Field, Reflection};
 pub use template::{Kernel, Template};
+pub use variants::{FEW, Problem};
 
 pub static MAP: Template = Template { name: "map", source: include_str!("../../shaders/map.wgsl") };
 pub static REDUCE: Template = Template { name: "reduce", source: include_str!("../../shaders/reduce.wgsl") };
+/// Fills the form hole of [`REDUCE`] where a workgroup makes an output.
+pub static WORKGROUP_REDUCE: &str = include_str!("../../shaders/shared/workgroup_reduce.wgsl");
 pub static SCATTER_ADD: Template =
     Template { name: "scatter_add", source: include_str!("../../shaders/scatter_add.wgsl") };
 pub static GATHER: Template = Template { name: "gather", source: include_str!("../../shaders/gather.wgsl") };
@@ -44,10 +54,13 @@ pub static TEMPLATES: &[&Template] = &[
     &row::LAYER_NORM,
     &row::RMS_NORM,
     &attention::ATTENTION,
-    &matmul::TILED,
+    &flash::TILES,
+    &flash::MERGE,
     &matmul::ROWS,
-    &matmul::VECTOR,
-    &matmul::SUBGROUP,
+    &vector::VECTOR,
+    &vector::SUBGROUP,
+    &tiles::TILES,
+    &tiles::SUM,
 ];
 
 #[cfg(test)]

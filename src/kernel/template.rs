@@ -45,6 +45,11 @@ impl Kernel {
         self.numbers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str())
     }
 
+    /// Whether a hole is filled.
+    pub fn filled(&self, hole: &str) -> bool {
+        self.holes.iter().any(|(name, _)| *name == hole)
+    }
+
     /// The filled WGSL. A hole or number that the template does not have is an error.
     pub fn source(&self) -> Result<String> {
         let mut out = String::with_capacity(self.template.source.len() * 2);

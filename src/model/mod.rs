@@ -11,6 +11,8 @@ mod model;
 pub mod safetensors;
 pub mod source;
 mod tensor;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod write;
 
 pub use arch::{Architecture, bert, llama};
 pub use layers::StepShape;

@@ -35,7 +35,7 @@ ops! {
         name: "attention",
         doc: "softmax(q·kᵀ · scale + mask) · v for each head (Vaswani et al., 2017). q [b, s, h, d]; k and v [b, t, g, d] with h a multiple \
               of g (grouped heads); the optional mask broadcasts to [b, h, s, t]: f32 is added, bool keeps where true. \
-              `causal` hides keys after `past + s`, `window` those before `past + s − window + 1`. Every query must see a key. \
+              `causal` hides keys after `past + s`, `window` those before `past + s − window + 1`. A query that sees no key, or none but with a mask of −∞, gives zeros. \
               `softcap` bends scores to cap · tanh(score / cap) before masks. With `sinks` the fourth operand, in place of a mask, \
               is f32 [h]: a score of each head that adds to the sum below and nothing above.",
         rule: |attrs, types| attention_rule("attention", attrs, types),
@@ -230,6 +230,11 @@ fn attention(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> 
         None => b.apply(&SOFTMAX, Attrs::None, &[scores])?,
         Some(&sinks) => with_sinks(b, scores, sinks)?,
     };
+    // Where nothing is seen all scores are alike: such weights are dropped.
+    let most = b.reduce_last(&MAX, scores)?;
+    let (low, zero) = (b.constant(HIDDEN), b.constant(0.0));
+    let sees = b.binary(&GT, most, low)?;
+    let weights = b.apply(&WHERE, Attrs::None, &[sees, weights, zero])?;
     let y = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: false }, &[weights, v])?;
     let y = b.transpose(y, &[0, 3, 1, 2, 4])?;
     let shape = b.shape(args[0]);
@@ -291,6 +296,9 @@ fn attention_cases() -> Vec<Case> {
     add([2, 4, 4, 32], 9, 4, None, None, Some(f32s([2, 1, 1, 9])));
     add([1, 4, 2, 8], 4, 2, None, None, Some(f32s([4, 4])));
     add([1, 40, 3, 64], 40, 1, Some(0), None, None);
+    // Enough keys to go in parts, and a window behind all keys.
+    add([1, 1, 4, 36], 300, 2, Some(299), None, None);
+    add([1, 2, 2, 8], 3, 1, Some(5), Some(2), None);
     // A boolean mask that leaves some key visible in every row: it is true wherever it is ones.
     let truth = (of(DType::Bool, [1, 1, 1, 6]), Fill::Below(1));
     let mut seen =

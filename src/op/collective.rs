@@ -3,7 +3,7 @@
 
 use super::case::{f32s, normal, of};
 use super::*;
-use crate::base::{Combine, Cut, DType, Dim, MeshAxis};
+use crate::base::{Combine, Cut, DType, Dim, MeshAxis, TYPICAL};
 use std::fmt;
 
 /// What a collective does.
@@ -97,7 +97,7 @@ fn collective_rule(op: &str, exchange: Exchange, attrs: &Attrs, types: &[Type]) 
         return rule::err(op, "an axis of 0 ranks");
     }
     let Some(x) = types.first() else { return Ok(c.to.clone()) };
-    if x.dtype.is_quantised() || x.dtype == DType::F16 {
+    if x.dtype.is_quantised() || x.dtype.is_narrow() {
         return rule::err(op, format!("operand is {}, 4-byte elements can travel", x.dtype));
     }
     if matches!(exchange, Exchange::AllReduce | Exchange::ReduceScatter) && x.dtype != DType::F32 {
@@ -137,7 +137,7 @@ fn errors(operands: usize) -> Vec<ErrorCase> {
         return vec![ErrorCase::new(vec![f32s([2])], attrs, "takes 0 operands, got 1")];
     }
     vec![
-        ErrorCase::new(vec![of(DType::Q8_0, [32])], attrs.clone(), "operand is q8_0, 4-byte elements can travel"),
+        ErrorCase::new(vec![of(TYPICAL, [32])], attrs.clone(), "operand is q4_1, 4-byte elements can travel"),
         ErrorCase::new(vec![f32s([2]), f32s([2])], attrs, "takes 1 operand, got 2"),
     ]
 }

@@ -2,7 +2,7 @@
 
 use super::case::{f32s, normal, of};
 use super::*;
-use crate::base::{DType, Dim};
+use crate::base::{DType, Dim, TYPICAL};
 
 ops! {
     GATHER = OpDef {
@@ -24,8 +24,9 @@ ops! {
                 Case::new(vec![normal([7, 2, 3]), (of(DType::U32, [2, 4]), Fill::Below(7))], Attrs::None),
                 Case::new(vec![normal([7, 3]), ids(0)], Attrs::None),
             ];
-            for dtype in [DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
-                cases.push(Case::new(vec![(of(dtype, [7, 96]), Fill::Normal), ids(5)], Attrs::None));
+            for dtype in DType::weights().filter(|d| *d != DType::F32) {
+                let width = 96_usize.next_multiple_of(dtype.block()) as i64;
+                cases.push(Case::new(vec![(of(dtype, [7, width]), Fill::Normal), ids(5)], Attrs::None));
             }
             cases
         },
@@ -104,7 +105,7 @@ ops! {
         },
         errors: || vec![
             ErrorCase::new(vec![f32s([3])], Attrs::Pad { axis: 1, before: 0, after: 1, value: 0.0 }, "axis 1 is outside of [3], rank 1"),
-            ErrorCase::new(vec![of(DType::Q8_0, [32])], Attrs::Pad { axis: 0, before: 0, after: 1, value: 0.0 }, "operand is q8_0, quantised blocks cannot be taken apart"),
+            ErrorCase::new(vec![of(TYPICAL, [32])], Attrs::Pad { axis: 0, before: 0, after: 1, value: 0.0 }, "operand is q4_1, quantised blocks cannot be taken apart"),
         ],
     };
     APPEND = OpDef {
@@ -159,20 +160,25 @@ ops! {
         within: Within { abs: 1e-7, rel: 1e-3 },
         cases: || {
             let cast = |from, fill, to| Case::new(vec![(of(from, [3, 17]), fill)], Attrs::Cast(to));
-            vec![
+            let mut cases = vec![
                 cast(DType::F32, Fill::Normal, DType::F16),
                 cast(DType::F16, Fill::Normal, DType::F32),
+                cast(DType::I32, Fill::Below(99), DType::F16),
                 cast(DType::F32, Fill::Ties, DType::I32),
                 cast(DType::F32, Fill::Positive, DType::U32),
                 cast(DType::F32, Fill::Ties, DType::Bool),
                 cast(DType::I32, Fill::Below(99), DType::F32),
                 cast(DType::U32, Fill::Below(99), DType::I32),
                 cast(DType::Bool, Fill::Truth, DType::F32),
-            ]
+            ];
+            for narrow in DType::weights().filter(|d| d.is_narrow()) {
+                cases.extend([cast(DType::F32, Fill::Normal, narrow), cast(narrow, Fill::Normal, DType::F32), cast(narrow, Fill::Normal, DType::F16)]);
+            }
+            cases
         },
         errors: || vec![
-            ErrorCase::new(vec![f32s([32])], Attrs::Cast(DType::Q4_0), "cannot cast f32 to q4_0"),
-            ErrorCase::new(vec![of(DType::Q4_0, [32])], Attrs::Cast(DType::F32), "cannot cast q4_0 to f32"),
+            ErrorCase::new(vec![f32s([32])], Attrs::Cast(TYPICAL), "cannot cast f32 to q4_1"),
+            ErrorCase::new(vec![of(TYPICAL, [32])], Attrs::Cast(DType::F32), "cannot cast q4_1 to f32"),
         ],
     };
     IOTA = OpDef {
@@ -315,7 +321,7 @@ fn iota_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
     rule::arity("iota", types, 0)?;
     let Attrs::Iota { shape, axis, dtype, .. } = attrs else { return rule::wrong_attrs("iota", attrs) };
     rule::axis("iota", *axis, shape)?;
-    if !matches!(dtype, DType::F32 | DType::I32 | DType::U32) {
+    if !matches!(*dtype, DType::F32 | DType::I32 | DType::U32) {
         return rule::err("iota", format!("cannot count in {dtype}"));
     }
     Ok(Type::new(*dtype, shape.clone()))

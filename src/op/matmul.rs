@@ -2,13 +2,13 @@
 
 use super::case::{f32s, normal, of};
 use super::{Attrs, Body, Case, ErrorCase, Fill, Grad, OpDef, Primitive, Within, grad, ops, rule, shard};
-use crate::base::{DType, Dim, Expr, Result, Shape, Type};
+use crate::base::{DType, Dim, Expr, Result, Shape, TYPICAL, Type};
 
 ops! {
     MATMUL = OpDef {
         name: "matmul",
         doc: "y[…, m, n] = Σₖ a[…, m, k] · b[…, k, n], summed in f32. Leading axes broadcast. `ta`, `tb` swap the last two axes \
-              of an operand first. a is f32 or f16; b is f32, f16 or, with `tb` (rows of weights), q4_0, q4_1 or q8_0, decoded in the kernel.",
+              of an operand first. a is f32 or f16; b is f32, f16, bf16 or, with `tb` (rows of weights), of a type in blocks, decoded in the kernel.",
         rule: |attrs, t| matmul_rule(attrs, t).map(|s| rule::float_result(s.out)),
         shard: shard::matmul,
         cost: |attrs, t, out| match matmul_rule(attrs, t) {
@@ -69,6 +69,8 @@ fn cases() -> Vec<Case> {
         ([1, 576], [576, 96]),
         ([70, 40], [40, 128]),
         ([300, 64], [64, 24]),
+        ([7, 96], [96, 34]),
+        ([33, 1030], [1030, 20]),
     ];
     for (a, b) in plain {
         cases.push(Case::new(vec![normal(a), normal(b)], Attrs::Matmul { ta: false, tb: false }));
@@ -81,23 +83,29 @@ fn cases() -> Vec<Case> {
     for (a, b) in [([2, 3, 17, 5], [2, 3, 5, 9]), ([2, 1, 4, 8], [1, 3, 8, 12]), ([1, 2, 1, 16], [2, 1, 16, 3])] {
         cases.push(Case::new(vec![normal(a), normal(b)], no.clone()));
     }
+    cases.push(Case::new(vec![normal([20, 3, 8]), normal([20, 8, 5])], no.clone()));
     cases.push(Case::new(vec![normal([2, 5, 12]), normal([12, 8])], no.clone()));
     cases.push(Case::new(vec![normal([0, 4]), normal([4, 3])], no.clone()));
     cases.push(Case::new(vec![normal([3, 0]), normal([0, 4])], no.clone()));
     cases.push(Case::new(vec![(of(DType::F16, [3, 18]), Fill::Normal), (of(DType::F16, [18, 7]), Fill::Normal)], no));
     let rows = Attrs::Matmul { ta: false, tb: true };
-    for dtype in [DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
-        for (a, b) in [
-            ([1, 64], [17, 64]),
-            ([1, 1088], [129, 1088]),
-            ([2, 2144], [5, 2144]),
-            ([3, 96], [33, 96]),
-            ([37, 64], [100, 64]),
-            ([130, 32], [3, 32]),
+    for dtype in DType::weights().filter(|d| *d != DType::F32) {
+        let whole = |k: usize| k.next_multiple_of(dtype.block()) as i64;
+        for (m, n, k) in [
+            (1, 17, 64),
+            (1, 129, 1088),
+            (2, 5, 2144),
+            (3, 33, 96),
+            (37, 100, 64),
+            (130, 3, 32),
+            (7, 35, 96),
+            (20, 12, 1536),
         ] {
-            cases.push(Case::new(vec![normal(a), (of(dtype, b), Fill::Normal)], rows.clone()));
+            let k = whole(k);
+            cases.push(Case::new(vec![normal([m, k]), (of(dtype, [n, k]), Fill::Normal)], rows.clone()));
         }
-        cases.push(Case::new(vec![normal([2, 3, 64]), (of(dtype, [40, 64]), Fill::Normal)], rows.clone()));
+        let k = whole(64);
+        cases.push(Case::new(vec![normal([2, 3, k]), (of(dtype, [40, k]), Fill::Normal)], rows.clone()));
     }
     cases
 }
@@ -117,7 +125,7 @@ fn errors() -> Vec<ErrorCase> {
             "leading axes of [2, 3, 4] and [3, 4, 5] do not broadcast",
         ),
         ErrorCase::new(
-            vec![f32s([2, 32]), of(DType::Q4_1, [32, 32])],
+            vec![f32s([2, 32]), of(TYPICAL, [32, 32])],
             no.clone(),
             "right operand q4_1[32, 32] is quantised: it must be rows [n, k] with tb",
         ),

@@ -22,11 +22,11 @@ macro_rules! reduce {
 }
 
 ops! {
-    SUM = reduce!("sum", "Σ x over the given axes; 0 over none.", Reduce::Sum, Some(Combine::Sum), Grad::Rule(grad::sum), Within { abs: 1e-4, rel: 1e-5 });
-    MEAN = reduce!("mean", "Σ x / count over the given axes.", Reduce::Mean, Some(Combine::Sum), Grad::Rule(grad::mean), Within { abs: 1e-5, rel: 1e-5 });
-    MAX = reduce!("max", "The largest x over the given axes.", Reduce::Max, Some(Combine::Max), Grad::Rule(grad::extreme), Within::EXACT);
-    MIN = reduce!("min", "The smallest x over the given axes.", Reduce::Min, Some(Combine::Min), Grad::Rule(grad::extreme), Within::EXACT);
-    ARGMAX = reduce!("argmax", "The index (u32) of the largest x over one axis, the first of equals.", Reduce::Argmax, None, Grad::None("an index has no slope"), Within::EXACT);
+    SUM = reduce!("sum", "Σ x over the given axes; 0 over none. A NaN among them makes it NaN.", Reduce::Sum, Some(Combine::Sum), Grad::Rule(grad::sum), Within { abs: 1e-4, rel: 1e-5 });
+    MEAN = reduce!("mean", "Σ x / count over the given axes. A NaN among them makes it NaN.", Reduce::Mean, Some(Combine::Sum), Grad::Rule(grad::mean), Within { abs: 1e-5, rel: 1e-5 });
+    MAX = reduce!("max", "The largest x over the given axes, −∞ over none. A NaN among them makes it NaN.", Reduce::Max, Some(Combine::Max), Grad::Rule(grad::extreme), Within::EXACT);
+    MIN = reduce!("min", "The smallest x over the given axes, ∞ over none. A NaN among them makes it NaN.", Reduce::Min, Some(Combine::Min), Grad::Rule(grad::extreme), Within::EXACT);
+    ARGMAX = reduce!("argmax", "The index (u32) of the largest x over one axis, the first of equals; of the first NaN where there is one; 0 over none.", Reduce::Argmax, None, Grad::None("an index has no slope"), Within::EXACT);
 }
 
 fn reduce_rule(op: &str, attrs: &Attrs, types: &[Type]) -> Result<Type> {

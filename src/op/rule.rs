@@ -15,10 +15,10 @@ pub fn arity(op: &str, types: &[Type], want: usize) -> Result<()> {
     err(op, format!("takes {want} operand{}, got {}", if want == 1 { "" } else { "s" }, types.len()))
 }
 
-/// A plain float that arithmetic may read: f32 or f16.
+/// A plain float that arithmetic may read: f32, f16 or bf16.
 pub fn real(op: &str, which: &str, ty: &Type) -> Result<()> {
     match ty.dtype {
-        DType::F32 | DType::F16 => Ok(()),
+        float if float.is_real() => Ok(()),
         other => err(op, format!("{which} is {other}, it must be f32 or f16")),
     }
 }

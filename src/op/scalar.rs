@@ -78,7 +78,7 @@ ops! {
     MAXIMUM = arithmetic!("maximum", "The larger of x and y, element by element; operands broadcast.", "max(x, y)", f64::max, grad::maximum, Within::EXACT, Fill::Ties, shard::pointwise);
     MINIMUM = arithmetic!("minimum", "The smaller of x and y, element by element; operands broadcast.", "min(x, y)", f64::min, grad::minimum, Within::EXACT, Fill::Ties, shard::pointwise);
     EQ = compare!("eq", "x = y as bool, element by element; operands broadcast.", "select(0u, 1u, x == y)", f64::eq);
-    NE = compare!("ne", "x ≠ y as bool, element by element; operands broadcast.", "select(0u, 1u, x != y)", f64::ne);
+    NE = compare!("ne", "x ≠ y as bool, element by element; operands broadcast.", "select(1u, 0u, x == y)", f64::ne);
     LT = compare!("lt", "x < y as bool, element by element; operands broadcast.", "select(0u, 1u, x < y)", f64::lt);
     LE = compare!("le", "x ≤ y as bool, element by element; operands broadcast.", "select(0u, 1u, x <= y)", f64::le);
     GT = compare!("gt", "x > y as bool, element by element; operands broadcast.", "select(0u, 1u, x > y)", f64::gt);
@@ -172,8 +172,7 @@ fn float_binary(op: &str, types: &[Type]) -> Result<Type> {
 fn binary_rule(op: &str, types: &[Type], compares: bool) -> Result<Type> {
     rule::arity(op, types, 2)?;
     let (a, b) = (types[0].dtype, types[1].dtype);
-    let plain = |d| matches!(d, DType::F32 | DType::F16);
-    let result = if plain(a) && plain(b) {
+    let result = if a.is_real() && b.is_real() {
         DType::F32
     } else if a == b && a.is_int() {
         a
@@ -192,7 +191,7 @@ fn where_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
     if y != z || y.is_quantised() {
         return rule::err("where", format!("the choices are {y} and {z}, they must be of one type"));
     }
-    let dtype = if y == DType::F16 { DType::F32 } else { y };
+    let dtype = if y.is_narrow() { DType::F32 } else { y };
     Ok(Type::new(dtype, rule::broadcast("where", types)?))
 }
 

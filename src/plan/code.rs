@@ -1,7 +1,7 @@
 //! WGSL for fused expressions: each node is evaluated at coordinates, views only change the coordinates.
 
-use super::BufferId;
 use super::fuse::{Fusion, resolve};
+use super::{BufferId, Param};
 use crate::base::{DType, Dim, Expr, Layout, Shape};
 use crate::graph::{Graph, Source};
 use crate::kernel::FUNCTIONS;
@@ -49,7 +49,7 @@ pub struct Code<'a> {
     /// Where stored values lie.
     places: &'a HashMap<Value, BufferId>,
     pub bound: Vec<Bound>,
-    pub params: Vec<(String, Expr)>,
+    pub params: Vec<(String, Param)>,
     text: String,
     names: HashMap<(Value, Coord), String>,
     axes: HashMap<(String, Shape), Vec<String>>,
@@ -75,7 +75,7 @@ pub fn scalar_type(dtype: DType) -> &'static str {
 
 /// The element type of a binding: f16 travels as words of two.
 pub fn storage_type(dtype: DType) -> &'static str {
-    if dtype == DType::F16 { "u32" } else { scalar_type(dtype) }
+    if dtype.is_narrow() { "u32" } else { scalar_type(dtype) }
 }
 
 fn number(x: f32) -> String {
@@ -156,11 +156,16 @@ impl<'a> Code<'a> {
         if let Some(n) = e.known() {
             return format!("{}u", n.max(0));
         }
-        if let Some((name, _)) = self.params.iter().find(|(_, x)| x == e) {
+        self.field(Param::U(e.clone()))
+    }
+
+    /// The field of the parameter block that holds this number.
+    fn field(&mut self, param: Param) -> String {
+        if let Some((name, _)) = self.params.iter().find(|(_, known)| *known == param) {
             return format!("p.{name}");
         }
         let name = format!("u{}", self.params.len());
-        self.params.push((name.clone(), e.clone()));
+        self.params.push((name.clone(), param));
         format!("p.{name}")
     }
 
@@ -313,7 +318,7 @@ impl<'a> Code<'a> {
         let dtype = self.graph.node(base).ty.dtype;
         let x = self.bind(self.places[&base], dtype, false);
         if !self.reads.iter().any(|(v, _)| *v == base) {
-            self.reads.push((base, shape.count() * if dtype == DType::F16 { 2 } else { 4 }));
+            self.reads.push((base, shape.count() * dtype.block_bytes() as i64));
         }
         let index = match coord {
             Coord::Flat(flat) if layout.is_contiguous(shape) => {
@@ -328,12 +333,14 @@ impl<'a> Code<'a> {
                 self.index(&axes, layout, shape)
             }
         };
-        if dtype != DType::F16 {
-            return format!("{x}[{index}]");
+        match dtype.plain() {
+            Some(plain) if dtype.is_narrow() => {
+                let at = self.var(&index);
+                let word = self.var(&format!("{x}[{at} / {}u]", 4 / dtype.block_bytes()));
+                (plain.pick)(&word, &at)
+            }
+            _ => format!("{x}[{index}]"),
         }
-        let at = self.var(&index);
-        let pair = self.var(&format!("unpack2x16float({x}[{at} >> 1u])"));
-        format!("select({pair}.x, {pair}.y, ({at} & 1u) == 1u)")
     }
 
     /// A chain of views: straight to memory where strides can say it, else coordinate by coordinate.
@@ -418,11 +425,18 @@ impl<'a> Code<'a> {
     fn cast(&mut self, v: Value, arg: Value, coord: &Coord) -> String {
         let x = self.value(arg, coord);
         let (from, to) = (self.graph.node(arg).ty.dtype, self.graph.node(v).ty.dtype);
-        match to {
-            DType::Bool => format!("select(0u, 1u, {x} != {}(0))", scalar_type(from)),
-            // Rounded to what f16 can hold, so that a fused cast is the cast.
-            DType::F16 if from == DType::F32 => format!("unpack2x16float(pack2x16float(vec2<f32>({x}, 0.0))).x"),
-            _ => format!("{}({x})", scalar_type(to)),
+        match to.store() {
+            // Rounded to what the type can hold, so that a fused cast is the cast.
+            Some(store) if from == to || from == DType::F32 || from.is_narrow() => {
+                let x = self.var(&x);
+                (store.round)(&x)
+            }
+            Some(store) => {
+                let x = self.var(&format!("f32({x})"));
+                (store.round)(&x)
+            }
+            None if to == DType::Bool => format!("select(0u, 1u, {x} != {}(0))", scalar_type(from)),
+            None => format!("{}({x})", scalar_type(to)),
         }
     }
 
@@ -438,7 +452,7 @@ impl<'a> Code<'a> {
     }
 
     fn signed(&mut self, d: &Dim) -> String {
-        self.param(&Expr::from(*d))
+        self.field(Param::I(Expr::from(*d)))
     }
 
     /// Runs `write` inside a block: names made there are not known after it.

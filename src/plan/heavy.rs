@@ -3,11 +3,12 @@
 use super::code::{Bound, Coord, Space, scalar_type};
 use super::fuse::resolve;
 use super::lower::{Lower, interface};
-use super::{BufferId, Ceil, Dispatch, Param};
-use crate::base::{DType, DeviceFault, Error, Expr, Layout, Result, Shape, block::Planes};
+use super::{BufferId, Ceil, Dispatch, Param, attend};
+use crate::base::{AdapterKind, DType, DeviceFault, Error, Expr, Layout, Result, Shape};
+use crate::format::Planes;
 use crate::graph::{Graph, Source};
 use crate::kernel::matmul::{Form, Right};
-use crate::kernel::{Kernel, Template, attention, matmul, row};
+use crate::kernel::{Kernel, Template, attention, matmul, row, turns};
 use crate::op::{Attrs, Body, Fused, Primitive, Reduce, Value};
 
 /// Whether the kernel of `v` can read operand `index` under `layout`, and should.
@@ -34,7 +35,7 @@ pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout, serial: boo
         },
         "attention" => arg.ty.dtype == DType::F32 && (layout.strides[rank - 1].is(1) || arg.ty.shape[rank - 1].is(1)),
         // The row kernels and gather's ids read plain rows of f32 or words.
-        _ => layout.is_contiguous(&arg.ty.shape) && (arg.ty.dtype != DType::F16 || node.kind() == "gather"),
+        _ => layout.is_contiguous(&arg.ty.shape) && (!arg.ty.dtype.is_narrow() || node.kind() == "gather"),
     }
 }
 
@@ -103,15 +104,13 @@ pub(super) fn ceil(n: impl Into<Expr>, by: u32) -> Ceil {
     Ceil { n: n.into(), by }
 }
 
-fn element_bytes(dtype: DType) -> i64 {
-    if dtype == DType::F16 { 2 } else { 4 }
-}
-
 /// Bytes of an operand as read: quantised ones by their blocks.
 pub(super) fn read_bytes(o: &Operand) -> Expr {
     match o.dtype {
-        d if d.is_quantised() => Expr::new((o.shape.count().bound() / 32 * d.block_bytes() as u64) as i64),
-        d => o.shape.count() * element_bytes(d),
+        d if d.is_quantised() => {
+            Expr::new((o.shape.count().bound() / d.block() as u64 * d.block_bytes() as u64) as i64)
+        }
+        d => o.shape.count() * d.block_bytes() as i64,
     }
 }
 
@@ -127,13 +126,21 @@ fn emit_rows(l: &mut Lower, v: Value, fused: Fused, attrs: &Attrs, args: &[Value
     let shape = &operands[0].shape;
     let cols = Expr::from(shape[shape.rank() - 1]);
     let rows = Expr::product(&shape[..shape.rank() - 1]);
-    let (mut kernel, per_group) = row::kernel(template, l.options.tuning.serial);
-    if fused == Fused::LogSoftmax {
+    let serial = l.options.tuning.serial && cols.bound() <= turns::LONG / 3;
+    let whole = cols.divisible_by(4) && operands.iter().all(|o| o.layout.offset.divisible_by(4));
+    let log = fused == Fused::LogSoftmax;
+    let wide = (!serial && whole).then(|| row::wide(template, cols.bound(), log, l.caps.subgroup >= 4)).flatten();
+    let element = if wide.is_some() { "vec4<f32>" } else { "f32" };
+    let (mut kernel, per_group) = match wide {
+        Some(kernel) => (kernel, 1),
+        None => row::kernel(template, serial),
+    };
+    if log && element == "f32" {
         kernel = kernel.set("LOG", 1);
     }
     let names = ["x", "w", "b"];
-    let mut bounds: Vec<Bound> = operands.iter().zip(names).map(|(o, n)| bound(n, o.buffer, "f32", false)).collect();
-    bounds.push(bound("y", l.buffers(v)[0], "f32", true));
+    let mut bounds: Vec<Bound> = operands.iter().zip(names).map(|(o, n)| bound(n, o.buffer, element, false)).collect();
+    bounds.push(bound("y", l.buffers(v)[0], element, true));
     let mut params = vec![u("rows", rows.clone()), u("cols", cols), u("y0", 0)];
     params.extend(operands.iter().zip(["x0", "w0", "b0"]).map(|(o, n)| u(n, o.layout.offset.clone())));
     if let Attrs::Norm { eps } = attrs {
@@ -180,19 +187,34 @@ fn emit_reduce(l: &mut Lower, anchor: Value, root: Value, kind: Reduce, attrs: &
         Reduce::Min => 3,
         Reduce::Argmax => 4,
     };
-    let kernel = Kernel::new(&crate::kernel::REDUCE)
-        .set("KIND", number)
-        .hole("interface", text)
-        .hole("body", code.helpers.clone() + &load + &finish);
+    // Lanes along what is reduced, where that is long beside the number of outputs or where it lies side by side.
+    let (many, len) = (outer.count().bound(), inner.count().bound());
+    let inward = reduced.last().is_some_and(|axis| axis + 1 == shape.rank());
+    let together = match l.options.tuning.serial {
+        true => len > turns::LONG,
+        false => len >= 256 && many < 4096 || inward && len >= 32,
+    };
+    let mut kernel = Kernel::new(&crate::kernel::REDUCE);
+    if together {
+        kernel = kernel.hole("form", crate::kernel::WORKGROUP_REDUCE);
+    }
+    let kernel =
+        kernel.set("KIND", number).hole("interface", text).hole("body", code.helpers.clone() + &load + &finish);
     let n = outer.count();
     let mut params = vec![u("n", n.clone()), u("len", inner.count()), u("y0", 0)];
-    params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
+    params.extend(code.params.iter().cloned());
     let bytes = reads + n.clone() * 4;
     launch(
         l,
         anchor,
         root,
-        Launch { kernel, bound: code.bound, params, grid: [ceil(n, 64), ceil(1, 1), ceil(1, 1)], bytes },
+        Launch {
+            kernel,
+            bound: code.bound,
+            params,
+            grid: [ceil(n, if together { 1 } else { 64 }), ceil(1, 1), ceil(1, 1)],
+            bytes,
+        },
     );
     Ok(())
 }
@@ -206,18 +228,21 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
     let pieces = l.buffers(table.base);
     let mut row0 = 0u64;
     let all = Expr::from(table.shape[0]);
+    let split = pieces.len() > 1;
     for buffer in pieces {
         let rows = match &l.plan.buffer(buffer).role {
-            super::Role::Weight { rows, .. } => Expr::new(rows.len() as i64),
+            // A table in several pieces is the whole weight; one in a single piece may be a view of it.
+            super::Role::Weight { rows, .. } if split => Expr::new(rows.len() as i64),
             _ => all.clone(),
         };
         let mut bounds = vec![bound("ids", ids.buffer, "u32", false), bound("y", l.buffers(v)[0], "f32", true)];
         let right = Right { dtype: table.dtype, rows: true, texels: l.plan.buffer(buffer).texels };
-        bounds.extend(right_bounds(l, right, buffer, Form::Tiled));
+        bounds.extend(right_bounds(l, right, buffer, width.bound(), Form::Tiled));
+        let beside = beside_at(l, right.dtype, buffer, width.bound());
         let text = interface(
             &bounds,
             &[],
-            &["n", "width", "ids0", "y0", "row0", "rows", "all", "b0", "k", "b_row", "b_col", "s0"],
+            &["n", "width", "ids0", "y0", "row0", "rows", "all", "b0", "k", "b_row", "b_col", "s0", "s1"],
         ) + &right.access(Form::Tiled)
             + &matmul::load_b(right)
             + "fn element(row: u32, i: u32) -> f32 { return load_b(p.b0, i, row); }\n";
@@ -234,7 +259,8 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
             u("k", width.clone()),
             u("b_row", width.clone()),
             u("b_col", 1),
-            u("s0", scales_at(l, right.dtype, buffer)),
+            u("s0", beside[0]),
+            u("s1", beside[1]),
         ];
         let count = n.clone() * width.clone();
         let bytes = count.clone() * 8 + n.clone() * 4;
@@ -270,15 +296,16 @@ fn emit_expert_matmul(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) ->
             bound("y", l.buffers(v)[0], "f32", true),
         ];
         let right = Right { dtype: w.dtype, rows: true, texels: l.plan.buffer(buffer).texels };
-        bounds.extend(right_bounds(l, right, buffer, Form::Tiled));
+        bounds.extend(right_bounds(l, right, buffer, k.bound(), Form::Tiled));
         let names = [
             "n", "slots", "outs", "k", "first0", "x0", "x_row", "x_slot", "x_col", "y0", "row0", "rows", "all", "b0",
-            "b_row", "b_col", "s0",
+            "b_row", "b_col", "s0", "s1",
         ];
         let text = interface(&bounds, &[], &names)
             + &right.access(Form::Tiled)
             + &matmul::load_b(right)
             + "fn element(row: u32, i: u32) -> f32 { return load_b(p.b0, i, row); }\n";
+        let beside = beside_at(l, right.dtype, buffer, k.bound());
         let kernel = Kernel::new(&crate::kernel::EXPERT_MATMUL).hole("table", text);
         let params = vec![
             u("n", n.clone()),
@@ -297,10 +324,11 @@ fn emit_expert_matmul(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) ->
             u("b0", w.layout.offset.clone()),
             u("b_row", k.clone()),
             u("b_col", 1),
-            u("s0", scales_at(l, right.dtype, buffer)),
+            u("s0", beside[0]),
+            u("s1", beside[1]),
         ];
         let count = n.clone() * Expr::from(out);
-        let bytes = count.clone() * k.clone() * element_bytes(w.dtype) + count.clone() * 4;
+        let bytes = count.clone() * k.clone() * w.dtype.block_bytes() as i64 + count.clone() * 4;
         let grid = [ceil(count, 64), ceil(1, 1), ceil(1, 1)];
         launch(l, v, v, Launch { kernel, bound: bounds, params, grid, bytes });
         row0 += rows.bound();
@@ -318,54 +346,76 @@ fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
         bound("y", l.buffers(v)[0], "f32", true),
     ];
     let params = vec![
-        u("n", n.clone()),
         u("rows", shape[0]),
         u("width", width),
         u("ids0", ids.layout.offset.clone()),
         u("x0", x.layout.offset.clone()),
     ];
-    let bytes = (x.shape.count() + n + shape.count()) * 4;
+    let bytes = (x.shape.count() + n.clone() + shape.count()) * 4;
     let grid = [ceil(shape.count(), 64), ceil(1, 1), ceil(1, 1)];
-    launch(l, v, v, Launch { kernel: Kernel::new(&crate::kernel::SCATTER_ADD), bound: bounds, params, grid, bytes });
+    // Ids go in parts where one walk would be too long; of an unknown number, parts are those that its bound asks for.
+    let whole = if l.caps.kind == AdapterKind::Software { n.bound().max(1).min(turns::LONG) } else { n.bound().max(1) };
+    let known = n.known();
+    if known.is_none() && n.bound() > whole {
+        let what = format!(
+            "\"{}\" scatters up to {} rows: this adapter takes {whole} where their number is not fixed",
+            l.graph.node(v).name,
+            n.bound()
+        );
+        return Err(Error::device(DeviceFault::Limit, "scatter_add", what));
+    }
+    for first in (0..n.bound().max(1)).step_by(whole as usize) {
+        let mut params = params.clone();
+        let part = known.map_or(n.clone(), |all| Expr::new((all - first as i64).clamp(0, whole as i64)));
+        params.extend([u("first", first as i64), u("n", part)]);
+        let kernel = Kernel::new(&crate::kernel::SCATTER_ADD);
+        let (bound, grid) = (bounds.clone(), grid.clone());
+        let of = n.bound().max(1) as i64;
+        let share = first as i64..(first + whole).min(of as u64) as i64;
+        launch(l, v, v, Launch { kernel, bound, params, grid, bytes: bytes.portion(share.clone(), of) });
+        l.share(|flops| flops.portion(share.clone(), of));
+    }
     Ok(())
 }
 
-/// The bindings of a table or right operand in one buffer.
-pub(super) fn right_bounds(l: &Lower, right: Right, buffer: BufferId, form: Form) -> Vec<Bound> {
-    let (element, scales) = right.elements(form);
+/// The bindings of a table or right operand with rows of `row` elements in one buffer.
+pub(super) fn right_bounds(l: &Lower, right: Right, buffer: BufferId, row: u64, form: Form) -> Vec<Bound> {
+    right_bounds_as(l, right, buffer, row, right.elements(form))
+}
+
+/// The same, with elements of these types.
+pub(super) fn right_bounds_as(
+    l: &Lower,
+    right: Right,
+    buffer: BufferId,
+    row: u64,
+    (element, beside): (&'static str, Option<&'static str>),
+) -> Vec<Bound> {
     let mut b = bound("b", buffer, element, false);
     if right.texels {
         return vec![Bound { space: Space::Texels, ..b }];
     }
-    let (Some(words), Some(planes)) = (scales, planes(l, right.dtype, buffer)) else { return vec![b] };
-    b.range = Some((0, planes.quant_bytes.max(16)));
-    let s = Bound { range: Some((planes.scale_offset, planes.scale_bytes)), ..bound("s", buffer, words, false) };
+    let Some(planes) = planes(l, right.dtype, buffer, row) else { return vec![b] };
+    b.range = Some((0, planes.bytes[0].max(16)));
+    let Some(words) = beside else { return vec![b] };
+    let s = Bound { range: planes.beside(), ..bound("s", buffer, words, false) };
     vec![b, s]
 }
 
-/// The texel with which the scales of a quantised weight begin.
-pub(super) fn scales_at(l: &Lower, dtype: DType, buffer: BufferId) -> i64 {
-    planes(l, dtype, buffer).map_or(0, |p| p.scale_offset as i64 / 16)
+/// The words with which the planes beside the first begin: in a texture, or in the binding that holds them.
+pub(super) fn beside_at(l: &Lower, dtype: DType, buffer: BufferId, row: u64) -> [i64; 2] {
+    let Some(planes) = planes(l, dtype, buffer, row) else { return [0; 2] };
+    let start = if l.plan.buffer(buffer).texels { 0 } else { planes.offsets[1] };
+    [1, 2].map(|i| (planes.offsets[i].saturating_sub(start) / 4) as i64)
 }
 
-fn planes(l: &Lower, dtype: DType, buffer: BufferId) -> Option<Planes> {
-    let b = l.plan.buffer(buffer);
-    match &b.role {
+fn planes(l: &Lower, dtype: DType, buffer: BufferId, row: u64) -> Option<Planes> {
+    match &l.plan.buffer(buffer).role {
         super::Role::Weight { rows, .. } if dtype.is_quantised() => {
-            Some(Planes::new(dtype, blocks_of(dtype, b.bytes, rows.len())))
+            Some(Planes::new(dtype, rows.len() as u64 * (row / dtype.block() as u64)))
         }
         _ => None,
     }
-}
-
-/// Blocks in a quantised buffer of `total` bytes: the number whose planes take just that.
-fn blocks_of(dtype: DType, total: u64, rows: usize) -> u64 {
-    let (quant, scale) = crate::base::block::plane_bytes(dtype);
-    let mut blocks = total / (quant + scale) as u64;
-    while Planes::new(dtype, blocks).total() > total || blocks % rows.max(1) as u64 != 0 {
-        blocks -= 1;
-    }
-    blocks
 }
 
 // ---- attention --------------------------------------------------------------------------------------------------
@@ -390,9 +440,8 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         mask: o.get(3).filter(|_| !how.sinks).map(|m| m.dtype == DType::Bool),
         softcap: how.softcap.is_some(),
         sinks: how.sinks,
-        serial: l.options.tuning.serial,
+        serial: l.options.tuning.serial && k[1].bound() as u64 <= attention::serial_keys(width),
     };
-    let (kernel, per_group) = attention::kernel(spec);
     let mut bounds: Vec<Bound> = o.iter().zip(["q", "k", "v"]).map(|(x, n)| bound(n, x.buffer, "f32", false)).collect();
     bounds.push(bound("y", l.buffers(v)[0], "f32", true));
     let mut params = vec![
@@ -436,6 +485,12 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         u("mask_row", at(Some(2))),
         u("mask_key", at(Some(3))),
     ]);
+    if !spec.serial && attend::fits(&o) {
+        let mask = (bounds.len() > 4).then(|| bounds.remove(4));
+        attend::emit(l, v, attend::Attention { operands: &o, holes: attention::holes(spec), params, mask });
+        return Ok(());
+    }
+    let (kernel, per_group) = attention::kernel(spec);
     let queries = Expr::from(q[0]) * Expr::from(q[1]) * Expr::from(q[2]);
     let bytes = o.iter().fold(q.count() * 4, |sum, x| sum + read_bytes(x));
     launch(

@@ -108,7 +108,7 @@ fn weight(graph: &Graph, out: &mut Graph, group: &[Value]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use crate::base::DType;
+    use crate::base::{DType, TYPICAL};
     use crate::graph::GraphBuilder;
 
     #[test]
@@ -116,12 +116,12 @@ mod tests {
         let g = GraphBuilder::new();
         let x = g.input("x", DType::F32, [2, 64]);
         let w = |name: &str, n: usize, dtype| g.weight(name, dtype, [n, 64]);
-        let (a, b, c) = (w("a", 5, DType::Q8_0), w("b", 7, DType::Q8_0), w("c", 3, DType::F32));
+        let (a, b, c) = (w("a", 5, TYPICAL), w("b", 7, TYPICAL), w("c", 3, DType::F32));
         g.output("y", x.matmul_t(a));
         g.output("z", x.matmul_t(b).exp());
         g.output("u", x.matmul_t(c));
         let text = super::join(&g.finish().unwrap()).unwrap().to_string();
-        assert!(text.contains("weight of a + b : q8_0[12, 64]  \"a + b\""), "{text}");
+        assert!(text.contains("weight of a + b : q4_1[12, 64]  \"a + b\""), "{text}");
         assert_eq!(text.matches("= matmul").count(), 2, "{text}");
         assert!(text.contains("axis=1 start=5 len=7"), "{text}");
     }

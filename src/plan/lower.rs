@@ -5,7 +5,8 @@ use super::fuse::{self, Fusion};
 use super::{
     Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory,
 };
-use crate::base::{AdapterKind, Caps, DType, DeviceFault, Error, Expr, Part, Result, Type, block::Planes};
+use crate::base::{AdapterKind, Caps, DType, DeviceFault, Error, Expr, Part, Result, Type};
+use crate::format::Planes;
 use crate::graph::{Graph, Source};
 use crate::kernel::{Kernel, MAP};
 use crate::op::{Attrs, Body, Exchange, Fused, OpDef, Primitive, Value};
@@ -46,6 +47,7 @@ pub fn plan(graph: &Graph, caps: &Caps, options: &Options) -> Result<Plan> {
     lower.flush()?;
     let mut plan = lower.plan;
     memory::assign(&mut plan, options.keep_values);
+    super::verify(&plan, caps)?;
     Ok(plan)
 }
 
@@ -63,9 +65,8 @@ pub struct Places {
 pub fn device_bytes(ty: &Type) -> u64 {
     let count = ty.shape.count().bound();
     match ty.dtype {
-        DType::F16 => count.saturating_mul(2).next_multiple_of(4),
         d if d.is_quantised() => Planes::new(d, count / d.block() as u64).total(),
-        _ => count.saturating_mul(4),
+        d => count.saturating_mul(d.block_bytes() as u64).div_ceil(4).saturating_mul(4),
     }
     .max(4)
 }
@@ -111,6 +112,7 @@ impl Places {
         let limit = caps.binding_bytes.min(caps.buffer_bytes);
         let dims = ty.shape.known().ok_or_else(|| Error::op("weight", name, format!("{} is not known", ty.shape)))?;
         let rows = dims.first().copied().unwrap_or(1);
+        let by_rows = graph.is_read_by_rows(v);
         let bytes_of = |rows: usize| {
             let mut shape = ty.shape.clone();
             shape.0.iter_mut().take(1).for_each(|d| *d = rows.into());
@@ -125,7 +127,15 @@ impl Places {
                 return Err(Error::device(DeviceFault::Limit, "weight", what));
             }
         }
-        if caps.kind == AdapterKind::Software && graph.is_read_by_rows(v) {
+        // Only what reads a weight row by row may find it in pieces.
+        if most < rows && !by_rows {
+            let what = format!(
+                "weight \"{name}\" {ty} takes {} bytes, this device binds at most {limit}: only gathers of its rows and products with them read it in pieces, and something else reads it",
+                bytes_of(rows)
+            );
+            return Err(Error::device(DeviceFault::Limit, "weight", what));
+        }
+        if caps.kind == AdapterKind::Software && by_rows {
             let slice = MOST_ELEMENTS / dims.get(1).copied().unwrap_or(1).max(1) / 64 * 64;
             most = most.min(slice.max(64));
         }
@@ -311,11 +321,11 @@ impl<'a> Lower<'a> {
         };
         let (state, rows) = (&self.graph.node(args[0]).ty, &self.graph.node(args[1]).ty);
         let row = Expr::product(&state.shape[1..]);
-        if state.dtype == DType::F16 && row.known().is_none_or(|n| n % 2 != 0) {
+        if state.dtype.is_narrow() && row.known().is_none_or(|n| n % 2 != 0) {
             return Err(Error::op(
                 "append",
                 &self.graph.node(v).name,
-                format!("rows of {row} f16 elements do not fill whole words"),
+                format!("rows of {row} {} elements do not fill whole words", state.dtype),
             ));
         }
         let target = Target {
@@ -382,14 +392,15 @@ impl<'a> Lower<'a> {
         let y = map.code.bind(target.buffer, target.dtype, true);
         let n = map.code.param(&target.count);
         let offset = if target.offset.is(0) { String::new() } else { format!("{} + ", map.code.param(&target.offset)) };
-        map.run.push_str(&match target.dtype {
-            DType::F16 => format!(
-                "    if (j < {n}) {{\n        if (2u * j < {n}) {{\n            let a = f{k}(2u * j);\n            let b = f{k}(min(2u * j + 1u, {n} - 1u));\n            {y}[({offset}0u) / 2u + j] = pack2x16float(vec2<f32>(a, b));\n        }}\n        return;\n    }}\n    j -= {n};\n"
+        map.run.push_str(&match target.dtype.store() {
+            Some(store) => format!(
+                "    if (j < {n}) {{\n        if (2u * j < {n}) {{\n            let a = f{k}(2u * j);\n            let b = f{k}(min(2u * j + 1u, {n} - 1u));\n            {y}[({offset}0u) / 2u + j] = {};\n        }}\n        return;\n    }}\n    j -= {n};\n",
+                (store.pack)("a", "b")
             ),
-            _ => format!("    if (j < {n}) {{ {y}[{offset}j] = f{k}(j); return; }}\n    j -= {n};\n"),
+            None => format!("    if (j < {n}) {{ {y}[{offset}j] = f{k}(j); return; }}\n    j -= {n};\n"),
         });
         map.count = map.count.clone() + target.count.clone();
-        map.written = map.written.clone() + target.count.clone() * if target.dtype == DType::F16 { 2 } else { 4 };
+        map.written = map.written.clone() + target.count.clone() * target.dtype.block_bytes() as i64;
         map.results.push(target.buffer);
         self.describe(v, map);
         touches
@@ -436,7 +447,7 @@ impl<'a> Lower<'a> {
         let group = if self.options.tuning.serial { SERIAL_GROUP } else { MAP_GROUP };
         let kernel = Kernel::new(&MAP).set("WG", group).hole("interface", interface).hole("body", body);
         let args = map.code.bound.iter().map(|b| self.arg(b)).collect();
-        let params = map.code.params.iter().map(|(n, e)| (n.clone(), Param::U(e.clone()))).collect();
+        let params = map.code.params.clone();
         let one = || Ceil { n: Expr::new(1), by: 1 };
         let grid = [Ceil { n: map.count.clone(), by: group }, one(), one()];
         let bytes = map.code.read_bytes() + map.written;
@@ -514,11 +525,12 @@ impl<'a> Lower<'a> {
         map.functions = text;
         let y = map.code.bind(target.buffer, target.dtype, true);
         let n = map.code.param(&target.count);
-        map.run = match target.dtype {
-            DType::F16 => format!(
-                "    if (2u * j < {n}) {{ {y}[j] = pack2x16float(vec2<f32>(f0(2u * j), f0(min(2u * j + 1u, {n} - 1u)))); }}\n"
+        map.run = match target.dtype.store() {
+            Some(store) => format!(
+                "    if (2u * j < {n}) {{\n        let a = f0(2u * j);\n        let b = f0(min(2u * j + 1u, {n} - 1u));\n        {y}[j] = {};\n    }}\n",
+                (store.pack)("a", "b")
             ),
-            _ => format!("    if (j < {n}) {{ {y}[j] = f0(j); }}\n"),
+            None => format!("    if (j < {n}) {{ {y}[j] = f0(j); }}\n"),
         };
         map.count = target.count.clone();
         map.written = target.count * 4;
@@ -530,7 +542,7 @@ impl<'a> Lower<'a> {
 }
 
 /// The bindings and the parameter block of a generated kernel. `fixed` fields come first.
-pub fn interface(bound: &[Bound], params: &[(String, Expr)], fixed: &[&str]) -> String {
+pub fn interface(bound: &[Bound], params: &[(String, Param)], fixed: &[&str]) -> String {
     let mut out = String::new();
     if !params.is_empty() || !fixed.is_empty() {
         let fields = fixed.iter().map(|f| f.to_string()).chain(params.iter().map(|(n, _)| n.clone()));

@@ -2,8 +2,9 @@
 //!
 //! Passes, in the order they run: `join` makes one product of several with one operand, `fuse` decides what is stored and what is computed where it is used, `lower` turns
 //! each stored value into a dispatch (`code` writes the WGSL of fused expressions, `heavy` calls the kernels of
-//! single ops), `memory` gives values that never live together the same buffer. `text` prints the result.
+//! single ops), `memory` gives values that never live together the same buffer, `verify` checks every dispatch at its bounds. `text` prints the result.
 
+mod attend;
 mod code;
 pub mod count;
 mod fuse;
@@ -14,17 +15,20 @@ mod memory;
 mod product;
 pub mod shard;
 mod text;
+mod tiled;
 mod transfer;
 mod tuning;
+mod verify;
 
 pub use crate::op::Exchange;
 pub use count::{Traffic, Volume, Work};
 pub use lower::plan;
 pub use transfer::{Facts, Policy, Rounds};
 pub use tuning::Tuning;
+pub use verify::verify;
 
 use crate::base::{Bindings, DType, Expr, Part, Result, Type};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, grid};
 use crate::op::Collective;
 use std::sync::Arc;
 
@@ -80,8 +84,10 @@ pub struct Buffer {
 /// A number of the parameter block.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Param {
-    /// A u32, computed from the step's bindings.
+    /// A u32, computed from the step's bindings. A step that makes it negative, or more than fits, is refused.
     U(Expr),
+    /// An i32, likewise.
+    I(Expr),
     F(f32),
 }
 
@@ -121,17 +127,13 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// Workgroups under `bindings`. A long first axis is folded into the second, as kernels expect.
+    /// Workgroups under `bindings`, folded where an axis is beyond `limit` ([`grid::fold`]).
     pub fn workgroups(&self, bindings: &Bindings, limit: u32) -> Result<[u32; 3]> {
         let mut out = [1u32; 3];
         for (slot, ceil) in out.iter_mut().zip(&self.grid) {
             *slot = (ceil.n.eval(bindings)?.max(0) as u64).div_ceil(ceil.by as u64).min(u32::MAX as u64) as u32;
         }
-        if out[0] > limit && out[1] == 1 {
-            out[1] = out[0].div_ceil(limit);
-            out[0] = out[0].div_ceil(out[1]);
-        }
-        Ok(out)
+        Ok(grid::fold(out, limit))
     }
 }
 

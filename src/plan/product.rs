@@ -1,25 +1,29 @@
 //! Matrix products: which form and variant a product takes, and its dispatches.
 
 use super::code::{Bound, Code, Coord, Space};
-use super::heavy::{Launch, Operand, bound, ceil, launch, operand, read_bytes, right_bounds, scales_at, u};
+use super::heavy::{
+    Launch, Operand, beside_at, bound, ceil, launch, operand, read_bytes, right_bounds, right_bounds_as, u,
+};
 use super::lower::{Lower, interface};
 use super::{BufferId, Ceil, Param, Role};
 use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
-use crate::kernel::Kernel;
+use crate::format::RUN;
 use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
+use crate::kernel::{FEW, Kernel, Problem, grid, vector};
 use crate::op::{Attrs, Value};
 
 /// A product and its axes: rows and inner of the left operand, inner and columns of the right one.
-struct Product {
-    a: Operand,
-    b: Operand,
-    am: usize,
-    ak: usize,
-    bk: usize,
-    bn: usize,
-    out: Shape,
-    lead: Shape,
-    right: Right,
+pub(super) struct Product {
+    pub node: Value,
+    pub a: Operand,
+    pub b: Operand,
+    pub am: usize,
+    pub ak: usize,
+    pub bk: usize,
+    pub bn: usize,
+    pub out: Shape,
+    pub lead: Shape,
+    pub right: Right,
 }
 
 impl Product {
@@ -34,36 +38,44 @@ impl Product {
         let texels = l.plan.buffer(b.buffer).texels;
         let right = Right { dtype: b.dtype, rows: b.layout.strides[bk].is(1) || b.dtype.is_quantised(), texels };
         let lead = Shape(out[..out.rank() - 2].to_vec());
-        Ok(Product { a, b, am, ak, bk, bn, out, lead, right })
+        Ok(Product { node: anchor, a, b, am, ak, bk, bn, out, lead, right })
     }
-    fn m(&self) -> Dim {
+    pub fn m(&self) -> Dim {
         self.out[self.out.rank() - 2]
     }
-    fn n(&self) -> Dim {
+    pub fn n(&self) -> Dim {
         self.out[self.out.rank() - 1]
     }
-    fn k(&self) -> Dim {
+    pub fn k(&self) -> Dim {
         self.a.shape[self.ak]
     }
-    /// The WGSL type through which the left operand is read.
-    fn left_element(&self, form: Form) -> &'static str {
-        match (form, self.a.dtype) {
-            (Form::Tiled, DType::F16) => "u32",
-            (Form::Tiled, _) => "f32",
-            _ => "vec4<f32>",
-        }
+    /// The words with which the planes beside the first begin in a buffer of the right operand's.
+    fn beside(&self, l: &Lower, buffer: BufferId) -> [i64; 2] {
+        beside_at(l, self.b.dtype, buffer, self.k().bound() as u64)
     }
 }
 
 /// The buffer that holds outputs `first` and on of the right operand's.
-struct Piece {
-    buffer: BufferId,
-    first: i64,
-    n: Expr,
-    /// The texel with which its scales begin.
-    scales: i64,
+pub(super) struct Piece {
+    pub buffer: BufferId,
+    pub first: i64,
+    pub n: Expr,
+    /// The words with which its planes beside the first begin.
+    pub beside: [i64; 2],
     /// Whether it is one of several.
-    split: bool,
+    pub split: bool,
+}
+
+impl Piece {
+    /// Bytes of the right operand that it reads.
+    pub fn weights(&self, l: &Lower, p: &Product) -> Expr {
+        if self.split { Expr::new(l.plan.buffer(self.buffer).bytes as i64) } else { read_bytes(&p.b) }
+    }
+    /// Leaves the last dispatch this piece's share of the product's work.
+    pub fn share(&self, l: &mut Lower, p: &Product) {
+        let n = p.n().bound() as i64;
+        l.share(|flops| flops.portion(self.first..self.first + self.n.bound() as i64, n));
+    }
 }
 
 /// The dispatches of the product `anchor`, with everything up to `root` as their epilogue: one for each piece of a weight that
@@ -89,35 +101,46 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
             _ => Expr::from(p.n()),
         };
         let next = first + n.bound() as i64;
-        emit_piece(
-            l,
-            (anchor, root),
-            &p,
-            chosen,
-            Piece { buffer, first, n, scales: scales_at(l, p.b.dtype, buffer), split },
-        );
+        emit_piece(l, (anchor, root), &p, chosen, Piece { buffer, first, n, beside: p.beside(l, buffer), split });
         first = next;
     }
     Ok(())
 }
 
-fn emit_piece(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, chosen: Variant, piece: Piece) {
+fn emit_piece(
+    l: &mut Lower,
+    (anchor, root): (Value, Value),
+    p: &Product,
+    (chosen, parts): (Variant, u64),
+    piece: Piece,
+) {
+    if chosen.form == Form::Tiled {
+        let parts = if piece.split { 1 } else { parts };
+        return super::tiled::emit(l, (anchor, root), p, (chosen, parts), &piece);
+    }
     let strips = strips(l, p, chosen.form);
     let variant =
         if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0], p.right.texels) } else { chosen };
     let mut code = l.code();
     code.bound.push(strips[0].left.clone());
-    code.bound.extend(right_bounds(l, p.right, piece.buffer, variant.form));
+    let row = p.k().bound() as u64;
+    code.bound.extend(match variant.form {
+        Form::Rows => right_bounds(l, p.right, piece.buffer, row, variant.form),
+        _ => right_bounds_as(l, p.right, piece.buffer, row, vector_spec(p, variant).right_elements()),
+    });
     code.bound.push(bound("y", l.buffers(root)[0], "f32", true));
     let subgroups = l.caps.subgroup >= matmul::ROWS_LANES;
-    let (kernel, grid) = kernel(&mut code, p, (variant, subgroups), &piece.n, (anchor, root));
-    let weights = if piece.split { Expr::new(l.plan.buffer(piece.buffer).bytes as i64) } else { read_bytes(&p.b) };
+    let (mut kernel, grid) = kernel(&mut code, p, (variant, subgroups), &piece.n, (anchor, root));
+    // A grid that may go beyond the device's is folded when it is dispatched; a single row of groups finds its place by itself.
+    if variant.form == Form::Rows && is_long(l, &grid) {
+        kernel = kernel.hole("grid", grid::unfold((grid[0].by, grid[1].by)));
+    }
     let written = Expr::product(&p.out[..p.out.rank() - 1]) * piece.n.clone() * 4;
-    let bytes = read_bytes(&p.a) + weights + written + code.read_bytes();
+    let bytes = read_bytes(&p.a) + piece.weights(l, p) + written + code.read_bytes();
     let n = p.n().bound() as i64;
     for strip in strips {
-        let mut params = params(p, &piece, &strip);
-        params.extend(code.params.iter().map(|(name, e)| u(name, e.clone())));
+        let mut params = params(p, &piece, strip.rows.clone(), strip.first);
+        params.extend(code.params.iter().cloned());
         let (mut bound, mut grid) = (code.bound.clone(), grid.clone());
         bound[0] = strip.left.clone();
         if variant.form == Form::Rows {
@@ -141,49 +164,59 @@ fn kernel(
     } else {
         code.epilogue("epilogue", "acc: f32, o: u32", root, anchor, &Coord::Flat("o".into()))
     };
-    let mut body = code.helpers.clone() + &epilogue + &p.right.access(v.form);
-    if !matches!(v.form, Form::Vector | Form::Subgroup) {
+    let mut body = code.helpers.clone() + &epilogue;
+    if v.form == Form::Rows {
+        body += &p.right.access(v.form);
         body += &batch(code, "batch_a", &p.a, &p.lead);
         body += &batch(code, "batch_b", &p.b, &p.lead);
     }
     let (kernel, grid) = match v.form {
-        Form::Tiled => {
-            body += &matmul::load_b(p.right);
-            body += if p.a.dtype == DType::F16 {
-                "fn load_a(at: u32) -> f32 {\n    let pair = unpack2x16float(a[at >> 1u]);\n    return select(pair.x, pair.y, (at & 1u) == 1u);\n}\n"
-            } else {
-                "fn load_a(at: u32) -> f32 { return a[at]; }\n"
-            };
-            (Kernel::new(&matmul::TILED), [ceil(n.clone(), 64), ceil(p.m(), 64), ceil(p.lead.count(), 1)])
-        }
-        Form::Rows => {
+        Form::Rows | Form::Tiled => {
             let broadcast = subgroups && v.tm % matmul::ROWS_LANES == 0;
             body += &matmul::tile(p.right, v, broadcast);
             let mut kernel = Kernel::new(&matmul::ROWS).set("WG", matmul::ROWS_LANES).set("TM", v.tm).set("TN", v.tn);
             if broadcast {
                 kernel = kernel.hole("entry", matmul::SUBGROUP_ROWS);
             }
+            let kernel = kernel.hole("body", body);
             (kernel, [ceil(n.clone(), matmul::ROWS_LANES * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
         }
         Form::Vector | Form::Subgroup => {
-            body += &matmul::block_dot(p.right.dtype);
-            let kernel = if v.form == Form::Vector {
-                Kernel::new(&matmul::VECTOR)
-            } else {
-                Kernel::new(&matmul::SUBGROUP).hole("sums", matmul::SUBGROUP_SUMS)
-            };
-            (kernel.set("TN", v.tn), [ceil(n.clone(), v.tn), ceil(p.m(), 1), ceil(1, 1)])
+            let spec = vector_spec(p, v);
+            let kernel = spec.kernel(&body);
+            (kernel, [ceil(n.clone(), spec.group()), ceil(1, 1), ceil(1, 1)])
         }
     };
-    let fixed =
-        ["m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0"];
-    (kernel.hole("interface", interface(&code.bound, &code.params, &fixed)).hole("body", body), grid)
+    (kernel.hole("interface", interface(&code.bound, &code.params, FIELDS)), grid)
 }
 
-fn params(p: &Product, piece: &Piece, strip: &Strip) -> Vec<(String, Param)> {
+/// Whether a grid may go beyond the device's along an axis.
+pub(super) fn is_long(l: &Lower, grid: &[Ceil; 3]) -> bool {
+    grid.iter().any(|c| c.n.bound().div_ceil(c.by as u64) > l.caps.grid as u64)
+}
+
+/// All rows, whose number is small at its bound.
+fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
+    vector::Spec {
+        right: p.right,
+        rows: p.m().bound().max(1) as u32,
+        outputs: v.tn,
+        along: vector::LANES * v.tn / v.bn,
+        subgroups: v.form == Form::Subgroup,
+    }
+}
+
+/// The numbers that [`params`] gives.
+pub(super) const FIELDS: &[&str] = &[
+    "m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1",
+    "batch",
+];
+
+/// The numbers of a dispatch that makes `rows` rows from row `m0` on.
+pub(super) fn params(p: &Product, piece: &Piece, rows: Expr, m0: i64) -> Vec<(String, Param)> {
     let (a, b) = (&p.a.layout, &p.b.layout);
     vec![
-        u("m", strip.rows.clone()),
+        u("m", rows),
         u("n", piece.n.clone()),
         u("k", p.k()),
         u("a0", a.offset.clone()),
@@ -194,10 +227,12 @@ fn params(p: &Product, piece: &Piece, strip: &Strip) -> Vec<(String, Param)> {
         u("b_col", b.strides[p.bk].clone()),
         u("y0", 0),
         u("y_row", p.n()),
-        u("m0", strip.first),
+        u("m0", m0),
         u("n0", piece.first),
         u("four", 4),
-        u("s0", piece.scales),
+        u("s0", piece.beside[0]),
+        u("s1", piece.beside[1]),
+        u("batch", p.lead.count()),
     ]
 }
 
@@ -226,7 +261,7 @@ impl Strip {
 /// into a uniform binding is cut by rows, if their number is known.
 fn strips(l: &mut Lower, p: &Product, form: Form) -> Vec<Strip> {
     let (a, m) = (&p.a, p.m());
-    let mut left = bound("a", a.buffer, p.left_element(form), false);
+    let mut left = bound("a", a.buffer, "vec4<f32>", false);
     let buffer = &mut l.plan.buffers[a.buffer.0 as usize];
     let grows = matches!(buffer.role, Role::Scratch | Role::Input(_) | Role::Output(_));
     let whole = |left| vec![Strip { first: 0, rows: Expr::from(m), of: None, left }];
@@ -257,7 +292,7 @@ fn strips(l: &mut Lower, p: &Product, form: Form) -> Vec<Strip> {
     (0..m).step_by(rows as usize).map(strip).collect()
 }
 
-fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> String {
+pub(super) fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> String {
     let r = o.shape.rank() - 2;
     let own = Shape(o.shape[..r].to_vec());
     let layout = Layout { offset: Expr::new(0), strides: o.layout.strides[..r].to_vec() };
@@ -296,7 +331,7 @@ impl Fits {
             _ => false,
         };
         let contiguous_rows = right.rows && b.shape.rank() == 2 && b.layout == Layout::contiguous(&b.shape);
-        let vector = left && k_known % 32 == 0 && contiguous_rows && lead.count().is(1);
+        let vector = left && k_known % RUN as i64 == 0 && contiguous_rows && lead.count().is(1);
         Fits { rows: left && rows_right && (right.rows || by(&Expr::from(b.shape[bn]), 4)), vector }
     }
 }
@@ -304,41 +339,58 @@ impl Fits {
 /// The variant for strips of many rows: what a lane loads is worth the more, the more rows use it, and a word of storage
 /// more than one of a texture.
 fn tall(strip: &Strip, texels: bool) -> Variant {
-    Variant {
-        form: Form::Rows,
-        tm: if !texels && strip.rows.known().is_some_and(|n| n >= 32) { 32 } else { 16 },
-        tn: 8,
-    }
+    let tm = if !texels && strip.rows.known().is_some_and(|n| n >= 32) { 32 } else { 16 };
+    Variant { name: "rows-tall", form: Form::Rows, tm, tn: 8, bm: 0, bn: 0 }
 }
 
-/// The tuned variant of this class of matmul, else a guess.
-fn choose(l: &Lower, p: &Product) -> Variant {
+/// The tuned variant of this class of matmul, else a guess; and the parts into which it cuts k.
+fn choose(l: &Lower, p: &Product) -> (Variant, u64) {
     let (right, fits) = (p.right, Fits::of(p));
-    let tall = p.m().bound() > 4;
-    let tuned = l.options.tuning.matmul(right, tall);
-    let allowed = |v: &Variant| match v.form {
-        Form::Tiled => true,
-        Form::Vector => fits.vector && !tall,
-        Form::Subgroup => fits.vector && !tall && l.caps.subgroup > 0,
-        Form::Rows => fits.rows && (right.rows || v.tn % 4 == 0),
+    let bound = |d: Dim| d.bound().max(0) as u64;
+    let problem = Problem {
+        m: bound(p.m()),
+        n: bound(p.n()),
+        k: bound(p.k()),
+        batches: p.lead.count().bound(),
+        right,
+        rows: fits.rows,
+        vector: fits.vector,
+        parts: p.k().known().is_some() && l.options.fuse,
     };
-    if let Some(v) = tuned.map(|i| VARIANTS[i.min(VARIANTS.len() - 1)]).filter(allowed) {
-        return v;
+    let tall = problem.m > FEW;
+    let allowed = |v: &Variant| v.requires(l.caps) && v.fits(&problem);
+    let with_parts =
+        |v: Variant| (v, if v.form == Form::Tiled && !l.options.tuning.serial { v.cost(&problem).1 } else { 1 });
+    if let Some(v) = l.options.tuning.matmul(right, tall).filter(allowed) {
+        return with_parts(v);
     }
-    let find =
-        |form, tm, tn| VARIANTS.iter().copied().find(|v| v.form == form && v.tm == tm && v.tn == tn).filter(allowed);
+    let find = |name: &str| Variant::find(name).filter(allowed);
     // Tiles of many rows are worth it where it is known that there are as many.
     let many = p.m().known().is_some_and(|m| m >= 16);
     let guess = match (l.options.tuning.serial, tall, right.rows) {
-        (true, true, rows) if many => find(Form::Rows, 16, if rows { 2 } else { 4 }),
-        (true, true, true) if right.texels => find(Form::Rows, 8, 4),
-        (true, false, true) if right.texels => find(Form::Rows, 1, 4),
-        (true, true, true) => find(Form::Rows, 4, 4),
-        (true, true, false) => find(Form::Rows, 8, 8),
-        (true, false, true) => find(Form::Rows, 1, 2),
-        (true, false, false) => find(Form::Rows, 1, 4),
-        (false, false, _) => find(Form::Vector, 1, 4),
-        _ => None,
+        (true, true, rows) if many => find(if rows { "rows-16x2" } else { "rows-16x4" }),
+        (true, true, true) if right.texels => find("rows-8x4"),
+        (true, false, true) if right.texels => find("rows-1x4"),
+        (true, true, true) => find("rows-4x4"),
+        (true, true, false) => find("rows-8x8"),
+        (true, false, true) => find("rows-1x2"),
+        (true, false, false) => find("rows-1x4"),
+        (false, ..) => vector_guess(l, &problem).and_then(find),
     };
-    guess.unwrap_or(VARIANTS[0])
+    if let Some(v) = guess.or(l.options.tuning.serial.then_some(VARIANTS[0])) {
+        return (v, 1);
+    }
+    let tiled = VARIANTS.iter().filter(|v| v.form == Form::Tiled && allowed(v));
+    tiled.map(|v| (*v, v.cost(&problem))).min_by_key(|(_, c)| c.0).map_or((VARIANTS[0], 1), |(v, c)| (v, c.1))
+}
+
+/// The vector variant that a GPU is given before anything is measured: lanes along k as far as there is work for them.
+fn vector_guess(l: &Lower, problem: &Problem) -> Option<&'static str> {
+    let chunks = problem.k / vector::chunk(problem.right.dtype) as u64;
+    Some(match chunks {
+        0..16 => "vector-4x32",
+        16..64 => "vector-4x16",
+        _ if l.caps.subgroup >= 8 => "subgroup-4",
+        _ => "vector-4",
+    })
 }

@@ -49,7 +49,7 @@ impl fmt::Display for Plan {
                 .params
                 .iter()
                 .map(|(n, p)| match p {
-                    Param::U(e) => format!("{n}={e}"),
+                    Param::U(e) | Param::I(e) => format!("{n}={e}"),
                     Param::F(x) => format!("{n}={x}"),
                 })
                 .collect();

@@ -5,6 +5,7 @@ use super::primitive::Call;
 use super::rows::Rows;
 use super::value::{Data, Real, Tensor};
 use crate::base::{DType, Result};
+use crate::format;
 use crate::op::Attrs;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -170,7 +171,7 @@ pub fn columns(w: Matrix, k: usize, x: &[f32], m: usize, out: &mut [f32]) {
                 let row = chunk * 16 + i;
                 y.iter_mut().zip(x.chunks_exact(k)).for_each(|(y, x)| {
                     *y = match w.rows(k, row..row + 1) {
-                        Matrix::Blocks(row, dtype) => dot::dot(dtype)(row, x),
+                        Matrix::Blocks(row, dtype) => format::dot(dtype, row, x),
                         Matrix::Floats(row) => dot::plain(row, x),
                     }
                 });
@@ -183,7 +184,7 @@ pub fn columns(w: Matrix, k: usize, x: &[f32], m: usize, out: &mut [f32]) {
                 Matrix::Floats(w) => w,
                 Matrix::Blocks(bytes, dtype) => {
                     decoded.resize(rows * k, 0.0);
-                    dot::decode(dtype, bytes, decoded);
+                    format::decode_into(dtype, bytes, decoded);
                     &decoded[..]
                 }
             };

@@ -173,7 +173,12 @@ fn attention<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
             })
             .collect();
         let own = sinks.map(|s| s.at(s.offset + head * s.strides[0]) as f32);
-        let most = scores.iter().fold(own.unwrap_or(f32::NEG_INFINITY), |m, x| m.max(*x));
+        let most = scores.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+        if most <= -f32::MAX {
+            // Nothing is seen: zeros, as they stand.
+            return;
+        }
+        let most = own.map_or(most, |own| own.max(most));
         scores.iter_mut().for_each(|x| *x = (*x - most).exp());
         let sum: f32 = scores.iter().sum::<f32>() + own.map_or(0.0, |s| (s - most).exp());
         let mut acc = vec![0.0f32; d];

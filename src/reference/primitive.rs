@@ -3,8 +3,8 @@
 use super::value::{Data, Real, Tensor};
 use super::{matmul, native};
 use crate::base::{Bindings, DType, Error, Result};
+use crate::format;
 use crate::op::{Attrs, Body, OpDef, Primitive, Reduce};
-use half::f16;
 use rayon::prelude::*;
 
 /// An op about to be computed.
@@ -46,8 +46,8 @@ impl<T: Real> Call<'_, T> {
     /// A result of the op's type: whole numbers are cut, halves rounded.
     pub fn result(&self, elements: Vec<f64>) -> Tensor<T> {
         match self.dtype {
-            DType::F16 => {
-                Tensor::floats(elements.iter().map(|x| T::of(f16::from_f64(*x).to_f64())).collect(), &self.shape)
+            d if d.is_narrow() => {
+                Tensor::floats(elements.iter().map(|x| T::of(format::rounded(d, *x))).collect(), &self.shape)
             }
             DType::I32 => Tensor::ints(elements.iter().map(|x| (*x as i64) as i32 as i64).collect(), &self.shape),
             DType::U32 | DType::Bool => {
@@ -154,11 +154,17 @@ impl<T: Real> Call<'_, T> {
             match kind {
                 Reduce::Sum => items.sum(),
                 Reduce::Mean => items.sum::<f64>() / steps.len() as f64,
-                Reduce::Max => items.fold(f64::NEG_INFINITY, f64::max),
-                Reduce::Min => items.fold(f64::INFINITY, f64::min),
+                // A NaN wins, whichever is asked for.
+                Reduce::Max => items.fold(f64::NEG_INFINITY, |b, v| if v > b || v.is_nan() { v } else { b }),
+                Reduce::Min => items.fold(f64::INFINITY, |b, v| if v < b || v.is_nan() { v } else { b }),
                 Reduce::Argmax => {
-                    items.enumerate().fold((0, f64::NEG_INFINITY), |b, (i, v)| if v > b.1 { (i, v) } else { b }).0
-                        as f64
+                    items
+                        .enumerate()
+                        .fold(
+                            (0, f64::NEG_INFINITY),
+                            |b, (i, v)| if v > b.1 || (v.is_nan() && !b.1.is_nan()) { (i, v) } else { b },
+                        )
+                        .0 as f64
                 }
             }
         };

@@ -1,11 +1,10 @@
 //! Weights `[n, k]` that are used row by row, and a team that shares the rows: threads without common memory, each of which
 //! computes with the rows that it holds. Where a row lies changes no sum: every output comes from the same loop.
 
-use super::dot;
 use super::matmul::{self, Matrix, PANEL};
-use crate::base::block::BLOCK;
 use crate::base::units::median;
-use crate::base::{DType, DeviceFault, Error, Result, block};
+use crate::base::{DType, DeviceFault, Error, Result};
+use crate::format;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -87,7 +86,7 @@ impl Strip {
                 held.get_mut(from..from + bytes.len()).ok_or_else(ends)?.copy_from_slice(bytes);
             }
             Held::Floats(held) => {
-                let values = block::decode(self.dtype, bytes);
+                let values = format::decode(self.dtype, bytes);
                 held.get_mut(block..block + values.len()).ok_or_else(ends)?.copy_from_slice(&values);
             }
         }
@@ -110,7 +109,7 @@ impl Strip {
     fn row(&self, row: usize, out: &mut [f32]) {
         match self.matrix(row..row + 1) {
             Matrix::Floats(values) => out.copy_from_slice(values),
-            Matrix::Blocks(bytes, dtype) => dot::decode(dtype, bytes, out),
+            Matrix::Blocks(bytes, dtype) => format::decode_into(dtype, bytes, out),
         }
     }
 }
@@ -167,7 +166,7 @@ const GAIN: f64 = 0.85;
 /// # Errors
 /// Those of the members.
 pub fn pays(team: &Arc<dyn Team>) -> Result<bool> {
-    let (dtype, [n, k]) = (DType::Q8_0, TRIAL);
+    let (dtype, [n, k]) = (format::TYPICAL, TRIAL);
     let rows = [Rows::new(u32::MAX, dtype, TRIAL, None)?, Rows::new(u32::MAX, dtype, TRIAL, Some(team.clone()))?];
     let (x, mut out) = (vec![0.5; k], vec![0.0; n]);
     let mut times = [vec![], vec![]];
@@ -309,7 +308,7 @@ impl Rows {
     /// Bytes of all its rows, wherever they lie.
     pub fn bytes(&self) -> u64 {
         let held = match &self.own.held {
-            Held::Blocks(_) => self.own.k / BLOCK * self.own.dtype.block_bytes(),
+            Held::Blocks(_) => self.own.k / self.own.dtype.block() * self.own.dtype.block_bytes(),
             Held::Floats(_) => self.own.k * 4,
         };
         (self.n * held) as u64

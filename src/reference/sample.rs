@@ -1,6 +1,7 @@
 //! Seeded operands for the op table's cases.
 
-use crate::base::{Array, DType, Part, Result, Type, block};
+use crate::base::{Array, DType, Part, Result, Type};
+use crate::format;
 use crate::graph::{Graph, Source};
 use crate::op::{Build, Case, Fill, OpDef};
 use std::collections::HashMap;
@@ -58,7 +59,7 @@ pub fn operand(ty: &Type, fill: Fill, seed: u64) -> Array {
     let floats: Vec<f32> = values.iter().map(|x| *x as f32).collect();
     let bytes = match ty.dtype {
         DType::I32 | DType::U32 | DType::Bool => values.iter().flat_map(|x| (*x as i64 as u32).to_le_bytes()).collect(),
-        float => block::encode(float, &floats),
+        float => format::encode(float, &floats),
     };
     Array { dtype: ty.dtype, shape, bytes }
 }

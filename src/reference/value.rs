@@ -1,8 +1,8 @@
 //! Strided tensors of the interpreter.
 
 use super::rows::Rows;
-use crate::base::{Array, DType, block};
-use half::f16;
+use crate::base::{Array, DType};
+use crate::format;
 use std::sync::Arc;
 
 /// The number type of an interpreter: f64 (the oracle) or f32 (the fallback).
@@ -101,14 +101,14 @@ impl<T: Real> Tensor<T> {
             DType::I32 => Tensor::ints(a.to_u32().into_iter().map(|w| w as i32 as i64).collect(), &a.shape),
             DType::U32 | DType::Bool => Tensor::ints(a.to_u32().into_iter().map(i64::from).collect(), &a.shape),
             float => {
-                Tensor::floats(block::decode(float, &a.bytes).into_iter().map(|x| T::of(x as f64)).collect(), &a.shape)
+                Tensor::floats(format::decode(float, &a.bytes).into_iter().map(|x| T::of(x as f64)).collect(), &a.shape)
             }
         }
     }
     pub fn to_array(&self, dtype: DType) -> Array {
         let bytes = match dtype {
             DType::F32 => self.to_f64().iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
-            DType::F16 => self.to_f64().iter().flat_map(|x| f16::from_f64(*x).to_le_bytes()).collect(),
+            d if d.is_narrow() => format::encode(d, &self.to_f64().iter().map(|x| *x as f32).collect::<Vec<_>>()),
             _ => self.to_f64().iter().flat_map(|x| (*x as i64 as u32).to_le_bytes()).collect(),
         };
         Array { dtype, shape: self.shape.clone(), bytes }
@@ -122,12 +122,7 @@ impl<T: Real> Tensor<T> {
         match &self.data {
             Data::Floats(x) => x[i].get(),
             Data::Ints(x) => x[i] as f64,
-            Data::Blocks(bytes, dtype) => {
-                let (size, mut values) = (dtype.block_bytes(), [0.0; block::BLOCK]);
-                let start = i / block::BLOCK * size;
-                block::decode_block(*dtype, &bytes[start..start + size], &mut values);
-                values[i % block::BLOCK] as f64
-            }
+            Data::Blocks(bytes, dtype) => format::decode_one(*dtype, bytes, i) as f64,
             Data::Rows(rows) => rows.at(i) as f64,
         }
     }

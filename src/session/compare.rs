@@ -4,6 +4,7 @@
 use super::engine::Engine;
 use crate::base::{Array, Bindings, DType, Error, Result};
 use crate::device::{AdapterReport, Gpu};
+use crate::format::TYPICAL;
 use crate::graph::{Graph, GraphBuilder};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -51,14 +52,14 @@ impl Comparison {
         std::fs::rename(&fresh, &path).map_err(fail)
     }
 
-    /// Times the products of two small decoder layers of one token in Q4_1, which is where generating text spends its time.
+    /// Times the products of two small decoder layers of one token in four bits, which is where generating text spends its time.
     pub async fn measure(gpu: &Arc<Gpu>) -> Result<Comparison> {
         let graph = products()?;
-        let bytes = DType::Q4_1.bytes((WIDTH * FFN) as u64).unwrap_or(0) as usize;
+        let bytes = TYPICAL.bytes((WIDTH * FFN) as u64).unwrap_or(0) as usize;
         let blocks = || vec![0x11; bytes];
         let weights = HashMap::from([
-            ("up".to_string(), Array::new(DType::Q4_1, &[FFN, WIDTH], blocks())?),
-            ("down".to_string(), Array::new(DType::Q4_1, &[WIDTH, FFN], blocks())?),
+            ("up".to_string(), Array::new(TYPICAL, &[FFN, WIDTH], blocks())?),
+            ("down".to_string(), Array::new(TYPICAL, &[WIDTH, FFN], blocks())?),
         ]);
         let mut times = [0.0; 2];
         for (time, place) in times.iter_mut().zip([Some(gpu.clone()), None]) {
@@ -75,7 +76,7 @@ const FFN: usize = 1536;
 fn products() -> Result<Graph> {
     let g = GraphBuilder::new();
     let mut x = g.input("x", DType::F32, [1, WIDTH]);
-    let (up, down) = (g.weight("up", DType::Q4_1, [FFN, WIDTH]), g.weight("down", DType::Q4_1, [WIDTH, FFN]));
+    let (up, down) = (g.weight("up", TYPICAL, [FFN, WIDTH]), g.weight("down", TYPICAL, [WIDTH, FFN]));
     for _ in 0..2 {
         x = x.matmul_t(up).matmul_t(down);
     }

@@ -101,7 +101,7 @@ impl Loading {
             Stage::Engine { model, cursor, opened } => {
                 for piece in cursor.push(&model.source, bytes) {
                     let t = &model.source.tensors()[piece.tensor];
-                    opened.engine().feed(&t.name, piece.block, &t.ty.widened(&piece.bytes)).await?;
+                    opened.engine().feed(&t.name, piece.block, &piece.bytes).await?;
                 }
                 Ok(())
             }

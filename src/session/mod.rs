@@ -14,8 +14,12 @@ mod generation;
 mod loading;
 mod mesh;
 mod open;
+#[cfg(feature = "text")]
+mod perplexity;
 mod probes;
 mod processes;
+#[cfg(not(target_arch = "wasm32"))]
+mod quantize;
 mod trial;
 mod tune;
 #[cfg(feature = "text")]
@@ -36,7 +40,11 @@ pub use generation::Generation;
 #[cfg(feature = "text")]
 pub use loading::{Loading, Opened};
 pub use mesh::{Layout, algorithm, mesh, policy, sharded};
+#[cfg(feature = "text")]
+pub use perplexity::{Perplexity, perplexity};
 pub use probes::Rate;
+#[cfg(not(target_arch = "wasm32"))]
+pub use quantize::{Quantised, Sizes, quantize};
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
 #[cfg(feature = "text")]

@@ -96,9 +96,9 @@ impl Probes {
         if has(&plan) || !form.starts_with("mat") {
             return Ok(has(&plan).then_some(plan));
         }
-        for variant in 0..VARIANTS.len() {
+        for variant in VARIANTS {
             let mut asked = options.clone();
-            asked.tuning.prefer(variant);
+            asked.tuning.prefer(variant.name);
             let plan = plan::plan(graph, self.gpu.caps(), &asked)?;
             if has(&plan) {
                 return Ok(Some(plan));

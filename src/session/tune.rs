@@ -2,10 +2,11 @@
 
 use super::Notice;
 use crate::base::units::median;
-use crate::base::{Array, Bindings, DType, Error, Result};
+use crate::base::{Array, Bindings, Caps, DType, Error, Result};
 use crate::device::{Gpu, Program, Store};
+use crate::format::{SAMPLES, TYPICAL};
 use crate::graph::GraphBuilder;
-use crate::kernel::matmul::VARIANTS;
+use crate::kernel::matmul::{Form, VARIANTS, Variant};
 use crate::plan::{self, Options, Tuning};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,13 +14,13 @@ use std::sync::Arc;
 use web_time::Instant;
 
 /// Raised whenever kernels or their variants change, so that old timings are not trusted.
-const GENERATION: u32 = 4;
+const GENERATION: u32 = 5;
 
 /// What a file of the cache folder says.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Saved {
     texels: bool,
-    chosen: BTreeMap<String, usize>,
+    chosen: BTreeMap<String, String>,
 }
 
 fn file(gpu: &Gpu, cache: &Path) -> PathBuf {
@@ -39,7 +40,7 @@ fn file(gpu: &Gpu, cache: &Path) -> PathBuf {
 pub fn load_tuning(gpu: &Gpu, cache: &Path) -> Option<Tuning> {
     let text = std::fs::read_to_string(file(gpu, cache)).ok()?;
     let Saved { texels, chosen } = serde_json::from_str(&text).ok()?;
-    let valid = chosen.values().all(|i| *i < VARIANTS.len());
+    let valid = chosen.values().all(|name| Variant::find(name).is_some());
     valid.then(|| Tuning { texels, chosen, ..Tuning::for_kind(gpu.caps().kind) })
 }
 
@@ -81,18 +82,18 @@ const MANY: (usize, usize, usize) = (8, 960, 576);
 /// Times the variants of every class of matmul on this adapter.
 pub async fn tune(gpu: &Arc<Gpu>, tell: &mut dyn FnMut(&str)) -> Result<Tuning> {
     let mut tuning = Tuning::for_kind(gpu.caps().kind);
-    for dtype in Tuning::STORED {
+    for dtype in SAMPLES {
         for tall in [false, true] {
             let class = Tuning::matmul_class(dtype, true, tall);
-            let mut best: Option<(usize, f64)> = None;
-            for index in candidates(tall, tuning.serial, gpu.caps().subgroup > 0) {
-                let seconds = time(gpu, dtype, if tall { MANY } else { FEW }, &class, index, &tuning).await?;
-                tell(&format!("{class} {:?}: {:.0} µs", VARIANTS[index], seconds * 1e6));
+            let mut best: Option<(&str, f64)> = None;
+            for v in candidates(tall, tuning.serial, gpu.caps()) {
+                let seconds = time(gpu, dtype, if tall { MANY } else { FEW }, &class, v.name, &tuning).await?;
+                tell(&format!("{class} {}: {:.0} µs", v.name, seconds * 1e6));
                 if best.is_none_or(|b| seconds < b.1) {
-                    best = Some((index, seconds));
+                    best = Some((v.name, seconds));
                 }
             }
-            tuning.chosen.extend(best.map(|b| (class, b.0)));
+            tuning.chosen.extend(best.map(|b| (class, b.0.to_string())));
         }
     }
     tuning.texels = texels(gpu, &tuning).await?;
@@ -106,24 +107,22 @@ async fn texels(gpu: &Arc<Gpu>, tuning: &Tuning) -> Result<bool> {
     for (texels, sum) in [false, true].into_iter().zip(&mut seconds) {
         let placed = Tuning { texels, ..tuning.clone() };
         for (tall, sizes) in [(false, FEW), (true, MANY)] {
-            let class = Tuning::matmul_class(DType::Q4_1, true, tall);
-            let Some(index) = tuning.chosen.get(&class) else { continue };
-            *sum += time(gpu, DType::Q4_1, sizes, &class, *index, &placed).await?;
+            let class = Tuning::matmul_class(TYPICAL, true, tall);
+            let Some(name) = tuning.chosen.get(&class) else { continue };
+            *sum += time(gpu, TYPICAL, sizes, &class, name, &placed).await?;
         }
     }
     Ok(seconds[1] < seconds[0])
 }
 
 /// Variants worth timing: forms without barriers on adapters that run on a CPU, all forms elsewhere.
-fn candidates(tall: bool, serial: bool, subgroups: bool) -> Vec<usize> {
-    use crate::kernel::matmul::Form;
-    let suits = |v: &crate::kernel::matmul::Variant| match v.form {
+fn candidates(tall: bool, serial: bool, caps: &Caps) -> Vec<Variant> {
+    let suits = |v: &Variant| match v.form {
         Form::Rows => (v.tm > 1) == tall && (!serial || v.tm * v.tn <= 32),
-        Form::Vector => !tall && !serial,
-        Form::Subgroup => !tall && !serial && subgroups,
+        Form::Vector | Form::Subgroup => !tall && !serial,
         Form::Tiled => tall && !serial,
     };
-    (0..VARIANTS.len()).filter(|&i| suits(&VARIANTS[i])).collect()
+    VARIANTS.iter().copied().filter(|v| suits(v) && v.requires(caps)).collect()
 }
 
 /// Median seconds of one matmul, its submission and wait included.
@@ -132,7 +131,7 @@ async fn time(
     dtype: DType,
     (m, n, k): (usize, usize, usize),
     class: &str,
-    variant: usize,
+    variant: &str,
     base: &Tuning,
 ) -> Result<f64> {
     let g = GraphBuilder::new();
@@ -140,7 +139,7 @@ async fn time(
     let w = g.weight("w", dtype, [n, k]);
     g.output("y", x.matmul_t(w));
     let mut options = Options::for_caps(gpu.caps());
-    options.tuning = Tuning { chosen: BTreeMap::from([(class.to_string(), variant)]), ..base.clone() };
+    options.tuning = Tuning { chosen: BTreeMap::from([(class.to_string(), variant.to_string())]), ..base.clone() };
     let bytes = dtype.bytes((n * k) as u64).unwrap_or(0) as usize;
     let weights = HashMap::from([("w".to_string(), Array::new(dtype, &[n, k], vec![0x11; bytes])?)]);
     let mut store = Store::new(gpu.clone());

@@ -2,12 +2,14 @@
 
 use super::chip::Chip;
 use super::collective::{Placed, price};
+use super::known::{Machines, algorithm, kind};
 use super::runs;
-use super::score::{Pair, Score, one_constant};
-use super::table::{Row, Table};
+use super::score::{Interval, Pair, Score, one_constant};
+use super::table::{Figure, Row, Table};
 use crate::base::{Error, Result};
-use crate::topology::collective::{Algorithm, Kind};
-use crate::topology::{self, Precision, Topology};
+use crate::topology::Precision;
+use crate::topology::collective::Kind;
+use rayon::prelude::*;
 
 /// What the rows of a table measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,15 +20,24 @@ pub enum Subject {
     Energy,
     Gemm,
     Collective,
+    Serving,
 }
 
-pub const SUBJECTS: [Subject; 6] =
-    [Subject::Training, Subject::Memory, Subject::Inference, Subject::Energy, Subject::Gemm, Subject::Collective];
+pub const SUBJECTS: [Subject; 7] = [
+    Subject::Training,
+    Subject::Memory,
+    Subject::Inference,
+    Subject::Energy,
+    Subject::Gemm,
+    Subject::Collective,
+    Subject::Serving,
+];
 
 /// What describes a training run, and what describes serving.
 macro_rules! training_columns {
     ($($more:literal),*) => { &["model", "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "gated", "experts", "top_k", "cluster", "gpus", "dp", "tp", "pp", "vpp", "cp", "ep", "fsdp",
-        "sequence_parallel", "seq", "micro_batch", "global_batch", "dtype", "recompute", "offload", $($more),*] };
+        "sequence_parallel", "seq", "micro_batch", "global_batch", "dtype", "recompute", "offload",
+        "stack", "head", "kv_lora", "q_lora", "nope_head", "rope_head", "value_head", "shared_experts", "dense_layers", "dense_ffn", "moe_every", "window", "full_every", $($more),*] };
 }
 
 impl Subject {
@@ -38,13 +49,14 @@ impl Subject {
             Subject::Energy => "energy",
             Subject::Gemm => "gemm",
             Subject::Collective => "collective",
+            Subject::Serving => "serving",
         }
     }
     /// The columns that a table may have, beside `split` and `source`.
     pub fn columns(self) -> &'static [&'static str] {
         match self {
             Subject::Training => training_columns!("seconds", "tokens_per_s_per_gpu", "peak_gib"),
-            Subject::Memory => training_columns!("part", "gib"),
+            Subject::Memory => training_columns!("part", "gib", "kv_dtype", "batch", "input", "output", "mode"),
             Subject::Inference => &[
                 "model",
                 "layers",
@@ -86,6 +98,7 @@ impl Subject {
                 "watts"
             ),
             Subject::Gemm => &["device", "dtype", "m", "n", "k", "seconds"],
+            Subject::Serving => &SERVING,
             Subject::Collective => {
                 &["cluster", "kind", "ranks", "nodes", "bytes", "algorithm", "seconds", "busbw_gbps"]
             }
@@ -103,27 +116,37 @@ impl Subject {
             }
             Subject::Energy => &[("joules", "joules"), ("watts", "watts")],
             Subject::Gemm => &[("seconds", "seconds")],
+            Subject::Serving => &[("ttft_ms", "first token ms"), ("tpot_ms", "per token ms")],
             Subject::Collective => &[("seconds", "s, >= 1 MiB"), ("busbw_gbps", "s, >= 1 MiB")],
         }
     }
-    /// The figure that a row which cannot be priced is a miss of.
-    fn missed(self, row: &Row) -> &'static str {
+    /// The figures that a row which cannot be priced is a miss of, with what it measured where that can be told.
+    fn missed(self, row: &Row) -> Vec<(&'static str, f64)> {
         let small = row.number("bytes").ok().flatten().is_some_and(|b| b < 1048576.0);
+        let named = |name: &'static str| vec![(name, f64::NAN)];
         match (self, row.text("part")) {
-            (Subject::Collective, _) if small => "s, < 1 MiB",
-            (Subject::Memory, Some("activations")) => "activations GiB",
-            (Subject::Memory, Some(part)) if part != "total" => "states GiB",
-            _ => self.targets().iter().find(|t| row.text(t.0).is_some()).unwrap_or(&self.targets()[0]).1,
+            (Subject::Collective, _) if small => named("s, < 1 MiB"),
+            (Subject::Memory, Some("activations")) => named("activations GiB"),
+            (Subject::Memory, Some(part)) if part != "total" => named("states GiB"),
+            _ => {
+                let mut out: Vec<(&'static str, f64)> = vec![];
+                for (column, figure) in self.targets().iter().filter(|t| row.text(t.0).is_some()) {
+                    if !out.iter().any(|o| o.0 == *figure) {
+                        out.push((figure, row.number(column).ok().flatten().unwrap_or(f64::NAN)));
+                    }
+                }
+                if out.is_empty() { named(self.targets()[0].1) } else { out }
+            }
         }
     }
     /// The one constant of the baseline.
     pub fn constant(self) -> &'static str {
         match self {
-            Subject::Training => "FLOP/s a device (seconds), bytes a parameter (peak)",
-            Subject::Memory => "bytes a parameter",
-            Subject::Inference => "FLOP/s a device",
-            Subject::Energy => "joules a FLOP (joules), watts",
-            Subject::Gemm => "FLOP/s a device",
+            Subject::Training => "FLOP/s per device (seconds), bytes per parameter (peak)",
+            Subject::Memory => "bytes per parameter",
+            Subject::Inference | Subject::Serving => "FLOP/s per device",
+            Subject::Energy => "joules per FLOP (joules), watts",
+            Subject::Gemm => "FLOP/s per device",
             Subject::Collective => "GB/s on the bus",
         }
     }
@@ -140,14 +163,75 @@ impl std::str::FromStr for Subject {
     }
 }
 
+/// What describes an engine under load.
+const SERVING: [&str; 56] = [
+    "model",
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "head",
+    "ffn",
+    "vocab",
+    "gated",
+    "experts",
+    "top_k",
+    "shared_experts",
+    "dense_layers",
+    "dense_ffn",
+    "moe_every",
+    "kv_lora",
+    "q_lora",
+    "nope_head",
+    "rope_head",
+    "value_head",
+    "window",
+    "full_every",
+    "cluster",
+    "gpus",
+    "stack",
+    "tp",
+    "pp",
+    "attention_dp",
+    "moe_tp",
+    "moe_ep",
+    "dtype",
+    "gemm_dtype",
+    "moe_dtype",
+    "kv_dtype",
+    "input",
+    "output",
+    "concurrency",
+    "batch",
+    "spread",
+    "mode",
+    "prefill_gpus",
+    "prefill_workers",
+    "prefill_tp",
+    "prefill_pp",
+    "prefill_attention_dp",
+    "prefill_moe_tp",
+    "prefill_moe_ep",
+    "decode_gpus",
+    "decode_workers",
+    "decode_tp",
+    "decode_pp",
+    "decode_attention_dp",
+    "decode_moe_tp",
+    "decode_moe_ep",
+    "ttft_ms",
+    "tpot_ms",
+];
+
 /// The tables that come along.
-pub const SHIPPED: [(Subject, &str, &str); 6] = [
+pub const SHIPPED: [(Subject, &str, &str); 7] = [
     (Subject::Training, "training.csv", include_str!("../../assets/validation/training.csv")),
     (Subject::Memory, "memory.csv", include_str!("../../assets/validation/memory.csv")),
     (Subject::Inference, "inference.csv", include_str!("../../assets/validation/inference.csv")),
     (Subject::Energy, "energy.csv", include_str!("../../assets/validation/energy.csv")),
     (Subject::Gemm, "gemm.csv", include_str!("../../assets/validation/gemm.csv")),
     (Subject::Collective, "collective.csv", include_str!("../../assets/validation/collective.csv")),
+    (Subject::Serving, "serving.csv", include_str!("../../assets/validation/serving.csv")),
 ];
 
 /// One figure of one row.
@@ -162,6 +246,8 @@ pub struct Outcome {
     pub predicted: Result<f64>,
     /// What the baseline's constant would be multiplied with or divided into: seconds = work / constant.
     pub work: f64,
+    /// What is to be known of it: a run that does not fit the memory.
+    pub note: Option<String>,
 }
 
 /// What became of a table.
@@ -173,9 +259,6 @@ pub struct Report {
     /// Columns that mean nothing here.
     pub ignored: Vec<String>,
 }
-
-/// Finds machines by name or file.
-pub type Machines<'a> = &'a dyn Fn(&str) -> Result<Topology>;
 
 /// Predicts every row. A row that cannot be priced stays, with the reason. Errors only where no column measures anything.
 pub fn check(subject: Subject, table: Table, machines: Machines) -> Result<Report> {
@@ -193,61 +276,54 @@ pub fn check(subject: Subject, table: Table, machines: Machines) -> Result<Repor
             ),
         ));
     }
+    let predict = |row: &Row| match subject {
+        Subject::Training => runs::training(row, machines),
+        Subject::Memory => runs::memory(row, machines),
+        Subject::Inference => runs::inference(row, machines),
+        Subject::Energy => runs::energy(row, machines),
+        Subject::Gemm => gemm(row),
+        Subject::Collective => collective(row, machines),
+        Subject::Serving => super::serving::figures(row, machines),
+    };
+    let all: Vec<Result<Vec<Figure>>> = table.rows.par_iter().map(predict).collect();
     let mut outcomes = vec![];
-    for (i, row) in table.rows.iter().enumerate() {
-        let found = match subject {
-            Subject::Training => runs::training(row, machines),
-            Subject::Memory => runs::memory(row, machines),
-            Subject::Inference => runs::inference(row, machines),
-            Subject::Energy => runs::energy(row, machines),
-            Subject::Gemm => gemm(row),
-            Subject::Collective => collective(row, machines),
-        };
+    let notes: Vec<Option<String>> = match subject {
+        Subject::Training => table.rows.par_iter().map(|r| runs::beyond_memory(r, machines)).collect(),
+        _ => vec![None; table.rows.len()],
+    };
+    for (i, ((row, found), note)) in table.rows.iter().zip(all).zip(notes).enumerate() {
         let keep = |f: Figure| {
             let sane = f.predicted.is_finite() && f.predicted >= 0.0;
             let predicted =
                 if sane { Ok(f.predicted) } else { Err(Error::usage("its sizes are beyond what can be priced")) };
-            Outcome { row: i, what: f.what, measured: f.measured, predicted, work: f.work }
+            Outcome { row: i, what: f.what, measured: f.measured, predicted, work: f.work, note: note.clone() }
         };
         match found {
             Ok(figures) => outcomes.extend(figures.into_iter().map(keep)),
-            Err(e) => outcomes.push(Outcome {
+            Err(e) => outcomes.extend(subject.missed(row).into_iter().map(|(what, measured)| Outcome {
                 row: i,
-                what: subject.missed(row),
-                measured: f64::NAN,
-                predicted: Err(e),
+                what,
+                measured,
+                predicted: Err(e.clone()),
                 work: f64::NAN,
-            }),
+                note: None,
+            })),
         }
     }
     Ok(Report { subject, table, outcomes, ignored })
 }
 
-/// A prediction and what it is to be held against.
-pub struct Figure {
-    pub what: &'static str,
-    pub measured: f64,
-    pub predicted: f64,
-    /// What the baseline's one constant is divided into.
-    pub work: f64,
-}
-
 fn gemm(row: &Row) -> Result<Vec<Figure>> {
     let chip = Chip::named(row.need("device")?)?;
     let precision: Precision = row.text("dtype").unwrap_or("bf16").parse()?;
-    let [m, n, k] = ["m", "n", "k"].map(|c| row.positive(c));
-    let (m, n, k) = (some(m, "m")?, some(n, "n")?, some(k, "k")?);
-    let measured = some(row.positive("seconds"), "seconds")?;
+    let (m, n, k) = (row.required("m")?, row.required("n")?, row.required("k")?);
+    let measured = row.required("seconds")?;
     Ok(vec![Figure {
         what: "seconds",
         measured,
         predicted: chip.gemm(precision, 1.0, m, n, k)?,
         work: 2.0 * m * n * k,
     }])
-}
-
-pub fn some(cell: Result<Option<f64>>, name: &str) -> Result<f64> {
-    cell?.ok_or_else(|| Error::usage(format!("{name} is empty")))
 }
 
 fn collective(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
@@ -259,7 +335,7 @@ fn collective(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     let ranks = row.count("ranks", machine.devices())?;
     let placed = Placed::over(&machine, ranks, nodes)?;
     let kind = kind(row.need("kind")?)?;
-    let bytes = some(row.positive("bytes"), "bytes")?;
+    let bytes = row.required("bytes")?;
     let n = ranks as f64;
     // Bytes on the bus over bytes of the operation: github NVIDIA/nccl-tests doc/PERFORMANCE.md.
     let factor = match kind {
@@ -280,67 +356,6 @@ fn collective(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     Ok(vec![Figure { what, measured, predicted, work: bytes * factor }])
 }
 
-/// A machine by the name that a table gives it: one that comes along, or what people call its devices (`DGX A100 80GB`).
-pub fn lenient(name: &str) -> Result<Topology> {
-    let plain: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    const ALSO: [(&str, &str); 11] = [
-        ("gb200", "gb200-nvl72"),
-        ("gb300", "gb200-nvl72"),
-        ("b200", "dgx-b200"),
-        ("b300", "dgx-b200"),
-        ("h200", "dgx-h200"),
-        ("h100", "dgx-h100"),
-        ("a10040gb", "dgx-a100-40gb"),
-        ("a100", "dgx-a100"),
-        ("selene", "dgx-a100"),
-        ("dgx2", "dgx-v100"),
-        ("v100", "dgx-v100"),
-    ];
-    let exact = topology::SHIPPED
-        .iter()
-        .find(|s| s.0.chars().filter(char::is_ascii_alphanumeric).eq(plain.chars()))
-        .map(|s| s.0);
-    let found = exact.or_else(|| ALSO.iter().find(|a| plain.contains(a.0)).map(|a| a.1));
-    topology::shipped(found.unwrap_or(name))
-}
-
-/// The machine of a row, among those that come along.
-pub fn machine(row: &Row) -> Result<Topology> {
-    topology::shipped(row.need("cluster")?)?.with_nodes(row.count("nodes", 1)?)
-}
-
-/// `all_reduce`, `all-reduce`, `AllReduce`.
-pub fn kind(text: &str) -> Result<Kind> {
-    let plain: String = text.to_ascii_lowercase().chars().filter(char::is_ascii_alphabetic).collect();
-    match plain.as_str() {
-        "allreduce" => Ok(Kind::AllReduce),
-        "allgather" => Ok(Kind::AllGather),
-        "reducescatter" => Ok(Kind::ReduceScatter),
-        "alltoall" => Ok(Kind::AllToAll),
-        "broadcast" | "reduce" => Ok(Kind::Broadcast { root: 0 }),
-        "sendrecv" | "send" | "ptp" | "p2p" => Ok(Kind::SendRecv { from: 0, to: 1 }),
-        _ => Err(Error::usage(format!(
-            "there is no collective \"{text}\": there are all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send_recv"
-        ))),
-    }
-}
-
-/// The algorithm that a row names, in our words or NCCL's; none where it leaves the choice open.
-pub fn algorithm(text: Option<&str>) -> Result<Option<Algorithm>> {
-    let plain = text.unwrap_or("").to_ascii_lowercase();
-    let has = |what: &[&str]| what.iter().any(|w| plain.contains(w));
-    // Protocols and plug-ins leave the algorithm open.
-    let open = ["default", "auto", "any", "nccl", "rccl", "simple", "ll128", "ll", "pat", "none", "-"];
-    Ok(match (has(&["nvls", "switch", "sharp", "collnet"]), has(&["ring"])) {
-        (true, false) => Some(Algorithm::InSwitch),
-        (false, true) => Some(Algorithm::Ring),
-        (true, true) => None,
-        _ if has(&["tree"]) => Some(Algorithm::Tree),
-        _ if plain.is_empty() || open.contains(&plain.as_str()) => None,
-        _ => Some(plain.parse()?),
-    })
-}
-
 /// Scores of one figure over the rows of one split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
@@ -349,6 +364,8 @@ pub struct Line {
     pub score: Score,
     pub baseline: Option<Score>,
     pub missed: usize,
+    /// Of the rows that were priced.
+    pub interval: Option<Interval>,
 }
 
 impl Report {
@@ -370,10 +387,15 @@ impl Report {
                 Err(_) => Pair { predicted: 0.0, measured: 1.0 },
             };
             let pairs: Vec<Pair> = mine.iter().map(pair).collect();
+            let priced: Vec<Pair> = mine.iter().filter(|o| o.predicted.is_ok()).map(pair).collect();
+            // The constant misses the rows that we miss: what cannot be priced is a full miss of both.
             let works: Vec<(f64, f64)> =
                 mine.iter().filter(|o| o.work.is_finite()).map(|o| (o.work, o.measured)).collect();
+            let unpriced = mine.iter().filter(|o| o.predicted.is_err()).map(pair);
+            let constant: Vec<Pair> = one_constant(&works).into_iter().chain(unpriced).collect();
+            let interval = Interval::of(&self.table.name, what, &priced);
             let missed = mine.iter().filter(|o| o.predicted.is_err()).count();
-            Some(Line { what, split, score: Score::of(&pairs)?, baseline: Score::of(&one_constant(&works)), missed })
+            Some(Line { what, split, score: Score::of(&pairs)?, baseline: Score::of(&constant), missed, interval })
         };
         keys.into_iter().filter_map(line).collect()
     }
@@ -387,7 +409,10 @@ impl Report {
         for o in &self.outcomes {
             let row = &self.table.rows[o.row];
             let (predicted, error, reason) = match &o.predicted {
-                Ok(p) => (format!("{p:.6e}"), format!("{:.2}", 100.0 * (p / o.measured - 1.0)), String::new()),
+                Ok(p) => {
+                    let note = o.note.clone().unwrap_or_default();
+                    (format!("{p:.6e}"), format!("{:.2}", 100.0 * (p / o.measured - 1.0)), note)
+                }
                 Err(e) => (String::new(), String::new(), e.to_string()),
             };
             let measured = if o.measured.is_finite() { format!("{:.6e}", o.measured) } else { String::new() };

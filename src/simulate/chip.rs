@@ -3,50 +3,51 @@
 use super::constants::{self, Constants};
 use super::gemm::Engine;
 use crate::base::{Error, Result};
-use crate::topology::{self, Device, Precision};
+use crate::topology::{Device, Precision};
 
 /// A device and what is known of its kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chip {
     pub device: Device,
     pub constants: Constants,
+    /// Share of the clocks of a short benchmark: below 1 where the power limit holds a long run back
+    /// ([`super::energy::clock`]). Rates of computing follow it, memory and links do not.
+    pub clock: f64,
+}
+
+/// What a fused attention kernel works on: elements of a head, keys that a query sees at most, the direction, and
+/// `pytorch` where PyTorch's kernel runs rather than the vendor's library.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attends {
+    pub head: f64,
+    pub length: f64,
+    pub backward: bool,
+    pub pytorch: bool,
 }
 
 impl Chip {
     pub fn new(device: &Device) -> Result<Chip> {
-        Ok(Chip { device: device.clone(), constants: constants::of(device)? })
+        Ok(Chip { device: device.clone(), constants: constants::of(device)?, clock: 1.0 })
     }
 
     /// A device by what people call it: `A100`, `h100`, `NVIDIA H200 SXM 141GB`, or a machine's name.
+    ///
+    /// # Errors
+    /// A device that no machine which comes along has, with the nearest of those.
     pub fn named(text: &str) -> Result<Chip> {
-        let plain: String = text.to_ascii_lowercase().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-        const KNOWN: [(&str, &str); 12] = [
-            ("gb200", "gb200-nvl72"),
-            ("gb300", "gb200-nvl72"),
-            ("b300", "dgx-b200"),
-            ("h800", "dgx-h100"),
-            ("a800", "dgx-a100"),
-            ("b200", "dgx-b200"),
-            ("gh200", "dgx-h200"),
-            ("h200", "dgx-h200"),
-            ("h100", "dgx-h100"),
-            ("a100pcie", "pcie-8"),
-            ("a100", "dgx-a100"),
-            ("v100", "dgx-v100"),
-        ];
-        let direct = topology::SHIPPED.iter().find(|s| s.0 == text).map(|s| s.0);
-        let machine = direct.or_else(|| KNOWN.iter().find(|k| plain.contains(k.0)).map(|k| k.1));
-        let known = || KNOWN.map(|k| k.0).join(", ");
-        let machine =
-            machine.ok_or_else(|| Error::usage(format!("there is no device \"{text}\": known are {}", known())))?;
-        Chip::new(topology::shipped(machine)?.slowest())
+        Chip::new(super::known::machine(text)?.slowest())
     }
 
-    /// Operations a second that the power limit leaves of the peak.
+    /// The same device with its clocks at a share of those of a short benchmark.
+    pub fn at_clock(&self, clock: f64) -> Chip {
+        Chip { clock, ..self.clone() }
+    }
+
+    /// Operations per second that the power limit and the clocks leave of the peak.
     fn rate(&self, precision: Precision) -> Result<f64> {
         let none = || Error::usage(format!("{} has no rate for {}", self.device.title, precision.name()));
         let limit = (self.device.limit / self.constants.measured_at).min(1.0);
-        self.device.peak(precision).map(|r| r.0 * limit.powf(self.constants.throttle)).ok_or_else(none)
+        self.device.peak(precision).map(|r| r.0 * self.clock * limit.powf(self.constants.throttle)).ok_or_else(none)
     }
 
     pub fn engine(&self, precision: Precision) -> Result<Engine<'_>> {
@@ -75,20 +76,12 @@ impl Chip {
         }
     }
 
-    /// Seconds of a fused attention kernel of so many operations (those that a causal mask leaves) and bytes, over heads of
-    /// `head` elements. `pytorch`: as PyTorch brings it rather than the vendor's library.
-    pub fn attention(
-        &self,
-        precision: Precision,
-        head: f64,
-        flops: f64,
-        bytes: f64,
-        backward: bool,
-        pytorch: bool,
-    ) -> Result<f64> {
+    /// Seconds of a fused attention kernel of so many operations (those that a causal mask leaves) and bytes.
+    pub fn attention(&self, precision: Precision, of: Attends, flops: f64, bytes: f64) -> Result<f64> {
         if flops <= 0.0 {
             return Ok(0.0);
         }
+        let Attends { head, length, backward, pytorch } = of;
         let a = &self.constants.attention;
         // Attention kernels compute in 16 bits at least.
         let wide = if precision.bytes() < 2.0 { Precision::Bf16 } else { precision };
@@ -99,7 +92,8 @@ impl Chip {
             (true, false) => a.pytorch_forward,
             (true, true) => a.pytorch_backward,
         };
-        let share = best * reached(head) / reached(128.0);
+        // Short sequences leave few blocks to run through, and more of them half masked.
+        let share = best * reached(head) / reached(128.0) * length / (length + a.length_half);
         let computing = flops / (share.min(1.0) * self.rate(wide)?);
         let moving = bytes / (a.decode * self.device.bandwidth.0);
         Ok(self.constants.launch.0 + computing.max(moving))

@@ -85,6 +85,26 @@ impl Placed {
     }
 }
 
+/// How NCCL's protocols differ over several nodes: seconds of a hop within a node and between nodes, in a ring and in a
+/// tree, what an operation costs once, and the share of the bandwidth that they leave. Latencies are those that its tuner
+/// assumes (github NVIDIA/nccl@5067397c2676 src/graph/tuning.cc); 0.92 is 120 of 128 bytes, and for the smallest messages
+/// flags are half of what travels, over few channels.
+struct Hops {
+    once: f64,
+    ring: (f64, f64),
+    tree: (f64, f64),
+    share: f64,
+}
+
+const HOPS: [Hops; 3] = [
+    Hops { once: 8.4e-6, ring: (3.4e-6, 14e-6), tree: (4.0e-6, 14e-6), share: 1.0 },
+    Hops { once: 14e-6, ring: (1.9e-6, 4.0e-6), tree: (1.25e-6, 8.5e-6), share: 0.92 },
+    Hops { once: 6.7e-6, ring: (0.6e-6, 2.7e-6), tree: (0.6e-6, 5.0e-6), share: 0.25 },
+];
+
+/// What the tree leaves of the ring's bandwidth over several nodes: assumed, about the mean of the tuner's corrections.
+const TREE: f64 = 0.9;
+
 /// The price of `kind` over `bytes`: what a rank holds (all-reduce, broadcast, send), all parts together (all-gather,
 /// reduce-scatter), or what a rank sends and keeps in all (all-to-all). The cheapest algorithm unless one is asked for.
 pub fn price(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: Option<Algorithm>) -> Price {
@@ -97,6 +117,46 @@ pub fn price(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: O
             far: Bytes(0.0),
         };
     }
+    let reduces = matches!(kind, Kind::AllReduce | Kind::AllGather | Kind::ReduceScatter | Kind::Broadcast { .. });
+    let crosses = placed.network.iter().any(|n| *n) && !placed.network.iter().all(|n| *n);
+    if reduces && crosses && wanted != Some(Algorithm::Hierarchical) {
+        return over_nodes(c, placed, kind, bytes, wanted);
+    }
+    by_levels(c, placed, kind, bytes, wanted)
+}
+
+/// Rings and trees that go through every device of several nodes: each hop costs its latency, and the slower of the links
+/// within a node and of its NICs together carries the bytes.
+fn over_nodes(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: Option<Algorithm>) -> Price {
+    let n = placed.ranks() as f64;
+    let side = |network: bool| placed.levels.iter().zip(&placed.network).filter(move |l| *l.1 == network).map(|l| l.0);
+    let product = |network: bool| side(network).map(|l| l.0 as f64).product::<f64>();
+    let slowest = |network: bool| side(network).map(|l| l.1.bandwidth.0).fold(f64::INFINITY, f64::min);
+    let (k, g) = (product(true), product(false));
+    let (hops, wire) = match kind {
+        Kind::AllReduce => (2.0 * (n - 1.0), 2.0 * (n - 1.0) / n * bytes),
+        Kind::Broadcast { .. } => (n - 1.0, bytes),
+        _ => (n - 1.0, (n - 1.0) / n * bytes),
+    };
+    let crossing = hops / (n - 1.0) * if kind == Kind::AllReduce { k } else { k - 1.0 };
+    // The ramp of rings within a node is of its own few ranks: here hops are counted one by one.
+    let near = wire / (c.ring.efficiency * slowest(false));
+    let far = wire / g / (c.network.efficiency * slowest(true));
+    let ring = |h: &Hops| h.once + (hops - crossing) * h.ring.0 + crossing * h.ring.1 + near.max(far) / h.share;
+    let tree = |h: &Hops| {
+        h.once + 2.0 * ((g - 1.0) * h.tree.0 + k.log2().ceil() * h.tree.1) + near.max(far) / (h.share * TREE)
+    };
+    let least = |of: &dyn Fn(&Hops) -> f64| HOPS.iter().map(of).fold(f64::INFINITY, f64::min);
+    let (by_ring, by_tree) = (least(&ring), least(&tree));
+    let takes_tree =
+        kind == Kind::AllReduce && (wanted == Some(Algorithm::Tree) || (wanted.is_none() && by_tree < by_ring));
+    let (seconds, algorithm) = if takes_tree { (by_tree, Algorithm::Tree) } else { (by_ring, Algorithm::Ring) };
+    Price { seconds: Seconds(seconds), algorithm, near: Bytes(wire), far: Bytes(wire / g) }
+}
+
+/// Level by level: what one level serves, messages to all and to one, and the phases of a hierarchical collective.
+fn by_levels(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: Option<Algorithm>) -> Price {
+    let ranks = placed.ranks() as f64;
     let mut phases = vec![];
     let (mut near, mut far) = (0.0, 0.0);
     let mut algorithm =
@@ -131,8 +191,9 @@ pub fn price(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: O
             share /= n;
         }
     }
-    let longest = phases.iter().copied().fold(0.0, f64::max);
-    let seconds = longest + c.serial * (phases.iter().sum::<f64>() - longest);
+    // Messages to everybody use links and network at once; the phases of a hierarchical collective follow each other.
+    let seconds =
+        if kind == Kind::AllToAll { phases.iter().copied().fold(0.0, f64::max) } else { phases.iter().sum::<f64>() };
     Price { seconds: Seconds(seconds), algorithm, near: Bytes(near), far: Bytes(far) }
 }
 

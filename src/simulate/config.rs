@@ -139,6 +139,7 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
         dense_layers: if experts > 0 { s.or(&["first_k_dense_replace"], 0)?.min(layers) } else { 0 },
         dense_ffn: if experts > 0 { dense_ffn } else { 0 },
         latent,
+        ..Shape::default()
     };
     shape.check()?;
     Ok(shape)
@@ -208,6 +209,7 @@ pub fn from_metadata(get: &dyn Fn(&str) -> Option<Value>, name: &str, vocab: usi
         dense_layers: if experts > 0 { s.or(&["leading_dense_block_count"], 0)?.min(layers) } else { 0 },
         dense_ffn: if experts > 0 { dense } else { 0 },
         latent,
+        ..Shape::default()
     };
     shape.check()?;
     Ok(shape)

@@ -10,13 +10,15 @@ macro_rules! shipped {
 }
 
 /// The calibrations that come along.
-pub const SHIPPED: [(&str, &str); 5] = shipped!["v100", "a100", "h100", "b200", "generic"];
+pub const SHIPPED: [(&str, &str); 8] = shipped!["v100", "a100", "h100", "b200", "mi300x", "mi355x", "ada", "generic"];
 
 /// Everything that is fitted or assumed about a kind of device. Each file says where every constant is from.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Constants {
     pub title: String,
+    /// By which stacks say what they did on it: v100, a100, h100, b200, generic.
+    pub generation: String,
     pub multiprocessors: f64,
     /// The power limit that products were measured at, and how the rate follows another limit: (limit / measured_at)^throttle.
     pub measured_at: crate::base::units::Watts,
@@ -29,21 +31,7 @@ pub struct Constants {
     pub collective: Collectives,
     pub energy: Energy,
     pub runtime: Runtime,
-    pub software: Software,
-}
-
-/// The training software of the device's time: what a row or a command that does not say otherwise is taken to use.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Software {
-    pub fused_attention: bool,
-    pub overlap_gradients: bool,
-    /// Share of tensor-parallel collectives that runs behind products.
-    pub overlap_tensor: f64,
-    pub dropout: bool,
-    /// Norms and residuals split over tensor ranks, optimiser states over data-parallel ranks.
-    pub sequence_parallel: bool,
-    pub distributed_optimizer: bool,
+    pub serving: super::serving::Tuning,
 }
 
 /// Matrix products: see [`super::gemm`].
@@ -86,6 +74,8 @@ pub struct Stream {
 pub struct Attention {
     /// Elements a head at which a kernel reaches half of what it would for endless ones; `forward` and `backward` are for 128.
     pub head_half: f64,
+    /// Keys of a sequence at which a kernel reaches half of what it would for endless ones.
+    pub length_half: f64,
     pub forward: f64,
     pub backward: f64,
     /// The same two as PyTorch brings it, beside FSDP.
@@ -123,8 +113,6 @@ pub struct Collectives {
     pub peer: Protocol,
     /// Rings and peers over the network.
     pub network: Protocol,
-    /// Of the shorter of the two phases within and between nodes, the share that the longer does not hide.
-    pub serial: f64,
     /// Share of the compute rate that is lost while a collective runs beside it.
     pub tax: f64,
 }
@@ -135,7 +123,10 @@ pub struct Collectives {
 pub struct Energy {
     /// Beyond idle, while anything runs: clocks are up.
     pub awake: crate::base::units::Watts,
+    /// Of a 16-bit operation at the clocks of a short benchmark; it falls with the square of the clocks.
     pub flop: Joules,
+    /// What an 8-bit operation takes of that, and a 4-bit one of an 8-bit one.
+    pub narrow: f64,
     pub byte: Joules,
     pub link_byte: Joules,
     /// A range of ± this share stands around every figure.
@@ -175,6 +166,20 @@ pub fn of(device: &Device) -> Result<Constants> {
     let distance = |r: f64| (r / rate).ln().abs();
     let best = near.iter().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1))).filter(|b| distance(b.1) < 2.0);
     named(best.map_or("generic", |b| b.0))
+}
+
+impl Energy {
+    /// Energy of an operation in units of a 16-bit one.
+    pub fn weight(&self, precision: Precision) -> f64 {
+        let bytes = precision.bytes();
+        if bytes > 1.0 {
+            bytes / 2.0
+        } else if bytes == 1.0 {
+            self.narrow
+        } else {
+            self.narrow * self.narrow
+        }
+    }
 }
 
 impl Protocol {

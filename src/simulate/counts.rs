@@ -54,7 +54,7 @@ fn ways(l: &Layout, axis: Axis) -> usize {
         Axis::Context => l.cp,
         Axis::Expert => l.ep,
         Axis::Data => l.dp * l.cp,
-        Axis::ExpertData => l.dp / l.ep,
+        Axis::ExpertData => l.expert_copies(),
         // A copy of the embedding at either end.
         Axis::Pipeline => l.pp.min(2),
     }

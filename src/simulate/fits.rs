@@ -5,9 +5,10 @@ use super::collective::{Placed, price};
 use super::constants::{Collectives, Constants, Protocol};
 use super::fit::{Unknown, minimise};
 use super::gemm::Engine;
+use super::layout::Stack;
 use super::runs;
 use super::table::{Row, Table};
-use crate::base::units::{Bytes, Seconds};
+use crate::base::units::{Bytes, Joules, Seconds};
 use crate::base::{Error, Result};
 use crate::topology::collective::{Algorithm, Kind};
 use crate::topology::{self, Precision};
@@ -16,6 +17,9 @@ use rayon::prelude::*;
 /// Fits the constants of one device on the rows of a table that concern it and that `split` (where there is such a
 /// column) does not keep for scoring. Returns TOML for its file. Kinds: gemm, stream, collective.
 pub fn fit_table(table: &Table, kind: &str, device: &str) -> Result<String> {
+    if kind == "serving" {
+        return super::serving::fit::fit(table, 4);
+    }
     let chip = Chip::named(device)?;
     let mine = |r: &&Row| {
         r.text("split") != Some("score") && r.text("device").or(r.text("cluster")).is_some_and(|d| same(d, &chip))
@@ -31,7 +35,7 @@ pub fn fit_table(table: &Table, kind: &str, device: &str) -> Result<String> {
         "training" => training(&chip, &rows),
         "energy" => energy(&chip, &rows),
         other => Err(Error::usage(format!(
-            "there is no fit for \"{other}\": there are gemm, stream, collective, training, energy"
+            "there is no fit for \"{other}\": there are gemm, stream, collective, training, energy, serving"
         ))),
     }
 }
@@ -141,7 +145,7 @@ fn stream(chip: &Chip, rows: &[&Row]) -> Result<String> {
     let loss = |z: &[f64]| {
         let mut c: Constants = chip.constants.clone();
         (c.stream.plain, c.stream.rows, c.stream.launch) = (z[0], z[1], Seconds(z[2]));
-        let chip = Chip { constants: c, device: chip.device.clone() };
+        let chip = Chip { constants: c, ..chip.clone() };
         mean_log(cases.iter().map(|(rows, bytes, s)| (chip.stream(*bytes, *rows), *s)))
     };
     let (values, left) = minimise(&unknowns, 8, &loss);
@@ -151,35 +155,28 @@ fn stream(chip: &Chip, rows: &[&Row]) -> Result<String> {
 /// Of the rate forward, what fused attention reaches backward: 63 % for 73 % of peak in FlashAttention 2's paper (from memory).
 const BACKWARD: f64 = 0.86;
 
-/// What only whole steps show: fused attention, the cost of 8-bit casts and hiding (overlap), clocks under a power cap.
+/// What only whole steps show: fused attention, hiding (overlap), and joules an operation, which set the clocks of a long run.
 fn training(chip: &Chip, rows: &[&Row]) -> Result<String> {
     let machines = |name: &str| topology::shipped(name);
-    let capped = rows.iter().any(|r| {
-        r.text("cluster")
-            .and_then(|c| topology::shipped(c).ok())
-            .is_some_and(|t| t.slowest().limit < chip.constants.measured_at)
-    });
-    let tensor = rows.iter().any(|r| r.text("fsdp") != Some("3")) && chip.constants.software.overlap_tensor > 0.0;
+    let tensor = rows.iter().any(|r| r.text("fsdp") != Some("3")) && chip.constants.generation != "a100";
     let a = &chip.constants.attention;
-    let mut unknowns =
-        vec![unknown("pytorch_forward", a.pytorch_forward, 0.05, 0.9), unknown("head_half", a.head_half, 0.0, 400.0)];
-    if capped {
-        unknowns.push(unknown("throttle", 0.5, 0.0, 1.0));
-    }
+    let mut unknowns = vec![
+        unknown("pytorch_forward", a.pytorch_forward, 0.05, 0.9),
+        unknown("flop", chip.constants.energy.flop.0 * 1e12, 0.1, 2.0),
+    ];
     if tensor {
         unknowns.push(unknown("overlap_tensor", 0.5, 0.0, 1.0));
-        unknowns.push(unknown("forward", a.forward, 0.05, 0.75));
     }
     let value =
         |z: &[f64], name: &str, default: f64| unknowns.iter().position(|u| u.name == name).map_or(default, |i| z[i]);
     let loss = |z: &[f64]| {
-        let change = |c: &mut Constants| {
+        let change = |c: &mut Constants, s: &mut Stack| {
             let a = &mut c.attention;
-            (a.pytorch_forward, a.pytorch_backward, a.head_half) = (z[0], z[0] * BACKWARD, z[1]);
-            a.forward = value(z, "forward", a.forward);
-            a.backward = a.forward * BACKWARD;
-            c.throttle = value(z, "throttle", c.throttle);
-            c.software.overlap_tensor = value(z, "overlap_tensor", c.software.overlap_tensor);
+            (a.pytorch_forward, a.pytorch_backward) = (z[0], z[0] * BACKWARD);
+            c.energy.flop = Joules(z[1] * 1e-12);
+            if s.overlap_tensor > 0.0 {
+                s.overlap_tensor = value(z, "overlap_tensor", s.overlap_tensor);
+            }
         };
         let figures = rows
             .par_iter()
@@ -238,10 +235,10 @@ fn protocol_unknowns(base: f64, efficiency: f64) -> Vec<Unknown> {
 fn collective(chip: &Chip, rows: &[&Row]) -> Result<String> {
     let mut cases = vec![];
     for r in rows {
-        let machine = super::check::machine(r)?;
+        let machine = super::known::machine_of(r)?;
         let placed = Placed::new(&machine, r.count("ranks", 1)?, 1);
-        let kind = super::check::kind(r.need("kind")?)?;
-        let algorithm = super::check::algorithm(r.text("algorithm"))?;
+        let kind = super::known::kind(r.need("kind")?)?;
+        let algorithm = super::known::algorithm(r.text("algorithm"))?;
         cases.push((placed, kind, need(r, "bytes")?, algorithm, need(r, "seconds")?));
     }
     let mut c: Collectives = chip.constants.collective.clone();

@@ -1,6 +1,6 @@
 //! Answering: prefill, decode step by step, static and continuous batches, and how many tokens the cache holds.
 
-use super::chip::Chip;
+use super::chip::{Attends, Chip};
 use super::energy::{Energy, Spent, energy};
 use super::layer::{Work, head, layer};
 use super::layout::Layout;
@@ -104,13 +104,14 @@ pub fn answering(shape: &Shape, topology: &Topology, s: &Serving) -> Result<Answ
         ..Layout::single(1)
     };
     layout.check(shape)?;
-    if s.tp * s.pp * s.replicas > topology.devices() {
+    let devices = s.tp * s.pp * s.ep.max(1) * s.replicas;
+    if devices > topology.devices() {
         return Err(Error::usage(format!(
-            "tp {} × pp {} × {} copies take {} devices, {} has {}",
+            "tp {} × pp {} × ep {} × {} copies take {devices} devices, {} has {}",
             s.tp,
             s.pp,
+            s.ep.max(1),
             s.replicas,
-            s.tp * s.pp * s.replicas,
             topology.name,
             topology.devices()
         )));
@@ -159,13 +160,7 @@ impl Server<'_> {
         let tokens = (prompts * s.input as f64 + decoding).max(1.0);
         let local = Layout { micro_batch: 1, seq: tokens.ceil() as usize, ..self.layout.clone() };
         let mut out = vec![];
-        let (layers, dense) = (self.shape.layers, self.shape.dense_layers);
-        let kinds = if self.shape.experts > 0 && dense > 0 {
-            vec![(0, dense), (layers - 1, layers - dense)]
-        } else {
-            vec![(layers - 1, layers)]
-        };
-        for (index, count) in kinds {
+        for (index, count) in self.shape.kinds() {
             let mut work: Vec<Work> = layer(self.shape, &local, index).forward;
             work.retain(|w| !matches!(w, Work::Attention { .. }));
             let (heads, d, dv) =
@@ -183,22 +178,19 @@ impl Server<'_> {
                 let bytes = new * (heads * (d + dv) * 2.0 + kv);
                 work.push(Work::Attention {
                     name: "attention",
-                    head: d,
-                    flops: pairs(new, input) / 2.0,
+                    of: Attends { head: d, length: input, backward: false, pytorch: false },
+                    flops: pairs(new, input * self.shape.seen(input)) / 2.0,
                     bytes,
-                    backward: false,
-                    pytorch: false,
                 });
             }
             if decoding > 0.0 {
+                let context = context * self.shape.seen(context);
                 let bytes = decoding * context * kv;
                 work.push(Work::Attention {
                     name: "attention over the cache",
-                    head: d,
+                    of: Attends { head: d, length: context, backward: false, pytorch: false },
                     flops: pairs(decoding, context),
                     bytes,
-                    backward: false,
-                    pytorch: false,
                 });
             }
             out.push((work, count as f64 / s.pp as f64));
@@ -229,7 +221,11 @@ impl Server<'_> {
                 None,
             );
             out.plus(
-                &Priced { seconds: hop.seconds.0, lines: vec![("hand on", hop.seconds.0)], ..Priced::default() },
+                &Priced {
+                    seconds: hop.seconds.0,
+                    lines: vec![("send to the next stage", hop.seconds.0)],
+                    ..Priced::default()
+                },
                 1.0,
             );
         }
@@ -275,14 +271,14 @@ impl Server<'_> {
     fn under(&self, load: f64, most: f64) -> Result<(f64, f64)> {
         let output = self.serving.output as f64;
         if !load.is_finite() || load <= 0.0 {
-            return Err(Error::usage(format!("a load of {load} requests a second must be above zero")));
+            return Err(Error::usage(format!("a load of {load} requests per second must be above zero")));
         }
         let rate = |batch: f64| Ok::<f64, Error>(batch / self.mixed(batch)?.1 / output);
         let best = rate(most)?;
         if load > best {
             let all = best * self.serving.replicas as f64;
             return Err(Error::usage(format!(
-                "a load of {} requests a second is more than this can answer: up to {all:.2}; take more copies or devices",
+                "a load of {} requests per second is more than this can answer: up to {all:.2}; take more copies or devices",
                 load * self.serving.replicas as f64
             )));
         }
@@ -304,7 +300,7 @@ impl Server<'_> {
         if cache_tokens < whole {
             let need = weights + runtime.context.0 + working + whole * token / s.cache_share;
             return Err(Error::usage(format!(
-                "{} in {} does not fit tp {} × pp {}: weights and one sequence of {whole} tokens need {} of {} a device; take more devices or a narrower format",
+                "{} in {} does not fit tp {} × pp {}: weights and one sequence of {whole} tokens need {} of {} per device; take more devices or a narrower format",
                 self.shape.name,
                 s.precision.name(),
                 s.tp,
@@ -381,12 +377,13 @@ impl Server<'_> {
             buffers: Bytes(working),
             slack: Bytes(0.0),
         };
-        let devices = s.tp * s.pp * s.replicas;
+        // Ranks that spread experts attend to sequences of their own.
+        let devices = s.tp * s.pp * s.ep.max(1) * s.replicas;
         let each: Spent = spent * ((s.tp * s.pp) as f64 / batch);
         let energy = energy(self.chip, each, span / batch, s.tp * s.pp);
         Ok(Answering {
             busy,
-            tokens_per_second: rate * s.replicas as f64,
+            tokens_per_second: rate * (s.replicas * s.ep.max(1)) as f64,
             first_token: Seconds(first),
             between_tokens: Seconds(between),
             batch: batch as usize,

@@ -1,6 +1,7 @@
 //! What a layer of a transformer does on one rank, written down from its shape and the layout: kernels and collectives with
 //! their sizes, and what they keep for the backward pass. Everything that prices a step reads these lists only.
 
+use super::chip::Attends;
 use super::layout::{Layout, Recompute};
 use super::shape::Shape;
 use crate::topology::Precision;
@@ -26,7 +27,7 @@ pub enum Work {
     /// A kernel that moves bytes; `rows`: it works by rows.
     Stream { name: &'static str, bytes: f64, rows: bool },
     /// A fused attention kernel.
-    Attention { name: &'static str, head: f64, flops: f64, bytes: f64, backward: bool, pytorch: bool },
+    Attention { name: &'static str, of: Attends, flops: f64, bytes: f64 },
     /// `hidden`: the share that other work hides.
     Collective { name: &'static str, kind: Kind, bytes: f64, axis: Axis, hidden: f64 },
 }
@@ -45,6 +46,8 @@ pub struct Layer {
     pub working: f64,
     /// Parameters of this rank: replicated over data-parallel ranks, and of its experts (replicated over dp / ep).
     pub parameters: (f64, f64),
+    /// Tensors that these are in.
+    pub tensors: f64,
 }
 
 struct Writer<'a> {
@@ -64,7 +67,7 @@ pub fn layer(shape: &Shape, layout: &Layout, index: usize) -> Layer {
     let (shared, experts) = shape.layer_parameters(index);
     // Norms lie whole on every tensor rank.
     let norms = shape.norm_parameters();
-    let parameters = ((shared - norms) / t + norms, experts / t / layout.ep as f64);
+    let parameters = ((shared - norms) / t + norms, experts / layout.expert_tensor() as f64 / layout.ep as f64);
     let mut w = Writer { shape, layout, tokens, norm_tokens, t, layer: Layer { parameters, ..Layer::default() } };
     w.attention();
     if shape.routed(index) {
@@ -96,7 +99,7 @@ pub fn gather_weights(layout: &Layout, layer: &Layer) -> Vec<Work> {
     if layout.zero < 3 {
         return vec![];
     }
-    over_copies("gather weights", Kind::AllGather, layer.parameters, width(layout)).to_vec()
+    over_copies("all-gather weights", Kind::AllGather, layer.parameters, width(layout)).to_vec()
 }
 
 /// ZeRO 3: gradients are scattered after a layer's backward pass. Nothing at other stages.
@@ -104,7 +107,7 @@ pub fn scatter_gradients(layout: &Layout, layer: &Layer) -> Vec<Work> {
     if layout.zero < 3 {
         return vec![];
     }
-    over_copies("scatter gradients", Kind::ReduceScatter, layer.parameters, 4.0).to_vec()
+    over_copies("reduce-scatter gradients", Kind::ReduceScatter, layer.parameters, 4.0).to_vec()
 }
 
 /// What ranks that hold the same parameters send each other after the last backward pass.
@@ -146,10 +149,15 @@ impl Writer<'_> {
     fn hidden(&self) -> f64 {
         self.shape.hidden as f64
     }
+    /// Norms of models without learnt biases (RMS norms), rotations and gates are what eager PyTorch does in many kernels.
+    fn passes(&self) -> f64 {
+        if self.shape.gated { self.layout.stack.passes } else { 1.0 }
+    }
 
     /// A linear layer forward, with its two products backward.
     fn linear(&mut self, name: &'static str, batch: f64, m: f64, n: f64, k: f64) {
         let p = self.layout.precision;
+        self.layer.tensors += if self.shape.biases { 2.0 } else { 1.0 };
         let gemm = |name, m, n, k| Work::Gemm { name, batch, m, n, k, precision: p };
         self.layer.forward.push(gemm(name, m, n, k));
         self.layer.backward.push(gemm(name, m, k, n));
@@ -177,11 +185,11 @@ impl Writer<'_> {
                 hidden: self.layout.stack.overlap_tensor,
             };
             if self.layout.sequence_parallel {
-                self.layer.forward.push(c("gather tokens", Kind::AllGather));
-                self.layer.backward.push(c("gather tokens", Kind::AllGather));
-                self.layer.backward.push(c("scatter gradients", Kind::ReduceScatter));
+                self.layer.forward.push(c("all-gather tokens", Kind::AllGather));
+                self.layer.backward.push(c("all-gather tokens", Kind::AllGather));
+                self.layer.backward.push(c("reduce-scatter gradients", Kind::ReduceScatter));
             } else {
-                self.layer.backward.push(c("sum gradients", Kind::AllReduce));
+                self.layer.backward.push(c("all-reduce gradients", Kind::AllReduce));
             }
         }
     }
@@ -198,17 +206,19 @@ impl Writer<'_> {
                 hidden: self.layout.stack.overlap_tensor,
             };
             if self.layout.sequence_parallel {
-                self.layer.forward.push(c("scatter sums", Kind::ReduceScatter));
-                self.layer.backward.push(c("gather gradients", Kind::AllGather));
+                self.layer.forward.push(c("reduce-scatter sums", Kind::ReduceScatter));
+                self.layer.backward.push(c("all-gather gradients", Kind::AllGather));
             } else {
-                self.layer.forward.push(c("sum parts", Kind::AllReduce));
+                self.layer.forward.push(c("all-reduce sums", Kind::AllReduce));
             }
         }
     }
 
     fn norm(&mut self) {
         let (b, x) = (self.bytes(), self.norm_tokens * self.hidden());
-        self.both("norm", 2.0 * b * x, 3.0 * b * x, true);
+        self.layer.tensors += if self.shape.biases { 2.0 } else { 1.0 };
+        let passes = self.passes();
+        self.both("norm", 2.0 * b * x * passes, 3.0 * b * x * passes, true);
         // The norm's input and what it gives to the products.
         self.layer.kept += x * (b + self.operand());
     }
@@ -242,7 +252,7 @@ impl Writer<'_> {
         let kv_wide = if s.latent.is_some() { heads } else { kv };
         self.layer.kept += m * (heads * d + kv_wide * (d + dv)) * b;
         if s.rope {
-            let bytes = 2.0 * b * m * (heads + kv_wide) * d;
+            let bytes = 2.0 * b * m * (heads + kv_wide) * d * self.passes();
             self.both("rope", bytes, bytes, true);
         }
         self.core(heads, kv_wide, d, dv);
@@ -266,29 +276,22 @@ impl Writer<'_> {
                 axis: Axis::Context,
                 hidden: 0.9,
             };
-            self.layer.forward.push(c("pass keys on", bytes));
-            self.layer.backward.push(c("pass keys on", bytes));
-            self.layer.backward.push(c("pass gradients on", bytes));
+            self.layer.forward.push(c("send keys and values", bytes));
+            self.layer.backward.push(c("send keys and values", bytes));
+            self.layer.backward.push(c("send their gradients", bytes));
         }
         let traffic = b * m * (heads * (d + dv) + kv * (d + dv));
-        let flops = 2.0 * m * seq * heads * (d + dv);
+        let seen = self.shape.seen(seq);
+        let flops = 2.0 * m * seq * seen * heads * (d + dv);
         if l.stack.fused_attention {
+            let of = Attends { head: d.min(128.0), length: seq * seen, backward: false, pytorch: l.stack.pytorch };
             // A causal mask leaves half; backward computes scores again: five products for two.
-            self.layer.forward.push(Work::Attention {
-                name: "attention",
-                head: d.min(128.0),
-                flops: flops / 2.0,
-                bytes: traffic,
-                backward: false,
-                pytorch: l.zero == 3,
-            });
+            self.layer.forward.push(Work::Attention { name: "attention", of, flops: flops / 2.0, bytes: traffic });
             self.layer.backward.push(Work::Attention {
                 name: "attention",
-                head: d.min(128.0),
+                of: Attends { backward: true, ..of },
                 flops: flops / 2.0 * 2.5,
                 bytes: 2.0 * traffic,
-                backward: true,
-                pytorch: l.zero == 3,
             });
             self.layer.kept += m * heads * 4.0;
             return;
@@ -340,7 +343,9 @@ impl Writer<'_> {
 
     fn activation(&mut self, batch: f64, tokens: f64, f: f64, gates: f64) {
         let x = batch * tokens * f * self.bytes();
-        self.both("activation", (gates + 1.0) * x, (2.0 * gates + 1.0) * x, true);
+        // One fused kernel; of gated ones, activation and product are two where nothing fuses them.
+        let passes = if gates > 1.0 { self.passes() } else { 1.0 };
+        self.both("activation", (gates + 1.0) * x * passes, (2.0 * gates + 1.0) * x * passes, true);
     }
 
     /// Routed experts: tokens go to the ranks of their experts and come back. Routing is taken as even.
@@ -366,27 +371,29 @@ impl Writer<'_> {
             k: h,
             precision: Precision::Bf16,
         });
-        let routed = self.tokens * k;
+        // Where experts are spread over tensor ranks, too, each of these routes its share of the tokens to whole experts.
+        let te = l.expert_tensor() as f64;
+        let routed = self.tokens * k * te / self.t;
         let bytes = routed * h * b;
         self.both("permute", 4.0 * bytes, 4.0 * bytes, false);
         if l.ep > 1 {
-            // With tensor ranks each sends its share of the tokens.
-            let c = |name| Work::Collective {
+            // With tensor ranks each sends its share of the tokens: forward in the format that the stack sends them in.
+            let c = |name, width: f64| Work::Collective {
                 name,
                 kind: Kind::AllToAll,
-                bytes: bytes / self.t,
+                bytes: routed * h * width / te,
                 axis: Axis::Expert,
                 hidden: 0.0,
             };
-            for list in [&mut self.layer.forward, &mut self.layer.backward] {
-                list.extend([c("dispatch"), c("combine")]);
-            }
+            let sent = b.min(l.stack.dispatch);
+            self.layer.forward.extend([c("all-to-all dispatch", sent), c("all-to-all combine", b)]);
+            self.layer.backward.extend([c("all-to-all dispatch", b), c("all-to-all combine", b)]);
         }
         // Few tokens do not meet every expert: as many as so many throws hit.
         let local = e / l.ep as f64;
         let met = local * (1.0 - (1.0 - 1.0 / local).powf(routed)).max(1.0 / local);
         let (local, each) = (met, routed / met);
-        let f = s.ffn as f64 / self.t;
+        let f = s.ffn as f64 / te;
         self.linear("experts up", local, each, gates * f, h);
         self.activation(local, each, f, gates);
         self.linear("experts down", local, each, h, f);
@@ -405,7 +412,7 @@ impl Writer<'_> {
                 self.layer.recompute = self.layer.forward.clone();
                 (self.layer.working, self.layer.kept) = (self.layer.kept + self.layer.working, input);
             }
-            Recompute::Selective if self.layout.zero == 3 => self.every_other(input),
+            Recompute::Selective if self.layout.stack.pytorch => self.every_other(input),
             _ => {}
         }
         // Gradients of weights are added to 32-bit sums once a micro-batch (products wrote 16 bits of them already).
@@ -446,12 +453,19 @@ impl Writer<'_> {
 /// The embedding on the first stage.
 pub fn embedding(shape: &Shape, layout: &Layout) -> Layer {
     let x = layout.tokens() * shape.hidden as f64 * width(layout);
-    let mut out = Layer { parameters: (shape.embedding_parameters() / layout.tp as f64, 0.0), ..Layer::default() };
+    let mut out =
+        Layer { parameters: (shape.embedding_parameters() / layout.tp as f64, 0.0), tensors: 1.0, ..Layer::default() };
     out.forward.push(Work::Stream { name: "embedding", bytes: 2.0 * x, rows: false });
     out.backward.push(Work::Stream { name: "embedding", bytes: 4.0 * x, rows: false });
     if layout.tp > 1 {
         let kind = if layout.sequence_parallel { Kind::ReduceScatter } else { Kind::AllReduce };
-        out.forward.push(Work::Collective { name: "sum parts", kind, bytes: x, axis: Axis::Tensor, hidden: 0.0 });
+        out.forward.push(Work::Collective {
+            name: if layout.sequence_parallel { "reduce-scatter sums" } else { "all-reduce sums" },
+            kind,
+            bytes: x,
+            axis: Axis::Tensor,
+            hidden: 0.0,
+        });
     }
     out.kept = if layout.stack.dropout { x / width(layout) } else { 0.0 };
     out
@@ -463,7 +477,8 @@ pub fn head(shape: &Shape, layout: &Layout) -> Layer {
     let owned = shape.vocab as f64 * h / layout.tp as f64;
     // On a pipeline, a tied head is a copy of the embedding.
     let parameters = if shape.tied && layout.pp == 1 { 0.0 } else { owned };
-    let mut out = Layer { parameters: (parameters + shape.norm_parameters() / 2.0, 0.0), ..Layer::default() };
+    let mut out =
+        Layer { parameters: (parameters + shape.norm_parameters() / 2.0, 0.0), tensors: 2.0, ..Layer::default() };
     let b = width(layout);
     // 8-bit training leaves the head in 16.
     let precision = if layout.precision.bytes() < 2.0 { Precision::Bf16 } else { layout.precision };
@@ -472,7 +487,7 @@ pub fn head(shape: &Shape, layout: &Layout) -> Layer {
     out.forward.push(gemm(tokens, v, h));
     // Bytes of the loss a logit: PyTorch's widens it (2 + 4), takes the logarithm (4 + 4), and goes back the same way; that
     // over tensor ranks (Megatron's) also takes maximum, difference, exponential, sum and quotient apart, and goes back in two.
-    let pytorch = layout.zero == 3;
+    let pytorch = layout.stack.pytorch;
     out.forward.push(Work::Stream {
         name: "loss",
         bytes: tokens * v * if pytorch { 14.0 } else { 38.0 },
@@ -486,7 +501,7 @@ pub fn head(shape: &Shape, layout: &Layout) -> Layer {
     out.backward.extend([gemm(tokens, h, v), gemm(v, h, tokens)]);
     if layout.tp > 1 {
         let c = |bytes| Work::Collective {
-            name: "sum loss",
+            name: "all-reduce loss",
             kind: Kind::AllReduce,
             bytes,
             axis: Axis::Tensor,

@@ -1,8 +1,10 @@
 //! How a run is laid out on devices, and checks that it can be.
 
 use super::shape::Shape;
+use crate::base::units::Seconds;
 use crate::base::{Error, Result};
 use crate::topology::{Mesh, Precision};
+use serde::Deserialize;
 
 /// What is computed again in the backward pass instead of kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,17 +26,78 @@ pub enum Schedule {
     ZeroBubble,
 }
 
-/// What the training software does beyond arithmetic. It differs by its time, not by layout.
+impl Recompute {
+    /// As people spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recompute::None => "none",
+            Recompute::Selective => "selective",
+            Recompute::Full => "full",
+        }
+    }
+}
+
+impl Schedule {
+    /// As people spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Schedule::OneForwardOneBackward => "1f1b",
+            Schedule::ZeroBubble => "zero-bubble",
+        }
+    }
+}
+
+/// What ZeRO 3 gathers at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gathers {
+    /// Each parameter tensor where it is used.
+    Tensor,
+    /// All of a layer.
+    Layer,
+}
+
+/// What the training software does beyond arithmetic ([`super::software`] reads it from assets/stacks).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stack {
     /// Attention in one kernel that keeps no scores.
     pub fused_attention: bool,
+    /// Attention and loss as PyTorch brings them, rather than the vendor's library and Megatron's loss.
+    pub pytorch: bool,
     /// Gradients are reduced while the backward pass still runs, weights gathered while the forward pass does.
     pub overlap_gradients: bool,
     /// Share of tensor-parallel collectives that runs behind products.
     pub overlap_tensor: f64,
     /// Dropout in training.
     pub dropout: bool,
+    pub gathers: Gathers,
+    /// A gather runs beside the layer before; otherwise the layer waits for it.
+    pub prefetch: bool,
+    /// Weights are freed after the forward pass and gathered again for the backward pass.
+    pub reshard: bool,
+    /// Host time of a gather or scatter that nothing hides.
+    pub host: Seconds,
+    /// Bytes an element of tokens on their way to experts.
+    pub dispatch: f64,
+    /// Passes over memory of norms, rotations and gated activations, against one fused kernel each.
+    pub passes: f64,
+}
+
+impl Stack {
+    /// Fused kernels, gradients behind the backward pass, layers gathered ahead: what any present software does.
+    pub const PRESENT: Stack = Stack {
+        fused_attention: true,
+        pytorch: false,
+        overlap_gradients: true,
+        overlap_tensor: 0.0,
+        dropout: false,
+        gathers: Gathers::Layer,
+        prefetch: true,
+        reshard: true,
+        host: Seconds(0.0),
+        dispatch: 2.0,
+        passes: 1.0,
+    };
 }
 
 /// A training run's layout.
@@ -81,7 +144,7 @@ impl Layout {
             recompute: Recompute::None,
             offload: false,
             schedule: Schedule::OneForwardOneBackward,
-            stack: Stack { fused_attention: true, overlap_gradients: true, overlap_tensor: 0.0, dropout: false },
+            stack: Stack::PRESENT,
         }
     }
 
@@ -93,6 +156,16 @@ impl Layout {
 
     pub fn devices(&self) -> usize {
         self.dp * self.tp * self.pp * self.cp
+    }
+
+    /// Ranks that share the width of an expert: the tensor ranks, unless experts are spread over these, too.
+    pub fn expert_tensor(&self) -> usize {
+        if self.dp % self.ep == 0 { self.tp } else { 1 }
+    }
+
+    /// Ranks that hold the same experts.
+    pub fn expert_copies(&self) -> usize {
+        if self.dp % self.ep == 0 { self.dp / self.ep } else { self.dp * self.tp * self.cp / self.ep }
     }
 
     /// Micro-batches that a pipeline takes a step.
@@ -160,10 +233,14 @@ impl Layout {
         if self.tp > shape.heads {
             return bad(format!("tp {} splits {} heads: at most {}", self.tp, shape.heads, shape.heads));
         }
-        if self.pp * self.chunks > shape.layers {
+        // Where there are more parts than layers, embedding and head take one each.
+        if self.pp * self.chunks > shape.layers + if self.pp > 1 { 2 } else { 0 } {
             return bad(format!(
-                "pp {} × {} chunks splits {} layers: at most {} stages",
-                self.pp, self.chunks, shape.layers, shape.layers
+                "pp {} × {} chunks splits {} layers, embedding and head: at most {} stages",
+                self.pp,
+                self.chunks,
+                shape.layers,
+                shape.layers + 2
             ));
         }
         if self.ep > 1 && shape.experts == 0 {
@@ -173,8 +250,12 @@ impl Layout {
                 if shape.name.is_empty() { "the model" } else { &shape.name }
             ));
         }
-        if self.ep > 1 && (shape.experts % self.ep != 0 || self.dp % self.ep != 0) {
-            return bad(format!("ep {} must divide the {} experts and dp {}", self.ep, shape.experts, self.dp));
+        let spread = self.dp.saturating_mul(self.tp).saturating_mul(self.cp);
+        if self.ep > 1 && (shape.experts % self.ep != 0 || self.dp % self.ep != 0 && spread % self.ep != 0) {
+            return bad(format!(
+                "ep {} must divide the {} experts, and dp {} or dp × tp × cp = {spread}",
+                self.ep, shape.experts, self.dp
+            ));
         }
         if self.seq % self.cp != 0 {
             return bad(format!("cp {} does not divide a sequence of {}", self.cp, self.seq));

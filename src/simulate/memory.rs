@@ -55,7 +55,7 @@ pub struct Held {
 /// optimiser states 32 (18 bytes a parameter in all: Megatron-LM theoretical_memory_usage.py). ZeRO spreads optimiser (1),
 /// gradients (2) and weights (3) over data-parallel ranks.
 pub fn memory(l: &Layout, chip: &Chip, stages: &[Held]) -> Vec<Memory> {
-    let (d, e) = ((l.dp * l.cp) as f64, (l.dp / l.ep) as f64);
+    let (d, e) = ((l.dp * l.cp) as f64, l.expert_copies() as f64);
     let of = |(stage, h): (usize, &Held)| {
         let spread = |from: usize| {
             let (a, b) = if l.zero >= from { (d, e) } else { (1.0, 1.0) };

@@ -2,7 +2,7 @@
 //! schedules. Nothing in here measures; constants come from assets/devices, machines from [`crate::topology`].
 
 pub mod check;
-mod chip;
+pub mod chip;
 pub mod collective;
 pub mod compare;
 pub mod config;
@@ -13,6 +13,7 @@ pub mod fit;
 mod fits;
 pub mod gemm;
 pub mod inference;
+pub mod known;
 pub mod layer;
 mod layout;
 mod memory;
@@ -23,7 +24,9 @@ pub mod report;
 mod runs;
 pub mod score;
 pub mod search;
+pub mod serving;
 mod shape;
+pub mod software;
 pub mod table;
 mod timeline;
 mod training;
@@ -31,9 +34,8 @@ pub mod whatif;
 
 pub use chip::Chip;
 pub use fits::fit_table;
-pub use layout::{Layout, Recompute, Schedule, Stack};
+pub use layout::{Gathers, Layout, Recompute, Schedule, Stack};
 pub use memory::Memory;
-pub use runs::stack;
 pub use shape::{Latent, Shape, preset, presets};
 pub use timeline::{serving_trace, trace};
 pub use training::{Cost, Step, step, step_on};

@@ -3,7 +3,9 @@
 use super::inference::Answering;
 use super::layout::{Layout, Schedule};
 use super::memory::Memory;
+use super::score::Interval;
 use super::search::Found;
+use super::serving::{Outcome, Quantiles};
 use super::shape::Shape;
 use super::training::{Cost, Step};
 use crate::base::units::{Bytes, Seconds};
@@ -18,6 +20,13 @@ pub struct Prices {
     pub device_hour: Option<f64>,
     /// Grams of CO₂ a kilowatt-hour.
     pub carbon: Option<f64>,
+}
+
+/// The range that held-out measurements leave around a figure in seconds.
+fn range(out: &mut String, table: &str, figure: &str, seconds: f64) {
+    if let Some(i) = Interval::known(table, figure) {
+        let _ = writeln!(out, "                      {}", i.text(seconds, |s| Seconds(s).to_string()));
+    }
 }
 
 fn fullest(memory: &[Memory]) -> (usize, &Memory) {
@@ -47,14 +56,14 @@ pub fn layout_text(l: &Layout) -> String {
     if l.ep > 1 {
         let _ = write!(out, " (ep={} within dp)", l.ep);
     }
-    let _ = write!(out, ", micro-batch {} × {} a step", l.micro_batch, l.micro_batches());
+    let _ = write!(out, ", micro-batch {} × {} per step", l.micro_batch, l.micro_batches());
     if l.chunks > 1 {
         let _ = write!(out, ", {} chunks a stage", l.chunks);
     }
     if l.schedule == Schedule::ZeroBubble {
         out += ", zero-bubble";
     }
-    let _ = write!(out, ", ZeRO {}, recompute {:?}", l.zero, l.recompute);
+    let _ = write!(out, ", ZeRO {}, recompute {}", l.zero, l.recompute.name());
     if l.sequence_parallel { out + ", sequence parallel" } else { out }
 }
 
@@ -62,32 +71,44 @@ pub fn layout_text(l: &Layout) -> String {
 pub fn training_text(shape: &Shape, t: &Topology, l: &Layout, s: &Step, prices: Prices) -> String {
     let mut out =
         format!("{} ({:.3e} parameters) on {} × {}\n", shape.name, shape.parameters(), s.devices, t.slowest().title);
-    let _ =
-        writeln!(out, "{}, {} of {} tokens a step in {}\n", layout_text(l), l.global_batch, l.seq, l.precision.name());
-    let seconds = s.seconds.0;
-    let _ = writeln!(out, "step                  {}", s.seconds);
     let _ = writeln!(
         out,
-        "tokens                {:.0} a second, {:.1} a device",
+        "{}, {} of {} tokens per step in {}\n",
+        layout_text(l),
+        l.global_batch,
+        l.seq,
+        l.precision.name()
+    );
+    let seconds = s.seconds.0;
+    let _ = writeln!(out, "step                  {}", s.seconds);
+    range(&mut out, "training.csv", "seconds", seconds);
+    let _ = writeln!(
+        out,
+        "tokens                {:.0} per second, {:.1} per device",
         s.tokens / seconds,
         s.tokens / seconds / s.devices as f64
     );
     let tflops = s.model_flops / seconds / s.devices as f64 / 1e12;
     let _ = writeln!(
         out,
-        "model FLOP/s          {tflops:.1} T a device, {:.1} % of its peak in {} (MFU)",
+        "model FLOP/s          {tflops:.1} T per device, {:.1} % of its peak in {} (MFU)",
         100.0 * s.mfu,
         l.precision.name()
     );
     let e = &s.energy;
     let _ = writeln!(
         out,
-        "energy                {} a step ({} to {}), {} a device; devices only",
+        "energy                {} per step ({} to {}), {} per device; devices only",
         e.joules, e.low, e.high, e.watts
     );
     money(&mut out, t, seconds, s.devices, e.joules.0, s.tokens, prices);
     let _ = writeln!(out, "\nwhere the time goes, on the busiest stage");
     costs(&mut out, &s.costs, seconds);
+    if l.pp > 1 {
+        let (p, rounds) = (l.pp as f64 - 1.0, (l.chunks * l.micro_batches()) as f64);
+        let _ =
+            writeln!(out, "an even pipeline of this length would stand still for {:.1} %", 100.0 * p / (rounds + p));
+    }
     let (stage, m) = fullest(&s.memory);
     let _ = writeln!(out, "\nmemory of the fullest stage ({stage} of {})", l.pp);
     memory_text(&mut out, m, t.slowest().memory);
@@ -99,12 +120,13 @@ fn money(out: &mut String, t: &Topology, seconds: f64, devices: usize, joules: f
         let step = price * devices as f64 * seconds / 3600.0;
         let _ = writeln!(
             out,
-            "cost                  {step:.4} USD a step, {:.3} USD a million tokens, at {price:.2} USD a device-hour",
+            "cost                  {step:.4} USD per step, {:.3} USD per million tokens, at {price:.2} USD a device-hour",
             step / tokens * 1e6
         );
     }
     if let Some(grams) = prices.carbon {
-        let _ = writeln!(out, "carbon                {:.1} g CO2 a step, at {grams:.0} g/kWh", joules / 3.6e6 * grams);
+        let _ =
+            writeln!(out, "carbon                {:.1} g CO2 per step, at {grams:.0} g/kWh", joules / 3.6e6 * grams);
     }
 }
 
@@ -122,7 +144,7 @@ fn memory_json(m: &Memory) -> Value {
 fn layout_json(l: &Layout) -> Value {
     json!({
         "dp": l.dp, "tp": l.tp, "pp": l.pp, "cp": l.cp, "ep": l.ep, "chunks": l.chunks, "zero": l.zero, "sequence_parallel": l.sequence_parallel, "seq": l.seq,
-        "schedule": if l.schedule == Schedule::ZeroBubble { "zero-bubble" } else { "1f1b" }, "micro_batch": l.micro_batch, "global_batch": l.global_batch, "dtype": l.precision.name(), "recompute": format!("{:?}", l.recompute).to_lowercase(),
+        "schedule": l.schedule.name(), "micro_batch": l.micro_batch, "global_batch": l.global_batch, "dtype": l.precision.name(), "recompute": l.recompute.name(),
         "fused_attention": l.stack.fused_attention, "overlap_gradients": l.stack.overlap_gradients, "overlap_tensor": l.stack.overlap_tensor,
     })
 }
@@ -143,7 +165,7 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
         format!("{} ({:.3e} parameters) on {} × {}\n\n", shape.name, shape.parameters(), a.devices, t.slowest().title);
     let _ = writeln!(
         out,
-        "tokens                {:.1} a second, {:.1} a device",
+        "tokens                {:.1} per second, {:.1} per device",
         a.tokens_per_second,
         a.tokens_per_second / a.devices as f64
     );
@@ -156,20 +178,20 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
     let e = &a.energy;
     let _ = writeln!(
         out,
-        "energy                {} a sequence ({} to {}), {} a device; devices only",
+        "energy                {} per sequence ({} to {}), {} per device; devices only",
         e.joules, e.low, e.high, e.watts
     );
     if let Some(grams) = prices.carbon {
         let _ = writeln!(
             out,
-            "carbon                {:.3} g CO2 a sequence, at {grams:.0} g/kWh",
+            "carbon                {:.3} g CO2 per sequence, at {grams:.0} g/kWh",
             e.joules.0 / 3.6e6 * grams
         );
     }
     if let Some(price) = prices.device_hour.or(t.slowest().price.map(|p| p.0)) {
         let _ = writeln!(
             out,
-            "cost                  {:.3} USD a million tokens, at {price:.2} USD a device-hour",
+            "cost                  {:.3} USD per million tokens, at {price:.2} USD a device-hour",
             price * a.devices as f64 / 3600.0 / a.tokens_per_second * 1e6
         );
     }
@@ -181,12 +203,37 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
 }
 
 /// Serving for programs.
-pub fn serving_json(shape: &Shape, t: &Topology, a: &Answering) -> Value {
-    json!({
+pub fn serving_json(shape: &Shape, t: &Topology, a: &Answering, queued: Option<&Outcome>) -> Value {
+    let mut out = json!({
         "model": shape.name, "parameters": shape.parameters(), "cluster": t.name, "devices": a.devices, "tokens_per_second": a.tokens_per_second,
         "first_token_seconds": a.first_token.0, "between_tokens_seconds": a.between_tokens.0, "batch": a.batch, "busy": a.busy, "cache_tokens": a.cache_tokens,
         "energy_joules_per_sequence": a.energy.joules.0, "watts_per_device": a.energy.watts.0, "memory": memory_json(&a.memory), "costs": costs_json(&a.costs),
-    })
+    });
+    if let (Some(o), Some(object)) = (queued, out.as_object_mut()) {
+        let of = |q: &Quantiles| json!({ "mean_seconds": q.mean, "p50_seconds": q.p50, "p90_seconds": q.p90, "p99_seconds": q.p99 });
+        object.insert(
+            "queue".into(),
+            json!({ "first_token": of(&o.first_token), "per_token": of(&o.per_token), "tokens_per_second_per_copy": o.tokens_per_second, "requests": o.requests, "preempted": o.preempted }),
+        );
+    }
+    out
+}
+
+/// Requests in virtual time, for people.
+pub fn queue_text(o: &Outcome) -> String {
+    let line = |name: &str, q: &Quantiles| {
+        let all = [q.mean, q.p50, q.p90, q.p99].map(|s| format!("{:>11}", Seconds(s).to_string())).concat();
+        format!("{name:<18}{all}\n")
+    };
+    let mut out = format!("\n{} requests, one copy        mean        p50        p90        p99\n", o.requests);
+    out += &line("first token", &o.first_token);
+    range(&mut out, "serving.csv", "first token ms", o.first_token.mean);
+    out += &line("per token", &o.per_token);
+    range(&mut out, "serving.csv", "per token ms", o.per_token.mean);
+    if o.preempted > 0 {
+        let _ = writeln!(out, "{} times a sequence was put off for want of cache", o.preempted);
+    }
+    out
 }
 
 /// The front of time, memory and energy, as a table.

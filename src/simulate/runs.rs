@@ -1,22 +1,24 @@
 //! Rows that describe a training run or a model being served.
 
-use super::check::{Figure, Machines, some};
 use super::chip::Chip;
 use super::constants::Constants;
 use super::inference::{Mode, Serving, answering};
+use super::known::{self, Machines};
 use super::layout::{Layout, Recompute, Schedule, Stack};
-use super::shape::{Shape, preset};
-use super::table::Row;
+use super::shape::{Latent, Shape, preset};
+use super::software;
+use super::table::{Figure, Row};
 use super::training::{Step, step_on};
+use crate::base::units::Bytes;
 use crate::base::{Error, Result};
 use crate::topology::{Precision, Topology};
 
-/// The model of a row: a preset, or one of its own sizes.
+/// The model of a row: a preset, a config.json by its path, or one of its own sizes.
 pub fn shape(row: &Row) -> Result<Shape> {
     if let Some(name) = row.text("model")
         && row.text("layers").is_none()
     {
-        return preset(name);
+        return named(name);
     }
     if row.text("layers").is_none() || row.text("hidden").is_none() {
         return Err(Error::usage("neither model nor layers and hidden are given"));
@@ -25,44 +27,69 @@ pub fn shape(row: &Row) -> Result<Shape> {
     let gated = row.flag("gated")?.unwrap_or(false);
     let experts = row.number("experts")?.filter(|e| *e > 1.0).map_or(Ok(0), |_| row.count("experts", 1))?;
     let ffn = row.count("ffn", if gated { (hidden * 8 / 3).div_ceil(256) * 256 } else { 4 * hidden })?;
+    let heads = row.count("heads", (hidden / 128).max(1))?;
+    let size = |column: &str| row.some_count(column).map(|v| v.unwrap_or(0));
+    let head = size("head")?;
+    // Latent attention, with the head sizes of DeepSeek-V2 unless the row has its own (arXiv:2405.04434).
+    let latent = match size("kv_lora")? {
+        0 => None,
+        kv => {
+            let rope = row.some_count("rope_head")?.unwrap_or(64);
+            let nope = row.some_count("nope_head")?.unwrap_or(if head > rope { head - rope } else { 128 });
+            Some(Latent {
+                query: row.some_count("q_lora")?.unwrap_or(hidden),
+                kv,
+                nope,
+                rope,
+                value: row.some_count("value_head")?.unwrap_or(nope),
+            })
+        }
+    };
     let shape = Shape {
         name: row.text("model").unwrap_or("").into(),
-        source: String::new(),
         layers: row.count("layers", 1)?,
         hidden,
-        heads: row.count("heads", (hidden / 128).max(1))?,
-        kv_heads: row.number("kv_heads")?.map_or(Ok(0), |_| row.count("kv_heads", 1))?,
-        head: 0,
+        heads,
+        kv_heads: if latent.is_some() { heads } else { size("kv_heads")? },
+        head: if latent.is_some() { 0 } else { head },
         ffn,
         vocab: row.count("vocab", 51200)?,
         gated,
         rope: gated,
-        positions: 0,
         biases: !gated,
         tied: !gated,
         experts,
         top_k: if experts > 0 { row.count("top_k", 2)? } else { 0 },
-        shared_experts: 0,
-        dense_layers: 0,
-        dense_ffn: 0,
-        latent: None,
+        shared_experts: if experts > 0 { size("shared_experts")? } else { 0 },
+        dense_layers: if experts > 0 { size("dense_layers")? } else { 0 },
+        dense_ffn: size("dense_ffn")?,
+        moe_every: if experts > 0 { size("moe_every")? } else { 0 },
+        window: size("window")?,
+        full_every: size("full_every")?,
+        latent,
+        ..Shape::default()
     };
     shape.check()?;
     Ok(shape)
 }
 
-/// The training software that goes with a device and a layout unless something else is said: that of the device's time;
-/// ZeRO 3 means PyTorch FSDP with fused attention on any device.
-pub fn stack(chip: &Chip, zero: usize) -> Stack {
-    let s = &chip.constants.software;
-    let modern = zero == 3;
-    Stack {
-        fused_attention: s.fused_attention || modern,
-        overlap_gradients: s.overlap_gradients || modern,
-        overlap_tensor: if modern { 0.0 } else { s.overlap_tensor },
-        dropout: s.dropout && !modern,
+/// A preset, or the path of a config.json or its folder.
+fn named(name: &str) -> Result<Shape> {
+    let path = std::path::Path::new(name);
+    let file = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
+    if !name.ends_with(".json") && !file.ends_with("config.json") {
+        return preset(name);
     }
+    let text = std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?;
+    if text.len() > MOST_CONFIG {
+        return Err(Error::file(&file, format!("has {} bytes, a config may have {MOST_CONFIG}", text.len())));
+    }
+    let json = serde_json::from_slice(&text).map_err(|e| Error::file(&file, e.to_string()))?;
+    super::config::from_config(&json, name)
 }
+
+/// The largest config.json.
+const MOST_CONFIG: usize = 4 << 20;
 
 /// A training run of a row. An empty micro_batch is the fastest that fits.
 pub struct Run {
@@ -91,15 +118,18 @@ fn machine(row: &Row, machines: Machines, devices: usize) -> Result<(Topology, C
 fn precision(row: &Row, column: &str, chip: &Chip) -> Result<Precision> {
     let native =
         if chip.device.peak.iter().any(|p| p.0 == Precision::Bf16) { Precision::Bf16 } else { Precision::Fp16 };
-    row.text(column).map_or(Ok(native), str::parse)
+    row.text(column).map_or(Ok(None), known::precision).map(|p| p.unwrap_or(native))
 }
 
 pub fn run(row: &Row, machines: Machines) -> Result<Run> {
-    run_with(row, machines, &|_| {})
+    run_with(row, machines, &|_, _| {})
 }
 
+/// Changes constants and what the software does before a run is priced.
+pub type Change<'a> = &'a dyn Fn(&mut Constants, &mut Stack);
+
 /// The same with constants that the caller changes.
-pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) -> Result<Run> {
+pub fn run_with(row: &Row, machines: Machines, change: Change) -> Result<Run> {
     let shape = shape(row)?;
     let [tp, pp, cp, ep, chunks] = ["tp", "pp", "cp", "ep", "vpp"].map(|c| row.count(c, 1));
     let (tp, pp, cp, ep, chunks) = (tp?, pp?, cp?, ep?, chunks?);
@@ -115,17 +145,25 @@ pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) 
         )));
     }
     let (topology, mut chip) = machine(row, machines, devices)?;
-    change(&mut chip.constants);
-    let soft = &chip.constants.software;
-    let zero = match row.number("fsdp")? {
-        None => usize::from(soft.distributed_optimizer),
-        Some(z) if (0.0..=3.0).contains(&z) && z.fract() == 0.0 => z as usize,
+    let flag = row.text("fsdp").map(str::to_ascii_lowercase);
+    let spread = match flag.as_deref() {
+        Some("true" | "yes" | "full" | "full_shard") => Some(3.0),
+        Some("false" | "no" | "none" | "no_shard") => Some(0.0),
+        _ => row.number("fsdp")?,
+    };
+    let spread = match spread {
+        None => None,
+        Some(z) if (0.0..=3.0).contains(&z) && z.fract() == 0.0 => Some(z as usize),
         Some(z) => return Err(Error::usage(format!("fsdp is {z}, must be 0, 1, 2 or 3"))),
     };
+    let mut soft = software::named(row.text("stack").unwrap_or(software::training_default(spread)))?
+        .trains(&chip.constants.generation)?;
+    let zero = spread.unwrap_or(soft.zero);
+    change(&mut chip.constants, &mut soft.stack);
     let recompute = match row.text("recompute").map(str::to_ascii_lowercase).as_deref() {
         None | Some("none" | "no" | "false") => Recompute::None,
-        Some("selective") => Recompute::Selective,
-        Some("full" | "true" | "yes") => Recompute::Full,
+        Some("selective" | "core_attn" | "sac") => Recompute::Selective,
+        Some("full" | "true" | "yes" | "uniform" | "block") => Recompute::Full,
         Some(other) => return Err(Error::usage(format!("recompute is \"{other}\": there are none, selective, full"))),
     };
     let base = Layout {
@@ -144,7 +182,7 @@ pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) 
         recompute,
         offload: row.flag("offload")?.unwrap_or(false),
         schedule: Schedule::OneForwardOneBackward,
-        stack: stack(&chip, zero),
+        stack: soft.stack,
     };
     let given = row.number("micro_batch")?.map(|_| row.count("micro_batch", 1)).transpose()?;
     let global_batch = row.count("global_batch", dp * given.unwrap_or(1))?;
@@ -171,6 +209,14 @@ pub fn run_with(row: &Row, machines: Machines, change: &dyn Fn(&mut Constants)) 
 
 const GIB: f64 = 1073741824.0;
 
+/// What a run takes beyond the memory of its devices, where it does.
+pub fn beyond_memory(row: &Row, machines: Machines) -> Option<String> {
+    let r = run(row, machines).ok()?;
+    let most = r.step.memory.iter().map(|m| m.total().0).fold(0.0, f64::max);
+    let (held, context) = (r.chip.device.memory, r.chip.constants.runtime.context.0);
+    (most + context > held.0).then(|| format!("does not fit: {} of {held} per device", Bytes(most + context)))
+}
+
 pub fn training(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     let r = run(row, machines)?;
     let mut out = vec![];
@@ -194,10 +240,27 @@ pub fn training(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     Ok(out)
 }
 
+/// Weights and cache of a model that is served, of the fullest device.
+fn memory_of_serving(row: &Row, machines: Machines, part: &str) -> Result<Vec<Figure>> {
+    let (shape, topology, s) = serving(row, machines)?;
+    let m = answering(&shape, &topology, &s)?.memory;
+    let (what, bytes) = match part {
+        "weights" => ("weights GiB", m.weights.0),
+        "cache" => ("cache GiB", m.cache.0),
+        "total" => ("total GiB", m.total().0),
+        other => return Err(Error::usage(format!("part is \"{other}\": served are weights, cache, total"))),
+    };
+    let measured = row.required("gib")?;
+    Ok(vec![Figure { what, measured, predicted: bytes / GIB, work: shape.parameters() / (s.tp * s.pp) as f64 }])
+}
+
 pub fn memory(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
-    let r = run(row, machines)?;
-    let measured = some(row.positive("gib"), "gib")?;
     let part = row.text("part").unwrap_or("total");
+    if part == "cache" || ["input", "output", "kv_dtype", "batch", "mode"].iter().any(|c| row.text(c).is_some()) {
+        return memory_of_serving(row, machines, part);
+    }
+    let r = run(row, machines)?;
+    let measured = row.required("gib")?;
     let of = |m: &super::memory::Memory| match part {
         "weights" => Ok(m.weights.0),
         "gradients" => Ok(m.gradients.0),
@@ -301,7 +364,7 @@ pub fn watts_with(row: &Row, machines: Machines, awake: f64, byte: f64) -> Resul
     let (shape, topology, s) = serving(row, machines)?;
     let chip = Chip::new(topology.slowest())?;
     let spent = super::inference::spent(&shape, &topology, &s)?;
-    let took = s.output as f64 * s.replicas as f64 / some(row.positive("tokens_per_s"), "tokens_per_s")?;
+    let took = s.output as f64 * s.replicas as f64 / row.required("tokens_per_s")?;
     Ok(chip.device.idle.0
         + awake
         + (spent.flops * chip.constants.energy.flop.0 + spent.bytes * byte) / took / (s.tp * s.pp) as f64)

@@ -1,5 +1,7 @@
 //! How good predictions are.
 
+use serde::Deserialize;
+
 /// One prediction beside its measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pair {
@@ -30,6 +32,52 @@ impl Score {
             bias: pairs.iter().map(error).sum::<f64>() / n,
             tau: kendall(pairs),
         })
+    }
+}
+
+/// What measurements were of predictions, on rows that nothing was fitted on: four of five lie within `low` to `high`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interval {
+    /// The table, and the figure in it.
+    pub table: String,
+    pub figure: String,
+    pub low: f64,
+    pub high: f64,
+    pub rows: usize,
+}
+
+static INTERVALS: &str = include_str!("../../assets/validation/intervals.toml");
+
+#[derive(Deserialize)]
+struct Intervals {
+    interval: Vec<Interval>,
+}
+
+impl Interval {
+    /// The tenth and the ninetieth of a hundred of measured / predicted; none of no pairs.
+    pub fn of(table: &str, figure: &str, pairs: &[Pair]) -> Option<Interval> {
+        let mut all: Vec<f64> = pairs.iter().map(|p| p.measured / p.predicted).filter(|r| r.is_finite()).collect();
+        all.sort_by(f64::total_cmp);
+        let at = |share: f64| all.get(((all.len().max(1) - 1) as f64 * share).round() as usize).copied();
+        Some(Interval { table: table.into(), figure: figure.into(), low: at(0.1)?, high: at(0.9)?, rows: all.len() })
+    }
+
+    /// The frozen one of a table that comes along; a test holds it to the residuals of that table.
+    pub fn known(table: &str, figure: &str) -> Option<Interval> {
+        let all: Intervals = toml::from_str(INTERVALS).ok()?;
+        all.interval.into_iter().find(|i| i.table == table && i.figure == figure)
+    }
+
+    /// What it rests on.
+    pub fn text(&self, predicted: f64, shown: impl Fn(f64) -> String) -> String {
+        format!(
+            "{} to {}: so were four of five of {} measurements ({}) that nothing was fitted on",
+            shown(predicted * self.low),
+            shown(predicted * self.high),
+            self.rows,
+            self.table
+        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which layout to take: all sensible ones, priced; and what each trick of one is worth.
 
 use super::chip::Chip;
-use super::layout::{Layout, Recompute, Schedule};
+use super::layout::{Layout, Recompute, Schedule, Stack};
 use super::shape::Shape;
 use super::training::{Step, step_on};
 use crate::base::{Error, Result};
@@ -80,14 +80,16 @@ fn variants(shape: &Shape, l: &Layout) -> Vec<Layout> {
     for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
         // With fused attention there is nothing cheap to recompute, except as FSDP does it.
         for (chunks, zero) in chunks.iter().flat_map(|c| zeros.iter().map(move |z| (*c, *z))) {
-            if recompute == Recompute::Selective && l.stack.fused_attention && zero != 3 {
+            if recompute == Recompute::Selective && l.stack.fused_attention && zero != 3 && !l.stack.pytorch {
                 continue;
             }
             for schedule in [Schedule::OneForwardOneBackward, Schedule::ZeroBubble]
                 .into_iter()
                 .take(if l.pp > 1 && chunks == 1 { 2 } else { 1 })
             {
-                out.push(Layout { chunks, zero, recompute, schedule, sequence_parallel: l.tp > 1, ..l.clone() });
+                // Spread weights are PyTorch's way, with its kernels.
+                let stack = Stack { pytorch: l.stack.pytorch || zero == 3, ..l.stack };
+                out.push(Layout { chunks, zero, recompute, schedule, stack, sequence_parallel: l.tp > 1, ..l.clone() });
             }
         }
     }
@@ -171,18 +173,14 @@ pub fn ablate(shape: &Shape, topology: &Topology, l: &Layout) -> Result<Vec<With
         Ok(())
     };
     if l.stack.overlap_gradients || l.stack.overlap_tensor > 0.0 {
-        let stack = super::layout::Stack { overlap_gradients: false, overlap_tensor: 0.0, ..l.stack };
+        let stack = Stack { overlap_gradients: false, overlap_tensor: 0.0, ..l.stack };
         add("overlap of collectives", topology, Layout { stack, ..l.clone() })?;
     }
     if l.sequence_parallel && l.tp > 1 {
         add("sequence parallel norms", topology, Layout { sequence_parallel: false, ..l.clone() })?;
     }
     if l.stack.fused_attention {
-        add(
-            "fused attention",
-            topology,
-            Layout { stack: super::layout::Stack { fused_attention: false, ..l.stack }, ..l.clone() },
-        )?;
+        add("fused attention", topology, Layout { stack: Stack { fused_attention: false, ..l.stack }, ..l.clone() })?;
     }
     match l.recompute {
         Recompute::None => {

@@ -60,7 +60,54 @@ pub struct Shape {
     pub dense_layers: usize,
     #[serde(default)]
     pub dense_ffn: usize,
+    /// After the leading layers, one of so many has experts and the others are dense; 0 and 1: all have.
+    #[serde(default)]
+    pub moe_every: usize,
+    /// Keys that a query sees where attention is windowed, and one layer of so many sees all; 0: all layers see all.
+    #[serde(default)]
+    pub window: usize,
+    #[serde(default)]
+    pub full_every: usize,
+    /// Attention's weights stay 16 bits wide in checkpoints whose experts are of 4 bits.
+    #[serde(default)]
+    pub wide_attention: bool,
+    /// Experts are published in 4 bits only: whatever a run calls its format, they are stored so.
+    #[serde(default)]
+    pub narrow_experts: bool,
     pub latent: Option<Latent>,
+}
+
+impl Default for Shape {
+    /// Nothing: for `..Shape::default()`.
+    fn default() -> Shape {
+        Shape {
+            name: String::new(),
+            source: String::new(),
+            layers: 0,
+            hidden: 0,
+            heads: 0,
+            kv_heads: 0,
+            head: 0,
+            ffn: 0,
+            vocab: 0,
+            gated: false,
+            rope: false,
+            positions: 0,
+            biases: false,
+            tied: false,
+            experts: 0,
+            top_k: 0,
+            shared_experts: 0,
+            dense_layers: 0,
+            dense_ffn: 0,
+            moe_every: 0,
+            window: 0,
+            full_every: 0,
+            wide_attention: false,
+            narrow_experts: false,
+            latent: None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -73,9 +120,19 @@ pub fn presets() -> Vec<Shape> {
     toml::from_str::<File>(PRESETS).map(|f| f.model).unwrap_or_default()
 }
 
-/// Letters and digits only, without the words that names differ by.
+/// Words of published names that say nothing of a model's sizes: how it was tuned, when, and in which format.
+const FILLING: [&str; 17] = [
+    "instruct", "chat", "it", "base", "thinking", "hf", "fp8", "fp4", "nvfp4", "mxfp4", "bf16", "2507", "0528", "0324",
+    "0905", "turbo", "v2",
+];
+
+/// Letters and digits only, without the owner and the words that names differ by.
 fn plain(name: &str) -> String {
-    let mut out: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    let name = name.to_ascii_lowercase();
+    let own = name.rsplit('/').next().unwrap_or(&name);
+    let words: Vec<&str> = own.split(['-', '_', ' ']).collect();
+    let kept = words.iter().enumerate().filter(|(i, w)| *i == 0 || !FILLING.contains(w)).map(|w| *w.1);
+    let mut out: String = kept.collect::<String>().chars().filter(char::is_ascii_alphanumeric).collect();
     for (from, to) in [
         ("meta", ""),
         ("instruct", ""),
@@ -96,7 +153,7 @@ fn plain(name: &str) -> String {
 pub fn preset(name: &str) -> Result<Shape> {
     let all = presets();
     let wanted = plain(name);
-    const ALSO: [(&str, &str); 14] = [
+    const ALSO: [(&str, &str); 24] = [
         ("gpt3", "gpt3-175b"),
         ("gpt175b", "gpt3-175b"),
         ("gpt31t", "gpt-1t"),
@@ -109,6 +166,16 @@ pub fn preset(name: &str) -> Result<Shape> {
         ("deepseekv3671b", "deepseek-v3"),
         ("deepseek671b", "deepseek-v3"),
         ("deepseekr1", "deepseek-v3"),
+        ("deepseekv31", "deepseek-v3"),
+        ("kimik25", "kimi-k2"),
+        ("minimaxm21", "minimax-m2"),
+        ("minimaxm25", "minimax-m2"),
+        ("glm46", "glm-4.5"),
+        ("glm47", "glm-4.5"),
+        ("qwen3235b", "qwen3-235b-a22b"),
+        ("llama4scout17b16e", "llama-4-scout"),
+        ("llama4maverick17b128e", "llama-4-maverick"),
+        ("qwen3next", "qwen3-next-80b-a3b"),
         ("llama7b", "llama-2-7b"),
         ("llama70b", "llama-2-70b"),
     ];
@@ -122,7 +189,7 @@ pub fn preset(name: &str) -> Result<Shape> {
 }
 
 /// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
         let mut before = row[0];
@@ -192,7 +259,24 @@ impl Shape {
 
     /// Whether layer `index` has experts.
     pub fn routed(&self, index: usize) -> bool {
-        self.experts > 0 && index >= self.dense_layers
+        let every = self.moe_every.max(1);
+        self.experts > 0 && index >= self.dense_layers && (index - self.dense_layers + 1) % every == 0
+    }
+
+    /// Each kind of layer: the index of one of it, and how many there are.
+    pub fn kinds(&self) -> Vec<(usize, usize)> {
+        let first = |routed: bool| (0..self.layers).find(|i| self.routed(*i) == routed);
+        let count = |routed: bool| (0..self.layers).filter(|i| self.routed(*i) == routed).count();
+        [false, true].into_iter().filter_map(|r| first(r).map(|i| (i, count(r)))).collect()
+    }
+
+    /// Of `keys` keys, the share that the queries of a layer see: all in full layers, `window` in the others, on average.
+    pub fn seen(&self, keys: f64) -> f64 {
+        if self.window == 0 || keys <= self.window as f64 {
+            return 1.0;
+        }
+        let full = if self.full_every > 0 { 1.0 / self.full_every as f64 } else { 0.0 };
+        full + (1.0 - full) * self.window as f64 / keys
     }
 
     /// Width of the MLP of a layer without experts.
@@ -263,8 +347,9 @@ impl Shape {
     /// Operations of the products of one token forward, attention over `context` tokens included (all of them, unless
     /// `causal`, which halves it).
     pub fn forward_flops(&self, context: f64, causal: bool) -> f64 {
-        let scores =
-            2.0 * (self.heads * (self.head() + self.value_head())) as f64 * context * if causal { 0.5 } else { 1.0 };
+        let half = if causal { 0.5 } else { 1.0 };
+        let seen = context * self.seen(context);
+        let scores = 2.0 * (self.heads * (self.head() + self.value_head())) as f64 * seen * half;
         2.0 * self.active_parameters() + self.layers as f64 * scores
     }
 }

@@ -19,6 +19,16 @@ pub struct Table {
     pub rows: Vec<Row>,
 }
 
+/// A prediction and what it is to be held against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Figure {
+    pub what: &'static str,
+    pub measured: f64,
+    pub predicted: f64,
+    /// What the baseline's one constant is divided into.
+    pub work: f64,
+}
+
 /// The largest table that is read.
 const MOST_BYTES: usize = 64 << 20;
 
@@ -87,6 +97,20 @@ impl Row {
         match self.number(column)? {
             Some(v) if v <= 0.0 => Err(Error::usage(format!("{column} is {v}, must be above zero"))),
             other => Ok(other),
+        }
+    }
+
+    /// A number above zero, which must be there.
+    pub fn required(&self, column: &str) -> Result<f64> {
+        self.positive(column)?.ok_or_else(|| Error::usage(format!("{column} is empty")))
+    }
+
+    /// A whole number from 1 up, where the cell has one; 0 and an empty cell are none.
+    pub fn some_count(&self, column: &str) -> Result<Option<usize>> {
+        match self.number(column)? {
+            None => Ok(None),
+            Some(v) if v == 0.0 => Ok(None),
+            Some(_) => self.count(column, 1).map(Some),
         }
     }
 

@@ -6,7 +6,7 @@ use super::energy::{Energy, Spent};
 use super::layer::{
     Axis, Layer, Work, embedding, gather_weights, head, layer, scatter_gradients, share_embedding, share_gradients,
 };
-use super::layout::Layout;
+use super::layout::{Gathers, Layout};
 use super::memory::{Memory, memory};
 use super::pipeline::{Durations, finish};
 use super::shape::Shape;
@@ -63,9 +63,9 @@ impl<'a> Site<'a> {
             chip,
             tensor: place(l.tp, 1),
             context: place(if l.cp > 1 { 2 } else { 1 }, l.tp),
-            expert: place(l.ep, inner),
+            expert: place(l.ep, if l.dp % l.ep == 0 { inner } else { 1 }),
             data: place(l.dp * l.cp, l.tp),
-            expert_data: place(l.dp / l.ep, inner * l.ep),
+            expert_data: place(l.expert_copies(), if l.dp % l.ep == 0 { inner * l.ep } else { l.ep }),
             pipeline: place(if l.pp > 1 { 2 } else { 1 }, inner * l.dp),
             host: topology.host_bandwidth(),
         }
@@ -91,6 +91,8 @@ pub struct Priced {
     pub spent: Spent,
     /// Seconds of products that give gradients of weights.
     pub weights: f64,
+    /// Seconds of products and attention, which follow the clocks.
+    pub computing: f64,
 }
 
 impl Priced {
@@ -105,6 +107,7 @@ impl Priced {
         other.lines.iter().for_each(|(name, s)| self.add(name, s * times));
         self.spent = self.spent + other.spent * times;
         self.weights += other.weights * times;
+        self.computing += other.computing * times;
     }
 }
 
@@ -115,16 +118,20 @@ pub fn price_all(site: &Site, work: &[Work]) -> Result<Priced> {
     for w in work {
         match w {
             Work::Gemm { name, batch, m, n, k, precision } => {
-                out.add(name, chip.gemm(*precision, *batch, *m, *n, *k)?);
-                out.spent.flops += 2.0 * batch * m * n * k * precision.bytes() / 2.0;
+                let seconds = chip.gemm(*precision, *batch, *m, *n, *k)?;
+                out.add(name, seconds);
+                out.computing += seconds;
+                out.spent.flops += 2.0 * batch * m * n * k * chip.constants.energy.weight(*precision);
                 out.spent.bytes += batch * chip.engine(*precision)?.bytes(*m, *n, *k);
             }
             Work::Stream { name, bytes, rows } => {
                 out.add(name, chip.stream(*bytes, *rows));
                 out.spent.bytes += bytes;
             }
-            Work::Attention { name, head, flops, bytes, backward, pytorch } => {
-                out.add(name, chip.attention(Precision::Bf16, *head, *flops, *bytes, *backward, *pytorch)?);
+            Work::Attention { name, of, flops, bytes } => {
+                let seconds = chip.attention(Precision::Bf16, *of, *flops, *bytes)?;
+                out.add(name, seconds);
+                out.computing += seconds;
                 out.spent.flops += flops;
                 out.spent.bytes += bytes;
             }
@@ -149,6 +156,17 @@ fn travel(site: &Site, work: &[Work]) -> (f64, f64) {
         _ => (0.0, 0.0),
     };
     work.iter().map(one).fold((0.0, 0.0), |sum, w| (sum.0 + w.0, sum.1 + w.1))
+}
+
+/// The same collectives, each on one piece of its bytes.
+fn in_pieces(work: &[Work], pieces: f64) -> Vec<Work> {
+    let mut out = work.to_vec();
+    for w in &mut out {
+        if let Work::Collective { bytes, .. } = w {
+            *bytes /= pieces;
+        }
+    }
+    out
 }
 
 /// Operations of the products of a list, as the hardware does them.
@@ -179,8 +197,16 @@ pub fn step(shape: &Shape, topology: &Topology, l: &Layout) -> Result<Step> {
     step_on(shape, topology, l, &chip)
 }
 
-/// The same with a calibration of the caller's.
+/// The same with a calibration of the caller's. A long run settles at the clocks that the power limit allows: it is priced
+/// at those of a short benchmark first, which says what it would draw.
 pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> Result<Step> {
+    let (burst, spent, computing) = step_at(shape, topology, l, chip)?;
+    let clock = super::energy::clock(chip, spent, burst.seconds.0, computing * burst.seconds.0, burst.devices);
+    if clock >= 1.0 { Ok(burst) } else { Ok(step_at(shape, topology, l, &chip.at_clock(clock))?.0) }
+}
+
+/// A step at the clocks of this chip, what it spends, and the share of its time that follows the clocks.
+fn step_at(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> Result<(Step, Spent, f64)> {
     if l.devices() > topology.devices() {
         return Err(Error::usage(format!(
             "the layout takes {} devices, {} has {}",
@@ -204,7 +230,8 @@ pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> R
     let ends = finish(l.schedule, &passes, m)?;
     let pipeline = ends.iter().copied().fold(0.0, f64::max);
 
-    let mut slowest = (0, 0.0, Priced::default());
+    // When the last stage is through, and the stage that works longest.
+    let (mut through, mut busiest) = (0.0f64, Priced::default());
     let (mut spent, mut hardware) = (Spent::default(), 0.0);
     for (s, stage) in stages.iter().enumerate() {
         let last = update(shape, &site, l, stage);
@@ -218,13 +245,14 @@ pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> R
         all.plus(&last, 1.0);
         all.spent.link_bytes += hop_bytes * 2.0 * (m * l.chunks) as f64;
         spent = spent + all.spent * ((l.devices() / l.pp) as f64);
-        if end > slowest.1 {
-            slowest = (s, end, all);
+        through = through.max(end);
+        if all.seconds > busiest.seconds {
+            busiest = all;
         }
     }
-    let seconds = slowest.1.max(pipeline);
+    let seconds = through.max(pipeline);
     let mut costs: Vec<Cost> =
-        slowest.2.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: *s }).collect();
+        busiest.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: *s }).collect();
     let busy: f64 = costs.iter().map(|c| c.seconds).sum();
     costs.push(Cost { name: "pipeline bubble".into(), seconds: (seconds - busy).max(0.0) });
     costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
@@ -237,7 +265,8 @@ pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> R
         working: s.iter().map(|c| c.working).fold(0.0, f64::max),
         largest: largest(shape, l),
     });
-    Ok(Step {
+    let computing = busiest.computing / seconds.max(f64::MIN_POSITIVE);
+    let step = Step {
         seconds: Seconds(seconds),
         tokens,
         model_flops,
@@ -249,21 +278,27 @@ pub fn step_on(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> R
         passes,
         pipeline,
         devices: l.devices(),
-    })
+    };
+    Ok((step, spent, computing))
 }
 
 /// Parameters of the largest layer on a rank: what ZeRO 3 gathers at a time.
 fn largest(shape: &Shape, l: &Layout) -> f64 {
-    let (shared, experts) = shape.layer_parameters(shape.layers - 1);
-    (shared + experts / l.ep as f64) / l.tp as f64
+    let of = |(index, _): &(usize, usize)| {
+        let (shared, experts) = shape.layer_parameters(*index);
+        shared / l.tp as f64 + experts / (l.ep * l.expert_tensor()) as f64
+    };
+    shape.kinds().iter().map(of).fold(0.0, f64::max)
 }
 
 fn chunks(shape: &Shape, site: &Site, l: &Layout) -> Result<Vec<Vec<Chunk>>> {
     // Layers are of two kinds at most: price each once.
     let price_layer =
         |index: usize| -> Result<(Layer, Priced, Priced, f64)> { priced(site, l, layer(shape, l, index)) };
-    let dense = if shape.experts == 0 || shape.dense_layers > 0 { Some(price_layer(0)?) } else { None };
-    let routed = if shape.experts > 0 { Some(price_layer(shape.layers - 1)?) } else { None };
+    let (mut dense, mut routed) = (None, None);
+    for (index, _) in shape.kinds() {
+        *(if shape.routed(index) { &mut routed } else { &mut dense }) = Some(price_layer(index)?);
+    }
     let ends = [priced(site, l, embedding(shape, l))?, priced(site, l, head(shape, l))?];
     let mut out = vec![];
     for (s, stage) in l.layers(shape).iter().enumerate() {
@@ -313,13 +348,23 @@ fn priced(site: &Site, l: &Layout, layer: Layer) -> Result<(Layer, Priced, Price
     }
     let operations = flops(&layer.forward) + flops(&layer.backward) + flops(&layer.recompute);
     let c = &site.chip.constants.collective;
-    let (gather, scatter) = (travel(site, &gather_weights(l, &layer)), travel(site, &scatter_gradients(l, &layer)));
     if l.zero == 3 {
+        let pieces = if l.stack.gathers == Gathers::Tensor { layer.tensors.max(1.0) } else { 1.0 };
+        let of = |works: &[Work]| {
+            let (seconds, bytes) = travel(site, &in_pieces(works, pieces));
+            ((seconds + l.stack.host.0) * pieces, bytes * pieces)
+        };
+        let (gather, scatter) = (of(&gather_weights(l, &layer)), of(&scatter_gradients(l, &layer)));
+        let again = if l.stack.reshard { gather } else { (0.0, 0.0) };
         for (pass, seconds, bytes) in
-            [(&mut forward, gather.0, gather.1), (&mut backward, gather.0 + scatter.0, gather.1 + scatter.1)]
+            [(&mut forward, gather.0, gather.1), (&mut backward, again.0 + scatter.0, again.1 + scatter.1)]
         {
-            let shown = (seconds - pass.seconds).max(0.0) + c.tax * seconds.min(pass.seconds);
-            pass.add("gather weights, scatter gradients", shown);
+            let shown = if l.stack.prefetch {
+                (seconds - pass.seconds).max(0.0) + c.tax * seconds.min(pass.seconds)
+            } else {
+                seconds
+            };
+            pass.add("all-gather weights, reduce-scatter gradients", shown);
             pass.spent.link_bytes += bytes;
         }
     }
@@ -336,8 +381,12 @@ fn update(shape: &Shape, site: &Site, l: &Layout, stage: &[Chunk]) -> Priced {
         // What overlaps runs beside one micro-batch's passes through this stage, layer by layer: a layer's share stays.
         let beside: f64 =
             stage.iter().map(|c| c.backward.seconds + if l.zero > 0 { c.forward.seconds } else { 0.0 }).sum();
+        // Interleaved, all chunks but one are done with their last micro-batch a whole round of the pipeline earlier (and
+        // need their weights as much later).
+        let v = l.chunks as f64;
+        let window = beside * (l.pp as f64 * (v - 1.0) / v).max(1.0);
         let shown = if l.stack.overlap_gradients {
-            (seconds - 0.9 * beside).max(seconds * 0.05) + c.tax * seconds.min(beside)
+            (seconds - 0.9 * window).max(seconds * 0.05) + c.tax * seconds.min(window)
         } else {
             seconds
         };
@@ -348,7 +397,7 @@ fn update(shape: &Shape, site: &Site, l: &Layout, stage: &[Chunk]) -> Priced {
     }
     // Adam reads gradient, weight and two moments in 32 bits, writes three of them and the 16-bit weight.
     let (d, e) =
-        (if l.zero > 0 { (l.dp * l.cp) as f64 } else { 1.0 }, if l.zero > 0 { (l.dp / l.ep) as f64 } else { 1.0 });
+        (if l.zero > 0 { (l.dp * l.cp) as f64 } else { 1.0 }, if l.zero > 0 { l.expert_copies() as f64 } else { 1.0 });
     let owned = shared / d + experts / e;
     let bytes = owned * 30.0;
     out.spent.bytes += bytes;

@@ -33,7 +33,7 @@ macro_rules! shipped {
 }
 
 /// The machines that come along: name and file text.
-pub const SHIPPED: [(&str, &str); 12] = shipped![
+pub const SHIPPED: [(&str, &str); 21] = shipped![
     "dgx1-v100",
     "dgx-v100",
     "dgx-a100",
@@ -41,8 +41,17 @@ pub const SHIPPED: [(&str, &str); 12] = shipped![
     "dgx-h100",
     "h100-hbm2e",
     "dgx-h200",
+    "h20-8",
+    "gh200",
     "dgx-b200",
+    "dgx-b300",
     "gb200-nvl72",
+    "gb300-nvl72",
+    "mi300x-8",
+    "mi355x-8",
+    "l40s-8",
+    "rtx-pro-6000-8",
+    "dgx-spark",
     "pcie-8",
     "laptops-2",
     "browser-tab"

@@ -24,7 +24,7 @@ pub fn all() -> HashSet<Kernel> {
             options.fuse = fuse;
             of_cases(&caps, &mut options, &mut out);
         }
-        for dtype in [DType::F32, DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
+        for dtype in DType::weights() {
             let model = seeded::quantised(4, 2, 2, 1, dtype);
             for seq in [1, 32] {
                 out.extend(plan(&model.graph(seq, 64, false, true), &caps, &options).unwrap().kernels);
@@ -44,8 +44,8 @@ fn of_cases(caps: &Caps, options: &mut Options, out: &mut HashSet<Kernel>) {
                 for tall in [true, false] {
                     for rows in [true, false] {
                         let class = Tuning::matmul_class(dtype, rows, tall);
-                        for index in 0..VARIANTS.len() {
-                            options.tuning.chosen.insert(class.clone(), index);
+                        for variant in VARIANTS {
+                            options.tuning.chosen.insert(class.clone(), variant.name.to_string());
                             out.extend(plan(&graph, caps, options).unwrap().kernels);
                         }
                     }

@@ -163,8 +163,6 @@ impl Drop for Folder {
 
 /// Plans products of few rows with sums over subgroups.
 pub fn by_subgroups(options: &mut Options) {
-    use warpweft::kernel::matmul::{Form, VARIANTS};
     options.tuning.serial = false;
-    let index = VARIANTS.iter().position(|v| v.form == Form::Subgroup && v.tn == 4).unwrap();
-    options.tuning.prefer(index);
+    options.tuning.prefer("subgroup-4");
 }

@@ -1,7 +1,8 @@
 //! A seeded llama small enough for every test.
 
 use std::collections::HashMap;
-use warpweft::base::{Array, DType, Var, block};
+use warpweft::base::{Array, DType, Var};
+use warpweft::format;
 use warpweft::graph::Graph;
 use warpweft::model::StepShape;
 use warpweft::model::bert::Pooling;
@@ -19,18 +20,19 @@ pub fn llama(heads: usize, kv_heads: usize, layers: usize, seed: u64) -> Tiny {
     quantised(heads, kv_heads, layers, seed, DType::F32)
 }
 
-/// With matrices in a quantised type; widths are multiples of 32 then.
+/// With matrices in a quantised type; widths are of whole blocks then.
 pub fn quantised(heads: usize, kv_heads: usize, layers: usize, seed: u64, dtype: DType) -> Tiny {
-    let head_width = if dtype.is_quantised() { 32 } else { 8 };
-    let width = if dtype.is_quantised() { 64 } else { 24 };
+    let block = dtype.block();
+    let head_width = if block > 1 { block.div_ceil(heads).max(32) } else { 8 };
+    let width = if block > 1 { block.max(64) } else { 24 };
     let sizes = Sizes { layers, width, heads, kv_heads, head: head_width, vocab: 41, context: 64 };
-    let config = Config::new(sizes, 192, true);
+    let config = Config::new(sizes, 192_usize.next_multiple_of(block), true);
     let mut r = Random::new(seed);
     let mut weights = HashMap::new();
     let mut add = |name: String, shape: &[usize], dtype: DType, scale: f64, shift: f64| {
         let n: usize = shape.iter().product();
         let values: Vec<f32> = (0..n).map(|_| (r.normal() * scale + shift) as f32).collect();
-        weights.insert(name, Array::new(dtype, shape, block::encode(dtype, &values)).unwrap());
+        weights.insert(name, Array::new(dtype, shape, format::encode(dtype, &values)).unwrap());
     };
     add("token_embd.weight".into(), &[config.common.sizes.vocab, width], dtype, 0.5, 0.0);
     add("output_norm.weight".into(), &[width], DType::F32, 0.1, 1.0);

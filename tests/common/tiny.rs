@@ -2,7 +2,8 @@
 
 use super::gguf::{GgufFile, Meta, RawTensor};
 use std::path::Path;
-use warpweft::base::{DType, block};
+use warpweft::base::DType;
+use warpweft::format;
 use warpweft::reference::sample::Random;
 
 /// The sizes and kinds of a tiny llama.
@@ -141,7 +142,7 @@ impl Tiny {
                 name: m.name,
                 dims,
                 ty: ggml_type(dtype),
-                data: block::encode(dtype, &values),
+                data: format::encode(dtype, &values),
                 offset: None,
             });
         }
@@ -183,7 +184,7 @@ impl Tiny {
         let one = |m: Matrix| {
             let bytes: Vec<u8> = match (bf16, self.dtype) {
                 (true, _) => m.values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect(),
-                (false, dtype) => block::encode(dtype, &m.values),
+                (false, dtype) => format::encode(dtype, &m.values),
             };
             let dtype = if bf16 {
                 "BF16"
@@ -236,13 +237,7 @@ fn interleave(values: &[f32], heads: usize, head: usize, width: usize) -> Vec<f3
 }
 
 pub fn ggml_type(dtype: DType) -> u32 {
-    match dtype {
-        DType::F16 => 1,
-        DType::Q4_0 => 2,
-        DType::Q4_1 => 3,
-        DType::Q8_0 => 8,
-        _ => 0,
-    }
+    dtype.format().ggml.unwrap()
 }
 
 pub fn tokenizer_json(vocab: usize) -> serde_json::Value {

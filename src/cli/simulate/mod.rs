@@ -4,6 +4,7 @@ mod compare;
 mod here;
 mod model;
 mod plan;
+mod queue;
 mod train;
 
 use super::{cluster, style};
@@ -14,7 +15,7 @@ use crate::simulate::inference::{Mode, Serving, answering};
 use crate::simulate::page;
 use crate::simulate::report::{self, Prices};
 use crate::simulate::search::{ablate, nearest, search};
-use crate::simulate::{self, Chip, Layout, Recompute, Schedule, Shape, Step, whatif};
+use crate::simulate::{self, Chip, Layout, Recompute, Schedule, Shape, Step, software, whatif};
 use crate::topology::{Mesh, Precision, Topology};
 use crate::trace::Trace;
 use clap::{Args, ValueEnum};
@@ -45,6 +46,9 @@ pub struct Simulate {
     /// Number format of weights and products [default: bf16 where the device has it]
     #[arg(long, value_name = "FORMAT")]
     dtype: Option<Precision>,
+    /// The software: megatron-core, nemo, fsdp2, torchtitan, llm-foundry, deepspeed-2021 train; trtllm, vllm, sglang serve; warpweft does both [default: megatron-core, or fsdp2 with --zero 3]
+    #[arg(long, value_name = "NAME")]
+    stack: Option<String>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -92,7 +96,7 @@ struct Training {
     /// Chunks of layers a stage (interleaving)
     #[arg(long, default_value_t = 1, value_name = "N")]
     chunks: usize,
-    /// What is spread over data-parallel ranks: 1 optimiser, 2 gradients, 3 weights [default: the software of the device's time]
+    /// What is spread over data-parallel ranks: 1 optimiser, 2 gradients, 3 weights [default: as the stack does]
     #[arg(long, value_name = "0-3")]
     zero: Option<usize>,
     /// What is computed again [default: the least that fits]
@@ -155,6 +159,9 @@ struct ServingFlags {
     /// Requests a second of all copies, for continuous batches [default: as many as can be answered]
     #[arg(long, value_name = "R", requires = "serve")]
     load: Option<f64>,
+    /// Requests at once, each followed by the next; with --serve continuous
+    #[arg(long, value_name = "N", requires = "serve", conflicts_with = "load")]
+    concurrency: Option<usize>,
     /// Tokens of a prompt
     #[arg(long, default_value_t = 1024, value_name = "N")]
     input: usize,
@@ -258,8 +265,9 @@ impl Simulate {
             whole_heads(shape, mesh.size("tp"))?;
         }
         let chip = Chip::new(topology.slowest())?;
-        let soft = &chip.constants.software;
-        let zero = t.zero.unwrap_or(usize::from(soft.distributed_optimizer));
+        let named = self.stack.as_deref().unwrap_or(software::training_default(t.zero));
+        let soft = software::named(named)?.trains(&chip.constants.generation)?;
+        let zero = t.zero.unwrap_or(soft.zero);
         let base = Layout::single(t.seq).with_mesh(&mesh);
         let each =
             base.dp.saturating_mul(t.micro_batch.unwrap_or(1)).saturating_mul(if t.chunks > 1 { base.pp } else { 1 });
@@ -274,7 +282,7 @@ impl Simulate {
             global_batch,
             precision: self.precision(&chip),
             offload: t.offload,
-            stack: simulate::stack(&chip, zero),
+            stack: soft.stack,
             schedule: match t.schedule {
                 ScheduleFlag::OneF1b => Schedule::OneForwardOneBackward,
                 ScheduleFlag::ZeroBubble => Schedule::ZeroBubble,
@@ -325,7 +333,7 @@ impl Simulate {
         let all = |l: &Layout, nodes: usize| {
             let at = if nodes > topology.nodes { format!("--nodes {nodes} ") } else { String::new() };
             let ep = if l.ep > 1 { format!(",ep={}", l.ep) } else { String::new() };
-            let recompute = format!("{:?}", l.recompute).to_lowercase();
+            let recompute = l.recompute.name();
             let order = match (l.chunks, l.schedule) {
                 (1, Schedule::ZeroBubble) => " --schedule zero-bubble".to_string(),
                 (1, _) => String::new(),
@@ -345,7 +353,7 @@ impl Simulate {
             .map_or("no layout of up to 64 times as many nodes does".into(), |(nodes, l)| all(&l, nodes));
         let (need, held) = (Bytes(need), Bytes(held));
         Err(Error::usage(format!(
-            "{} does not fit: stage {stage} of {} takes {need} of {held} a device; {near}; --anyway prices it all the same",
+            "{} does not fit: stage {stage} of {} takes {need} of {held} per device; {near}; --anyway prices it all the same",
             shape.name, layout.pp
         )))
     }
@@ -427,7 +435,8 @@ impl Simulate {
             load: f.load,
         };
         let a = answering(shape, topology, &serving)?;
-        let mut more = String::new();
+        let queued = self.queued(shape, topology, &serving)?;
+        let mut more = queued.as_ref().map_or(String::new(), report::queue_text);
         if self.sensitivity {
             more += &sensitivity(topology, &|t| Ok(1.0 / answering(shape, t, &serving)?.tokens_per_second))?;
         }
@@ -437,7 +446,7 @@ impl Simulate {
         self.print(
             compared,
             || report::serving_text(shape, topology, &a, self.prices()) + &more,
-            || report::serving_json(shape, topology, &a),
+            || report::serving_json(shape, topology, &a, queued.as_ref()),
         );
         Ok(())
     }

@@ -38,6 +38,8 @@ const MAX_SIDE: u64 = 256 << 20;
 /// model.safetensors.index.json names.
 pub struct ModelSource {
     path: PathBuf,
+    /// The files of a GGUF model on disk, in the order of its parts.
+    files: Vec<PathBuf>,
     bytes: Bytes,
     tensors: Vec<TensorInfo>,
     /// Name → (index into `tensors`, file).
@@ -60,6 +62,10 @@ impl ModelSource {
     pub fn path(&self) -> &Path {
         &self.path
     }
+    /// The files of a GGUF model on disk.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
@@ -76,7 +82,7 @@ impl ModelSource {
     /// config.json of a model folder.
     pub fn config(&self) -> Result<Option<serde_json::Value>> {
         let Some(bytes) = self.side_file("config.json") else { return Ok(None) };
-        let parsed = serde_json::from_slice(bytes);
+        let parsed = crate::base::json::parse(bytes);
         parsed.map(Some).map_err(|e| Error::file(self.path.join("config.json"), format!("is not valid JSON: {e}")))
     }
     /// Bytes of all tensors.
@@ -95,8 +101,9 @@ impl Weights for ModelSource {
             Error::file(
                 &self.path,
                 format!(
-                    "tensor \"{name}\" is {}: f32, f16, bf16, q4_0, q4_1 and q8_0 can be run, requantise the file",
-                    t.ty.name()
+                    "tensor \"{name}\" is {}: {} can be run, requantise the file",
+                    t.ty.name(),
+                    crate::format::names()
                 ),
             )
         })?;
@@ -129,7 +136,7 @@ impl Weights for ModelSource {
                 &whole[(from - t.offset) as usize..(to - t.offset) as usize]
             }
         };
-        Ok(t.ty.widened(bytes))
+        Ok(Cow::Borrowed(bytes))
     }
     fn arrives(&self) -> bool {
         matches!(&self.bytes, Bytes::Stream(kept) if kept.is_empty())

@@ -30,6 +30,10 @@ impl ModelSource {
         let size = size.unwrap_or(safetensors::UNKNOWN);
         let (gguf, tensors) = if head.starts_with(b"GGUF") {
             let Some(gguf) = Gguf::parse_head(head, size, name)? else { return wait(name, head) };
+            if let Some((no, count)) = gguf.part(name)? {
+                let what = format!("is part {} of {count}: models in several GGUF files open from disk", no + 1);
+                return Err(Error::file(name, what));
+            }
             (Some(gguf.clone()), gguf.tensors)
         } else if side.contains_key("config.json") {
             let Some(tensors) = safetensors::parse_head(head, size, name)? else { return wait(name, head) };
@@ -43,6 +47,7 @@ impl ModelSource {
         let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), (i, 0))).collect();
         Ok(Some(ModelSource {
             path: name.into(),
+            files: vec![],
             bytes: Bytes::Stream(HashMap::new()),
             tensors,
             index,
@@ -60,6 +65,7 @@ impl ModelSource {
     pub fn from_heads(name: &str, heads: &[Head], side: &HashMap<String, Vec<u8>>) -> Result<ModelSource> {
         let mut source = ModelSource {
             path: name.into(),
+            files: vec![],
             bytes: Bytes::Stream(HashMap::new()),
             tensors: vec![],
             index: HashMap::new(),

@@ -23,12 +23,13 @@ impl Sharder {
         let copy = match (now, want) {
             ((Whole, _), (Split(dim), cut)) => self.cut_out(v, axis, dim, cut)?,
             // Halves travel as f32: two of them share a word.
-            _ if self.out.ty(local).dtype == DType::F16 => {
+            _ if self.out.ty(local).dtype.is_narrow() => {
+                let stored = self.out.ty(local).dtype;
                 let wide = self.add(&op::CAST, Attrs::Cast(DType::F32), &[local])?;
                 let wide = self.changed(v, axis, wide, now);
                 let moved = self.convert(wide, axis, want)?;
                 let local = self.get(moved).local;
-                let narrow = self.add(&op::CAST, Attrs::Cast(DType::F16), &[local])?;
+                let narrow = self.add(&op::CAST, Attrs::Cast(stored), &[local])?;
                 self.changed(moved, axis, narrow, want)
             }
             ((Split(dim), cut), (Whole, _)) => self.gather_pieces(v, axis, dim, cut)?,

@@ -339,7 +339,7 @@ pub fn memory(held: &[Held], capacity: f64) -> String {
         let at = x(capacity);
         let _ = writeln!(
             out,
-            "<line class=\"axis\" stroke-width=\"2\" stroke-dasharray=\"4 3\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"{:.0}\"/><text class=\"faint\" x=\"{at:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{} a device</text>",
+            "<line class=\"axis\" stroke-width=\"2\" stroke-dasharray=\"4 3\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"{:.0}\"/><text class=\"faint\" x=\"{at:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{} per device</text>",
             height - 22.0,
             height - 8.0,
             Bytes(capacity)

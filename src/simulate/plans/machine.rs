@@ -4,6 +4,7 @@ use super::Rates;
 use crate::base::{Bindings, Error, Result};
 use crate::plan::{Dispatch, Exchange, Plan, Rounds};
 use crate::simulate::Chip;
+use crate::simulate::chip::Attends;
 use crate::simulate::collective::{Placed, price};
 use crate::simulate::constants::Protocol;
 use crate::topology::collective::{Algorithm, Kind, Round};
@@ -105,7 +106,9 @@ impl Rates for Machine {
             return Ok(self.chip.engine(self.precision)?.seconds_moving(batch, m, n, k, bytes));
         }
         if d.ops.contains(&"attention") {
-            return self.chip.attention(self.precision, 128.0, work.flops as f64, bytes, false, false);
+            // Its length is not among what a dispatch tells: as of a long one.
+            let of = Attends { head: 128.0, length: 1e9, backward: false, pytorch: false };
+            return self.chip.attention(self.precision, of, work.flops as f64, bytes);
         }
         let rows = d.ops.iter().any(|o| ["softmax", "log_softmax", "rms_norm", "layer_norm"].contains(o));
         let plain = self.chip.device.peak(Precision::Fp32).map_or(f64::INFINITY, |p| p.0);

@@ -43,7 +43,7 @@ pub fn page(o: &Outcome, ranks: &[Rank], told: &Told, roof: Roof, capacity: f64,
         subtitle: format!("Predicted, dispatch by dispatch{mesh}: {}.", told.of.words(told.tokens)),
         figures: vec![
             ("step", Seconds(o.seconds).to_string()),
-            ("tokens a second", format!("{:.1}", told.tokens / o.seconds)),
+            ("tokens per second", format!("{:.1}", told.tokens / o.seconds)),
             ("computed", format!("{:.3} GFLOP", o.traffic.all_flops() as f64 / 1e9)),
             ("moved", Bytes(all as f64).to_string()),
             ("sent", format!("{} in {} messages", Bytes(o.traffic.bytes() as f64), o.traffic.messages)),

@@ -71,7 +71,7 @@ pub fn text(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> St
     );
     let _ = writeln!(out, "{}\n", told.of.words(told.tokens));
     let _ = writeln!(out, "step                  {}", Seconds(o.seconds));
-    let _ = writeln!(out, "tokens                {:.1} a second", told.tokens / o.seconds);
+    let _ = writeln!(out, "tokens                {:.1} per second", told.tokens / o.seconds);
     let dispatches: usize = o.traffic.work.values().map(|w| w.dispatches).sum();
     let moved: u64 = o.traffic.work.values().map(|w| w.bytes).sum();
     let _ = writeln!(
@@ -95,7 +95,7 @@ pub fn text(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> St
         let e = energy(chip, spent(o), o.seconds, ranks.len());
         let _ = writeln!(
             out,
-            "energy                {} a step ({} to {}), {} a device; devices only",
+            "energy                {} per step ({} to {}), {} per device; devices only",
             e.joules, e.low, e.high, e.watts
         );
         money(&mut out, &e, o, ranks.len(), told);
@@ -123,13 +123,16 @@ fn money(out: &mut String, e: &Energy, o: &Outcome, devices: usize, told: &Told)
         let step = price * devices as f64 * o.seconds / 3600.0;
         let _ = writeln!(
             out,
-            "cost                  {:.3} USD a million tokens, at {price:.2} USD a device-hour",
+            "cost                  {:.3} USD per million tokens, at {price:.2} USD a device-hour",
             step / told.tokens * 1e6
         );
     }
     if let Some(grams) = told.prices.carbon {
-        let _ =
-            writeln!(out, "carbon                {:.3e} g CO2 a step, at {grams:.0} g/kWh", e.joules.0 / 3.6e6 * grams);
+        let _ = writeln!(
+            out,
+            "carbon                {:.3e} g CO2 per step, at {grams:.0} g/kWh",
+            e.joules.0 / 3.6e6 * grams
+        );
     }
 }
 

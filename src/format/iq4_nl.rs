@@ -1,0 +1,63 @@
+//! 32 weights of 4 bits that choose from sixteen uneven steps, with one f16 scale: `d · steps[q]`.
+
+use super::nibbles;
+use super::search;
+use super::table::{self, table_wgsl};
+use super::wgsl::Blocks;
+use super::wide::{half, inverse, push_half, widest};
+use super::{Class, Float, Format, Wgsl};
+
+pub static FORMAT: Format = Format {
+    name: "iq4_nl",
+    ggml: Some(20),
+    class: Class::Float,
+    block: 32,
+    bytes: 18,
+    planes: &[&[2..18], &[0..2]],
+    float: Some(Float {
+        decode,
+        encode,
+        dot: None,
+        int_dot: None,
+        wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: false }),
+    }),
+};
+
+/// The steps, finer near zero, where most weights are.
+pub const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+const WGSL: &str = concat!(
+    "struct Run { q: vec4<u32>, d: f32 }
+fn run_at(i: u32, s: vec2<u32>) -> Run { return Run(b_at(i), half_at(s.x, i)); }
+",
+    table_wgsl!("0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u")
+);
+
+widest! {
+    fn decode(blocks: &[u8], out: &mut [f32]) = decode_inner;
+}
+
+#[inline(always)]
+fn decode_inner(blocks: &[u8], out: &mut [f32]) {
+    for (b, y) in blocks.as_chunks::<18>().0.iter().zip(out.as_chunks_mut::<32>().0) {
+        let d = half(b, 0);
+        for i in 0..16 {
+            y[i] = d * STEPS[(b[2 + i] & 15) as usize] as f32;
+            y[16 + i] = d * STEPS[(b[2 + i] >> 4) as usize] as f32;
+        }
+    }
+}
+
+/// The scale that is best for so many values.
+pub fn scale(x: &[f32]) -> f32 {
+    search::by_levels(x, STEPS[0] as f32, |v| STEPS[table::nearest(&STEPS, v)] as f32)
+}
+
+fn encode(values: &[f32], out: &mut Vec<u8>) {
+    for v in values.as_chunks::<32>().0 {
+        let d = search::as_half(scale(v));
+        let id = inverse(d);
+        push_half(out, d);
+        nibbles::pack(&v.map(|x| table::nearest(&STEPS, x * id) as u8), out);
+    }
+}

@@ -1,0 +1,213 @@
+//! Products with few rows on the left, for GPUs: the text of a workgroup that makes several outputs of all rows.
+//!
+//! What takes the time is reading weights. A lane loads sixteen bytes at once, its neighbours the next sixteen, and those of
+//! several outputs are on their way at the same time; each weight is decoded once, for all rows.
+
+use super::matmul::{Form, Right};
+use super::{Kernel, Template};
+use crate::base::DType;
+use crate::format::{RUN, Wgsl};
+use std::fmt::Write;
+
+pub static VECTOR: Template = Template { name: "matvec", source: include_str!("../../shaders/matvec.wgsl") };
+/// The same text, whose lanes add up by subgroups.
+pub static SUBGROUP: Template = Template { name: "matvec_subgroup", source: VECTOR.source };
+
+/// Invocations of a workgroup.
+pub const LANES: u32 = 64;
+
+/// What the text is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spec {
+    pub right: Right,
+    /// Rows of the left operand, all of which each workgroup makes.
+    pub rows: u32,
+    /// Outputs that a lane works on at the same time, a multiple of four.
+    pub outputs: u32,
+    /// Lanes along k: [`LANES`] or a part of them, which lets a workgroup make several times as many outputs.
+    pub along: u32,
+    /// Whether lanes add up by subgroups. Then all of them lie along k, for which of them are neighbours is not known.
+    pub subgroups: bool,
+}
+
+/// Weights that a lane takes at a time: sixteen bytes of plain ones, or a run of a block.
+pub fn chunk(dtype: DType) -> u32 {
+    if dtype.is_quantised() { RUN as u32 } else { 16 / dtype.block_bytes() as u32 }
+}
+
+impl Spec {
+    /// The types of the right operand's elements and, where blocks have planes beside the first, of those.
+    pub fn right_elements(&self) -> (&'static str, Option<&'static str>) {
+        match self.right.wgsl() {
+            Wgsl::Plain(p) if p.four == "vec4<f32>" => ("vec4<f32>", None),
+            Wgsl::Plain(_) => ("vec4<u32>", None),
+            Wgsl::Blocks(_) => self.right.elements(Form::Vector),
+        }
+    }
+    /// Outputs of a workgroup.
+    pub fn group(&self) -> u32 {
+        self.outputs * (LANES / self.along)
+    }
+
+    /// The kernel, but for its interface; `body` defines `epilogue`.
+    pub fn kernel(&self, body: &str) -> Kernel {
+        let body = format!("{body}{}", self.right.access_as(self.right_elements()));
+        let template = if self.subgroups { &SUBGROUP } else { &VECTOR };
+        // With subgroups, each has a place for each of its sums: sixteen are the most of a workgroup.
+        let room = if self.subgroups { 16 * self.rows * self.outputs / 4 } else { LANES };
+        Kernel::new(template).set("ALONG", self.along).set("ROOM", room).hole("body", body).hole("entry", self.entry())
+    }
+
+    fn entry(&self) -> String {
+        let mut t = if self.subgroups { SUBGROUP_HEAD.to_string() } else { HEAD.to_string() };
+        let each = chunk(self.right.dtype);
+        let _ = writeln!(
+            t,
+            "    let n0 = ((group.y * groups.x + group.x) * {}u + lane / ALONG) * {}u;",
+            LANES / self.along,
+            self.outputs
+        );
+        let _ = writeln!(t, "    let place = lane % ALONG;\n    let chunks = p.k / {each}u;");
+        for r in 0..self.outputs {
+            let _ = match self.right.dtype.is_quantised() {
+                true => writeln!(t, "    let w{r} = min(n0 + {r}u, p.n - 1u) * chunks;"),
+                false => writeln!(t, "    let w{r} = p.b0 / {each}u + min(n0 + {r}u, p.n - 1u) * chunks;"),
+            };
+        }
+        for i in 0..self.rows {
+            let _ = writeln!(t, "    let x{i} = (p.a0 + min({i}u, p.m - 1u) * p.a_row) / 4u;");
+            for r in 0..self.outputs {
+                let _ = writeln!(t, "    var s{i}_{r} = 0.0;");
+            }
+        }
+        t += "    for (var c = place; c < chunks; c += ALONG) {\n";
+        self.step(&mut t);
+        t += "    }\n";
+        self.sums(&mut t);
+        t + "}\n"
+    }
+
+    /// One chunk of each output, with all rows.
+    fn step(&self, t: &mut String) {
+        match self.right.wgsl() {
+            Wgsl::Plain(p) => {
+                for r in 0..self.outputs {
+                    let _ = writeln!(t, "        let q{r} = b_at(w{r} + c);");
+                }
+                match p.four {
+                    "vec4<f32>" => self.plain(t, 1, |r, _| format!("q{r}")),
+                    _ => self.plain(t, 2, |r, j| (p.widen)(&format!("q{r}.{}", ["xy", "zw"][j as usize]))),
+                }
+            }
+            Wgsl::Blocks(_) => self.blocks(t),
+        }
+    }
+
+    /// Weights that are values as they lie: vector j of output r is `weight(r, j)`.
+    fn plain(&self, t: &mut String, vectors: u32, weight: impl Fn(u32, u32) -> String) {
+        for j in 0..vectors {
+            for i in 0..self.rows {
+                let _ = writeln!(t, "        let v{i}_{j} = a[x{i} + c * {vectors}u + {j}u];");
+            }
+        }
+        for j in 0..vectors {
+            for r in 0..self.outputs {
+                let _ = writeln!(t, "        let u{r}_{j} = {};", weight(r, j));
+                for i in 0..self.rows {
+                    let sum = fma(&format!("u{r}_{j}"), &format!("v{i}_{j}"), &format!("s{i}_{r}"));
+                    let _ = writeln!(t, "        s{i}_{r} = {sum};");
+                }
+            }
+        }
+    }
+
+    /// A run of each output, eight weights of one scale at a time: multiplied as whole numbers and scaled once, with the sum of what they
+    /// met for the offset. Signed bytes are made unsigned by an offset of 128: unsigned ones convert in one instruction on GPUs.
+    fn blocks(&self, t: &mut String) {
+        let (flip, shift) = match self.right.offset() {
+            true => ("", ""),
+            false => (" ^ vec2<u32>(0x80808080u)", " - 128.0 * f{r}.x"),
+        };
+        for r in 0..self.outputs {
+            let _ = writeln!(t, "        let r{r} = run_at(w{r} + c, vec2<u32>(p.s0, p.s1));");
+        }
+        for j in 0..RUN / 8 {
+            *t += "        {\n";
+            for r in 0..self.outputs {
+                let _ = writeln!(
+                    t,
+                    "            let q{r} = packed(r{r}, {j}u){flip};\n            let f{r} = scale(r{r}, {j}u);\n            \
+                     let o{r} = f{r}.y{};\n            let u{r} = vec4<f32>(unpack4xU8(q{r}.x));\n            let v{r} = vec4<f32>(unpack4xU8(q{r}.y));",
+                    shift.replace("{r}", &r.to_string())
+                );
+            }
+            for i in 0..self.rows {
+                let _ = writeln!(
+                    t,
+                    "            let l{i} = a[x{i} + c * {}u + {}u];\n            let h{i} = a[x{i} + c * {0}u + {}u];\n            \
+                     let m{i} = l{i} + h{i};\n            let sum{i} = m{i}.x + m{i}.y + m{i}.z + m{i}.w;",
+                    RUN / 4,
+                    2 * j,
+                    2 * j + 1
+                );
+                for r in 0..self.outputs {
+                    let low = fma(&format!("u{r}"), &format!("l{i}"), "0.0");
+                    let all = fma(&format!("v{r}"), &format!("h{i}"), &low);
+                    let _ = writeln!(t, "            s{i}_{r} = fma({all}, f{r}.x, fma(sum{i}, o{r}, s{i}_{r}));");
+                }
+            }
+            *t += "        }\n";
+        }
+    }
+
+    /// The lanes' sums of four outputs at a time, and their stores.
+    fn sums(&self, t: &mut String) {
+        let fours: Vec<(u32, u32)> = (0..self.rows).flat_map(|i| (0..self.outputs / 4).map(move |v| (i, v))).collect();
+        let four = |(i, v): (u32, u32)| {
+            let at = |k: u32| format!("s{i}_{}", v * 4 + k);
+            format!("vec4<f32>({}, {}, {}, {})", at(0), at(1), at(2), at(3))
+        };
+        let store = |t: &mut String, (i, v): (u32, u32), value: &str| {
+            let _ = writeln!(t, "    if (place < 4u) {{ store({i}u, n0 + {}u + place, {value}[place]); }}", v * 4);
+        };
+        if !self.subgroups {
+            for (k, f) in fours.iter().enumerate() {
+                let _ = writeln!(t, "    let sum{k} = total({}, lane);", four(*f));
+                store(t, *f, &format!("sum{k}"));
+            }
+            return;
+        }
+        for (k, f) in fours.iter().enumerate() {
+            let _ = writeln!(t, "    let part{k} = subgroupAdd({});", four(*f));
+        }
+        for k in 0..fours.len() {
+            let _ = writeln!(t, "    if (first == 0u) {{ part[mine * {}u + {k}u] = part{k}; }}", fours.len());
+        }
+        *t += "    workgroupBarrier();\n";
+        for (k, f) in fours.iter().enumerate() {
+            let _ = writeln!(
+                t,
+                "    if (place < 4u) {{\n        var sum{k} = vec4<f32>(0.0);\n        for (var s = 0u; s < subgroups; s++) {{ sum{k} += part[s * {}u + {k}u]; }}",
+                fours.len()
+            );
+            let _ = write!(t, "    ");
+            store(t, *f, &format!("sum{k}"));
+            *t += "    }\n";
+        }
+    }
+}
+
+/// Four multiply-adds into `sum`.
+fn fma(a: &str, b: &str, sum: &str) -> String {
+    format!("fma({a}.x, {b}.x, fma({a}.y, {b}.y, fma({a}.z, {b}.z, fma({a}.w, {b}.w, {sum}))))")
+}
+
+const HEAD: &str = "@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+";
+const SUBGROUP_HEAD: &str = "@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32,
+    @builtin(num_subgroups) subgroups: u32, @builtin(subgroup_id) mine: u32, @builtin(subgroup_invocation_id) first: u32,
+) {
+";
