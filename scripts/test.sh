@@ -25,6 +25,9 @@ else
     say "without Open MPI (mpirun, mpicc): meshes over several processes are not tested"
 fi
 
+say "formatting"
+cargo fmt --check
+
 say "building"
 cargo build --release --all-targets "${features[@]}"
 
