@@ -36,7 +36,7 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// A value became NaN or infinite (only with numerics checks on).
-    #[error("{op} \"{node}\": element {index} is {value}, the first that is not finite")]
+    #[error("{op} \"{}\": element {index} is {value}, the first that is not finite", plain(node, NAME))]
     NotFinite { op: String, node: String, index: usize, value: String },
     /// As many requests wait as an engine lets wait.
     #[error("{waiting} requests wait already: try again later")]
@@ -57,39 +57,63 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn op(op: &str, node: &str, what: impl Into<String>) -> Self {
-        Error::Op { op: op.into(), node: one_line(node), what: one_line(&what.into()) }
+        Error::Op { op: op.into(), node: plain(node, NAME), what: plain(&what.into(), MESSAGE) }
     }
     pub fn file(path: impl AsRef<std::path::Path>, what: impl Into<String>) -> Self {
-        Error::File { path: one_line(&path.as_ref().display().to_string()), what: one_line(&what.into()) }
+        Error::File { path: plain(&path.as_ref().display().to_string(), PATH), what: plain(&what.into(), MESSAGE) }
     }
     pub fn model(model: &str, what: impl Into<String>) -> Self {
-        Error::Model { model: one_line(model), what: one_line(&what.into()) }
+        Error::Model { model: plain(model, NAME), what: plain(&what.into(), MESSAGE) }
     }
     pub fn device(fault: DeviceFault, adapter: &str, what: impl Into<String>) -> Self {
-        Error::Device { fault, adapter: one_line(adapter), what: one_line(&what.into()) }
+        Error::Device { fault, adapter: plain(adapter, NAME), what: plain(&what.into(), MESSAGE) }
     }
     pub fn usage(what: impl Into<String>) -> Self {
-        Error::Usage(one_line(&what.into()))
+        Error::Usage(plain(&what.into(), MESSAGE))
     }
     pub fn closed(what: impl Into<String>) -> Self {
-        Error::Closed(one_line(&what.into()))
+        Error::Closed(plain(&what.into(), MESSAGE))
     }
     /// The same error told of another node: graph builders know the name, shape rules do not.
     pub fn at_node(self, name: &str) -> Self {
         match self {
-            Error::Op { op, what, node } if node.is_empty() => Error::Op { op, node: name.into(), what },
+            Error::Op { op, what, node } if node.is_empty() => Error::Op { op, node: plain(name, NAME), what },
             other => other,
         }
     }
 }
 
-/// Names in files and messages of drivers may hold line breaks and terminal codes: a message is one line of plain text.
-fn one_line(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
+/// The most letters of a name, a path and a message: what a file wrote may be as long as the file.
+const NAME: usize = 160;
+const PATH: usize = 1024;
+const MESSAGE: usize = 1200;
+
+/// A text that somebody else wrote, as one line that is safe to print: control characters, terminal codes and marks that
+/// turn the direction of writing are escaped, white space is one space, and the middle of what is longer than `most` letters is
+/// left out.
+pub fn plain(text: &str, most: usize) -> String {
+    // Escapes make a letter at most ten.
+    let mut out = String::with_capacity(text.len().min(most * 4));
+    let mut letters = 0;
     let mut broken = false;
-    for c in text.chars() {
+    // The last third of what is long, as it began.
+    let tail = most / 3;
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if letters == most - tail {
+            let left = rest.as_str();
+            // No letter takes more than four bytes.
+            if left.len() > tail * 4 || left.chars().count() > tail {
+                let at = left.char_indices().rev().take(tail).last().map_or(left.len(), |(i, _)| i);
+                out.push('…');
+                rest = left[at..].chars();
+                letters += 1;
+                continue;
+            }
+        }
+        letters += 1;
         match c {
-            ' ' if broken => {}
+            ' ' if broken => continue,
             '\n' | '\r' | '\t' => {
                 if !broken {
                     out.push(' ');
@@ -97,13 +121,18 @@ fn one_line(text: &str) -> String {
                 broken = true;
                 continue;
             }
-            c if c.is_control() => out.extend(c.escape_default()),
+            c if c.is_control() || is_direction(c) => out.extend(c.escape_default()),
             c => out.push(c),
         }
         broken = broken && c == ' ';
     }
     out.truncate(out.trim_end().len());
     out
+}
+
+/// Marks that reorder or hide what stands beside them on a terminal, and separators of lines.
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -114,5 +143,18 @@ mod tests {
     fn messages_are_one_line_without_terminal_codes() {
         let e = Error::file("a\nb", "tensor \"\u{1b}[31mred\" is\n   missing\n");
         assert_eq!(e.to_string(), "a b: tensor \"\\u{1b}[31mred\" is missing");
+    }
+    #[test]
+    fn what_a_file_wrote_is_cut_in_its_middle() {
+        for n in [10, 1199, 1200, 1201, 5000, 1 << 20] {
+            let long: String = (0..n).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
+            let said = Error::usage(long.clone()).to_string();
+            assert!(said.chars().count() <= MESSAGE + 1, "{n}");
+            assert_eq!(said.contains('…'), n > MESSAGE, "{n}");
+            assert!(said.ends_with(&long[n - 9..]) && said.starts_with(&long[..9]), "{n}");
+        }
+        let wide = "é".repeat(3000);
+        assert!(Error::file(&wide, &*wide).to_string().chars().count() < PATH + MESSAGE + 10);
+        assert_eq!(plain("a\u{202e}b\u{85}", 80), "a\\u{202e}b\\u{85}");
     }
 }

@@ -2,12 +2,12 @@
 
 use super::interrupt::{self, Interrupt};
 use super::{Choosing, Place, fetch, notify, style};
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, plain};
 use crate::session::{Embedder, Finished, Generator, Request, Stop, Token};
 use crate::text::Message;
 use clap::Args;
 use serde_json::json;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 pub struct Run {
     /// A name of the catalogue (see `models`), a .gguf file, or a model folder
     model: String,
-    /// What to answer; given several times, each is answered (by replicas in turn, with --mesh dp=N); read from stdin where not given
+    /// What to answer; given several times, each is answered (by replicas in turn, with --mesh dp=N); read from stdin where not given, or -
     #[arg(short, long)]
     prompt: Vec<String>,
     /// Continue the text as it is, without the model's chat form
@@ -50,7 +50,7 @@ impl Run {
         let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
         let texts = match self.prompt.as_slice() {
             [] => vec![read_prompt()?],
-            given => given.to_vec(),
+            given => texts(given)?,
         };
         let mut model = Generator::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::clear();
@@ -83,6 +83,13 @@ impl Run {
     }
 
     fn request(&self, model: &Generator, text: &str) -> Result<Request> {
+        if self.system.is_some() && !model.is_chat() {
+            let hint = "put what it says into the prompt";
+            return Err(Error::usage(format!(
+                "--system needs a chat template, which {} has not: {hint}",
+                model.info().name
+            )));
+        }
         let prompt = if self.raw || !model.is_chat() {
             model.raw_prompt(text)?
         } else {
@@ -155,12 +162,38 @@ async fn json(Ask { model, replica, request, interrupt }: Ask<'_>) -> Result<Exi
     Ok(exit_code(&done, read))
 }
 
+/// The most bytes that are read of stdin: far more than any context holds.
+const MAX_STDIN: u64 = 64 << 20;
+
+/// What standard input holds, without the mark of its encoding and its last newline, which are no part of the text.
+fn read_stdin() -> Result<String> {
+    let mut bytes = vec![];
+    let fail = |what: String| Error::usage(format!("stdin {what}; give the text as an argument"));
+    let read = std::io::stdin().lock().take(MAX_STDIN + 1).read_to_end(&mut bytes);
+    read.map_err(|e| fail(format!("cannot be read: {e}")))?;
+    if bytes.len() as u64 > MAX_STDIN {
+        return Err(fail(format!("holds more than {MAX_STDIN} bytes")));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|e| fail(format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to())))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(text);
+    Ok(text.to_string())
+}
+
+/// Texts of the command line, of which `-` is standard input.
+fn texts(given: &[String]) -> Result<Vec<String>> {
+    if given.iter().filter(|t| *t == "-").count() > 1 {
+        return Err(Error::usage("stdin is named twice: it can be read once"));
+    }
+    given.iter().map(|t| if t == "-" { read_stdin() } else { Ok(t.clone()) }).collect()
+}
+
 fn read_prompt() -> Result<String> {
     if std::io::stdin().is_terminal() {
         style::note("the prompt (Ctrl-D ends it):");
     }
-    std::io::read_to_string(std::io::stdin())
-        .map_err(|e| Error::usage(format!("stdin cannot be read: {e}; give the prompt with -p")))
+    read_stdin()
 }
 
 /// A reader that has gone (`| head`) had what it wanted; Ctrl-C is told to the shell.
@@ -286,7 +319,7 @@ impl Chat {
 pub struct Embed {
     /// A name of the catalogue (see `models`), or a model folder
     model: String,
-    /// Texts to embed
+    /// Texts to embed; - reads one from stdin
     #[arg(required = true)]
     texts: Vec<String>,
     /// An array of arrays
@@ -303,13 +336,14 @@ impl Embed {
     pub async fn run(&self) -> Result<()> {
         let interrupt = Interrupt::new();
         let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
+        let texts = texts(&self.texts)?;
         let mut model = Embedder::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::clear();
-        let vectors = model.embed(&self.texts).await?;
+        let vectors = model.embed(&texts).await?;
         let text = if self.json {
             format!("{}\n", json!(vectors))
         } else if self.similarity {
-            similarities(&self.texts, &vectors)
+            similarities(&texts, &vectors)
         } else {
             let row = |v: &Vec<f32>| v.iter().map(|x| format!("{x:.6}")).collect::<Vec<_>>().join(" ") + "\n";
             vectors.iter().map(row).collect()
@@ -337,7 +371,7 @@ fn similarities(texts: &[String], vectors: &[Vec<f32>]) -> String {
             out += &format!("{:>7.3}", a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>());
         }
         let short: String = text.chars().take(48).collect();
-        out += &format!("  {short}\n");
+        out += &format!("  {}\n", plain(&short, 48));
     }
     out
 }

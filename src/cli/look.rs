@@ -2,7 +2,7 @@
 
 use super::interrupt::Interrupt;
 use super::{Cache, Place, fetch, style};
-use crate::base::{AdapterKind, Bindings, Caps, Error, Result};
+use crate::base::{AdapterKind, Bindings, Caps, Error, Result, plain};
 use crate::device::{Gpu, adapters, probe};
 use crate::model::{Model, ModelSource};
 use crate::plan::{Options, Plan};
@@ -84,9 +84,9 @@ impl Inspect {
     pub async fn run(&self) -> Result<()> {
         let path = fetch::resolve(&self.model, &self.place.cache, &Interrupt::new())?;
         let source = ModelSource::open(path)?;
-        let mut text = format!("{}\n", source.path().display());
+        let mut text = format!("{}\n", plain(&source.path().display().to_string(), 1024));
         for (key, value) in source.gguf().iter().flat_map(|g| &g.metadata) {
-            text += &format!("  {key:<42} {value}\n");
+            text += &format!("  {:<42} {value}\n", plain(key, 160));
         }
         let mut kinds: Vec<(&str, usize, u64)> = vec![];
         for t in source.tensors() {
@@ -95,7 +95,13 @@ impl Inspect {
                 None => kinds.push((t.ty.name(), 1, t.bytes)),
             }
             if self.tensors {
-                text += &format!("  {:<42} {:<6} {:?}  {}\n", t.name, t.ty.name(), t.shape, style::bytes(t.bytes));
+                text += &format!(
+                    "  {:<42} {:<6} {:?}  {}\n",
+                    plain(&t.name, 160),
+                    t.ty.name(),
+                    t.shape,
+                    style::bytes(t.bytes)
+                );
             }
         }
         for (name, n, bytes) in kinds {

@@ -1,6 +1,7 @@
 //! What goes to stderr: notes, errors, passing status. Colours only on terminals that want them.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static SHOWN: AtomicBool = AtomicBool::new(false);
@@ -12,14 +13,33 @@ pub fn quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
-/// Writes to stdout; false where the reader has gone (`| head`), which ends a command without an error.
+/// Why stdout could not be written, where that is an error: a full disk is, a reader that has gone is not.
+static FAULT: Mutex<Option<String>> = Mutex::new(None);
+
+/// Writes to stdout; false where the reader has gone (`| head`), which ends a command without an error, or where it cannot be
+/// written, which [`fault`] tells.
 pub fn out(text: &str) -> bool {
     if QUIET.load(Ordering::Relaxed) {
         return true;
     }
     clear();
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|_| stdout.flush()).is_ok()
+    match stdout.write_all(text.as_bytes()).and_then(|_| stdout.flush()) {
+        Ok(()) => true,
+        Err(e) => {
+            if e.kind() != std::io::ErrorKind::BrokenPipe {
+                if let Ok(mut fault) = FAULT.lock() {
+                    *fault = Some(format!("stdout cannot be written: {e}"));
+                }
+            }
+            false
+        }
+    }
+}
+
+/// What went wrong with stdout, if anything did.
+pub fn fault() -> Option<String> {
+    FAULT.lock().ok().and_then(|f| f.clone())
 }
 
 pub fn note(text: &str) {

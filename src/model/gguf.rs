@@ -1,11 +1,13 @@
 //! GGUF files, versions 2 and 3 (the format is specified in ggml's docs/gguf.md): metadata and a table of tensors.
 //!
-//! Everything a file says is checked against what the file can hold before anything is allocated for it.
+//! Everything a file says is checked against what the file can hold before anything is allocated for it. Arrays that no model
+//! has a use for are walked over and not kept; strings are kept once.
 
 use super::tensor::{TensorInfo, TensorType};
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Texts, plain};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The deepest that arrays of arrays may nest.
 const MAX_DEPTH: usize = 4;
@@ -13,6 +15,15 @@ const MAX_DEPTH: usize = 4;
 const MAX_PARTS: u64 = 10_000;
 /// The largest alignment that a file may ask for.
 const MAX_ALIGN: u64 = 1 << 20;
+/// The most keys and tensors of a file, and bytes of a name: some ten times what the largest models have.
+const MAX_KEYS: usize = 1 << 16;
+const MAX_TENSORS: usize = 1 << 17;
+const MAX_NAME: usize = 1024;
+/// What is kept of a value: entries of an array, and bytes of strings.
+const MAX_ENTRIES: usize = 1 << 20;
+const MAX_TEXT: usize = 16 << 20;
+/// Bytes of all values that are kept.
+const MAX_KEPT: usize = 40 << 20;
 
 /// A metadata value.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +37,10 @@ pub enum Value {
     Text(String),
     Ints(Vec<i64>),
     Floats(Vec<f64>),
-    Texts(Vec<String>),
+    Texts(Arc<Texts>),
     Nested(Vec<Value>),
+    /// More of something than any model needs: so many of what.
+    Skipped(usize, &'static str),
 }
 
 impl Value {
@@ -61,12 +74,15 @@ impl std::fmt::Display for Value {
             Value::Big(n) => write!(f, "{n}"),
             Value::Float(x) => write!(f, "{x}"),
             Value::Bool(b) => write!(f, "{b}"),
-            Value::Text(s) if s.chars().count() > 60 => write!(f, "{:?}…", s.chars().take(60).collect::<String>()),
+            Value::Text(s) if s.chars().nth(60).is_some() => {
+                write!(f, "\"{}\"…", plain(&s.chars().take(60).collect::<String>(), 60))
+            }
             Value::Text(s) => write!(f, "{s:?}"),
             Value::Ints(v) => list(f, v.len(), "integers"),
             Value::Floats(v) => list(f, v.len(), "floats"),
             Value::Texts(v) => list(f, v.len(), "strings"),
             Value::Nested(v) => list(f, v.len(), "values"),
+            Value::Skipped(n, what) => list(f, *n, what),
         }
     }
 }
@@ -89,13 +105,13 @@ impl Gguf {
     /// # Errors
     /// Whatever does not fit: magic, version, counts, lengths, types, duplicates, sizes, offsets, overlaps.
     pub fn parse(bytes: &[u8], path: &str) -> Result<Gguf> {
-        let mut r = Reader { bytes, at: 0, size: bytes.len() as u64, short: false, path };
+        let mut r = Reader { bytes, at: 0, size: bytes.len() as u64, short: false, left_to_keep: MAX_KEPT, path };
         Gguf::read(&mut r)
     }
 
     /// Parses the header from the first bytes of a file of `size`; `None` where it goes on behind them.
     pub fn parse_head(head: &[u8], size: u64, path: &str) -> Result<Option<Gguf>> {
-        let mut r = Reader { bytes: head, at: 0, size, short: false, path };
+        let mut r = Reader { bytes: head, at: 0, size, short: false, left_to_keep: MAX_KEPT, path };
         match Gguf::read(&mut r) {
             Err(_) if r.short => Ok(None),
             done => done.map(Some),
@@ -114,6 +130,11 @@ impl Gguf {
         }
         let tensors = r.count("the number of tensors", 24)?;
         let keys = r.count("the number of metadata keys", 13)?;
+        for (n, what, most) in [(tensors, "tensors", MAX_TENSORS), (keys, "metadata keys", MAX_KEYS)] {
+            if n > most {
+                return Err(r.error(format!("names {n} {what}, at most {most} are read")));
+            }
+        }
         let (metadata, entries) = r.metadata(keys)?;
         let index = metadata.iter().enumerate().map(|(i, (k, _))| (k.clone(), i)).collect();
         let mut gguf = Gguf { version, metadata, tensors: vec![], entries, index };
@@ -175,6 +196,8 @@ struct Reader<'a> {
     size: u64,
     /// Whether bytes were wanted that the file has, but not here.
     short: bool,
+    /// Bytes of values that may still be kept.
+    left_to_keep: usize,
     path: &'a str,
 }
 
@@ -215,10 +238,37 @@ impl<'a> Reader<'a> {
         }
         usize::try_from(n).map_err(|_| self.error(format!("{what} is {n}, more than this machine can address")))
     }
-    fn text(&mut self, what: &str) -> Result<String> {
-        let n = self.count(&format!("the length of {what}"), 1)?;
-        // Vocabularies of some files hold pieces that are not UTF-8.
-        Ok(String::from_utf8_lossy(self.take(n, what)?).into_owned())
+    fn string(&mut self, what: &str) -> Result<&'a [u8]> {
+        let n = self.u64(what)?;
+        match usize::try_from(n).ok().filter(|_| n <= self.left()) {
+            Some(n) => self.take(n, what),
+            None => {
+                let left = self.left();
+                Err(self.error(format!("the length of {what} is {n}, but only {left} bytes follow: download it again")))
+            }
+        }
+    }
+    /// A name: of a key or of a tensor.
+    fn name(&mut self, what: &str) -> Result<String> {
+        let name = self.string(what)?;
+        match name.len() {
+            0..=MAX_NAME => Ok(String::from_utf8_lossy(name).into_owned()),
+            n => Err(self.error(format!("{what} has {n} bytes, at most {MAX_NAME} are read"))),
+        }
+    }
+    fn text(&mut self, what: &str) -> Result<Value> {
+        let text = self.string(what)?;
+        // Pieces of some files are not UTF-8.
+        match text.len() <= MAX_TEXT && self.keeps(text.len()) {
+            true => Ok(Value::Text(String::from_utf8_lossy(text).into_owned())),
+            false => Ok(Value::Skipped(text.len(), "bytes of text")),
+        }
+    }
+    /// Whether so many bytes may be kept; they then count.
+    fn keeps(&mut self, bytes: usize) -> bool {
+        let left = self.left_to_keep.checked_sub(bytes);
+        self.left_to_keep = left.unwrap_or(self.left_to_keep);
+        left.is_some()
     }
 
     #[allow(clippy::type_complexity)]
@@ -227,7 +277,7 @@ impl<'a> Reader<'a> {
         let mut seen = HashSet::new();
         for i in 0..keys {
             let start = self.at;
-            let key = self.text(&format!("metadata key {i}"))?;
+            let key = self.name(&format!("metadata key {i}"))?;
             if !seen.insert(key.clone()) {
                 return Err(self.error(format!("metadata key \"{key}\" is there twice")));
             }
@@ -256,7 +306,7 @@ impl<'a> Reader<'a> {
                 b @ (0 | 1) => Value::Bool(b == 1),
                 b => return Err(self.error(format!("\"{key}\" is the bool {b}, it must be 0 or 1"))),
             },
-            8 => Value::Text(self.text(&format!("\"{key}\""))?),
+            8 => self.text(&format!("\"{key}\""))?,
             9 => self.array(key, depth)?,
             10 => {
                 let n = self.u64(what)?;
@@ -282,13 +332,20 @@ impl<'a> Reader<'a> {
             other => return Err(self.error(format!("\"{key}\" is an array of the unknown type {other}"))),
         };
         let n = self.count(&format!("the length of array \"{key}\""), each)?;
-        // Growth follows what was really read: a short string takes more memory than its bytes in the file.
+        // Growth follows what was really read: an entry may take more memory than its bytes in the file.
+        if ty == 8 {
+            return self.strings(n, key);
+        }
+        if ty != 9 && (n > MAX_ENTRIES || !self.keeps(n * 8)) {
+            self.take(n * each, key)?;
+            return Ok(Value::Skipped(n, if matches!(ty, 6 | 12) { "floats" } else { "integers" }));
+        }
         match ty {
-            8 => (0..n).map(|_| self.text(key)).collect::<Result<_>>().map(Value::Texts),
             6 | 12 => (0..n)
                 .map(|_| Ok(self.value(ty, key, depth)?.float().unwrap_or(0.0)))
                 .collect::<Result<_>>()
                 .map(Value::Floats),
+            9 if !self.keeps(n * 64) => Err(self.error(format!("\"{key}\" holds {n} arrays, more than are read"))),
             9 => (0..n).map(|_| self.array(key, depth + 1)).collect::<Result<_>>().map(Value::Nested),
             _ => (0..n)
                 .map(|_| match self.value(ty, key, depth)? {
@@ -298,6 +355,21 @@ impl<'a> Reader<'a> {
                 .collect::<Result<_>>()
                 .map(Value::Ints),
         }
+    }
+
+    /// Strings of a vocabulary, or of another list if they are few.
+    fn strings(&mut self, n: usize, key: &str) -> Result<Value> {
+        let most = if key.starts_with("tokenizer.") { MAX_ENTRIES * 8 } else { MAX_KEYS };
+        let mut out = Texts::default();
+        let mut keeps = n <= most;
+        for _ in 0..n {
+            let text = self.string(key)?;
+            keeps = keeps && self.keeps(text.len() + 4) && out.push(text);
+            if !keeps {
+                out = Texts::default();
+            }
+        }
+        Ok(if keeps { Value::Texts(Arc::new(out)) } else { Value::Skipped(n, "strings") })
     }
 
     fn tensors(&mut self, n: usize, align: u64) -> Result<Vec<TensorInfo>> {
@@ -335,7 +407,7 @@ impl<'a> Reader<'a> {
     }
 
     fn tensor(&mut self, i: usize) -> Result<TensorInfo> {
-        let name = self.text(&format!("the name of tensor {i}"))?;
+        let name = self.name(&format!("the name of tensor {i}"))?;
         let dims = self.u32(&format!("the rank of tensor \"{name}\""))?;
         if dims == 0 || dims > 4 {
             return Err(self.error(format!("tensor \"{name}\" has {dims} dimensions, 1 to 4 are known")));

@@ -5,11 +5,16 @@ use super::tensor::{TensorInfo, TensorType};
 use crate::base::{DType, Error, Result};
 use safetensors::Dtype;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use std::collections::{BTreeSet, HashSet};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::collections::HashMap;
 
 /// The longest header that is read: the crate's own bound.
 const MAX_HEADER: u64 = 100 << 20;
+/// Tensors of one file and of an index, bytes of a name, dimensions: some times what the largest models have.
+const MAX_TENSORS: usize = 1 << 17;
+const MAX_INDEXED: usize = 1 << 20;
+const MAX_NAME: usize = 1024;
+const MAX_RANK: usize = 8;
 
 /// The size of a file that nobody told: no file is that long, and sums of offsets stay far from overflow.
 pub const UNKNOWN: u64 = 1 << 48;
@@ -39,14 +44,14 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
         return Ok(None);
     }
     let text = &bytes[8..8 + header as usize];
-    if let Some(name) = duplicate(text) {
-        return Err(wrong(format!("names \"{name}\" twice")));
-    }
     let entries =
         entries(text).map_err(|e| wrong(format!("is not a valid safetensors file: invalid JSON in header: {e}")))?;
+    if let Some(name) = duplicate(&entries) {
+        return Err(wrong(format!("names \"{name}\" twice")));
+    }
     let (start, data) = (8 + header, file - 8 - header);
     let (mut out, mut at) = (vec![], 0);
-    for (name, Entry { dtype, shape, data_offsets: (from, to) }) in entries {
+    for (name, Entry { dtype, shape: Shape(shape), data_offsets: (from, to) }) in entries {
         if from != at || to < from {
             return Err(wrong(format!("is not a valid safetensors file: invalid offset for tensor `{name}`")));
         }
@@ -79,8 +84,34 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
 #[derive(Deserialize)]
 struct Entry {
     dtype: Dtype,
-    shape: Vec<u64>,
+    shape: Shape,
     data_offsets: (u64, u64),
+}
+
+/// A shape of few dimensions.
+struct Shape(Vec<u64>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Dims;
+        impl<'de> Visitor<'de> for Dims {
+            type Value = Shape;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a list of sizes")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
+                let mut out = vec![];
+                while let Some(n) = list.next_element()? {
+                    out.push(n);
+                    if out.len() > MAX_RANK {
+                        return Err(A::Error::custom(format!("a tensor has more than {MAX_RANK} dimensions")));
+                    }
+                }
+                Ok(Shape(out))
+            }
+        }
+        d.deserialize_seq(Dims)
+    }
 }
 
 /// The tensors that a header names, in the order of their data.
@@ -94,6 +125,11 @@ fn entries(text: &[u8]) -> serde_json::Result<Vec<(String, Entry)>> {
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut out = vec![];
             while let Some(key) = map.next_key::<String>()? {
+                if key.len() > MAX_NAME || out.len() >= MAX_TENSORS {
+                    return Err(A::Error::custom(format!(
+                        "at most {MAX_TENSORS} tensors with names of up to {MAX_NAME} bytes are read"
+                    )));
+                }
                 match key == "__metadata__" {
                     true => drop(map.next_value::<IgnoredAny>()?),
                     false => out.push((key, map.next_value()?)),
@@ -115,7 +151,9 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// Which file of a model folder holds which tensor, by an index.
 pub struct Index {
     path: String,
-    tensors: Vec<(String, String)>,
+    files: Vec<String>,
+    /// Tensors with the number of their file.
+    tensors: Vec<(String, u32)>,
 }
 
 impl Index {
@@ -123,26 +161,24 @@ impl Index {
     /// What is no JSON, names no file, or one outside of its folder.
     pub fn parse(bytes: &[u8], path: &str) -> Result<Index> {
         let wrong = |what: String| Error::file(path, what);
-        let json: serde_json::Value =
-            serde_json::from_slice(bytes).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
-        let map = json.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| wrong("lacks weight_map".into()))?;
-        let mut tensors = vec![];
-        for (tensor, file) in map {
-            let file = file.as_str().ok_or_else(|| wrong(format!("gives tensor \"{tensor}\" no file")))?;
+        let map: WeightMap = serde_json::from_slice(bytes).map_err(|e| wrong(format!("is not a valid index: {e}")))?;
+        let Some(Files { files, tensors }) = map.weight_map else { return Err(wrong("lacks weight_map".into())) };
+        for file in &files {
             if file.is_empty() || file.contains(['/', '\\']) || file.starts_with('.') {
                 return Err(wrong(format!("names the file \"{file}\" outside of its folder")));
             }
-            tensors.push((tensor.clone(), file.to_string()));
         }
         match tensors.is_empty() {
             true => Err(wrong("names no tensor".into())),
-            false => Ok(Index { path: path.into(), tensors }),
+            false => Ok(Index { path: path.into(), files, tensors }),
         }
     }
 
     /// The files, each once.
     pub fn files(&self) -> Vec<&str> {
-        self.tensors.iter().map(|t| t.1.as_str()).collect::<BTreeSet<_>>().into_iter().collect()
+        let mut files: Vec<&str> = self.files.iter().map(String::as_str).collect();
+        files.sort_unstable();
+        files
     }
 
     /// Holds the index to the files: `file` tells in which one a tensor is.
@@ -150,7 +186,8 @@ impl Index {
     /// # Errors
     /// A tensor that is in none, or in another.
     pub fn check<'a>(&self, file: impl Fn(&str) -> Option<&'a str>) -> Result<()> {
-        for (tensor, named) in &self.tensors {
+        for (tensor, at) in &self.tensors {
+            let named = &self.files[*at as usize];
             let found = file(tensor);
             if found != Some(named) {
                 let where_ = found.map_or("in none".into(), |f| format!("in {f}"));
@@ -164,24 +201,49 @@ impl Index {
     }
 }
 
-/// A key that the top-level object has twice: the crate would take one of them in silence.
-fn duplicate(json: &[u8]) -> Option<String> {
-    struct Keys;
-    impl<'de> Visitor<'de> for Keys {
-        type Value = Option<String>;
-        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut seen = HashSet::new();
-            let mut twice = None;
-            while let Some((key, _)) = map.next_entry::<String, IgnoredAny>()? {
-                if !seen.insert(key.clone()) {
-                    twice.get_or_insert(key);
-                }
+#[derive(Deserialize)]
+struct WeightMap {
+    weight_map: Option<Files>,
+}
+
+/// Files, each name kept once, and tensors with the number of theirs.
+struct Files {
+    files: Vec<String>,
+    tensors: Vec<(String, u32)>,
+}
+
+impl<'de> Deserialize<'de> for Files {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Files;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("an object of tensors with their files")
             }
-            Ok(twice)
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Files, A::Error> {
+                let (mut known, mut out) = (HashMap::new(), Files { files: vec![], tensors: vec![] });
+                while let Some((tensor, file)) = map.next_entry::<String, String>()? {
+                    if tensor.len() > MAX_NAME || file.len() > MAX_NAME || out.tensors.len() >= MAX_INDEXED {
+                        return Err(A::Error::custom(format!(
+                            "at most {MAX_INDEXED} tensors and names of up to {MAX_NAME} bytes are read"
+                        )));
+                    }
+                    let at = *known.entry(file).or_insert_with_key(|file| {
+                        out.files.push(file.clone());
+                        out.files.len() as u32 - 1
+                    });
+                    out.tensors.push((tensor, at));
+                }
+                Ok(out)
+            }
         }
+        d.deserialize_map(Pairs)
     }
-    serde_json::Deserializer::from_slice(json).deserialize_map(Keys).ok().flatten()
+}
+
+/// A tensor that a header names twice.
+fn duplicate(entries: &[(String, Entry)]) -> Option<&str> {
+    let mut names: Vec<&str> = entries.iter().map(|e| e.0.as_str()).collect();
+    names.sort_unstable();
+    names.windows(2).find(|w| w[0] == w[1]).map(|w| w[0])
 }

@@ -38,6 +38,12 @@ impl Embedder {
         model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
         let read = model.encoder().map_or(info.context, |e| e.sizes().max_tokens);
         let tokens = options.context.unwrap_or(read).min(info.context);
+        if tokens == 0 {
+            return Err(Error::usage(format!(
+                "the context is 0 tokens, {} was made for 1 to {}",
+                info.name, info.context
+            )));
+        }
         let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
         let json = model
             .source

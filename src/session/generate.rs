@@ -128,6 +128,7 @@ impl Generator {
         }
         options.cancel.check()?;
         let words = Arc::new(Words::read(model)?);
+        words.tokenizer.notes().iter().for_each(|n| notify(Notice::Say(format!("{}: {n}", info.name))));
         let (engine, chunk) = open_engine(model, context, options, notify).await?;
         let cached = vec![vec![]; options.layout.mesh.size("dp")];
         Ok(Generator { engine, info, words, context, chunk, cached })

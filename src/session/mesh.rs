@@ -16,6 +16,9 @@ use crate::trace::Trace;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The most ranks that one program runs or plans.
+const MOST_RANKS: usize = 1024;
+
 /// Reads axes such as `pp=2,tp=3`.
 pub fn mesh(text: &str) -> Result<Mesh> {
     Mesh::parse(text)
@@ -28,6 +31,7 @@ pub fn algorithm(text: &str) -> Result<Algorithm> {
 
 /// A step of up to `tokens` tokens over a mesh: a decoder's, or an encoder's of one text.
 pub fn sharded(model: &Model, context: usize, tokens: usize, layout: &Layout) -> Result<Sharded> {
+    layout.check(model, context)?;
     let seq = Var::new("seq", tokens as u32);
     if model.check_generates().is_err() {
         return shard(&model.embed_graph(Var::new("batch", 1), seq)?, &layout.axes()?);
@@ -71,6 +75,28 @@ impl Layout {
     /// An axis that meshes do not have.
     pub fn axes(&self) -> Result<Vec<(MeshAxis, usize)>> {
         self.mesh.axes().iter().map(|(name, n)| Ok((MeshAxis::find(name)?, *n))).collect()
+    }
+    /// # Errors
+    /// More ranks than one program can plan, more context ranks than tokens, expert ranks of a model without experts.
+    pub fn check(&self, model: &Model, context: usize) -> Result<()> {
+        let (ranks, mesh) = (self.mesh.ranks(), &self.mesh);
+        if ranks > MOST_RANKS {
+            let hint = "simulate predicts larger machines";
+            return Err(Error::usage(format!(
+                "mesh {mesh} has {ranks} ranks, at most {MOST_RANKS} can be run or planned: {hint}"
+            )));
+        }
+        let split = self.mesh.size("cp").max(self.mesh.size("sp"));
+        if split > context {
+            return Err(Error::usage(format!(
+                "mesh {mesh} splits the sequence over {split} ranks, the context has {context} tokens"
+            )));
+        }
+        let expert = |name: &str| name.contains("_exps") || name.contains(".experts.");
+        if self.mesh.size("ep") > 1 && !model.source.tensors().iter().any(|t| expert(&t.name)) {
+            return Err(Error::usage(format!("mesh {mesh} has expert ranks (ep), {} has no experts", model.name)));
+        }
+        Ok(())
     }
     /// Whether there is more to it than one device.
     pub fn is_single(&self) -> bool {

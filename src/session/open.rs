@@ -41,6 +41,7 @@ async fn open_mesh(
     notify: &mut dyn FnMut(Notice),
 ) -> Result<(Engine, usize)> {
     let layout = &options.layout;
+    layout.check(model, context)?;
     let ranks = layout.mesh.ranks();
     let (local, transport) = match layout.processes {
         true => processes::join(ranks).map(|(rank, transport)| (vec![rank], Some(transport)))?,

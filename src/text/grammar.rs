@@ -145,7 +145,8 @@ mod tests {
         types[0] = 3;
         types[1] = 3;
         let n = tokens.len();
-        let merges = vec!["\" }".into()];
+        let merges = std::sync::Arc::new(["\" }"].iter().collect());
+        let tokens = std::sync::Arc::new(tokens.iter().collect());
         let v = Vocabulary { model: "gpt2".into(), tokens, types, merges, ..Default::default() };
         (Tokenizer::from_vocabulary(v).unwrap(), n + 3)
     }

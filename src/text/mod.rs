@@ -1,17 +1,20 @@
 //! Text to tokens and back, chat templates, and choosing the next token.
 
 mod bytes;
-mod chat;
 #[cfg(feature = "grammar")]
 mod grammar;
-mod guard;
+mod json;
 mod sampler;
 mod stream;
+mod template;
 mod tokenizer;
+mod vocab;
 
-pub use chat::{ChatTemplate, Message};
 #[cfg(feature = "grammar")]
 pub use grammar::{Grammar, Grammars};
 pub use sampler::{Choice, Constraint, Dry, Sampler, Sampling, top_logprobs};
 pub use stream::StreamDecoder;
+pub use template::{ChatTemplate, Message, Variable};
 pub use tokenizer::{Tokenizer, Vocabulary, is_guarded};
+
+use tokenizer::guarded;

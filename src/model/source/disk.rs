@@ -22,10 +22,9 @@ impl ModelSource {
         let map = map(path)?;
         let text = path.display().to_string();
         if map.get(..4) != Some(b"GGUF") {
-            return Err(Error::file(
-                path,
-                "is not a GGUF file: give a .gguf, or a folder with config.json, tokenizer.json and model.safetensors",
-            ));
+            let hint = "give a .gguf, or a folder with config.json, tokenizer.json and model.safetensors";
+            let what = mistaken(&map).unwrap_or_else(|| "is not a GGUF file".into());
+            return Err(Error::file(path, format!("{what}: {hint}")));
         }
         let gguf = Gguf::parse(&map, &text)?;
         let mut source = ModelSource {
@@ -106,16 +105,23 @@ impl ModelSource {
                     return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len())));
                 }
                 Ok(_) => {
-                    side.insert(
-                        name.to_string(),
-                        std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?,
-                    );
+                    let bytes = std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?;
+                    if let Some(what) = mistaken(&bytes).filter(|_| name.ends_with(".json")) {
+                        return Err(Error::file(&file, format!("{what}: download it again")));
+                    }
+                    side.insert(name.to_string(), bytes);
                 }
-                Err(_) if *name == "config.json" || *name == "tokenizer.json" => {
-                    return Err(Error::file(
-                        path,
-                        format!("lacks {name}: a model folder has config.json, tokenizer.json and model.safetensors"),
-                    ));
+                Err(_) if *name == "config.json" => {
+                    let what = match path.join("adapter_config.json").exists() {
+                        true => {
+                            "is an adapter (LoRA) without its base: merge it into the base model first, and give that"
+                                .into()
+                        }
+                        false => format!(
+                            "lacks {name}: a model folder has config.json, tokenizer.json and model.safetensors"
+                        ),
+                    };
+                    return Err(Error::file(path, what));
                 }
                 Err(_) => {}
             }
@@ -134,6 +140,9 @@ impl ModelSource {
         let mut maps = vec![];
         for file in &files {
             let map = map(file)?;
+            if let Some(what) = mistaken(&map) {
+                return Err(Error::file(file, format!("{what}: download it again")));
+            }
             for tensor in safetensors::parse(&map, &file.display().to_string())? {
                 let at = (source.tensors.len(), maps.len());
                 if source.index.insert(tensor.name.clone(), at).is_some() {
@@ -177,6 +186,30 @@ fn weight_files(path: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
     let index = Index::parse(&bytes, &file.display().to_string())?;
     let files = index.files().into_iter().map(|n| path.join(n)).collect();
     Ok((files, Some(index)))
+}
+
+/// What a file is that is not what its name says, where its first bytes tell.
+fn mistaken(bytes: &[u8]) -> Option<String> {
+    let head = &bytes[..bytes.len().min(512)];
+    let text = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_lowercase();
+    let is = |what: &str| Some(what.to_string());
+    match head {
+        [] => is("is empty"),
+        _ if text.starts_with("version https://git-lfs") => {
+            is("is a Git LFS pointer, not the file itself (git lfs pull fetches it)")
+        }
+        _ if text.starts_with("<!doctype html") || text.starts_with("<html") => {
+            is("is an HTML page, not a model (the link leads to a page about the file)")
+        }
+        _ if text.starts_with("<?xml") => is("is an XML page, not a model (a server's message)"),
+        [b'P', b'K', 3, 4, ..] => {
+            is("is a zip archive or a PyTorch file, not a model that can be read (safetensors and GGUF can)")
+        }
+        [b't', b'j', b'g', b'g', ..] | [b'f', b'm', b'g', b'g', ..] | [b'l', b'm', b'g', b'g', ..] => {
+            is("is a GGML file of before GGUF, which no program reads any more (download the model anew)")
+        }
+        _ => None,
+    }
 }
 
 fn map(path: &Path) -> Result<Mmap> {

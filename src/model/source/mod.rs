@@ -82,7 +82,7 @@ impl ModelSource {
     /// config.json of a model folder.
     pub fn config(&self) -> Result<Option<serde_json::Value>> {
         let Some(bytes) = self.side_file("config.json") else { return Ok(None) };
-        let parsed = serde_json::from_slice(bytes);
+        let parsed = crate::base::json::parse(bytes);
         parsed.map(Some).map_err(|e| Error::file(self.path.join("config.json"), format!("is not valid JSON: {e}")))
     }
     /// Bytes of all tensors.

@@ -61,6 +61,11 @@ impl Model {
         let json = source.config()?;
         let keys = Keys::new(&source, json.as_ref(), &name);
         let gguf = keys.is_gguf();
+        if source.gguf().and_then(|g| g.get("general.type")).and_then(|v| v.text()) == Some("adapter") {
+            return Err(
+                keys.error("is an adapter (LoRA) without its base: merge it into the base model first, and give that")
+            );
+        }
         let arch = keys.architecture()?.ok_or_else(|| {
             let key = if gguf { "general.architecture" } else { "model_type" };
             keys.error(format!("lacks {key}, which names its architecture"))
