@@ -1,6 +1,6 @@
 //! The network behind attention.
 
-use super::{BLOCKS, Blocks, Side};
+use super::{Blocks, Side};
 use crate::base::Result;
 use crate::graph::Tensor;
 use crate::model::keys::{Keys, short};
@@ -62,13 +62,14 @@ pub struct Mlp {
 impl Mlp {
     pub fn build<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, h: Tensor<'g>) -> Tensor<'g> {
         b.at(layer, "network.up");
+        let blocks = b.blocks(layer, self.parts[2]);
         let project =
-            |part: &str| b.linear(Some(layer), part, h, [self.inner, self.width], Side::Outputs(BLOCKS), self.bias);
+            |part: &str| b.linear(Some(layer), part, h, [self.inner, self.width], Side::Outputs(blocks), self.bias);
         let h = match self.gated {
             true => self.activation.of(project(self.parts[0])) * project(self.parts[1]),
             false => self.activation.of(project(self.parts[1])),
         };
         b.at(layer, "network.down");
-        b.linear(Some(layer), self.parts[2], h, [self.width, self.inner], Side::Inputs(BLOCKS), self.bias)
+        b.linear(Some(layer), self.parts[2], h, [self.width, self.inner], Side::Inputs(blocks), self.bias)
     }
 }

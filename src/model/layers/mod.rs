@@ -28,7 +28,7 @@ use crate::base::Placement::{self, Split};
 use crate::base::{Cut, DType, Dim, Error, MeshAxis, Result, Weights};
 use crate::graph::{GraphBuilder, Parameters, Tensor};
 
-/// Elements of the inner network are cut where quantised blocks end.
+/// Elements of the inner network are cut where most quantised blocks end.
 pub const BLOCKS: Cut = Cut::Even { unit: 32 };
 
 /// Where tensors come from.
@@ -86,6 +86,19 @@ impl<'g> Blocks<'_, 'g> {
     /// Sinks are bare in model folders.
     fn sinks_kind(&self) -> &'static str {
         if self.names.is_gguf() { "weight" } else { "" }
+    }
+
+    /// How elements between two products are cut over tensor ranks: where blocks of the second one's weight end.
+    pub fn blocks(&self, layer: usize, part: &str) -> Cut {
+        let block = match &self.origin {
+            Origin::File(weights) => {
+                let name = self.names.tensor(Some(layer), part, "weight");
+                weights.info(&name).map_or(1, |t| t.dtype.block())
+            }
+            Origin::Trained(_) => 1,
+        };
+        let Cut::Even { unit } = BLOCKS else { return BLOCKS };
+        Cut::Even { unit: unit.max(block as u32) }
     }
 
     /// `x · wᵀ`, and `+ b` where `bias`.
