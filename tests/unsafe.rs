@@ -18,9 +18,9 @@ const KNOWN: &[(&str, usize, &str)] = &[
         "shader modules without bounds checks: every access of a kernel is guarded or within its plan",
     ),
     ("src/model/source/disk.rs", 1, "mapping a model file, which is only read"),
-    ("src/reference/dot.rs", 1, "vector instructions that the CPU was asked for first"),
+    ("src/format/wide.rs", 1, "vector instructions that the CPU was asked for first"),
     ("src/reference/matmul.rs", 2, "the matrix library takes pointers: bounds are checked before"),
-    ("src/session/processes.rs", 6, "MPI is a C library: buffers outlive their requests, which are waited for"),
+    ("src/session/processes.rs", 7, "MPI is a C library: buffers outlive their requests, which are waited for"),
 ];
 
 fn walk(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
