@@ -66,3 +66,12 @@ if [ "${WARPWEFT_WEB:-1}" = 0 ]; then
 else
     WARPWEFT_FEATURES="${features[*]}" scripts/web-test.sh
 fi
+
+# The server: clients of PyPI and npm. WARPWEFT_CLIENTS=0 leaves them out.
+if [ "${WARPWEFT_CLIENTS:-1}" = 0 ]; then
+    say "WARPWEFT_CLIENTS=0: the server is not driven by other people's clients"
+elif command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null; then
+    scripts/serve-test.sh
+else
+    say "no Python with venv: the server is not driven by other people's clients"
+fi

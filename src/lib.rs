@@ -9,6 +9,8 @@ pub mod base;
 #[cfg(all(feature = "cli", feature = "internals"))]
 pub mod cli;
 #[cfg(feature = "internals")]
+pub mod cpu;
+#[cfg(feature = "internals")]
 pub mod device;
 #[cfg(feature = "internals")]
 pub mod format;
@@ -43,6 +45,8 @@ pub mod web;
 mod base;
 #[cfg(all(feature = "cli", not(feature = "internals")))]
 mod cli;
+#[cfg(not(feature = "internals"))]
+mod cpu;
 #[cfg(not(feature = "internals"))]
 mod device;
 #[cfg(not(feature = "internals"))]
@@ -81,6 +85,6 @@ pub use graph::{Attention, Graph, GraphBuilder, Optimiser, Parameters, RopeLayou
 pub use model::{Model, ModelInfo, ModelSource};
 #[cfg(feature = "text")]
 pub use session::{Alternative, Embedder, Finished, Generation, Generator, Loading, Opened, Request, Stop, Token};
-pub use session::{Cancel, DeviceChoice as Device, Engine, Layout, Notice, Options};
+pub use session::{Cancel, DeviceChoice as Device, Engine, Layout, Notice, Options, Precision};
 #[cfg(feature = "text")]
 pub use text::{Message, Sampling, Tokenizer};

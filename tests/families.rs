@@ -304,3 +304,43 @@ fn what_nothing_reads_is_refused_or_told() {
     assert!(notes.len() == 1 && notes[0].contains("a_new_key"), "{notes:?}");
     std::fs::remove_dir_all(&folder).ok();
 }
+
+/// Real weights in mixed formats, where someone has fetched them: their licence is their own.
+#[test]
+fn gemma3_270m_is_right() {
+    let path = common::cache().join("gemma-3-270m-q4_k_m.gguf");
+    if !path.is_file() {
+        return common::skip("WARPWEFT_REQUIRE_GEMMA", "gemma-3-270m-q4_k_m.gguf is not in the cache");
+    }
+    let figures: Json = serde_json::from_str(include_str!("figures/gemma3_270m.json")).unwrap();
+    let options = Options { device: DeviceChoice::Cpu, context: Some(64), ..Options::default() };
+    let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+    for case in figures["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let list = |key: &str| case[key].as_array().unwrap().clone();
+        let prompt: Vec<u32> = list("prompt_ids").iter().map(|x| x.as_u64().unwrap() as u32).collect();
+        let request = Request { prompt, sampling: Sampling::greedy(), max_tokens: Some(8), top: 10 };
+        let (mut ids, mut top) = (vec![], HashMap::new());
+        let mut on_token = |t: &warpweft::session::Token| {
+            if ids.is_empty() {
+                top = t.top.iter().map(|a| (a.id as u64, a.logprob as f64)).collect();
+            }
+            ids.push(t.id as u64);
+            Ok(())
+        };
+        block_on(model.generate(&request, &AtomicBool::new(false), &mut on_token)).unwrap();
+        for pair in list("top") {
+            let (id, want) = (pair[0].as_u64().unwrap(), pair[1].as_f64().unwrap());
+            if let Some(got) = top.get(&id) {
+                assert!((got - want).abs() < 2e-2, "{name}: token {id} has {got}, right is {want}");
+            }
+        }
+        for (i, (got, want)) in ids.iter().zip(list("greedy")).enumerate() {
+            if *got != want.as_u64().unwrap() {
+                let margin = list("margins")[i].as_f64().unwrap();
+                assert!(margin <= MARGIN, "{name}: token {i} is {got}, right is {want} with a margin of {margin}");
+                break;
+            }
+        }
+    }
+}

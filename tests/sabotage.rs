@@ -159,6 +159,9 @@ fn every_broken_kernel_is_seen() {
                     _ => got.to_f32().iter().map(|x| *x as f64).collect(),
                 };
                 seen += !values.iter().zip(&reference(&case, &inputs)).all(|(g, w)| def.within.holds(*g, *w)) as usize;
+                if seen > 0 {
+                    break;
+                }
             }
         }
         assert!(applied > 0, "{name} serial={serial}: no kernel {template} holds {from:?}");

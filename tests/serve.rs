@@ -140,3 +140,8 @@ fn with(mut base: Json, more: Json) -> Json {
 fn greedy(max_tokens: usize) -> Json {
     json!({ "temperature": 0, "max_tokens": max_tokens })
 }
+
+/// The same, of a model that never ends its turn by itself.
+fn long(max_tokens: usize) -> Json {
+    with(greedy(max_tokens), json!({ "logit_bias": { "0": -100 } }))
+}

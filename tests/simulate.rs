@@ -570,7 +570,9 @@ fn stacks_differ_by_how_they_gather() {
         step_of("deepspeed-2021", nodes, spread) / step_of("megatron-core", nodes, cut)
     };
     let ratios = [ratio(48, 4), ratio(96, 2), ratio(192, 1)];
-    assert!(ratios[0] > 0.8 && ratios[0] < ratios[1] && ratios[1] < ratios[2] && ratios[2] > 1.5, "{ratios:?}");
+    // Published: 1.06, 1.69 and 3.2 (table 2 there).
+    let near = |r: f64, published: f64| (r / published - 1.0).abs() < 0.2;
+    assert!(near(ratios[0], 1.06) && near(ratios[1], 1.69) && near(ratios[2], 3.2), "{ratios:?}");
     let spread = Layout { dp: 384, zero: 3, micro_batch: 4, ..Layout::single(2048) };
     assert!(step_of("fsdp2", 48, spread.clone()) < step_of("deepspeed-2021", 48, spread));
     assert!(

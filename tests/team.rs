@@ -112,7 +112,8 @@ fn every_output_of_a_team_has_the_bits_that_one_thread_gives_it() {
         for (shape, m) in
             [([96, 32], 1), ([96, 32], 4), ([416, 64], 5), ([416, 64], 70), ([32, 32], 4200), ([8192, 32], 70)]
         {
-            if shape[0] == 8192 && dtype != DType::Q4_1 {
+            // The largest once, and not with blocks that make it larger.
+            if shape[0] == 8192 && dtype != DType::Q4_1 || m > 1000 && dtype.block() > 32 {
                 continue;
             }
             let shape = shape.map(|n: usize| n.next_multiple_of(dtype.block()));
@@ -160,7 +161,8 @@ fn answer(file: &[u8], team: Option<Arc<dyn Team>>) -> Result<Vec<(u32, u32)>> {
 fn a_model_says_the_same_with_a_team_and_a_member_that_ends_is_an_error() {
     for dtype in [DType::F32, DType::Q8_0] {
         let file = Tiny { dtype, width: 128, ffn: 192, ..Tiny::default() }.gguf().bytes();
-        let alone = answer(&file, None).unwrap();
+        // Weights that a team shares are computed with by the interpreter, with one thread too.
+        let alone = answer(&file, Some(Threads::of(1, usize::MAX))).unwrap();
         assert_eq!(alone.len(), 12);
         for threads in [2, 3] {
             let team = Threads::of(threads, usize::MAX);

@@ -81,6 +81,12 @@ struct Place {
     /// Tokens of context [default: the model's, up to 4096]
     #[arg(long, value_name = "N")]
     ctx: Option<usize>,
+    /// Threads of the CPU; as many as this process may run at once where not given
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+    /// What the CPU multiplies quantised weights with: f32, or int8 (faster)
+    #[arg(long, default_value = "f32", value_name = "f32|int8")]
+    precision: crate::session::Precision,
     /// After every step, name the first value that is NaN or infinite (slow)
     #[arg(long)]
     check_numerics: bool,
@@ -115,6 +121,8 @@ impl Place {
             device: self.device.clone(),
             context: self.ctx,
             check_numerics: self.check_numerics,
+            threads: self.threads,
+            precision: self.precision,
             cache: Some(self.cache.folder()?),
             layout: self.spread.layout()?,
             cancel: interrupt.cancel.clone(),

@@ -173,6 +173,8 @@ macro_rules! reduce {
     )* };
 }
 
+// `x.add(y)` and `x + y` are the same op: operands of the first may be of any kind that the second has no form for.
+#[allow(clippy::should_implement_trait)]
 impl<'g> Tensor<'g> {
     /// Its type; of a poisoned tensor that of one f32 number.
     pub fn ty(&self) -> Type {

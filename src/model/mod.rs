@@ -7,7 +7,7 @@ mod derived;
 pub mod gguf;
 mod keys;
 pub mod layers;
-mod model;
+mod open;
 pub mod safetensors;
 pub mod source;
 mod tensor;
@@ -16,6 +16,6 @@ pub mod write;
 
 pub use arch::{Architecture, bert, llama};
 pub use layers::StepShape;
-pub use model::{Model, ModelInfo};
+pub use open::{Model, ModelInfo};
 pub use source::ModelSource;
 pub use tensor::{TensorInfo, TensorType};

@@ -30,8 +30,9 @@ ops! {
                 case([5, 2, 8], normal([8, 8]), 2, 3),
                 case([0, 1, 8], normal([8, 8]), 2, 3),
             ];
-            for dtype in [DType::F16, DType::Q4_0, DType::Q4_1, DType::Q8_0] {
-                cases.push(case([3, 1, 64], (of(dtype, [23, 64]), Fill::Normal), 2, 16));
+            for dtype in DType::weights().filter(|d| *d != DType::F32) {
+                let k = 64_usize.next_multiple_of(dtype.block()) as i64;
+                cases.push(case([3, 1, k], (of(dtype, [23, k]), Fill::Normal), 2, 16));
             }
             cases
         },

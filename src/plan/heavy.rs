@@ -328,7 +328,8 @@ fn emit_expert_matmul(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) ->
             u("s1", beside[1]),
         ];
         let count = n.clone() * Expr::from(out);
-        let bytes = count.clone() * k.clone() * w.dtype.block_bytes() as i64 + count.clone() * 4;
+        let row_bytes = w.dtype.bytes(k.bound()).unwrap_or(0) as i64;
+        let bytes = count.clone() * row_bytes + count.clone() * 4;
         let grid = [ceil(count, 64), ceil(1, 1), ceil(1, 1)];
         launch(l, v, v, Launch { kernel, bound: bounds, params, grid, bytes });
         row0 += rows.bound();

@@ -4,6 +4,7 @@ use super::mesh::MeshEngine;
 use super::{Breathe, DeviceChoice, Notice, Options, pick};
 use crate::base::units::median;
 use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
+use crate::cpu;
 use crate::device::{Gpu, Program, Store};
 use crate::graph::{Graph, Source};
 use crate::plan::{self, Tuning};
@@ -24,8 +25,21 @@ pub struct Engine {
 }
 
 enum Inner {
-    Device { programs: Vec<Program>, store: Store, check: bool },
-    Cpu { interpreter: Box<Interpreter<f32>>, threads: usize, breathe: Option<Breathe> },
+    Device {
+        programs: Vec<Program>,
+        store: Store,
+        check: bool,
+    },
+    Cpu {
+        program: Box<cpu::Program>,
+        breathe: Option<Breathe>,
+    },
+    /// Where a team shares the weights.
+    Team {
+        interpreter: Box<Interpreter<f32>>,
+        threads: usize,
+        breathe: Option<Breathe>,
+    },
     Mesh(Box<MeshEngine>),
 }
 
@@ -85,7 +99,11 @@ impl Engine {
         }
         match &mut self.inner {
             Inner::Device { programs, .. } => programs[0].set_state(name, contents).map(drop),
-            Inner::Cpu { interpreter, .. } => {
+            Inner::Cpu { program, .. } => {
+                program.set_state(name, contents);
+                Ok(())
+            }
+            Inner::Team { interpreter, .. } => {
                 interpreter.set_state(name, contents);
                 Ok(())
             }
@@ -109,7 +127,8 @@ impl Engine {
                 Some(id) => Some(programs[0].buffer_bytes(id).await?[..bytes].to_vec()),
                 None => None,
             },
-            Inner::Cpu { interpreter, .. } => interpreter.state(name).map(|a| a.bytes),
+            Inner::Cpu { program, .. } => program.state(name).map(|a| a.bytes),
+            Inner::Team { interpreter, .. } => interpreter.state(name).map(|a| a.bytes),
             Inner::Mesh(_) => None,
         };
         Array::new(ty.dtype, &shape, found.unwrap_or(vec![0; bytes]))
@@ -148,7 +167,7 @@ impl Engine {
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.inner {
             Inner::Device { store, .. } => Some(store.gpu()),
-            Inner::Cpu { .. } => None,
+            Inner::Cpu { .. } | Inner::Team { .. } => None,
             Inner::Mesh(mesh) => mesh.gpu(),
         }
     }
@@ -162,14 +181,20 @@ impl Engine {
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Engine> {
         let Some(gpu) = gpu else {
-            let team = how.team.clone();
-            let threads = team.as_ref().map_or(rayon::current_num_threads(), |t| t.threads());
-            let mut interpreter = Box::new(match weights.arrives() {
-                true => Interpreter::waiting(&graphs[0], weights, team)?,
-                false => Interpreter::new(&graphs[0], weights)?,
-            });
-            interpreter.check_numerics(how.check_numerics);
-            let inner = Inner::Cpu { interpreter, threads, breathe: how.breathe };
+            let inner = match how.team.clone().filter(|_| weights.arrives()) {
+                Some(team) => {
+                    let threads = team.threads();
+                    let mut interpreter = Box::new(Interpreter::waiting(&graphs[0], weights, Some(team))?);
+                    interpreter.check_numerics(how.check_numerics);
+                    Inner::Team { interpreter, threads, breathe: how.breathe }
+                }
+                None => {
+                    let (precision, threads, check) = (how.precision, how.threads, how.check_numerics);
+                    let options = cpu::Options { precision, threads, check, ..cpu::Options::default() };
+                    let program = Box::new(cpu::Program::new(&graphs[0], weights, &options)?);
+                    Inner::Cpu { program, breathe: how.breathe }
+                }
+            };
             return Ok(Engine { inner, states: states(graphs) });
         };
         let mut options = plan::Options::for_caps(gpu.caps());
@@ -204,7 +229,8 @@ impl Engine {
     pub(super) async fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
         match &mut self.inner {
             Inner::Device { store, .. } => store.feed(tensor, block, bytes).await,
-            Inner::Cpu { interpreter, .. } => interpreter.feed(tensor, block, bytes),
+            Inner::Cpu { program, .. } => program.feed(tensor, block, bytes),
+            Inner::Team { interpreter, .. } => interpreter.feed(tensor, block, bytes),
             Inner::Mesh(mesh) => mesh.feed(tensor, block, bytes).await,
         }
     }
@@ -213,7 +239,8 @@ impl Engine {
     pub(super) async fn finish(&mut self) -> Result<()> {
         match &mut self.inner {
             Inner::Device { store, .. } => store.finish().await,
-            Inner::Cpu { interpreter, .. } => interpreter.arrived(),
+            Inner::Cpu { program, .. } => program.arrived(),
+            Inner::Team { interpreter, .. } => interpreter.arrived(),
             Inner::Mesh(mesh) => mesh.arrived().await,
         }
     }
@@ -223,7 +250,7 @@ impl Engine {
     pub(super) fn is_brisk(&self, which: usize, bindings: &Bindings) -> Result<Option<bool>> {
         match &self.inner {
             Inner::Device { programs, .. } => programs[which].is_brisk(bindings).map(Some),
-            Inner::Cpu { .. } => Ok(Some(true)),
+            Inner::Cpu { .. } | Inner::Team { .. } => Ok(Some(true)),
             // Processes must all take the same portion, whatever time they measure.
             Inner::Mesh(mesh) => Ok(mesh.is_shared().then_some(true)),
         }
@@ -248,7 +275,17 @@ impl Engine {
                 }
                 Ok(out)
             }
-            Inner::Cpu { interpreter, breathe, .. } => {
+            Inner::Cpu { program, breathe } => {
+                program.begin(bindings, inputs)?;
+                // Without a host that wants to breathe, only a cancel stops a step.
+                while !program.advance(cancel, breathe.map(|_| BREATH))? {
+                    if let Some(breathe) = breathe {
+                        breathe().await;
+                    }
+                }
+                outputs.iter().map(|name| program.output(name)).collect()
+            }
+            Inner::Team { interpreter, breathe, .. } => {
                 let made = compute(interpreter, bindings, inputs, *breathe, cancel).await?;
                 outputs.iter().map(|name| output_of(&made, name)).collect()
             }
@@ -259,7 +296,8 @@ impl Engine {
     pub fn adapter(&self) -> String {
         match &self.inner {
             Inner::Device { store, .. } => format!("{} ({})", store.gpu().report.name, store.gpu().report.backend),
-            Inner::Cpu { threads, .. } => format!("CPU fallback ({threads} threads)"),
+            Inner::Cpu { program, .. } => format!("CPU fallback ({} threads)", program.threads()),
+            Inner::Team { threads, .. } => format!("CPU fallback ({threads} threads)"),
             Inner::Mesh(mesh) => mesh.adapter(),
         }
     }
@@ -267,7 +305,8 @@ impl Engine {
     /// Threads of the CPU fallback; none where a device computes.
     pub fn threads(&self) -> usize {
         match &self.inner {
-            Inner::Cpu { threads, .. } => *threads,
+            Inner::Cpu { program, .. } => program.threads(),
+            Inner::Team { threads, .. } => *threads,
             Inner::Device { .. } | Inner::Mesh(_) => 0,
         }
     }
@@ -281,7 +320,7 @@ impl Engine {
                 Err(Error::usage(format!("{} has no timestamp queries: it cannot be profiled", self.adapter())))
             }
             Inner::Mesh(mesh) => mesh.can_trace(),
-            Inner::Cpu { .. } => Err(Error::usage(format!(
+            Inner::Cpu { .. } | Inner::Team { .. } => Err(Error::usage(format!(
                 "the {} has no dispatches to time: choose an adapter with --device",
                 self.adapter()
             ))),
@@ -291,7 +330,8 @@ impl Engine {
     pub fn peak_bytes(&self) -> u64 {
         match &self.inner {
             Inner::Device { store, .. } => store.gpu().peak_bytes(),
-            Inner::Cpu { interpreter, .. } => interpreter.memory_bytes(),
+            Inner::Cpu { program, .. } => program.memory_bytes(),
+            Inner::Team { interpreter, .. } => interpreter.memory_bytes(),
             Inner::Mesh(mesh) => mesh.rank_bytes().iter().map(|r| r.1).sum(),
         }
     }
@@ -299,7 +339,7 @@ impl Engine {
     pub(super) fn programs(&mut self) -> &mut [Program] {
         match &mut self.inner {
             Inner::Device { programs, .. } => programs,
-            Inner::Cpu { .. } | Inner::Mesh(_) => &mut [],
+            Inner::Cpu { .. } | Inner::Team { .. } | Inner::Mesh(_) => &mut [],
         }
     }
 }

@@ -25,6 +25,7 @@ mod tune;
 #[cfg(feature = "text")]
 mod words;
 
+pub use crate::cpu::Precision;
 pub use crate::model::source::Head;
 pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 pub use cancel::Cancel;
@@ -61,6 +62,10 @@ pub struct Options {
     pub device: DeviceChoice,
     /// Tokens of context; the model's own, up to 4,096, where not given.
     pub context: Option<usize>,
+    /// What the CPU computes products with quantised weights in.
+    pub precision: Precision,
+    /// Threads of the CPU; as many as this process may run at once where 0.
+    pub threads: usize,
     /// After every step, look for the first value that is not finite. Slow; costs nothing when off.
     pub check_numerics: bool,
     /// Where timings are remembered; nowhere if `None`.

@@ -85,25 +85,26 @@ impl Placed {
     }
 }
 
-/// How NCCL's protocols differ over several nodes: seconds of a hop within a node and between nodes, in a ring and in a
-/// tree, what an operation costs once, and the share of the bandwidth that they leave. Latencies are those that its tuner
+/// How NCCL's protocols differ over several nodes (rings take the first and the last of them there): seconds of a hop between
+/// nodes in a ring, of one within a node and one between nodes in a tree, what an operation costs once, and the share of the bandwidth that they leave. Latencies are those that its tuner
 /// assumes (github NVIDIA/nccl@5067397c2676 src/graph/tuning.cc); 0.92 is 120 of 128 bytes, and for the smallest messages
 /// flags are half of what travels, over few channels.
 struct Hops {
     once: f64,
-    ring: (f64, f64),
+    ring: f64,
     tree: (f64, f64),
     share: f64,
 }
 
 const HOPS: [Hops; 3] = [
-    Hops { once: 8.4e-6, ring: (3.4e-6, 14e-6), tree: (4.0e-6, 14e-6), share: 1.0 },
-    Hops { once: 14e-6, ring: (1.9e-6, 4.0e-6), tree: (1.25e-6, 8.5e-6), share: 0.92 },
-    Hops { once: 6.7e-6, ring: (0.6e-6, 2.7e-6), tree: (0.6e-6, 5.0e-6), share: 0.25 },
+    Hops { once: 8.4e-6, ring: 14e-6, tree: (4.0e-6, 14e-6), share: 1.0 },
+    Hops { once: 14e-6, ring: 4.0e-6, tree: (1.25e-6, 8.5e-6), share: 0.92 },
+    Hops { once: 6.7e-6, ring: 2.7e-6, tree: (0.6e-6, 5.0e-6), share: 0.25 },
 ];
 
-/// What the tree leaves of the ring's bandwidth over several nodes: assumed, about the mean of the tuner's corrections.
-const TREE: f64 = 0.9;
+/// What the tree leaves of the ring's bandwidth over several nodes: between what the tuner takes for a channel of four nodes
+/// against one on Blackwell (20 of 55.6 GB/s) and on Hopper (29 of 36.7).
+const TREE: f64 = 0.5;
 
 /// The price of `kind` over `bytes`: what a rank holds (all-reduce, broadcast, send), all parts together (all-gather,
 /// reduce-scatter), or what a rank sends and keeps in all (all-to-all). The cheapest algorithm unless one is asked for.
@@ -138,16 +139,16 @@ fn over_nodes(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: 
         Kind::Broadcast { .. } => (n - 1.0, bytes),
         _ => (n - 1.0, (n - 1.0) / n * bytes),
     };
-    let crossing = hops / (n - 1.0) * if kind == Kind::AllReduce { k } else { k - 1.0 };
-    // The ramp of rings within a node is of its own few ranks: here hops are counted one by one.
+    // A ring moves in step: each of its hops takes as long as those between nodes. The ramp of rings within a node is of
+    // its own few ranks and has no say here.
     let near = wire / (c.ring.efficiency * slowest(false));
     let far = wire / g / (c.network.efficiency * slowest(true));
-    let ring = |h: &Hops| h.once + (hops - crossing) * h.ring.0 + crossing * h.ring.1 + near.max(far) / h.share;
+    let ring = |h: &Hops| h.once + hops * h.ring + near.max(far) / h.share;
     let tree = |h: &Hops| {
         h.once + 2.0 * ((g - 1.0) * h.tree.0 + k.log2().ceil() * h.tree.1) + near.max(far) / (h.share * TREE)
     };
     let least = |of: &dyn Fn(&Hops) -> f64| HOPS.iter().map(of).fold(f64::INFINITY, f64::min);
-    let (by_ring, by_tree) = (least(&ring), least(&tree));
+    let (by_ring, by_tree) = (ring(&HOPS[0]).min(ring(&HOPS[2])), least(&tree));
     let takes_tree =
         kind == Kind::AllReduce && (wanted == Some(Algorithm::Tree) || (wanted.is_none() && by_tree < by_ring));
     let (seconds, algorithm) = if takes_tree { (by_tree, Algorithm::Tree) } else { (by_ring, Algorithm::Ring) };

@@ -172,7 +172,7 @@ fn what_cannot_be_is_told_with_the_nearest_that_can() {
     ];
     insta::assert_snapshot!(told.concat());
     // The layout that it names does fit.
-    let near = told[0].split("a device; ").nth(1).unwrap().split(" does").next().unwrap();
+    let near = told[0].split("per device; ").nth(1).unwrap().split(" does").next().unwrap();
     let args: Vec<&str> = near.split(' ').collect();
     let step = json(&[&["simulate", "llama-3-405b", "--cluster", "dgx-h100"], &args[..]].concat());
     assert!(step["step_seconds"].as_f64().unwrap() > 0.0);
@@ -236,8 +236,9 @@ fn tables_of_a_user_are_scored_row_by_row() {
     let said = warpweft(&["validate", "--table", &table, "--as", "training", "--rows", &rows]);
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(
-        said.out.contains("line 3: not priced, counts as 100 % off: there is no model preset \"none\"")
-            && said.out.contains("ignored: remark"),
+        said.out.contains(
+            "line 3: not priced, counts as 100 % off, here and for the constant: there is no model preset \"none\""
+        ) && said.out.contains("ignored: remark"),
         "{}",
         said.out
     );

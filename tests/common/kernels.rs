@@ -35,12 +35,19 @@ pub fn all() -> HashSet<Kernel> {
 }
 
 fn of_cases(caps: &Caps, options: &mut Options, out: &mut HashSet<Kernel>) {
+    // Texts follow from types and from whether rows are few, not from sizes: blocks are tried once each way.
+    let mut seen = HashSet::new();
     for def in op::computing() {
         for case in (def.cases)() {
             let graph = case_graph(def, &case, 1).unwrap().graph;
             out.extend(plan(&graph, caps, options).unwrap().kernels);
             if def.name == "matmul" && options.fuse {
                 let dtype = case.operands[1].0.dtype;
+                let left = &case.operands[0].0.shape;
+                let few = left[left.rank() - 2].bound() < 5;
+                if dtype.is_quantised() && !seen.insert((dtype, few)) {
+                    continue;
+                }
                 for tall in [true, false] {
                     for rows in [true, false] {
                         let class = Tuning::matmul_class(dtype, rows, tall);

@@ -1,7 +1,7 @@
 //! What clients do wrong, on purpose or not: the server stays up, and says what is wrong.
 
 use super::http::Client;
-use super::{Server, greedy, with};
+use super::{Server, greedy, long, with};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
@@ -120,7 +120,7 @@ fn a_client_that_leaves_cancels_its_answer() {
     let server = Server::new();
     let body = |stream: bool| {
         let more = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "a" }], "stream": stream });
-        with(more, greedy(450)).to_string()
+        with(more, long(450)).to_string()
     };
     let mut streaming = server.client();
     streaming.send("POST", "/v1/chat/completions", &body(true));
@@ -145,7 +145,7 @@ fn a_client_that_leaves_cancels_its_answer() {
 #[test]
 fn a_full_queue_says_when_to_come_again() {
     let server = Server::with(512, Limits { queue: 1 }, Config::default());
-    let long = with(json!({ "prompt": "a", "stream": true }), greedy(450)).to_string();
+    let long = with(json!({ "prompt": "a", "stream": true }), long(450)).to_string();
     let mut clients: Vec<Client> = (0..2).map(|_| server.client()).collect();
     clients[0].send("POST", "/v1/completions", &long);
     eventually("the first request", || server.engine.metrics().running.load(Ordering::Relaxed) == 1);
@@ -217,7 +217,7 @@ fn connections_beyond_the_limit_are_closed() {
 fn the_end_lets_running_answers_finish() {
     let mut server = Server::new();
     let mut running = server.client();
-    running.send("POST", "/v1/completions", &with(json!({ "prompt": "a", "stream": true }), greedy(120)).to_string());
+    running.send("POST", "/v1/completions", &with(json!({ "prompt": "a", "stream": true }), long(120)).to_string());
     running.read_until("\"text\":");
     let mut kept = server.client();
     kept.send("GET", "/health", "");
@@ -233,7 +233,7 @@ fn the_end_lets_running_answers_finish() {
 fn the_end_cuts_what_takes_longer_than_the_grace() {
     let mut server = Server::with(2048, Limits::default(), config(|c| c.grace = Duration::from_millis(50)));
     let mut running = server.client();
-    running.send("POST", "/v1/completions", &with(json!({ "prompt": "a", "stream": true }), greedy(2000)).to_string());
+    running.send("POST", "/v1/completions", &with(json!({ "prompt": "a", "stream": true }), long(2000)).to_string());
     running.read_until("\"text\":");
     let start = Instant::now();
     server.end();

@@ -1,6 +1,6 @@
 //! Many clients at once, some of which leave; and requests that nobody would write.
 
-use super::{Server, greedy, with};
+use super::{Server, greedy, long, with};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use serde_json::{Value as Json, json};
@@ -30,7 +30,7 @@ fn what_many_ask_at_once_is_what_each_gets_alone() {
                     if r.below(4) == 0 {
                         // A client that changes its mind.
                         let mut gone = server.client();
-                        let body = with(json!({ "prompt": WORDS[w], "stream": true }), greedy(400));
+                        let body = with(json!({ "prompt": WORDS[w], "stream": true }), long(400));
                         gone.send("POST", "/v1/completions", &body.to_string());
                         std::thread::sleep(Duration::from_millis(r.below(20) as u64));
                         left.fetch_add(1, Ordering::Relaxed);

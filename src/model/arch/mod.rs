@@ -7,15 +7,18 @@ mod gemma3;
 mod gpt2;
 mod gpt_oss;
 mod granite;
+mod lfm2;
 pub mod llama;
 mod mistral;
 mod mixtral;
 mod olmo2;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 mod smollm3;
+mod starcoder2;
 
 use super::keys::Keys;
 use super::layers::Decoder;
@@ -31,6 +34,7 @@ pub static FAMILIES: &[&Family] = &[
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &qwen3_moe::FAMILY,
+    &qwen2_moe::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
     &gpt_oss::FAMILY,
@@ -39,6 +43,8 @@ pub static FAMILIES: &[&Family] = &[
     &granite::FAMILY,
     &phi3::FAMILY,
     &gpt2::FAMILY,
+    &starcoder2::FAMILY,
+    &lfm2::FAMILY,
     &bert::FAMILY,
 ];
 

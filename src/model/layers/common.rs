@@ -102,7 +102,14 @@ impl Common {
     }
     /// A gated network without biases.
     pub fn mlp(&self) -> Mlp {
-        Mlp { width: self.sizes.width, inner: self.ffn, activation: self.activation, gated: true, bias: false }
+        Mlp {
+            width: self.sizes.width,
+            inner: self.ffn,
+            activation: self.activation,
+            gated: true,
+            bias: false,
+            parts: ["ffn_gate", "ffn_up", "ffn_down"],
+        }
     }
     /// A norm of the residual stream.
     pub fn normed<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, part: &str, x: Tensor<'g>) -> Tensor<'g> {

@@ -55,6 +55,8 @@ pub struct Mlp {
     pub activation: Activation,
     pub gated: bool,
     pub bias: bool,
+    /// The names of gate, up and down.
+    pub parts: [&'static str; 3],
 }
 
 impl Mlp {
@@ -63,10 +65,10 @@ impl Mlp {
         let project =
             |part: &str| b.linear(Some(layer), part, h, [self.inner, self.width], Side::Outputs(BLOCKS), self.bias);
         let h = match self.gated {
-            true => self.activation.of(project("ffn_gate")) * project("ffn_up"),
-            false => self.activation.of(project("ffn_up")),
+            true => self.activation.of(project(self.parts[0])) * project(self.parts[1]),
+            false => self.activation.of(project(self.parts[1])),
         };
         b.at(layer, "network.down");
-        b.linear(Some(layer), "ffn_down", h, [self.width, self.inner], Side::Inputs(BLOCKS), self.bias)
+        b.linear(Some(layer), self.parts[2], h, [self.width, self.inner], Side::Inputs(BLOCKS), self.bias)
     }
 }

@@ -6,6 +6,7 @@
 
 mod attention;
 mod common;
+mod conv;
 mod decoder;
 mod experts;
 mod mlp;
@@ -15,6 +16,7 @@ mod rope;
 
 pub use attention::{Attention, Biases, QkNorm, late_windows};
 pub use common::{Common, Defaults};
+pub use conv::ShortConv;
 pub use decoder::{Decoder, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
 pub use experts::{Experts, Gate};
 pub use mlp::{Activation, Mlp};

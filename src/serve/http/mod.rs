@@ -13,6 +13,7 @@ mod ollama;
 mod openai;
 mod page;
 mod quiet;
+mod splitter;
 mod talk;
 mod tools;
 

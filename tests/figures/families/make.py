@@ -79,6 +79,11 @@ FAMILIES = {
     "gpt2": dict(model_type="gpt2", vocab_size=96, n_embd=64, n_layer=3, n_head=4, n_positions=256, n_inner=None, bos_token_id=None, eos_token_id=None),
 }
 
+FAMILIES |= {
+    "lfm2": BASE | dict(model_type="lfm2", layer_types=["conv", "full_attention", "conv"], conv_L_cache=4, intermediate_size=144, block_multiple_of=32),
+    "starcoder2": BASE | dict(model_type="starcoder2", sliding_window=7, use_bias=True),
+    "qwen2_moe": BASE | dict(model_type="qwen2_moe", moe_intermediate_size=32, shared_expert_intermediate_size=64, num_experts=5, num_experts_per_tok=2, tie_word_embeddings=False),
+}
 FAMILIES["gpt_oss_gguf"] = FAMILIES["gpt_oss"] | dict(swiglu_limit=7.0)
 
 
@@ -87,8 +92,8 @@ def gguf_of(name, cfg, tensors):
     """(keys, tensors): each tensor is [GGUF name, what is done, names in the checkpoint]."""
     arch = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe",
             "gemma2": "gemma2", "gemma3_text": "gemma3", "gpt_oss": "gpt-oss", "smollm3": "smollm3", "olmo2": "olmo2", "granite": "granite",
-            "phi3": "phi3", "gpt2": "gpt2"}[cfg["model_type"]]
-    if name in ("llama", "gemma3_text", "qwen2", "smollm3", "qwen3_moe_shares"):
+            "phi3": "phi3", "gpt2": "gpt2", "starcoder2": "starcoder2", "lfm2": "lfm2", "qwen2_moe": "qwen2moe"}[cfg["model_type"]]
+    if name in ("lfm2", "qwen2_moe", "llama", "gemma3_text", "qwen2", "smollm3", "qwen3_moe_shares"):
         return None                     # what makes these checkpoints special has no key in GGUF, or one of its own
     if name in ("gemma2", "gpt_oss"):
         return None                     # GGUF does not say the scale of scores, nor the clamp
@@ -101,6 +106,8 @@ def gguf_of(name, cfg, tensors):
     reals = {}
     if name == "gpt2":
         reals["attention.layer_norm_epsilon"] = cfg["layer_norm_epsilon"]
+    elif name == "starcoder2":
+        reals["attention.layer_norm_epsilon"] = cfg["norm_epsilon"]
     else:
         keys |= {"attention.key_length": head, "attention.value_length": head}
         reals["attention.layer_norm_rms_epsilon"] = cfg["rms_norm_eps"]

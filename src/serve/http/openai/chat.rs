@@ -4,8 +4,9 @@ use super::super::ask::{self, Outbox, Pieces, SSE, decoder, event, fresh_id, log
 use super::super::choosing::{Choosing, MOST_TOP};
 use super::super::error::{Answered, Dialect, Refusal};
 use super::super::fields::Fields;
+use super::super::splitter::Piece;
 use super::super::talk::{Part, Talk, Turn, read_grammar};
-use super::super::tools::{Piece, Tools};
+use super::super::tools::Tools;
 use super::super::{App, Shared, body};
 use super::{HARMLESS, normalised, respond, streaming};
 use axum::Json;

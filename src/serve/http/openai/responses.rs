@@ -4,8 +4,9 @@ use super::super::ask::{self, Outbox, Pieces, SSE, decoder, fresh_id, named_even
 use super::super::choosing::{Choosing, plain, random, read_sampling};
 use super::super::error::{Answered, Refusal};
 use super::super::fields::Fields;
+use super::super::splitter::Piece;
 use super::super::talk::{Part, Talk, Turn, schema};
-use super::super::tools::{Piece, Tool, Tools};
+use super::super::tools::{Tool, Tools};
 use super::super::{App, Shared, body};
 use super::{HARMLESS, normalised, respond};
 use crate::text::Grammar;

@@ -1,0 +1,284 @@
+//! A pool of worker threads for work in phases, each of which is a number of tasks.
+//!
+//! A phase ends when its tasks are done, not when all workers have come: a worker that the system has put aside without a
+//! task keeps nobody waiting. Whoever ends the last task of a phase goes on to the next ([`Work::next`]) alone, so what lies
+//! between two phases costs no barrier of its own. Workers spin for a moment, then sleep.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+/// The most tasks of a phase.
+pub const MOST_TASKS: usize = u16::MAX as usize - 64;
+
+/// What a pool does.
+pub trait Work: Send + Sync + 'static {
+    /// Does one task of the phase at hand.
+    ///
+    /// # Safety
+    /// Called once for each task of a phase, by `worker`, which has one call at a time.
+    unsafe fn task(&self, task: usize, worker: usize);
+    /// Ends the phase at hand and makes the next: its number of tasks, 2 to [`MOST_TASKS`]; 0 to stop.
+    ///
+    /// # Safety
+    /// Called by one thread while no task is under way.
+    unsafe fn next(&self, worker: usize) -> usize;
+}
+
+/// What the threads share. Fields that many threads write have cache lines of their own.
+struct Shared {
+    ticket: Apart<AtomicU64>,
+    done: Apart<AtomicU32>,
+    sleepers: Apart<AtomicUsize>,
+    leave: AtomicBool,
+    failed: AtomicBool,
+    sleep: Mutex<()>,
+    wake: Condvar,
+    /// How often to look before sleeping.
+    patience: u32,
+}
+
+#[repr(align(128))]
+struct Apart<T>(T);
+
+/// A phase's number, the next task, and how many there are: 32, 16 and 16 bits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ticket(u64);
+
+impl Ticket {
+    fn new(phase: u32, tasks: usize) -> Ticket {
+        Ticket((phase as u64) << 32 | tasks as u64)
+    }
+    fn phase(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+    fn next(self) -> usize {
+        (self.0 >> 16 & 0xffff) as usize
+    }
+    fn tasks(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+}
+
+/// Threads that do one [`Work`] together with whoever calls [`Pool::drive`].
+pub struct Pool<W: Work> {
+    shared: Arc<Shared>,
+    work: Arc<W>,
+    threads: usize,
+    #[cfg(not(target_arch = "wasm32"))]
+    handles: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// How many threads this process may run at once: its affinity and its container's share.
+pub fn available() -> usize {
+    #[cfg(target_arch = "wasm32")]
+    return 1;
+    #[cfg(not(target_arch = "wasm32"))]
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+impl<W: Work> Pool<W> {
+    /// `threads` with the caller's own. Where the system gives fewer, there are fewer.
+    pub fn new(threads: usize, work: Arc<W>) -> Pool<W> {
+        // Threads that share a core would spin against each other.
+        let patience = if threads <= available() { 20_000 } else { 0 };
+        let shared = Arc::new(Shared {
+            ticket: Apart(AtomicU64::new(0)),
+            done: Apart(AtomicU32::new(0)),
+            sleepers: Apart(AtomicUsize::new(0)),
+            leave: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
+            patience,
+        });
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let start = |worker: usize| {
+                let (shared, work) = (shared.clone(), work.clone());
+                let builder = std::thread::Builder::new().name(format!("warpweft cpu {worker}"));
+                builder.spawn(move || shared.serve(&*work, worker))
+            };
+            let handles: Vec<_> = (1..threads).map_while(|worker| start(worker).ok()).collect();
+            Pool { threads: handles.len() + 1, shared, work, handles }
+        }
+        #[cfg(target_arch = "wasm32")]
+        Pool { threads: 1, shared, work }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+    pub fn work(&self) -> &W {
+        &self.work
+    }
+
+    /// Does phases until [`Work::next`] stops; false where a task has panicked.
+    ///
+    /// # Safety
+    /// The work must be ready: its conditions are those of [`Work`].
+    pub unsafe fn drive(&mut self) -> bool {
+        let phase = Ticket(self.shared.ticket.0.load(Ordering::Acquire)).phase();
+        // SAFETY: no task is under way: the last phase had none, or has ended.
+        let tasks = unsafe { self.work.next(0) };
+        self.shared.publish(phase, tasks, &*self.work, 0);
+        self.shared.work(&*self.work, 0);
+        !self.shared.failed.swap(false, Ordering::AcqRel)
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl<W: Work> Drop for Pool<W> {
+    fn drop(&mut self) {
+        self.shared.leave.store(true, Ordering::Release);
+        {
+            let _lock = self.shared.sleep.lock().unwrap_or_else(|e| e.into_inner());
+            self.shared.wake.notify_all();
+        }
+        self.handles.drain(..).for_each(|h| drop(h.join()));
+    }
+}
+
+impl Shared {
+    /// Shows the phase after `phase`. A pool of one thread does it at once.
+    fn publish<W: Work>(&self, phase: u32, tasks: usize, _: &W, _: usize) {
+        debug_assert!(tasks <= MOST_TASKS);
+        self.done.0.store(0, Ordering::Relaxed);
+        self.ticket.0.store(Ticket::new(phase.wrapping_add(1), tasks.min(MOST_TASKS)).0, Ordering::SeqCst);
+        if tasks > 0 && self.sleepers.0.load(Ordering::SeqCst) > 0 {
+            let _lock = self.sleep.lock().unwrap_or_else(|e| e.into_inner());
+            self.wake.notify_all();
+        }
+    }
+
+    /// Takes a task of the phase at hand.
+    fn claim(&self) -> Result<(Ticket, usize), Ticket> {
+        let mut seen = self.ticket.0.load(Ordering::Acquire);
+        loop {
+            let ticket = Ticket(seen);
+            if ticket.next() >= ticket.tasks() {
+                return Err(ticket);
+            }
+            match self.ticket.0.compare_exchange_weak(seen, seen + (1 << 16), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok((ticket, ticket.next())),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    fn do_task<W: Work>(&self, work: &W, ticket: Ticket, task: usize, worker: usize) {
+        let run = || {
+            // SAFETY: the task was claimed once, of a phase that cannot end before it is counted below.
+            unsafe { work.task(task, worker) };
+            if self.done.0.fetch_add(1, Ordering::AcqRel) + 1 == ticket.tasks() as u32 {
+                // SAFETY: all tasks are done and nobody can claim another until the next ticket is shown.
+                let tasks = unsafe { work.next(worker) };
+                self.publish(ticket.phase(), tasks, work, worker);
+            }
+        };
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+            // The step is over: its results are not looked at.
+            self.failed.store(true, Ordering::Release);
+            self.publish(ticket.phase(), 0, work, worker);
+        }
+    }
+
+    /// Does tasks until there is no phase.
+    fn work<W: Work>(&self, work: &W, worker: usize) {
+        let mut idle = 0u32;
+        loop {
+            match self.claim() {
+                Ok((ticket, task)) => {
+                    self.do_task(work, ticket, task, worker);
+                    idle = 0;
+                }
+                Err(ticket) if ticket.tasks() == 0 => return,
+                Err(_) => {
+                    idle += 1;
+                    if idle < 2000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+                }
+            }
+        }
+    }
+
+    /// A worker's life: it spins for a moment where there is nothing to do, then sleeps.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn serve<W: Work>(&self, work: &W, worker: usize) {
+        let mut idle = 0u32;
+        while !self.leave.load(Ordering::Acquire) {
+            if let Ok((ticket, task)) = self.claim() {
+                self.do_task(work, ticket, task, worker);
+                idle = 0;
+            } else if idle < self.patience {
+                idle += 1;
+                if idle < 2000 {
+                    std::hint::spin_loop()
+                } else if idle % 16 == 0 {
+                    std::thread::yield_now()
+                }
+            } else {
+                self.sleep_until_work();
+                idle = 0;
+            }
+        }
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn sleep_until_work(&self) {
+        let mut lock = self.sleep.lock().unwrap_or_else(|e| e.into_inner());
+        self.sleepers.0.fetch_add(1, Ordering::SeqCst);
+        loop {
+            let ticket = Ticket(self.ticket.0.load(Ordering::SeqCst));
+            if ticket.next() < ticket.tasks() || self.leave.load(Ordering::Acquire) {
+                break;
+            }
+            lock = self.wake.wait(lock).unwrap_or_else(|e| e.into_inner());
+        }
+        self.sleepers.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    struct Count {
+        phase: AtomicUsize,
+        sum: AtomicUsize,
+        fail: bool,
+    }
+    impl Work for Count {
+        unsafe fn task(&self, task: usize, _: usize) {
+            assert!(!self.fail || task != 3, "on purpose");
+            self.sum.fetch_add(task + 1, Ordering::Relaxed);
+        }
+        unsafe fn next(&self, _: usize) -> usize {
+            let phase = self.phase.fetch_add(1, Ordering::Relaxed);
+            if phase < 200 { phase % 7 + 2 } else { 0 }
+        }
+    }
+
+    #[test]
+    fn every_task_of_every_phase_is_done_once() {
+        let want: usize = (0..200).map(|p| (1..=p % 7 + 2).sum::<usize>()).sum();
+        for threads in [1, 2, 3, 64] {
+            let work = Count { phase: AtomicUsize::new(0), sum: AtomicUsize::new(0), fail: false };
+            let mut pool = Pool::new(threads, Arc::new(work));
+            for _ in 0..5 {
+                pool.work().phase.store(0, Ordering::Relaxed);
+                pool.work().sum.store(0, Ordering::Relaxed);
+                assert!(unsafe { pool.drive() });
+                assert_eq!(pool.work().sum.load(Ordering::Relaxed), want);
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_that_panics_ends_the_step() {
+        for threads in [1, 3] {
+            let work = Count { phase: AtomicUsize::new(0), sum: AtomicUsize::new(0), fail: true };
+            let mut pool = Pool::new(threads, Arc::new(work));
+            assert!(!unsafe { pool.drive() });
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! LFM2 (Liquid AI, 2025): gated short convolutions in most layers, attention with norms of query and key heads in the others.
+
+use super::{Architecture, Family};
+use crate::base::Result;
+use crate::graph::Tensor;
+use crate::model::keys::Keys;
+use crate::model::layers::{
+    Attention, Blocks, Common, Decoder, Defaults, Names, Norm, QkNorm, Rope, ShortConv, SizeDefaults,
+};
+
+pub static FAMILY: Family = Family {
+    name: "lfm2",
+    gguf: &[],
+    hugging_face: &["lfm2"],
+    read: |at| Ok(Architecture::Decoder(Box::new(Lfm2::read(at)?))),
+    harmless: &[
+        "norm_eps",
+        "conv_bias",
+        "conv_dim",
+        "conv_dim_out",
+        "block_dim",
+        "block_norm_eps",
+        "block_use_swiglu",
+        "block_use_xavier_init",
+        "block_mlp_init_scale",
+        "block_out_init_scale",
+        "block_ff_dim",
+        "use_pos_enc",
+        "conv_use_xavier_init",
+        "num_heads",
+        "tie_embedding",
+        "theta",
+        "full_attn_idxs",
+        "block_auto_adjust_ff_dim",
+        "block_multiple_of",
+        "block_ffn_dim_multiplier",
+        "intermediate_size",
+    ],
+};
+
+#[derive(Debug)]
+struct Lfm2 {
+    common: Common,
+    rope: Rope,
+    conv: ShortConv,
+    /// Whether each layer attends; the others convolve.
+    attends: Vec<bool>,
+}
+
+impl Lfm2 {
+    fn read(at: &Keys) -> Result<Lfm2> {
+        let sizes = SizeDefaults { kv_heads: Some(8), ..SizeDefaults::default() };
+        let d = Defaults { sizes, eps: 1e-5, tied: Some(true), rope_base: 1e6, ..Defaults::default() };
+        let width = at.size("", "hidden_size")?;
+        let parts = &[
+            ("output_norm", "embedding_norm"),
+            ("attn_norm", "operator_norm"),
+            ("attn_q_norm", "self_attn.q_layernorm"),
+            ("attn_k_norm", "self_attn.k_layernorm"),
+            ("attn_output", "self_attn.out_proj"),
+            ("ffn_norm", "ffn_norm"),
+            ("ffn_gate", "feed_forward.w1"),
+            ("ffn_up", "feed_forward.w3"),
+            ("ffn_down", "feed_forward.w2"),
+            ("shortconv.in_proj", "conv.in_proj"),
+            ("shortconv.conv", "conv.conv"),
+            ("shortconv.out_proj", "conv.out_proj"),
+        ];
+        let names = Names::new(false, parts);
+        let names = names.with_fused("shortconv.in_proj", &[("conv_b", width), ("conv_c", width), ("conv_x", width)]);
+        let mut common = Common::read(at, names, &d)?;
+        common.norm = Norm::Rms(at.real("", "norm_eps", 0.0, 1e-5)? as f32);
+        common.ffn = inner(at, common.ffn)?;
+        let n = common.sizes.layers;
+        let types = at.texts("layer_types")?;
+        let attends: Vec<bool> = match (types, at.integers("full_attn_idxs")?) {
+            (Some(types), _) => types.iter().map(|t| t == "full_attention").collect(),
+            (None, Some(full)) => (0..n).map(|i| full.contains(&(i as i64))).collect(),
+            (None, None) => vec![true; n],
+        };
+        if attends.len() != n {
+            return Err(at.error(format!("layer_types has {} entries for {n} layers", attends.len())));
+        }
+        if at.flag("", "conv_bias")?.unwrap_or(false) {
+            return Err(at.error("has conv_bias = true, which this version does not compute with"));
+        }
+        let taps = at.optional_size("", "conv_L_cache")?.unwrap_or(3);
+        if taps > 64 {
+            return Err(at.error(format!("convolves {taps} tokens: up to 64 can be run")));
+        }
+        Ok(Lfm2 { rope: common.rope(at, &d)?, conv: ShortConv { width, taps }, attends, common })
+    }
+}
+
+impl Decoder for Lfm2 {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+    fn ropes(&self) -> &[Rope] {
+        std::slice::from_ref(&self.rope)
+    }
+    fn layer<'g>(&self, b: &Blocks<'_, 'g>, n: usize, x: Tensor<'g>) -> Tensor<'g> {
+        let c = &self.common;
+        let h = c.normed(b, n, "attn_norm", x);
+        let x = b.add(
+            x,
+            match self.attends[n] {
+                true => Attention { qk_norm: QkNorm::Head(c.norm), ..c.attention() }.build(b, n, self.ropes(), h),
+                false => self.conv.build(b, n, h),
+            },
+        );
+        let h = c.normed(b, n, "ffn_norm", x);
+        b.add(x, c.mlp().build(b, n, h))
+    }
+}
+
+/// Inner elements of the network: two thirds of what the file says, in whole multiples.
+fn inner(at: &Keys, said: usize) -> Result<usize> {
+    let said = at.optional_size("", "block_ff_dim")?.unwrap_or(said);
+    if !at.flag("", "block_auto_adjust_ff_dim")?.unwrap_or(true) {
+        return Ok(said);
+    }
+    let factor = at.optional_real("", "block_ffn_dim_multiplier", 0.0)?.unwrap_or(1.0);
+    let multiple = at.optional_size("", "block_multiple_of")?.unwrap_or(256);
+    Ok((((2 * said / 3) as f64 * factor) as usize).div_ceil(multiple) * multiple)
+}
