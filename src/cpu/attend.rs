@@ -339,6 +339,13 @@ impl Attend {
                 most = S::max(most, S::load(scores.add(key - from)));
             }
             let most = S::largest(most);
+            if most <= -f32::MAX {
+                // The mask hides all keys of the chunk: it weighs nothing.
+                for key in keys.start..end {
+                    *scores.add(key - from) = 0.0;
+                }
+                return;
+            }
             let mut sum = S::splat(0.0);
             for key in (keys.start..end).step_by(LANES) {
                 let p = scores.add(key - from);
@@ -470,6 +477,10 @@ unsafe fn merge(all: *mut f32, fresh: *const f32, d: usize) {
 unsafe fn finish(all: *const f32, to: *mut f32, d: usize, sink: Option<f32>) {
     unsafe {
         let (most, mut sum, mut scale) = (*all, *all.add(1), 1.0);
+        if sum == 0.0 {
+            // No key was seen.
+            return std::slice::from_raw_parts_mut(to, d).fill(0.0);
+        }
         if let Some(sink) = sink {
             let top = if sink > most { sink } else { most };
             scale = (most - top).exp();
