@@ -169,6 +169,10 @@ fn only_the_room_of_formats_names_one() {
         if ["format", "simulate", "topology", "cpu/pack"].iter().any(|room| below.starts_with(room)) {
             continue;
         }
+        // How the CPU's kernels lay out the formats that they multiply as they are.
+        if below == Path::new("cpu/pack.rs") {
+            continue;
+        }
         let text = fs::read_to_string(&path).unwrap();
         for dtype in &formats {
             // A narrow type's name is also that of a file's or a machine's.

@@ -187,12 +187,14 @@ impl Planned {
         for rank in 0..self.sharded.ranks() {
             let bindings = self.sharded.bindings(rank, &Bindings::new()).unwrap();
             for d in &self.plan(rank).dispatches {
-                let number = |name: &str| d.number(name, &bindings).unwrap().unwrap() as f64;
+                let number = |name: &str| d.number(name, &bindings).unwrap().map(|n| n as f64);
                 if d.ops.contains(&"attention") {
                     within += d.flops.eval(&bindings).unwrap() as f64;
                 } else if d.ops.contains(&"matmul") {
-                    let flops =
-                        2.0 * number("m") * number("n") * number("k") * d.grid[2].n.eval(&bindings).unwrap() as f64;
+                    // What adds up parts of products multiplies nothing.
+                    let [Some(m), Some(n), Some(k)] = ["m", "n", "k"].map(number) else { continue };
+                    let groups = d.grid[2].n.eval(&bindings).unwrap() as f64;
+                    let flops = 2.0 * m * n * k * number("batches").unwrap_or(groups);
                     *(if d.label.ends_with(".attention") { &mut within } else { &mut outside }) += flops;
                 }
             }

@@ -103,7 +103,7 @@ pub fn plain(text: &str, most: usize) -> String {
         if letters == most - tail {
             let left = rest.as_str();
             // No letter takes more than four bytes.
-            if left.len() > tail * 4 || left.chars().count() > tail {
+            if left.len() > tail * 4 || left.chars().count() >= tail {
                 let at = left.char_indices().rev().take(tail).last().map_or(left.len(), |(i, _)| i);
                 out.push('…');
                 rest = left[at..].chars();

@@ -25,7 +25,7 @@ pub use error::{DeviceFault, Error, Result, plain};
 pub use expr::Expr;
 pub use layout::Layout;
 pub use mesh::{MeshAxis, Seat};
-pub use placement::{Combine, Cut, Local, LocalKind, Part, PartSplit, Placement};
+pub use placement::{Combine, Cut, ELSEWHERE, Local, LocalKind, Part, PartSplit, Placement};
 pub use shape::{Shape, Type};
 pub use texts::Texts;
 pub use weights::{Piece, Weights, read_parts, take};

@@ -208,9 +208,12 @@ pub enum LocalKind {
     Start,
     /// 1 where the rank this many places before is counted around the end, else 0.
     Around { before: usize },
-    /// Where this index of the whole axis lies in the piece; u32::MAX where it is another rank's.
+    /// Where this index of the whole axis lies in the piece; [`ELSEWHERE`] where it is another rank's.
     Row { index: Dim },
 }
+
+/// An index that no axis has. Kernels compare it as an i32.
+pub const ELSEWHERE: u64 = i32::MAX as u64;
 
 impl Local {
     pub fn value(&self, bindings: &Bindings, seat: &Seat) -> Result<u64> {
@@ -224,7 +227,7 @@ impl Local {
             LocalKind::Row { index } => {
                 let index = index.eval(bindings)?;
                 let all = self.cut.indices(len, bindings, self.ways, i)?;
-                Ok(all.iter().position(|x| *x == index).map_or(u32::MAX as u64, |at| at as u64))
+                Ok(all.iter().position(|x| *x == index).map_or(ELSEWHERE, |at| at as u64))
             }
         }
     }

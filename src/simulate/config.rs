@@ -99,7 +99,7 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
     let expert_ffn = s.maybe(&["moe_intermediate_size"])?.unwrap_or(dense_ffn);
     let latent = match s.maybe(&["kv_lora_rank"])? {
         Some(kv) if kv > 0 => Some(Latent {
-            query: s.or(&["q_lora_rank"], 0)?.max(1),
+            query: s.or(&["q_lora_rank"], 0)?,
             kv,
             nope: s.must(&["qk_nope_head_dim"])?,
             rope: s.must(&["qk_rope_head_dim"])?,
@@ -114,9 +114,12 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
     } else {
         s.or(&["num_key_value_heads", "num_kv_heads"], if one_kv { 1 } else { 0 })?
     };
+    let (window, full_every) = windows(&s, model_type, layers)?;
     let shape = Shape {
         name: name.into(),
         source: "config.json".into(),
+        window,
+        full_every,
         layers,
         hidden,
         heads,
@@ -143,6 +146,28 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
     };
     shape.check()?;
     Ok(shape)
+}
+
+/// Keys that a query sees at most, 0 for all, and the one layer of how many that sees all, 0 for none: as each type's published
+/// code reads `sliding_window` and `layer_types`.
+fn windows(s: &Sizes, model_type: &str, layers: usize) -> Result<(usize, usize)> {
+    let window = s.maybe(&["sliding_window"])?;
+    if let Some(Value::Array(types)) = (s.get)("layer_types") {
+        let sliding = types.iter().filter(|t| *t == "sliding_attention").count();
+        let every = if sliding == layers { 0 } else { layers.div_ceil((layers - sliding.min(layers)).max(1)) };
+        return Ok(if sliding == 0 { (0, 0) } else { (window.unwrap_or(0), every) });
+    }
+    Ok(match model_type {
+        "mistral" | "mixtral" | "phi3" => (window.unwrap_or(0), 0),
+        "gemma2" => (window.unwrap_or(4096), 2),
+        "gemma3" | "gemma3_text" => (window.unwrap_or(4096), s.or(&["sliding_window_pattern"], 6)?),
+        _ if s.flag("use_sliding_window", false) && window.is_some() => {
+            let what = "uses sliding windows in some of its layers: say in which by layer_types";
+            return Err(Error::model(s.name, what));
+        }
+        // Types that have the key and see all keys.
+        _ => (0, 0),
+    })
 }
 
 /// From metadata whose keys are `<architecture>.block_count` and kin, as GGUF files have them. `tied`: there is no head of
@@ -179,7 +204,7 @@ pub fn from_metadata(get: &dyn Fn(&str) -> Option<Value>, name: &str, vocab: usi
                 (s.must(&["attention.key_length_mla", "attention.key_length"])?, s.must(&["rope.dimension_count"])?);
             let value = s.must(&["attention.value_length_mla", "attention.value_length"])?;
             Some(Latent {
-                query: s.or(&["attention.q_lora_rank"], 0)?.max(1),
+                query: s.or(&["attention.q_lora_rank"], 0)?,
                 kv,
                 nope: key.saturating_sub(rope),
                 rope,

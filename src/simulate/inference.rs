@@ -292,10 +292,12 @@ impl Server<'_> {
 
     fn answer(&self) -> Result<Answering> {
         let (s, runtime) = (self.serving, &self.chip.constants.runtime);
-        let (memory, weights, token) = (self.chip.device.memory.0, self.weights(), self.token_bytes());
+        let whole = (s.input + s.output) as f64;
+        // Layers with a window keep no more keys than it has.
+        let token = self.token_bytes() * self.shape.seen(whole);
+        let (memory, weights) = (self.chip.device.memory.0, self.weights());
         let working = MOST_TOKENS * (self.shape.hidden as f64 * 8.0 + self.shape.ffn as f64 * 4.0) / s.tp as f64;
         let room = (memory - runtime.context.0 - weights - working) * s.cache_share;
-        let whole = (s.input + s.output) as f64;
         let cache_tokens = (room / token).floor();
         if cache_tokens < whole {
             let need = weights + runtime.context.0 + working + whole * token / s.cache_share;

@@ -243,7 +243,7 @@ impl Writer<'_> {
             Some(l) => {
                 let (q, c, r) = (l.query as f64, l.kv as f64, l.rope as f64);
                 self.linear("qkv down", 1.0, m, q + c + r, h);
-                self.linear("q up", 1.0, m, heads * d, q);
+                self.linear("q up", 1.0, m, heads * d, if l.query == 0 { h } else { q });
                 self.linear("kv up", 1.0, m, heads * (l.nope as f64 + dv), c);
                 self.layer.kept += m * (q + c + r) * b;
             }

@@ -10,6 +10,7 @@ static PRESETS: &str = include_str!("../../assets/presets.toml");
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latent {
+    /// 0 where queries are made of the residual stream in one product.
     pub query: usize,
     pub kv: usize,
     pub nope: usize,
@@ -290,7 +291,8 @@ impl Shape {
         let products = match self.latent {
             Some(l) => {
                 let (q, c, r) = (l.query as f64, l.kv as f64, l.rope as f64);
-                h * q + q * heads * d + h * (c + r) + c * heads * (l.nope + l.value) as f64 + heads * l.value as f64 * h
+                let queries = if l.query == 0 { h * heads * d } else { h * q + q * heads * d };
+                queries + h * (c + r) + c * heads * (l.nope + l.value) as f64 + heads * l.value as f64 * h
             }
             None => h * (heads + 2.0 * kv) * d + heads * d * h,
         };

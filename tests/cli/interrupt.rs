@@ -17,6 +17,9 @@ fn interrupt(child: &Child) {
     assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
 }
 
+/// What takes long to answer.
+const STORY: &str = "Write a very long story about a dragon.";
+
 /// Waits, but not for ever.
 fn ended(child: &mut Child) -> ExitStatus {
     let start = Instant::now();
@@ -69,9 +72,8 @@ fn after(millis: u64) -> impl FnOnce(&mut Child) {
 #[test]
 fn ctrl_c_stops_an_answer_on_the_fallback_and_on_the_device() {
     let (Some(_), Some(index)) = (model("smollm2-135m"), device()) else { return };
-    let story = "Write a very long story about a dragon.";
     for place in ["cpu", &index] {
-        let (_, err) = interrupted(place, &["run", "smollm2-135m", "-p", story, "--device", place], begun);
+        let (_, err) = interrupted(place, &["run", "smollm2-135m", "-p", STORY, "--device", place], begun);
         // A slow device may be in a step that does not end in time: then there are no figures.
         assert!(place != "cpu" || err.contains("; generated ") && err.ends_with("; cancelled\n"), "{place}: {err}");
     }
@@ -92,7 +94,7 @@ fn ctrl_c_stops_the_opening_of_a_model_and_the_wait_for_a_prompt() {
     let (Some(_), Some(index)) = (model("smollm2-135m"), device()) else { return };
     for place in ["cpu", &index] {
         for millis in [150, 300, 600] {
-            interrupted(place, &["run", "smollm2-135m", "-p", "Hi", "--device", place], after(millis));
+            interrupted(place, &["run", "smollm2-135m", "-p", STORY, "--device", place], after(millis));
         }
     }
     let (_folder, path) = tiny(Tiny::default());

@@ -21,8 +21,14 @@ fn tiny() -> Tiny {
 fn open(path: &Path) -> Result<Generator> {
     let model =
         block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {}))?;
-    let ids = model.raw_prompt("The théory of\n\n  everything, 3.14 <|end|> \u{1f600}")?;
-    model.tokenizer().decode(&ids, false)?;
+    for text in ["The theory of\n\n  everything, 3.14 <|end|>", "théory \u{1f600}"] {
+        match model.raw_prompt(text) {
+            Ok(ids) => drop(model.tokenizer().decode(&ids, false)?),
+            // A vocabulary may lack a letter, which is told of the text that has it.
+            Err(e) if e.to_string().contains("has no token for the byte") => {}
+            Err(e) => return Err(e),
+        }
+    }
     Ok(model)
 }
 

@@ -14,8 +14,8 @@ mod local;
 mod stages;
 
 use crate::base::{
-    Array, Bindings, Cut, Dim, Error, Local, LocalKind, MeshAxis, Part, PartSplit, Placement, Result, Seat, Type, Var,
-    take,
+    Array, Bindings, Cut, Dim, ELSEWHERE, Error, Local, LocalKind, MeshAxis, Part, PartSplit, Placement, Result, Seat,
+    Type, Var, take,
 };
 use crate::graph::{Graph, Source};
 use crate::op::{Attrs, Body, Build, Fused, OpDef, Value};
@@ -460,7 +460,7 @@ impl Sharder {
             LocalKind::Len { .. } | LocalKind::LenOf { .. } => cut.bound(bound, ways),
             LocalKind::Start => bound,
             LocalKind::Around { .. } => 1,
-            LocalKind::Row { .. } => u32::MAX as u64,
+            LocalKind::Row { .. } => ELSEWHERE,
         };
         let found = self.locals.iter().find(|l| (l.over, l.cut, l.of, l.what) == (over, cut, of, what));
         if let Some(known) = found {

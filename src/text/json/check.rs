@@ -19,6 +19,8 @@ const MAX_MERGES: usize = 8;
 /// Steps of a normalizer or decoder, bytes that one of them adds, markers around a text.
 const MAX_STEPS: usize = 256;
 const MAX_ADDED: usize = 256;
+/// How many times as long the steps of a decoder may make a text. The library runs them: nothing stops them on their way.
+const MAX_GROWTH: f64 = 64.0;
 const MAX_MARKERS: usize = 4096;
 
 /// What is around the vocabulary.
@@ -99,16 +101,33 @@ fn check_added(list: &Value) -> Result<usize> {
 
 fn check_steps(part: &str, json: &Value) -> Result<()> {
     let mut steps = 0;
+    let mut growth = 1.0;
     let mut open = vec![json];
     while let Some(step) = open.pop() {
         steps += 1;
+        growth *= replacement_growth(step);
         check_step(part, step)?;
         let lists = ["normalizers", "pretokenizers", "decoders"];
         open.extend(lists.iter().filter_map(|k| step.get(k)?.as_array()).flatten());
     }
+    if part == "decoder" && growth > MAX_GROWTH {
+        return Err(wrong(format!(
+            "has a decoder that makes a text {growth:.0} times as long, at most {MAX_GROWTH} can be run"
+        )));
+    }
     match steps {
         0..=MAX_STEPS => Ok(()),
         n => Err(wrong(format!("has a {part} of {n} steps, at most {MAX_STEPS} can be run"))),
+    }
+}
+
+/// How many times as long a replacement can make a text.
+fn replacement_growth(step: &Value) -> f64 {
+    let Some(to) = step["content"].as_str().filter(|_| step["type"] == "Replace") else { return 1.0 };
+    match step["pattern"]["String"].as_str() {
+        Some(from) if !from.is_empty() => (to.len() as f64 / from.len() as f64).max(1.0),
+        // A pattern may match nothing, and so stand before every letter.
+        _ => to.len() as f64 + 1.0,
     }
 }
 
