@@ -90,33 +90,33 @@ impl Isa for Simd128 {
                     u32x4_extend_low_u16x8(b),
                     u32x4_extend_high_u16x8(b),
                 ],
-                f32x4_convert_u32x4,
+                |x| f32x4_convert_u32x4(x),
             )
         }
     }
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {
-        zip(a, b, f32x4_add)
+        zip(a, b, |x, y| f32x4_add(x, y))
     }
     #[inline(always)]
     unsafe fn sub(a: V, b: V) -> V {
-        zip(a, b, f32x4_sub)
+        zip(a, b, |x, y| f32x4_sub(x, y))
     }
     #[inline(always)]
     unsafe fn mul(a: V, b: V) -> V {
-        zip(a, b, f32x4_mul)
+        zip(a, b, |x, y| f32x4_mul(x, y))
     }
     #[inline(always)]
     unsafe fn div(a: V, b: V) -> V {
-        zip(a, b, f32x4_div)
+        zip(a, b, |x, y| f32x4_div(x, y))
     }
     #[inline(always)]
     unsafe fn sqrt(a: V) -> V {
-        map(a, f32x4_sqrt)
+        map(a, |x| f32x4_sqrt(x))
     }
     #[inline(always)]
     unsafe fn fma(a: V, b: V, c: V) -> V {
-        zip(zip(a, b, f32x4_mul), c, f32x4_add)
+        zip(zip(a, b, |x, y| f32x4_mul(x, y)), c, |x, y| f32x4_add(x, y))
     }
     // f32x4_pmax(b, a) is a where b < a, else b: b where one is NaN.
     #[inline(always)]
@@ -129,7 +129,7 @@ impl Isa for Simd128 {
     }
     #[inline(always)]
     unsafe fn abs(a: V) -> V {
-        map(a, f32x4_abs)
+        map(a, |x| f32x4_abs(x))
     }
     #[inline(always)]
     unsafe fn with_sign(a: V, b: V) -> V {
@@ -137,7 +137,7 @@ impl Isa for Simd128 {
     }
     #[inline(always)]
     unsafe fn round(a: V) -> V {
-        map(a, f32x4_nearest)
+        map(a, |x| f32x4_nearest(x))
     }
     #[inline(always)]
     unsafe fn scale(a: V, n: V) -> V {
@@ -166,11 +166,11 @@ impl Isa for Simd128 {
     }
     #[inline(always)]
     unsafe fn to_f(a: V) -> V {
-        map(a, f32x4_convert_i32x4)
+        map(a, |x| f32x4_convert_i32x4(x))
     }
     #[inline(always)]
     unsafe fn store_i8(p: *mut i8, a: V) {
-        let a = map(a, i32x4_trunc_sat_f32x4);
+        let a = map(a, |x| i32x4_trunc_sat_f32x4(x));
         let (low, high) = (i16x8_narrow_i32x4(a[0], a[1]), i16x8_narrow_i32x4(a[2], a[3]));
         unsafe { v128_store(p.cast(), i8x16_narrow_i16x8(low, high)) }
     }
