@@ -67,7 +67,7 @@ cargo test --release --no-fail-fast "${features[@]}"
 if [ "${WARPWEFT_WEB:-1}" = 0 ]; then
     say "WARPWEFT_WEB=0: the browser is not tested"
 else
-    WARPWEFT_FEATURES="${features[*]}" scripts/web-test.sh
+    WARPWEFT_BUILT=1 WARPWEFT_FEATURES="${features[*]}" scripts/web-test.sh
 fi
 
 # The server: clients of PyPI and npm. WARPWEFT_CLIENTS=0 leaves them out.

@@ -22,7 +22,7 @@ scripts/wasm.sh
 say "the server, and what the browser is compared with"
 # The features that test.sh has built with: nothing is built twice.
 read -ra features <<< "${WARPWEFT_FEATURES:-}"
-cargo build --release --bin warpweft "${features[@]}"
+[ -n "${WARPWEFT_BUILT:-}" ] || cargo build --release --bin warpweft "${features[@]}"
 cargo test --release "${features[@]}" --test translate --test web
 target/release/warpweft pull smollm2-135m
 

@@ -233,7 +233,7 @@ fn a_model_in_two_files_answers_as_in_one_and_an_index_that_lies_is_told() {
         ("a file outside", index.replacen(a, "../x.safetensors", 1), "outside of its folder"),
         ("a number", index.replacen(&format!("\"{a}\""), "7", 1), "expected a string"),
         ("nothing", "{\"weight_map\":{}}".into(), "names no tensor"),
-        ("no JSON", "[".into(), "not valid JSON"),
+        ("no JSON", "[".into(), "not a valid index"),
     ];
     for (what, lie, says) in lies {
         let change =

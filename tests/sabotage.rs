@@ -88,7 +88,6 @@ const BREAKS: &[(&str, bool, &str, &str, &str)] = &[
     ("matmul", false, "matmul", "s1_0 = fma(vec4<f32>(x0.y)", "s1_0 = fma(vec4<f32>(x0.x)"),
     ("matmul", false, "matmul", "^ (q0 * 2u)", "^ (q0 * 4u)"),
     ("matmul", false, "matmul", "& vec2<u32>(0x0f0f0f0fu)", "& vec2<u32>(0x0e0e0e0eu)"),
-    ("matmul", false, "matmul", "k % RUN / 8u", "0u"),
     ("matmul", false, "matmul", "(group.z / p.batches) * p.part", "0u"),
     ("matmul", false, "matmul_sum", "part < p.parts", "part + 1u < p.parts"),
     ("matmul", false, "matmul_sum", "x[part * p.count + o]", "x[o]"),
