@@ -4,7 +4,7 @@
 //! use warpweft::serve::{Engine, Limits, Request};
 //! use warpweft::Options;
 //!
-//! # async fn ask() -> warpweft::base::Result<()> {
+//! # async fn ask() -> warpweft::Result<()> {
 //! let engine = Engine::open("model.gguf", &Options::default(), Limits::default());
 //! let card = engine.ready().await?;
 //! let prompt = card.words()?.raw_prompt("Once upon a time")?;
