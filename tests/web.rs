@@ -83,7 +83,13 @@ fn hollow_gguf(folder: &Path) -> serde_json::Value {
     }
     file.tensors.insert(
         0,
-        RawTensor { name: "unused.weight".into(), dims: vec![UNUSED], ty: 0, data: vec![], offset: Some(0) },
+        RawTensor {
+            name: "unused.rotary_emb.inv_freq".into(),
+            dims: vec![UNUSED],
+            ty: 0,
+            data: vec![],
+            offset: Some(0),
+        },
     );
     let bytes = file.bytes();
     // The last tensor is not padded.
@@ -105,7 +111,10 @@ fn hollow_folder(folder: &Path) -> serde_json::Value {
         let moved = [0, 1].map(|i| entry["data_offsets"][i].as_u64().unwrap() + UNUSED * 4);
         entry["data_offsets"] = json!(moved);
     }
-    header.insert("unused".into(), json!({ "dtype": "F32", "shape": [UNUSED], "data_offsets": [0, UNUSED * 4] }));
+    header.insert(
+        "unused.rotary_emb.inv_freq".into(),
+        json!({ "dtype": "F32", "shape": [UNUSED], "data_offsets": [0, UNUSED * 4] }),
+    );
     let text = json!(header).to_string();
     std::fs::write(to.join(name), with_header(&text, &bytes[head..])).unwrap();
     json!({ "path": format!("/hollow/{name}"), "at": 8 + text.len(), "zeros": UNUSED * 4 })

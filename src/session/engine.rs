@@ -188,6 +188,15 @@ impl Engine {
                     interpreter.check_numerics(how.check_numerics);
                     Inner::Team { interpreter, threads, breathe: how.breathe }
                 }
+                // In a browser one thread and a team agree in every bit: both interpret.
+                None if cfg!(target_arch = "wasm32") => {
+                    let mut interpreter = Box::new(match weights.arrives() {
+                        true => Interpreter::waiting(&graphs[0], weights, None)?,
+                        false => Interpreter::new(&graphs[0], weights)?,
+                    });
+                    interpreter.check_numerics(how.check_numerics);
+                    Inner::Team { interpreter, threads: 1, breathe: how.breathe }
+                }
                 None => {
                     let (precision, threads, check) = (how.precision, how.threads, how.check_numerics);
                     let options = cpu::Options { precision, threads, check, ..cpu::Options::default() };
