@@ -66,7 +66,7 @@ impl Packed {
     pub fn new(dtype: DType, n: usize, k: usize) -> Result<Packed> {
         let form = Form::of(dtype).ok_or_else(|| Error::op("weight", "", format!("no product reads {dtype}")))?;
         let block = form.step().0;
-        if k % block != 0 {
+        if !k.is_multiple_of(block) {
             return Err(Error::op("weight", "", format!("rows of {k} are not whole blocks of {block}")));
         }
         let mut packed = Packed { form, n, k, dtype, data: Lines::default() };
