@@ -18,20 +18,6 @@ use warpweft::text::Sampling;
 const NEAR: f64 = 2e-3;
 const MARGIN: f64 = 0.05;
 
-/// Elements of a tensor by its name: FNV-1a seeds splitmix64, 24 bits a number, uniform in ±scale around the shift.
-fn fill(name: &str, count: usize, scale: f64, shift: f64) -> Vec<f32> {
-    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3));
-    let one = |i: u64| {
-        let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let u = (z >> 40) as f64 / (1u64 << 24) as f64;
-        ((2.0 * u - 1.0) * scale + shift) as f32
-    };
-    (1..=count as u64).map(one).collect()
-}
-
 struct Case {
     name: String,
     figures: Json,
@@ -50,7 +36,7 @@ fn cases() -> Vec<Case> {
         let tensor = |t: &Json| {
             let name = t[0].as_str().unwrap();
             let shape: Vec<usize> = t[1].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
-            let values = fill(name, shape.iter().product(), t[2].as_f64().unwrap(), t[3].as_f64().unwrap());
+            let values = tiny::fill(name, shape.iter().product(), t[2].as_f64().unwrap(), t[3].as_f64().unwrap());
             (name.to_string(), (shape, values))
         };
         let tensors = figures["tensors"].as_array().unwrap().iter().map(tensor).collect();
