@@ -23,6 +23,8 @@ struct Case {
     figures: Json,
     /// Shape and elements of each tensor of the checkpoint.
     tensors: HashMap<String, (Vec<usize>, Vec<f32>)>,
+    /// Types of those that are no f32: their elements are bytes.
+    types: HashMap<String, String>,
 }
 
 fn cases() -> Vec<Case> {
@@ -39,14 +41,24 @@ fn cases() -> Vec<Case> {
             let values = tiny::fill(name, shape.iter().product(), t[2].as_f64().unwrap(), t[3].as_f64().unwrap());
             (name.to_string(), (shape, values))
         };
-        let tensors = figures["tensors"].as_array().unwrap().iter().map(tensor).collect();
-        Case { name: path.file_stem().unwrap().to_string_lossy().into_owned(), figures, tensors }
+        let list = figures["tensors"].as_array().unwrap();
+        let tensors = list.iter().map(tensor).collect();
+        let kind = |t: &Json| Some((t[0].as_str()?.to_string(), t[4].as_str().filter(|k| *k != "F32")?.to_string()));
+        let types = list.iter().filter_map(kind).collect();
+        Case { name: path.file_stem().unwrap().to_string_lossy().into_owned(), figures, tensors, types }
     };
     files.into_iter().map(case).collect()
 }
 
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// Whole numbers as bytes; those that would be no number in floats of 8 bits are nothing.
+fn small(kind: &str, values: &[f32]) -> Vec<u8> {
+    let byte = |x: &f32| x.floor().clamp(0.0, 255.0) as u8;
+    let odd = |b: u8| kind == "F8_E4M3" && b & 127 == 127;
+    values.iter().map(byte).map(|b| if odd(b) { 0 } else { b }).collect()
 }
 
 impl Case {
@@ -61,8 +73,9 @@ impl Case {
         std::fs::write(at.join("config.json"), self.figures["config"].to_string()).unwrap();
         std::fs::write(at.join("tokenizer.json"), tokenizer(self.vocab()).to_string()).unwrap();
         std::fs::write(at.join("tokenizer_config.json"), "{}").unwrap();
-        let tensor = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| {
-            (name.clone(), "F32", shape.clone(), bytes(values))
+        let tensor = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| match self.types.get(name) {
+            None => (name.clone(), "F32", shape.clone(), bytes(values)),
+            Some(kind) => (name.clone(), kind.as_str(), shape.clone(), small(kind, values)),
         };
         let tensors: Vec<_> = self.tensors.iter().map(tensor).collect();
         std::fs::write(at.join("model.safetensors"), tiny::safetensors(&tensors)).unwrap();

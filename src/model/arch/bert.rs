@@ -29,11 +29,9 @@ pub const HARMLESS: &[&str] = &[
 pub const BLOCK: PostNorm = PostNorm {
     attention: ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"],
     attention_norm: "attention.output.LayerNorm",
-    gate: None,
     up: "intermediate.dense",
     down: "output.dense",
     norm: "output.LayerNorm",
-    bias: true,
 };
 
 /// The sizes and constants of a model.
@@ -74,7 +72,7 @@ impl Encoder for Config {
         let kinds = b.weight("embeddings.token_type_embeddings.weight", &[self.kinds, c.width]).slice(0, 0, 1);
         let x = words + b.positions("embeddings.position_embeddings", c) + kinds;
         let x = b.norm(x, "embeddings.LayerNorm", true);
-        b.layers(c.layers, x, |n, x| BLOCK.build(b, c, &format!("encoder.layer.{n}"), x, (b.all_real(), None)))
+        b.layers(c.layers, x, |n, x| BLOCK.build(b, c, &format!("encoder.layer.{n}"), x, b.all_real()))
     }
 }
 

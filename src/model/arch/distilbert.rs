@@ -18,11 +18,9 @@ pub static FAMILY: Family = Family {
 const BLOCK: PostNorm = PostNorm {
     attention: ["attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"],
     attention_norm: "sa_layer_norm",
-    gate: None,
     up: "ffn.lin1",
     down: "ffn.lin2",
     norm: "output_layer_norm",
-    bias: true,
 };
 
 #[derive(Debug)]
@@ -48,6 +46,6 @@ impl Encoder for DistilBert {
         let c = &self.common;
         let x = b.words("embeddings.word_embeddings", c) + b.positions("embeddings.position_embeddings", c);
         let x = b.norm(x, "embeddings.LayerNorm", true);
-        b.layers(c.layers, x, |n, x| BLOCK.build(b, c, &format!("transformer.layer.{n}"), x, (b.all_real(), None)))
+        b.layers(c.layers, x, |n, x| BLOCK.build(b, c, &format!("transformer.layer.{n}"), x, b.all_real()))
     }
 }

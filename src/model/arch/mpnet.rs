@@ -18,11 +18,9 @@ pub static FAMILY: Family = Family {
 const BLOCK: PostNorm = PostNorm {
     attention: ["attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"],
     attention_norm: "attention.LayerNorm",
-    gate: None,
     up: "intermediate.dense",
     down: "output.dense",
     norm: "output.LayerNorm",
-    bias: true,
 };
 
 /// The published code has the padding token's number, the buckets and the farthest distance as constants.
@@ -84,6 +82,6 @@ impl Encoder for MpNet {
         let x = words + b.positions_after("embeddings.position_embeddings", c, PADDING);
         let x = b.norm(x, "embeddings.LayerNorm", true);
         let mask = self.mask(b);
-        b.layers(c.layers, x, |n, x| BLOCK.build(b, c, &format!("encoder.layer.{n}"), x, (mask, None)))
+        b.layers(c.layers, x, |n, x| BLOCK.build(b, c, &format!("encoder.layer.{n}"), x, mask))
     }
 }

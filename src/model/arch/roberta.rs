@@ -51,6 +51,6 @@ impl Encoder for Roberta {
         let kinds = b.weight("embeddings.token_type_embeddings.weight", &[self.kinds, c.width]).slice(0, 0, 1);
         let x = words + b.positions_after("embeddings.position_embeddings", c, self.padding) + kinds;
         let x = b.norm(x, "embeddings.LayerNorm", true);
-        b.layers(c.layers, x, |n, x| BLOCK.build(b, c, &format!("encoder.layer.{n}"), x, (b.all_real(), None)))
+        b.layers(c.layers, x, |n, x| BLOCK.build(b, c, &format!("encoder.layer.{n}"), x, b.all_real()))
     }
 }

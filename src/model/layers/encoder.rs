@@ -37,6 +37,8 @@ pub struct EncoderDefaults {
     pub context: usize,
     pub eps: f64,
     pub activation: Activation,
+    /// Where a file names it.
+    pub activation_keys: &'static str,
     /// The first rows of the table of positions that no token has.
     pub unused_positions: usize,
 }
@@ -52,6 +54,7 @@ impl Default for EncoderDefaults {
             context: 512,
             eps: 1e-12,
             activation: Activation::Gelu,
+            activation_keys: "hidden_act|hidden_activation|activation",
             unused_positions: 0,
         }
     }
@@ -83,11 +86,7 @@ impl EncoderCommon {
             vocab: size("vocab_size", d.vocab)?,
             context,
             eps: at.real("", "layer_norm_eps|layer_norm_epsilon|norm_eps", 0.0, d.eps)? as f32,
-            activation: Activation::read(
-                at,
-                "hidden_act|hidden_activation|activation|activation_function",
-                d.activation,
-            )?,
+            activation: Activation::read(at, d.activation_keys, d.activation)?,
             sentence: Sentence::read(at, width, tokens)?,
         };
         if !width.is_multiple_of(common.heads) || common.head() > 256 {
@@ -339,17 +338,14 @@ impl<'g> Texts<'_, 'g> {
     }
 }
 
-/// A block that norms the sum of what it read and what it made (post-LN), and what its parts are called.
+/// A block as BERT has it, with biases, that norms the sum of what it read and what it made, and what its parts are called.
 pub struct PostNorm {
     /// Queries, keys, values, the result.
     pub attention: [&'static str; 4],
     pub attention_norm: &'static str,
-    pub gate: Option<&'static str>,
     pub up: &'static str,
     pub down: &'static str,
     pub norm: &'static str,
-    /// Whether products have biases.
-    pub bias: bool,
 }
 
 impl PostNorm {
@@ -360,13 +356,13 @@ impl PostNorm {
         c: &EncoderCommon,
         at: &str,
         x: Tensor<'g>,
-        (mask, rope): (Tensor<'g>, Option<(Tensor<'g>, Tensor<'g>)>),
+        mask: Tensor<'g>,
     ) -> Tensor<'g> {
-        let linear = |part: &str| Linear::new(format!("{at}.{part}"), self.bias);
-        let how = SelfAttention { parts: self.attention.map(linear), width: c.width, heads: c.heads, mask, rope };
+        let linear = |part: &str| Linear::new(format!("{at}.{part}"), true);
+        let how = SelfAttention { parts: self.attention.map(linear), width: c.width, heads: c.heads, mask, rope: None };
         let y = b.attention(at, x, &how);
         let x = b.norm(b.whole(y + x), &format!("{at}.{}", self.attention_norm), true);
-        let network = Network { gate: self.gate.map(linear), up: linear(self.up), down: linear(self.down) };
+        let network = Network { gate: None, up: linear(self.up), down: linear(self.down) };
         let y = b.network(c, x, &network);
         b.norm(b.whole(y + x), &format!("{at}.{}", self.norm), true)
     }

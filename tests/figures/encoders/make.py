@@ -75,7 +75,7 @@ def tokenizers_():
 
 
 def scale_of(name, shape):
-    norm = len(shape) == 1 and any(w in name.lower() for w in ["norm"])
+    norm = len(shape) == 1 and any(w in name.lower() for w in ["norm", "emb_ln"])
     if norm and name.endswith("weight"):
         return 0.4, 1.0
     if len(shape) == 1:
