@@ -21,6 +21,7 @@ mod iq4_xs;
 mod mixes;
 mod mxfp4;
 mod nibbles;
+mod pieces;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -37,6 +38,7 @@ mod table;
 
 pub use describe::{Class, Float, Format, Int8, IntDot};
 pub use mixes::{MIXES, Mix};
+pub use pieces::{MICROSCALED, MICROSCALED_BYTES, SCALED_FLOAT8, microscaled, scaled_float8};
 pub use planes::{MAX_PLANES, Planes};
 pub use wgsl::{Blocks, Plain, RUN, Store, Wgsl};
 pub(crate) use wide::widest;

@@ -6,6 +6,7 @@ use super::derived;
 use super::keys::{Keys, short};
 use super::layers::{self, Decoder, Encoder, StepShape};
 use crate::base::{Bindings, Error, Result, Var};
+use crate::format;
 use crate::graph::{Graph, Source};
 use std::collections::HashSet;
 
@@ -239,12 +240,12 @@ fn check_quantisation(at: &Keys) -> Result<()> {
     let known = match text("quant_method") {
         "fp8" => matches!(text("fmt"), "" | "e4m3"),
         "compressed-tensors" => text("format") == "float-quantized",
-        "fbgemm_fp8" | "mxfp4" => true,
-        _ => false,
+        "fbgemm_fp8" => true,
+        other => other == format::MICROSCALED.name(),
     };
     if known {
         at.json_value("quantization_config");
-        if text("quant_method") != "mxfp4" {
+        if text("quant_method") != format::MICROSCALED.name() {
             at.note("weights of 8 bits are taken as bf16, and activations are not rounded");
         }
     }

@@ -2,6 +2,7 @@
 
 use super::ModelSource;
 use crate::base::{Array, DType, Error, Result, Type, Weights};
+use crate::format;
 use crate::model::tensor::{TensorInfo, TensorType};
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ pub(super) enum Packed {
     /// Floats of 8 bits, each times a scale: of the whole, of its row, or of its block.
     Float8 { quants: String, scales: Option<String> },
     /// Floats of 4 bits, 32 to a power of two, as gpt-oss ships them.
-    MxFp4 { blocks: String, scales: String },
+    Microscaled { blocks: String, scales: String },
 }
 
 /// What the type is called in a file (Micikevicius et al., 2022).
@@ -36,7 +37,7 @@ impl ModelSource {
             if let Some(stem) = t.name.strip_suffix("_blocks").filter(|_| bytes(t, "u8")) {
                 let scales = format!("{stem}_scales");
                 if self.tensor(&scales).is_some_and(|s| bytes(s, "u8")) {
-                    found.push((stem.into(), Packed::MxFp4 { blocks: t.name.clone(), scales }));
+                    found.push((stem.into(), Packed::Microscaled { blocks: t.name.clone(), scales }));
                 }
             }
         }
@@ -58,7 +59,7 @@ impl ModelSource {
     pub fn pieces(&self, name: &str) -> Vec<String> {
         match self.packed.get(name) {
             None => vec![name.into()],
-            Some(Packed::MxFp4 { blocks, scales }) => vec![blocks.clone(), scales.clone()],
+            Some(Packed::Microscaled { blocks, scales }) => vec![blocks.clone(), scales.clone()],
             Some(Packed::Float8 { quants, scales }) => [quants.clone()].into_iter().chain(scales.clone()).collect(),
         }
     }
@@ -95,17 +96,22 @@ impl ModelSource {
                             "is {own:?} with scales {s:?}: one of all, of each row, or of blocks of {r} by {c} can be run"
                         ))
                     }
-                    _ => typed(DType::BF16, &own),
+                    _ => typed(format::SCALED_FLOAT8, &own),
                 }
             }
-            Packed::MxFp4 { blocks, scales } => {
+            Packed::Microscaled { blocks, scales } => {
                 let (own, of_scales) = (shape(blocks), shape(scales));
                 match own.split_last() {
-                    Some((16, rest)) if rest == of_scales && rest.len() >= 2 && !rest.contains(&0) => {
+                    Some((last, rest))
+                        if *last == format::MICROSCALED_BYTES as u64
+                            && rest == of_scales
+                            && rest.len() >= 2
+                            && !rest.contains(&0) =>
+                    {
                         let mut whole = rest.to_vec();
                         let last = whole.len() - 1;
                         whole[last] *= 32;
-                        typed(DType::MXFP4, &whole)
+                        typed(format::MICROSCALED, &whole)
                     }
                     _ => wrong(format!(
                         "has blocks {own:?} with scales {of_scales:?}: blocks are of 16 bytes with a scale each"
@@ -143,11 +149,11 @@ impl ModelSource {
         }
         Some(match packed {
             Packed::Float8 { quants, scales } => self.float8(quants, scales.as_deref(), &shape, rows),
-            Packed::MxFp4 { blocks, scales } => self.mxfp4(blocks, scales, rows),
+            Packed::Microscaled { blocks, scales } => self.microscaled(blocks, scales, rows),
         })
     }
 
-    /// Each number times its scale, rounded to bf16 as those who publish such files do (`weight · scale` in f32).
+    /// Each number times its scale.
     fn float8(&self, quants: &str, scales: Option<&str>, shape: &[usize], rows: Range<usize>) -> Result<Vec<u8>> {
         let own: Vec<u64> = shape.iter().map(|d| *d as u64).collect();
         let (values, cells, across) = match scales {
@@ -172,21 +178,17 @@ impl ModelSource {
         for (row, bytes) in rows.zip(bytes.chunks_exact(shape[1])) {
             for (cell, bytes) in bytes.chunks(cells[1]).enumerate() {
                 let scale = values[row / cells[0] * across + cell];
-                out.extend(bytes.iter().flat_map(|b| half::bf16::from_f32(e4m3(*b) * scale).to_le_bytes()));
+                format::scaled_float8(bytes, scale, &mut out);
             }
         }
         Ok(out)
     }
 
-    /// Blocks of the format: the scale, then nibbles of elements that are sixteen apart. A folder has neighbours in a byte.
-    fn mxfp4(&self, blocks: &str, scales: &str, rows: Range<usize>) -> Result<Vec<u8>> {
+    /// Blocks of the format.
+    fn microscaled(&self, blocks: &str, scales: &str, rows: Range<usize>) -> Result<Vec<u8>> {
         let (nibbles, scales) = (self.raw(blocks, rows.clone())?, self.raw(scales, rows)?);
-        let mut out = Vec::with_capacity(scales.len() * 17);
-        for (bytes, scale) in nibbles.as_chunks::<16>().0.iter().zip(scales) {
-            let nibble = |i: usize| (bytes[i / 2] >> (4 * (i % 2))) & 15;
-            out.push(*scale);
-            out.extend((0..16).map(|i| nibble(i) | nibble(16 + i) << 4));
-        }
+        let mut out = Vec::with_capacity(nibbles.len() + scales.len());
+        format::microscaled(nibbles, scales, &mut out);
         Ok(out)
     }
 }
@@ -195,18 +197,7 @@ impl Packed {
     fn scales(&self) -> Option<&String> {
         match self {
             Packed::Float8 { scales, .. } => scales.as_ref(),
-            Packed::MxFp4 { scales, .. } => Some(scales),
+            Packed::Microscaled { scales, .. } => Some(scales),
         }
     }
-}
-
-/// The number of eight bits: a sign, four of exponent, three of fraction; no infinities, and one NaN of each sign.
-fn e4m3(byte: u8) -> f32 {
-    let (e, m) = (byte >> 3 & 15, (byte & 7) as f32);
-    let size = match (e, byte & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => m * 2f32.powi(-9),
-        _ => (1.0 + m / 8.0) * 2f32.powi(e as i32 - 7),
-    };
-    if byte & 0x80 != 0 { -size } else { size }
 }
