@@ -7,6 +7,7 @@
 //! buffer therefore holds planes: of all blocks what loads by sixteen bytes, then what is beside it ([`Planes`]).
 
 mod describe;
+mod levels;
 mod planes;
 mod wgsl;
 mod wide;
@@ -36,7 +37,8 @@ mod search;
 mod six_bit;
 mod table;
 
-pub use describe::{Class, Float, Format, Int8, IntDot};
+pub use describe::{Class, Float, Format};
+pub use levels::{GROUP, Levels, Numbers, Scales};
 pub use mixes::{MIXES, Mix};
 pub use pieces::{MICROSCALED, MICROSCALED_BYTES, SCALED_FLOAT8, microscaled, scaled_float8};
 pub use planes::{MAX_PLANES, Planes};
