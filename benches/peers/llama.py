@@ -42,7 +42,7 @@ def theirs(args, file, threads, what):
 
 
 def parameters(file):
-    """Elements of the matrices that a token is multiplied with: all of two axes, the embedding once."""
+    """Elements of the matrices that every token of a prompt is multiplied with: all but those of the vocabulary."""
     sizes = {0: 4, 1: 2, 2: 2, 3: 4, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
     with open(file, "rb") as f:
         read = lambda form: struct.unpack("<" + form, f.read(struct.calcsize("<" + form)))[0]
@@ -65,10 +65,10 @@ def parameters(file):
             value(read("I"))
         total = 0
         for _ in range(tensors):
-            text()
+            name = text()
             axes = [read("Q") for _ in range(read("I"))]
             read("I"), read("Q")
-            if len(axes) == 2:
+            if len(axes) == 2 and name not in (b"token_embd.weight", b"output.weight"):
                 total += axes[0] * axes[1]
         return total
 
