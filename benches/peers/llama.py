@@ -8,6 +8,7 @@ of weights over what the machine reads, or multiply-adds over what it multiplies
 import argparse
 import json
 import os
+import re
 import statistics
 import struct
 import subprocess
@@ -30,10 +31,13 @@ def prompt(words):
 
 def ours(args, file, threads, tokens, generate):
     """Prompt tokens, their rate, and the rate of generated tokens."""
-    command = [args.warpweft, "run", file, "--device", "cpu", "--threads", str(threads), "--raw", "--json", "--ctx", str(tokens + generate + 64)]
+    command = [args.warpweft, "run", file, "--device", "cpu", "--threads", str(threads), "--raw", "--ctx", str(tokens + generate + 64)]
     command += ["-n", str(generate), "-p", prompt(tokens - 1)] + args.extra.split()
-    done = json.loads(run(command).strip().splitlines()[-1])["done"]
-    return len(done["prompt_ids"]), done["prompt_tokens_per_s"], done["tokens_per_s"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found = re.search(r"prompt (\d+) tokens, ([\d.]+) tokens/s; generated (\d+) tokens, ([\d.]+) tokens/s", said)
+    if not found or (generate > 1 and int(found[3]) < generate // 2):
+        sys.exit(f"{file} ended too early: {said[-200:]}")
+    return int(found[1]), float(found[2]), float(found[4])
 
 
 def theirs(args, file, threads, what):
