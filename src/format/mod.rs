@@ -22,6 +22,7 @@ mod iq4_xs;
 mod mixes;
 mod mxfp4;
 mod nibbles;
+mod pieces;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -39,6 +40,7 @@ mod table;
 pub use describe::{Class, Float, Format};
 pub use levels::{GROUP, Levels, Numbers, Scales};
 pub use mixes::{MIXES, Mix};
+pub use pieces::{MICROSCALED, MICROSCALED_BYTES, SCALED_FLOAT8, microscaled, scaled_float8};
 pub use planes::{MAX_PLANES, Planes};
 pub use wgsl::{Blocks, Plain, RUN, Store, Wgsl};
 pub(crate) use wide::widest;
@@ -178,6 +180,7 @@ impl DType {
         }
         (elements / block).checked_mul(self.block_bytes() as u64)
     }
+    /// Whether elements are stored in blocks that share scales.
     pub fn is_quantised(self) -> bool {
         self.block() > 1
     }
@@ -204,9 +207,11 @@ impl DType {
     pub fn store(self) -> Option<&'static Store> {
         self.plain()?.store.as_ref()
     }
+    /// Whether it is i32 or u32.
     pub fn is_int(self) -> bool {
         self.format().class == Class::Int
     }
+    /// How files and people call it, such as `q4_0`.
     pub fn name(self) -> &'static str {
         self.format().name
     }
