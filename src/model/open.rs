@@ -13,18 +13,27 @@ use std::collections::HashSet;
 /// What people ask of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
+    /// The name in the file, or that of the file.
     pub name: String,
+    /// The family that computes it, such as `llama`.
     pub family: &'static str,
+    /// Blocks that tokens go through.
     pub layers: usize,
+    /// Elements of a token between blocks.
     pub width: usize,
+    /// Heads of queries.
     pub heads: usize,
+    /// Heads of keys and values.
     pub kv_heads: usize,
+    /// Tokens that there are.
     pub vocab: usize,
     /// Elements of a text's vector, where the model makes one.
     pub embedding: Option<usize>,
     /// Tokens that the model was made for.
     pub context: usize,
+    /// Numbers in all weights.
     pub parameters: u64,
+    /// Bytes of all weights as they are stored.
     pub weight_bytes: u64,
     /// Bytes of state that each token of context takes on a device.
     pub state_bytes_per_token: u64,
@@ -32,8 +41,11 @@ pub struct ModelInfo {
 
 /// A file with its family.
 pub struct Model {
+    /// Where the weights are.
     pub source: ModelSource,
+    /// What computes it.
     pub architecture: Architecture,
+    /// The name in the file, or that of the file.
     pub name: String,
     family: &'static Family,
     notes: Vec<String>,
@@ -141,12 +153,14 @@ impl Model {
         }
     }
 
+    /// What generates text with it, where it does.
     pub fn decoder(&self) -> Option<&dyn Decoder> {
         match &self.architecture {
             Architecture::Decoder(d) => Some(&**d),
             Architecture::Encoder(_) => None,
         }
     }
+    /// What makes embeddings with it, where it does.
     pub fn encoder(&self) -> Option<&dyn Encoder> {
         match &self.architecture {
             Architecture::Encoder(e) => Some(&**e),
@@ -154,6 +168,7 @@ impl Model {
         }
     }
 
+    /// Its sizes, for people.
     pub fn info(&self) -> ModelInfo {
         let parameters = self.source.parameters();
         let (name, family, weight_bytes) = (self.name.clone(), self.family.name, self.source.weight_bytes());

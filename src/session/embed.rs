@@ -65,9 +65,11 @@ impl Embedder {
     pub(super) fn engine(&mut self) -> &mut Engine {
         &mut self.engine
     }
+    /// The sizes of the model.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
+    /// The name of the device, or what the CPU does.
     pub fn adapter(&self) -> String {
         self.engine.adapter()
     }
@@ -79,6 +81,7 @@ impl Embedder {
     pub fn threads(&self) -> usize {
         self.engine.threads()
     }
+    /// The most bytes held at once so far.
     pub fn peak_bytes(&self) -> u64 {
         self.engine.peak_bytes()
     }
@@ -86,6 +89,7 @@ impl Embedder {
     pub fn max_tokens(&self) -> usize {
         self.tokens
     }
+    /// What turns text into ids and back.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

@@ -28,7 +28,9 @@ enum Stage {
 
 /// What a file turned out to be.
 pub enum Opened {
+    /// It generates text.
     Generator(Box<Generator>),
+    /// It makes embeddings.
     Embedder(Box<Embedder>),
 }
 
