@@ -40,10 +40,7 @@ impl Embedder {
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
         let info = model.info();
         model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
-        let sentence = match model.encoder() {
-            Some(encoder) => encoder.common().sentence.clone(),
-            None => Sentence::mean(info.context),
-        };
+        let sentence = model.sentence().cloned().unwrap_or_else(|| Sentence::mean(info.context));
         let tokens = options.context.unwrap_or(sentence.max_tokens).min(info.context);
         if tokens == 0 {
             return Err(Error::usage(format!(
@@ -51,7 +48,7 @@ impl Embedder {
                 info.name, info.context
             )));
         }
-        let batch = (BATCH_TOKENS / tokens).clamp(1, BATCH);
+        let batch = if model.decoder().is_some() { 1 } else { (BATCH_TOKENS / tokens).clamp(1, BATCH) };
         let graph = model.embed_graph(Var::new("batch", batch as u32), Var::new("seq", tokens as u32))?;
         let json = model
             .source
