@@ -34,7 +34,7 @@ pub fn compile(graph: &Graph, precision: Precision, fuse: bool) -> Result<Progra
     let mut c = Compiler {
         uses: graph.uses(),
         graph,
-        precision,
+        precision: precision_of(graph, precision),
         fuse,
         p: Program::default(),
         ids: HashMap::new(),
@@ -58,6 +58,15 @@ pub fn compile(graph: &Graph, precision: Precision, fuse: bool) -> Result<Progra
     c.p.instrs.append(&mut c.assigns);
     c.p.find_lives();
     Ok(c.p)
+}
+
+/// A graph without quantised weights is computed in f32, keys and values too: there is nothing to be gained by rounding.
+fn precision_of(graph: &Graph, asked: Precision) -> Precision {
+    let quantised = |v: Value| {
+        let node = graph.node(v);
+        matches!(node.source, Source::Weight { .. }) && Form::of(node.ty.dtype).is_some_and(Form::is_quantised)
+    };
+    if graph.values().any(quantised) { asked } else { Precision::F32 }
 }
 
 /// A product with a weight that may still take what follows it along.

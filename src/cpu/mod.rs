@@ -42,7 +42,7 @@ use web_time::Instant;
 /// The most axes of a value.
 const RANK: usize = 8;
 
-/// What products with quantised weights are computed in; those with floats are computed in f32.
+/// What products with quantised weights are computed in; a graph without such weights is computed in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
     /// The left operand stays f32, and weights are decoded to f32 on the way.

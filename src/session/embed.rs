@@ -133,25 +133,46 @@ impl Embedder {
         Ok(out)
     }
 
-    /// Ids of a text with its markers, cut to what is read but closed by the same marker.
+    /// Ids of a text with its markers, cut to what is read but between the same markers.
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let text = format!("{}{text}", self.sentence.prompt);
         let text = if self.sentence.trim { text.trim() } else { &text };
-        let mut ids = match self.sentence.lower_case {
-            true => self.tokenizer.encode(&text.to_lowercase(), true)?,
-            false => self.tokenizer.encode(text, true)?,
-        };
+        let lower = self.sentence.lower_case.then(|| text.to_lowercase());
+        let text = lower.as_deref().unwrap_or(text);
+        let mut ids = self.tokenizer.encode(text, true)?;
         if ids.len() > self.tokens {
-            let last = ids[ids.len() - 1];
-            ids.truncate(self.tokens);
-            if self.tokenizer.is_marker(last) {
-                ids[self.tokens - 1] = last;
-            }
+            ids = cut(ids, &self.tokenizer.encode(text, false)?, self.tokens);
         }
         match ids.iter().find(|i| **i as usize >= self.info.vocab) {
             Some(id) => Err(Error::usage(format!("token {id} is outside of the vocabulary of {}", self.info.vocab))),
             None if ids.is_empty() => Err(Error::usage("a text has no tokens")),
             None => Ok(ids),
         }
+    }
+}
+
+/// The first of `most` ids: those of the text are cut, the markers before and behind them stay.
+fn cut(marked: Vec<u32>, text: &[u32], most: usize) -> Vec<u32> {
+    let markers = marked.len().saturating_sub(text.len());
+    let before = (0..=markers).find(|at| marked[*at..].starts_with(text));
+    match (before, most.checked_sub(markers)) {
+        (Some(at), Some(room)) => [&marked[..at], &text[..room], &marked[at + text.len()..]].concat(),
+        // Markers are not around the text, or there is no room for them.
+        _ => marked[..most].to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn markers_stay_around_a_text_that_is_cut() {
+        assert_eq!(cut(vec![1, 5, 6, 7, 8, 2], &[5, 6, 7, 8], 4), [1, 5, 6, 2]);
+        assert_eq!(cut(vec![5, 6, 7], &[5, 6, 7], 2), [5, 6]);
+        assert_eq!(cut(vec![1, 5, 6], &[5, 6], 2), [1, 5]);
+        assert_eq!(cut(vec![1, 5, 2], &[5], 1), [1]);
+        // A tokenizer that does not put markers around, but in between.
+        assert_eq!(cut(vec![5, 1, 6, 7], &[5, 6, 7], 3), [5, 1, 6]);
     }
 }
