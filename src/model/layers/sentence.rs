@@ -239,7 +239,7 @@ fn pooling(at: &Keys, folder: &str, width: usize) -> Result<(Vec<Pooling>, bool)
             on.filter_map(|(k, _)| k.strip_prefix("pooling_mode_").map(String::from)).collect()
         }
     };
-    let known = |m: &String| MODES.iter().find(|k| k.0 == m || k.1 == m || (k.2 == Pooling::MeanSqrt && m == k.0));
+    let known = |m: &String| MODES.iter().find(|k| k.0 == m || k.1 == m);
     let mut found = vec![];
     for mode in &modes {
         let Some((_, _, pooling)) = known(mode) else {
