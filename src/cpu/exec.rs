@@ -2,8 +2,9 @@
 
 use super::attend::{self, Attend, Columns, Heads};
 use super::isa::{LANES, Set};
-use super::kv::{Append, Layout};
+use super::kv::{Append, Layout, Place};
 use super::map::{Map, RUN, number, word};
+use super::pages::{self, Pages};
 use super::pool::Work;
 use super::product::{Left, Post, Product, Quantise, Quantised};
 use super::program::*;
@@ -195,6 +196,7 @@ impl Core {
                         k: self.heads(m, *k),
                         v: self.heads(m, *v),
                         mask,
+                        table: None,
                         scale,
                         softcap,
                         sinks,
@@ -204,6 +206,20 @@ impl Core {
                         units,
                     })
                 }
+                Op::Pages { q, k, v, tables, sequences, positions, sinks, how, page } => self.set.run(Pages {
+                    cut: pages::Cut::of(&view(q), &view(&k.id()), &view(tables), *page),
+                    q: view(q),
+                    k: self.heads(m, *k),
+                    v: self.heads(m, *v),
+                    tables: view(tables).ptr,
+                    sequences: view(sequences).ptr,
+                    positions: view(positions).ptr,
+                    how: *how,
+                    sinks: sinks.map(|s| view(&s).f32s().cast_const()),
+                    out: out.f32s(),
+                    scratch: m.scratch[worker].as_ptr().cast_mut().cast(),
+                    units,
+                }),
                 Op::Merge { attention } => {
                     if let Op::Attention { q, k, how, past, parts, mask, .. } = &self.program.instrs[*attention].op {
                         let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), how.window);
@@ -220,15 +236,21 @@ impl Core {
                     }
                 }
                 Op::Append { state, rows, at } => {
-                    let (rows, at) = (view(rows), m.sizes[*at]);
-                    let layout = self.program.states[*state].layout;
-                    if layout != Layout::Plain {
-                        let to = m.states[*state].as_ptr().cast_mut();
-                        return self.set.run(Append { layout, x: rows, to, at, rows: units });
+                    let (rows, info) = (view(rows), &self.program.states[*state]);
+                    let to = m.states[*state].as_ptr().cast_mut();
+                    let at = match at {
+                        At::Behind(at) => Place::Behind(m.sizes[*at]),
+                        At::Ids(ids) => Place::Ids(view(ids).ptr, info.ty.shape[0].bound().max(0) as usize),
+                    };
+                    if info.layout != Layout::Plain {
+                        return self.set.run(Append { layout: info.layout, x: rows, to, at, rows: units });
                     }
                     let row = rows.count() / rows.shape[0].max(1);
-                    let to = m.states[*state].as_ptr().cast_mut().cast::<u32>().add((at + units.start) * row);
-                    std::ptr::copy_nonoverlapping(rows.ptr.add(units.start * row), to, units.len() * row);
+                    for r in units {
+                        let Some(at) = at.of(r) else { continue };
+                        let to = to.cast::<u32>().add(at * row);
+                        std::ptr::copy_nonoverlapping(rows.ptr.add(r * row), to, row);
+                    }
                 }
                 Op::Assign { state, x } => {
                     let x = view(x);

@@ -14,6 +14,7 @@ mod kv;
 mod lines;
 mod map;
 mod pack;
+mod pages;
 mod pool;
 mod product;
 mod program;
@@ -315,6 +316,12 @@ impl Program {
         let (_, dtype, id) = found.ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))?;
         // SAFETY: no step is under way.
         let view = unsafe { core.state().memory.views[*id] };
+        if view.is_dense() && view.count() > 0 && !dtype.is_narrow() {
+            // SAFETY: as many words as the value has.
+            let words = unsafe { std::slice::from_raw_parts(view.ptr.cast_const(), view.count()) };
+            let bytes = bytemuck::cast_slice(words).to_vec();
+            return Ok(Array { dtype: *dtype, shape: view.shape().to_vec(), bytes });
+        }
         // SAFETY: every element is within the value's memory.
         let words = (0..view.count()).map(|i| unsafe { *view.ptr.add(view.offset(i)) });
         Ok(array(*dtype, view.shape(), words))

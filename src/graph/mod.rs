@@ -8,7 +8,7 @@ mod shape;
 mod text;
 
 pub use crate::op::{Attention, RopeLayout};
-pub use builder::{GraphBuilder, Tensor};
+pub use builder::{GraphBuilder, Paged, Tensor};
 pub use optimiser::{Optimiser, Parameters, Zero};
 
 use crate::base::{Bindings, Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};

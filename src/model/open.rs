@@ -3,7 +3,7 @@
 use super::arch::{self, Architecture, Family};
 use super::derived;
 use super::keys::{Keys, short};
-use super::layers::{self, Decoder, StepShape};
+use super::layers::{self, Decoder, PagedShape, StepShape};
 use super::{ModelSource, arch::Encoder};
 use crate::base::{Bindings, Error, Result, Var};
 use crate::graph::{Graph, Source};
@@ -187,6 +187,16 @@ impl Model {
     /// The graph of a decoder's step.
     pub fn step_graph(&self, step: &StepShape) -> Result<Graph> {
         layers::step(self.generator()?, &self.source, &self.name, step)
+    }
+
+    /// The graph of a decoder's step over rows of many sequences.
+    pub fn paged_graph(&self, step: &PagedShape) -> Result<Graph> {
+        layers::paged_step(self.generator()?, &self.source, &self.name, step)
+    }
+
+    /// Tokens before its own that a row of such a step is told the places of.
+    pub fn looks_back(&self) -> usize {
+        self.decoder().map_or(0, Decoder::looks_back)
     }
 
     /// A step that stands for the model's use: one token at half of the context, or one text of 32 tokens.

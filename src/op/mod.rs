@@ -14,6 +14,7 @@ mod grad;
 mod index;
 mod matmul;
 mod norm;
+mod pages;
 mod reduce;
 mod rule;
 mod scalar;
@@ -33,6 +34,7 @@ pub use grad::{Grad, Pull};
 pub use index::{APPEND, ASSIGN, CAST, CONCAT, GATHER, IOTA, PAD, SCATTER_ADD};
 pub use matmul::MATMUL;
 pub use norm::{LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX};
+pub use pages::PAGED_ATTENTION;
 pub use reduce::{ARGMAX, MAX, MEAN, MIN, SUM};
 pub use scalar::*;
 pub use shard::Strategy;
@@ -115,6 +117,7 @@ pub enum Fused {
     LayerNorm,
     RmsNorm,
     Attention,
+    PagedAttention,
     ExpertMatmul,
 }
 
@@ -158,6 +161,7 @@ pub fn table() -> impl Iterator<Item = &'static OpDef> {
         expert::FAMILY,
         norm::FAMILY,
         attention::FAMILY,
+        pages::FAMILY,
         scalar::FAMILY,
         reduce::FAMILY,
         index::FAMILY,

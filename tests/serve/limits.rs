@@ -144,7 +144,7 @@ fn a_client_that_leaves_cancels_its_answer() {
 
 #[test]
 fn a_full_queue_says_when_to_come_again() {
-    let server = Server::with(512, Limits { queue: 1 }, Config::default());
+    let server = Server::with(512, Limits { queue: 1, parallel: 1, ..Limits::default() }, Config::default());
     let long = with(json!({ "prompt": "a", "stream": true }), long(450)).to_string();
     let mut clients: Vec<Client> = (0..2).map(|_| server.client()).collect();
     clients[0].send("POST", "/v1/completions", &long);

@@ -98,6 +98,10 @@ pub trait Decoder: Debug + Send + Sync {
     fn embedded<'g>(&self, _: &Blocks<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
         x
     }
+    /// Tokens before its own that a row needs otherwise than by attention.
+    fn looks_back(&self) -> usize {
+        0
+    }
     /// One layer over the residual stream `[rows, width]`.
     fn layer<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g>;
     /// Logits on their way out.
@@ -153,6 +157,7 @@ pub fn step(family: &dyn Decoder, weights: &dyn Weights, model: &str, step: &Ste
     let mut b = Blocks {
         g: &g,
         rows: Rows::Cached { seq, total, context: step.context },
+        pages: None,
         origin: Origin::File(weights),
         names: &family.common().names,
         model,
@@ -174,7 +179,7 @@ pub fn step(family: &dyn Decoder, weights: &dyn Weights, model: &str, step: &Ste
     g.finish()
 }
 
-fn layers<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, mut x: Tensor<'g>) -> Tensor<'g> {
+pub(super) fn layers<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, mut x: Tensor<'g>) -> Tensor<'g> {
     let n = family.common().sizes.layers;
     for layer in 0..n {
         // A file may claim any number of layers: the first that it lacks ends it.
@@ -190,7 +195,12 @@ fn layers<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, mut x: Tensor<'g>) -> Te
 }
 
 /// Logits of every row. `shared`: the embedding, where it is the head.
-fn head<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, x: Tensor<'g>, shared: Option<Tensor<'g>>) -> Tensor<'g> {
+pub(super) fn head<'g>(
+    family: &dyn Decoder,
+    b: &Blocks<'_, 'g>,
+    x: Tensor<'g>,
+    shared: Option<Tensor<'g>>,
+) -> Tensor<'g> {
     let s = &family.common().sizes;
     let x = family.common().norm.build(b, None, "output_norm", x, s.width);
     let x = x.matmul_t(shared.unwrap_or_else(|| b.vocabulary("output", [s.vocab, s.width])));
@@ -198,7 +208,7 @@ fn head<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, x: Tensor<'g>, shared: Opt
 }
 
 /// Tables of every position and pair, for each rotation.
-fn angles<'g>(ropes: &[Rope], b: &Blocks<'_, 'g>, context: usize) -> Vec<(Tensor<'g>, Tensor<'g>)> {
+pub(super) fn angles<'g>(ropes: &[Rope], b: &Blocks<'_, 'g>, context: usize) -> Vec<(Tensor<'g>, Tensor<'g>)> {
     let pairs: usize = ropes.iter().map(|r| r.speeds.len()).sum();
     if context.saturating_mul(pairs) > MAX_ROTATIONS {
         let most = MAX_ROTATIONS / pairs;
@@ -248,6 +258,7 @@ pub fn training(family: &dyn Decoder, model: &str, step: &TrainingStep) -> Resul
     let mut b = Blocks {
         g: &g,
         rows: Rows::Whole { batch: step.batch, seq: step.seq },
+        pages: None,
         origin: Origin::Trained(&parameters),
         names: &family.common().names,
         model,

@@ -12,6 +12,7 @@ mod experts;
 mod mlp;
 mod names;
 mod norm;
+mod paged;
 mod rope;
 
 pub use attention::{Attention, Biases, QkNorm, late_windows};
@@ -22,6 +23,7 @@ pub use experts::{Experts, Gate};
 pub use mlp::{Activation, Mlp};
 pub use names::Names;
 pub use norm::Norm;
+pub use paged::{PagedShape, Pages, paged_step};
 pub use rope::{Rope, RopeDefaults, context};
 
 use crate::base::Placement::{self, Split};
@@ -43,6 +45,8 @@ pub enum Origin<'a, 'g> {
 pub enum Rows {
     /// New ones of one sequence, behind those in the cache.
     Cached { seq: Dim, total: Dim, context: usize },
+    /// Some of many sequences, whose keys and values lie in pages ([`Blocks::pages`]).
+    Paged { rows: Dim },
     /// Whole sequences.
     Whole { batch: usize, seq: usize },
 }
@@ -52,6 +56,7 @@ impl Rows {
     pub fn count(&self) -> Dim {
         match *self {
             Rows::Cached { seq, .. } => seq,
+            Rows::Paged { rows } => rows,
             Rows::Whole { batch, seq } => (batch * seq).into(),
         }
     }
@@ -69,6 +74,8 @@ pub enum Side {
 pub struct Blocks<'a, 'g> {
     pub g: &'g GraphBuilder,
     pub rows: Rows,
+    /// Where rows stand that are of many sequences.
+    pub pages: Option<Pages<'g>>,
     origin: Origin<'a, 'g>,
     names: &'a Names,
     model: &'a str,
