@@ -1,6 +1,7 @@
 //! Running a program: the tasks of its instructions.
 
-use super::attend::{self, Attend, Columns, Heads};
+use super::attend::{self, Attend, Heads};
+use super::columns::Columns;
 use super::isa::{LANES, Set};
 use super::kv::{Append, Layout, Place};
 use super::map::{Map, RUN, number, word};

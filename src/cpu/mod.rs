@@ -7,6 +7,7 @@
 //! any number of threads: how work is cut into tasks does not depend on it.
 
 mod attend;
+mod columns;
 mod compile;
 mod exec;
 mod isa;

@@ -2,6 +2,7 @@
 
 use super::code::{Bound, Code, Coord, Space};
 use super::fuse::{self, Fusion};
+use super::scatter::{Rows, scattered};
 use super::{
     Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory,
 };
@@ -201,16 +202,6 @@ struct Target {
     count: Expr,
     /// Where ids say which rows of the target are written.
     rows: Option<Rows>,
-}
-
-/// Rows of a target, by ids.
-struct Rows {
-    ids: BufferId,
-    dtype: DType,
-    /// Where ids begin, elements of a row, and rows that there are.
-    first: Expr,
-    row: Expr,
-    all: Expr,
 }
 
 impl<'a> Lower<'a> {
@@ -576,24 +567,6 @@ impl<'a> Lower<'a> {
         map.label = self.graph.node(v).name.clone();
         self.pending = Some(map);
         self.flush()
-    }
-}
-
-/// The text of a segment whose rows go where ids say: outside of the target nothing is written.
-fn scattered(code: &mut Code, rows: &Rows, (k, y, n): (usize, &str, &str), dtype: DType) -> String {
-    let ids = code.bind(rows.ids, rows.dtype, false);
-    let (first, row, all) = (code.param(&rows.first), code.param(&rows.row), code.param(&rows.all));
-    let id = |i: &str| format!("            let id = u32({ids}[{first} + {i} / {row}]);\n");
-    match dtype.store() {
-        Some(store) => format!(
-            "    if (j < {n}) {{\n        if (2u * j < {n}) {{\n{}            let a = f{k}(2u * j);\n            let b = f{k}(2u * j + 1u);\n            if (id < {all}) {{ {y}[(id * {row} + (2u * j) % {row}) / 2u] = {}; }}\n        }}\n        return;\n    }}\n    j -= {n};\n",
-            id("(2u * j)"),
-            (store.pack)("a", "b")
-        ),
-        None => format!(
-            "    if (j < {n}) {{\n{}            if (id < {all}) {{ {y}[id * {row} + j % {row}] = f{k}(j); }}\n        return;\n    }}\n    j -= {n};\n",
-            id("j")
-        ),
     }
 }
 

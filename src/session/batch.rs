@@ -11,6 +11,7 @@ use super::words::Words;
 use super::{Finished, Generation, Notice, Options, Request, Stop, Token};
 use crate::base::{Array, Bindings, Error, Result};
 use crate::model::{Model, ModelInfo, PagedShape};
+use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -207,23 +208,22 @@ impl Batch {
             shares.iter().map(|(i, rows)| rows.end == self.running[*i].generation.tokens().len()).collect();
         let logits = self.compute(&shares, &outputs, cancel).await?;
         let elapsed = start.elapsed();
-        let mut rows = logits.chunks_exact(self.info.vocab.max(1));
         let mut ended = vec![];
-        for ((i, part), output) in shares.into_iter().zip(outputs) {
-            self.keep(i, part.clone());
-            let sequence = &mut self.running[i];
-            sequence.generation.spent(part.len(), elapsed);
-            let Some(row) = output.then(|| rows.next()).flatten() else { continue };
-            let (id, chosen) = (sequence.id, sequence.generation.choose(&self.words, self.context, row));
-            let over = chosen.is_err() || sequence.generation.stop().is_some();
-            let (token, error) = match chosen {
-                Ok(token) => (Some(token), None),
-                Err(e) => (None, Some(e)),
-            };
-            if over {
-                ended.push((made.len(), error));
+        let mut rows: Vec<Option<usize>> = vec![None; self.running.len()];
+        for (n, (i, _)) in shares.iter().zip(&outputs).filter(|(_, output)| **output).map(|(s, _)| s).enumerate() {
+            rows[*i] = Some(n);
+        }
+        for (i, part) in shares {
+            self.running[i].generation.spent(part.len(), elapsed);
+            self.keep(i, part);
+        }
+        for (i, chosen) in self.choose(&logits, &rows).into_iter().enumerate() {
+            let Some(chosen) = chosen else { continue };
+            let sequence = &self.running[i];
+            if chosen.is_err() || sequence.generation.stop().is_some() {
+                ended.push((made.len(), chosen.as_ref().err().cloned()));
             }
-            made.push(Made { id, token, ended: None });
+            made.push(Made { id: sequence.id, token: chosen.ok(), ended: None });
         }
         for (at, error) in ended {
             if let Some(g) = self.remove(made[at].id) {
@@ -231,6 +231,20 @@ impl Batch {
             }
         }
         Ok(made)
+    }
+
+    /// The next token of each sequence that has a row of logits; sequences share no state, so they choose side by side.
+    fn choose(&mut self, logits: &[f32], rows: &[Option<usize>]) -> Vec<Option<Result<Token>>> {
+        let (words, context, vocab) = (&self.words, self.context, self.info.vocab);
+        let one = |(sequence, row): (&mut Sequence, &Option<usize>)| {
+            let row = logits.get((*row)? * vocab..).and_then(|rest| rest.get(..vocab));
+            let row = row.ok_or_else(|| Error::usage("the step gave too few logits: this is a bug"));
+            Some(row.and_then(|row| sequence.generation.choose(words, context, row)))
+        };
+        match rows.iter().flatten().count() {
+            0 | 1 => self.running.iter_mut().zip(rows).map(one).collect(),
+            _ => self.running.par_iter_mut().zip(rows).map(one).collect(),
+        }
     }
 
     /// Ends those that were asked for no token at all.
