@@ -117,7 +117,8 @@ fn a_key_is_asked_for() {
 
 #[test]
 fn a_client_that_leaves_cancels_its_answer() {
-    let server = Server::new();
+    // One at a time, so that the second waits.
+    let server = Server::with(512, Limits { parallel: 1, ..Limits::default() }, Config::default());
     let body = |stream: bool| {
         let more = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "a" }], "stream": stream });
         with(more, long(450)).to_string()
