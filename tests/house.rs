@@ -1,4 +1,4 @@
-//! The documents tell the truth: the import table, docs/ops.md, links, sizes of files.
+//! The documents tell the truth: the import table, docs/ops.md, links, widths of lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -143,6 +143,16 @@ fn every_shader_is_a_template_or_shared() {
     }
     for needed in ["matmul", "softmax", "layer_norm"] {
         assert!(root().join(format!("shaders/{needed}.wgsl")).exists());
+    }
+}
+
+#[test]
+fn lines_of_shaders_fit_a_screen() {
+    for path in files("shaders", ".wgsl") {
+        for (i, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            let wide = line.chars().count();
+            assert!(wide <= 120, "{}:{}: {wide} characters, at most 120", path.display(), i + 1);
+        }
     }
 }
 

@@ -123,10 +123,8 @@ impl Drop for Server {
 }
 
 /// Ready once `ended` has come to `n`.
-fn until(mut ended: watch::Receiver<u32>, n: u32) -> impl Future<Output = ()> {
-    async move {
-        let _ = ended.wait_for(|m| *m >= n).await.is_ok();
-    }
+async fn until(mut ended: watch::Receiver<u32>, n: u32) {
+    let _ = ended.wait_for(|m| *m >= n).await.is_ok();
 }
 
 fn with(mut base: Json, more: Json) -> Json {

@@ -377,7 +377,7 @@ fn make_states(program: &program::Program, state: &mut State) -> Result<()> {
     };
     let total = program.states.iter().try_fold(0usize, |sum, s| sum.checked_add(count(s)?));
     let mut room: Vec<u8> = vec![];
-    if !total.is_some_and(|n| room.try_reserve_exact(n).is_ok()) {
+    if total.is_none_or(|n| room.try_reserve_exact(n).is_err()) {
         let first = program.states.first().map_or("", |s| s.name.as_str());
         let bytes = total.map_or("beyond 2^64".into(), |n| n.to_string());
         let what = format!(

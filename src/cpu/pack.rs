@@ -150,7 +150,7 @@ impl Packed {
     /// # Errors
     /// Memory that is not there; rows of parts of blocks.
     pub fn new(form: Form, n: usize, k: usize) -> Result<Packed> {
-        if form.is_quantised() && k % BLOCK != 0 {
+        if form.is_quantised() && !k.is_multiple_of(BLOCK) {
             return Err(Error::op("weight", "", format!("rows of {k} are not whole blocks of {BLOCK}")));
         }
         let mut packed = Packed { form, n, k, data: Lines::default() };

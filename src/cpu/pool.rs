@@ -212,7 +212,7 @@ impl Shared {
                 idle += 1;
                 if idle < 2000 {
                     std::hint::spin_loop()
-                } else if idle % 16 == 0 {
+                } else if idle.is_multiple_of(16) {
                     std::thread::yield_now()
                 }
             } else {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// A model that is open.
+#[allow(clippy::large_enum_variant, reason = "there is one for each engine")]
 pub enum Loaded {
     /// Answers many requests at once.
     Batch(Box<Batch>),

@@ -24,6 +24,7 @@ pub struct Engine {
     states: Vec<(String, Type)>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one for each engine")]
 enum Inner {
     Device {
         programs: Vec<Program>,

@@ -28,7 +28,7 @@ pub(super) async fn open_engine(
     }
     let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
     picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-    let chunk = chunk(&[picked.gpu.clone()], context);
+    let chunk = chunk(std::slice::from_ref(&picked.gpu), context);
     let graphs = graphs(model, context, chunk, (options, picked.gpu.is_some()))?;
     let tuning = match &picked.gpu {
         Some(gpu) => tune::tuned(gpu, options.cache.as_deref(), notify).await?,
