@@ -87,7 +87,7 @@ fn the_first_command_of_the_readme_answers() {
 #[test]
 fn the_fallback_and_the_device_answer_the_same() {
     let (Some(_), Some(index)) = (model("smollm2-135m"), device()) else { return };
-    let on_cpu = warpweft(&[&FRANCE[..], &["--device", "cpu"]].concat());
+    let on_cpu = warpweft(&[&FRANCE[..], &["--device", "cpu", "--precision", "f32"]].concat());
     assert_eq!(on_cpu.out, "The capital of France is Paris.\n");
     assert!(on_cpu.err.starts_with("CPU fallback ("), "{}", on_cpu.err);
     let on_device = warpweft(&[&FRANCE[..], &["--device", &index, "-n", "7"]].concat());

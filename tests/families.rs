@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use warpweft::session::{Batch, BatchOptions, DeviceChoice, Generator, Layout, Options, Request, mesh};
+use warpweft::session::{Batch, BatchOptions, DeviceChoice, Generator, Layout, Options, Precision, Request, mesh};
 use warpweft::text::Sampling;
 
 /// How far a log-probability may be off, and the margin from which greedy ids must be equal.
@@ -170,7 +170,7 @@ impl Case {
         let what =
             format!("{} {} {axes}", self.name, path.extension().map_or("folder".into(), |e| e.to_string_lossy()));
         let layout = Layout { mesh: mesh(axes).unwrap(), ..Layout::default() };
-        let options = Options { device, context: Some(64), layout, ..Options::default() };
+        let options = Options { device, context: Some(64), layout, precision: Precision::F32, ..Options::default() };
         let mut model =
             block_on(Generator::open(path, &options, &mut |_| {})).unwrap_or_else(|e| panic!("{what}: {e}"));
         let list = |key: &str| self.figures[key].as_array().unwrap().clone();
@@ -192,7 +192,7 @@ impl Case {
     /// The same of a batch, beside sequences that are no business of the figures'.
     fn check_batch(&self, path: &Path, device: DeviceChoice, tokens: usize) {
         let what = format!("{} in a batch", self.name);
-        let options = Options { device, context: Some(64), ..Options::default() };
+        let options = Options { device, context: Some(64), precision: Precision::F32, ..Options::default() };
         let how = BatchOptions { sequences: 3, ..BatchOptions::default() };
         let mut batch =
             block_on(Batch::open(path, &options, &how, &mut |_| {})).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -360,7 +360,8 @@ fn gemma3_270m_is_right() {
         return common::skip("WARPWEFT_REQUIRE_GEMMA", "gemma-3-270m-q4_k_m.gguf is not in the cache");
     }
     let figures: Json = serde_json::from_str(include_str!("figures/gemma3_270m.json")).unwrap();
-    let options = Options { device: DeviceChoice::Cpu, context: Some(64), ..Options::default() };
+    let options =
+        Options { device: DeviceChoice::Cpu, context: Some(64), precision: Precision::F32, ..Options::default() };
     let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
     for case in figures["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();

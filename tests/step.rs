@@ -15,7 +15,9 @@ use warpweft::device::Gpu;
 use warpweft::graph::{Attention, Graph, GraphBuilder, Paged};
 use warpweft::reference::Interpreter;
 use warpweft::reference::sample::Random;
-use warpweft::session::{Batch, BatchOptions, DeviceChoice, Engine, Generator, Made, Options, Request, Token};
+use warpweft::session::{
+    Batch, BatchOptions, DeviceChoice, Engine, Generator, Made, Options, Precision, Request, Token,
+};
 use warpweft::text::Sampling;
 
 // ---- attention over pages ---------------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ fn hold(gpu: Option<&Arc<Gpu>>, what: &str) {
         let l = laid(f, &lengths, 40 + i as u64);
         let (graph, want) = (paged_graph(f, &l), alone(f, &l));
         let none = HashMap::<String, Array>::new();
-        let mut engine = block_on(Engine::load(gpu.cloned(), &graph, &none, &Options::default())).unwrap();
+        let mut engine = block_on(Engine::load(gpu.cloned(), &graph, &none, &exact(DeviceChoice::Cpu))).unwrap();
         let rows = l.pages * f.page;
         for name in ["k", "v"] {
             let poison = Array::f32(&[rows, f.g * f.d], &vec![f32::NAN; rows * f.g * f.d]);
@@ -203,9 +205,17 @@ fn the_same_on_the_device() {
 // ---- batches ----------------------------------------------------------------------------------------------------
 
 fn tiny(context: usize) -> (Folder, PathBuf) {
+    tiny_in(context, DType::F32)
+}
+
+fn tiny_in(context: usize, dtype: DType) -> (Folder, PathBuf) {
     let folder = Folder::new("step");
-    let path = folder.file("tiny.gguf", Tiny { context, seed: 5, ..Tiny::default() }.gguf().bytes());
+    let path = folder.file("tiny.gguf", Tiny { context, seed: 5, dtype, ..Tiny::default() }.gguf().bytes());
     (folder, path)
+}
+
+fn exact(device: DeviceChoice) -> Options {
+    Options { precision: Precision::F32, ..options(device) }
 }
 
 fn options(device: DeviceChoice) -> Options {
@@ -292,17 +302,21 @@ fn agrees(got: &[(Told, bool)], want: &[Told], what: &str) {
 
 #[test]
 fn whatever_shares_a_step_each_sequence_gets_the_bits_that_it_gets_alone() {
-    let (_folder, path) = tiny(256);
-    let all = requests(24, 3, 90);
-    let mut model = block_on(Generator::open(&path, &options(DeviceChoice::Cpu), &mut |_| {})).unwrap();
-    let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
-    for sequences in [1, 2, 5, 16] {
-        let mut batch = open(&path, DeviceChoice::Cpu, &BatchOptions { sequences, ..BatchOptions::default() });
-        let got = run(&mut batch, &all, sequences as u64, 0);
-        agrees(&got, &want, &format!("{sequences} at once"));
-        assert!(got.iter().all(|g| g.1) && batch.preempted() == 0);
-        // Again, with prefixes that are there by now, and with some who leave.
-        agrees(&run(&mut batch, &all, 50 + sequences as u64, 9), &want, &format!("{sequences} at once, again"));
+    // In f32, and with weights, activations, keys and values narrow.
+    for (dtype, options) in [(DType::F32, exact(DeviceChoice::Cpu)), (DType::Q4_0, options(DeviceChoice::Cpu))] {
+        let (_folder, path) = tiny_in(256, dtype);
+        let all = requests(24, 3, 90);
+        let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+        let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
+        for sequences in [1, 2, 5, 16] {
+            let how = BatchOptions { sequences, ..BatchOptions::default() };
+            let mut batch = block_on(Batch::open(&path, &options, &how, &mut |_| {})).unwrap();
+            let got = run(&mut batch, &all, sequences as u64, 0);
+            agrees(&got, &want, &format!("{dtype}, {sequences} at once"));
+            assert!(got.iter().all(|g| g.1) && batch.preempted() == 0);
+            // Again, with prefixes that are there by now, and with some who leave.
+            agrees(&run(&mut batch, &all, 50 + sequences as u64, 9), &want, &format!("{sequences} at once, again"));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Running a program: the tasks of its instructions.
 
 use super::attend::{self, Attend, Heads};
+use super::blocks::BLOCK;
 use super::columns::Columns;
 use super::isa::{LANES, Set};
 use super::kv::{Append, Layout, Place};
@@ -152,7 +153,10 @@ impl Core {
                     }
                 }
                 Op::Quantise { x } => self.quantise(&view(x), out, units),
-                Op::Linear { x, bytes, parts } => self.linear(m, (*x, *bytes), parts, units),
+                Op::Linear { x, bytes, parts } => {
+                    let scratch = m.scratch[worker].as_ptr().cast_mut().cast();
+                    self.linear(m, (*x, *bytes), parts, scratch, units)
+                }
                 Op::Matmul { a, b } => {
                     let scratch = m.scratch[worker].as_ptr().cast_mut().cast();
                     self.set.run(Columns { a: view(a), b: view(b), out, scratch, units })
@@ -310,14 +314,21 @@ impl Core {
         unsafe {
             let k = x.width();
             let to = in_bytes(x, out);
-            let blocks = k / 32;
+            let blocks = k / BLOCK;
             let to = Quantised { q: to.q.add(rows.start * k), scales: to.scales.add(rows.start * blocks) };
             self.set.run(Quantise { x: x.f32s().add(rows.start * k), blocks: blocks * rows.len(), to });
         }
     }
 
     /// Units are groups of the parts, one part after another.
-    unsafe fn linear(&self, m: &Memory, (x, bytes): (Id, Option<Id>), parts: &[Part], units: Range<usize>) {
+    unsafe fn linear(
+        &self,
+        m: &Memory,
+        (x, bytes): (Id, Option<Id>),
+        parts: &[Part],
+        scratch: *mut f32,
+        units: Range<usize>,
+    ) {
         unsafe {
             let x = m.views[x];
             let q = bytes.map(|b| in_bytes(&x, m.views[b]));
@@ -340,7 +351,7 @@ impl Core {
                     };
                 }
                 let (out, post) = (m.views[part.out].f32s(), &post[..part.then.len()]);
-                self.set.run(Product { left, weight, groups, out, post });
+                Product { left, weight, out, post, scratch }.groups(self.set, groups);
             }
         }
     }
@@ -371,12 +382,12 @@ impl Core {
                     if whole && at as usize + LANES <= weight.n {
                         let q = bytes.map(|b| {
                             let all = in_bytes(&x, m.views[b]);
-                            Quantised { q: all.q.add(row * k), scales: all.scales.add(row * k / 32) }
+                            Quantised { q: all.q.add(row * k), scales: all.scales.add(row * k / BLOCK) }
                         });
                         let left = Left { x: x_row, stride: k, m: 1, q };
                         let group = at as usize / LANES;
                         let out = y.wrapping_sub(at as usize);
-                        self.set.run(Product { left, weight, groups: group..group + 1, out, post: &[] });
+                        Product { left, weight, out, post: &[], scratch }.groups(self.set, group..group + 1);
                         continue;
                     }
                 }

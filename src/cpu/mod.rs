@@ -7,6 +7,7 @@
 //! any number of threads: how work is cut into tasks does not depend on it.
 
 mod attend;
+mod blocks;
 mod columns;
 mod compile;
 mod exec;
@@ -43,13 +44,14 @@ use web_time::Instant;
 /// The most axes of a value.
 const RANK: usize = 8;
 
-/// What products with quantised weights are computed in.
+/// What products with quantised weights are computed in; those with floats are computed in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// The left operand stays f32.
-    #[default]
+    /// The left operand stays f32, and weights are decoded to f32 on the way.
     F32,
-    /// The left operand is rounded to bytes by blocks of 32, and integers are multiplied.
+    /// The left operand is rounded to bytes by blocks of 32, off by 1/254 of the largest of them at most, and integers are
+    /// multiplied. Keys and values of attention are f16.
+    #[default]
     Int8,
 }
 
@@ -156,7 +158,7 @@ impl Program {
             part.got += n;
             let first = part.first + block as usize;
             match &mut memory.packed[part.weight] {
-                Some(packed) => packed.put(weight.ty.dtype, first, bytes).map_err(|e| e.at_node(&weight.name))?,
+                Some(packed) => packed.put(first, bytes).map_err(|e| e.at_node(&weight.name))?,
                 None => {
                     let to = memory.weights[part.weight].bytes_mut();
                     let size = weight.ty.dtype.block();
@@ -423,7 +425,7 @@ fn make_weights(
         }
         let form = Form::of(dtype).filter(|_| w.packed);
         let (packed, plain) = match (form, &shape[..]) {
-            (Some(form), &[n, k]) => (Some(Packed::new(form, n, k)?), 0),
+            (Some(_), &[n, k]) => (Some(Packed::new(dtype, n, k).map_err(|e| e.at_node(&w.name))?), 0),
             _ => (None, count * 4),
         };
         state.memory.packed.push(packed);

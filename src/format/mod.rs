@@ -7,6 +7,7 @@
 //! buffer therefore holds planes: of all blocks what loads by sixteen bytes, then what is beside it ([`Planes`]).
 
 mod describe;
+mod levels;
 mod planes;
 mod wgsl;
 mod wide;
@@ -35,7 +36,8 @@ mod search;
 mod six_bit;
 mod table;
 
-pub use describe::{Class, Float, Format, Int8, IntDot};
+pub use describe::{Class, Float, Format};
+pub use levels::{GROUP, Levels, Numbers, Scales};
 pub use mixes::{MIXES, Mix};
 pub use planes::{MAX_PLANES, Planes};
 pub use wgsl::{Blocks, Plain, RUN, Store, Wgsl};
