@@ -2,6 +2,7 @@
 
 mod ask;
 mod cluster;
+mod examples;
 mod fetch;
 mod interrupt;
 mod look;
@@ -17,7 +18,7 @@ mod web;
 use crate::base::{Error, Result};
 use crate::session::{DeviceChoice, Notice, Options};
 use crate::text::Sampling;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use interrupt::Interrupt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -180,7 +181,8 @@ pub fn main() -> ExitCode {
             hook(info)
         }
     }));
-    let cli = match Cli::try_parse() {
+    let parsed = examples::with_examples(Cli::command()).try_get_matches();
+    let cli = match parsed.and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(e) => return wrong_arguments(&e),
     };

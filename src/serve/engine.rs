@@ -124,12 +124,15 @@ impl Engine {
                 threads,
                 ..Options::default()
             };
-            let decodes = Model::new(ModelSource::open(&path)?)?.check_generates().is_ok();
+            let model = Model::new(ModelSource::open(&path)?)?;
+            let (decodes, pages) = (model.check_generates().is_ok(), model.has_pages() && options.layout.is_single());
+            drop(model);
+            if decodes && !pages {
+                log::info!("{}: requests are answered one after another", path.display());
+            }
             pollster::block_on(async {
                 Ok(match decodes {
-                    true if options.layout.is_single() => {
-                        Loaded::Batch(Box::new(Batch::open(&path, &options, &how, notify).await?))
-                    }
+                    true if pages => Loaded::Batch(Box::new(Batch::open(&path, &options, &how, notify).await?)),
                     true => Loaded::Generator(Generator::open(&path, &options, notify).await?),
                     false => Loaded::Embedder(Embedder::open(&path, &options, notify).await?),
                 })

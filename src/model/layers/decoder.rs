@@ -98,12 +98,24 @@ pub trait Decoder: Debug + Send + Sync {
     fn embedded<'g>(&self, _: &Blocks<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
         x
     }
+    /// Whether a step may take rows of many sequences, whose keys and values lie in pages.
+    fn has_pages(&self) -> bool {
+        true
+    }
     /// Tokens before its own that a row needs otherwise than by attention.
     fn looks_back(&self) -> usize {
         0
     }
     /// One layer over the residual stream `[rows, width]`.
     fn layer<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g>;
+    /// Bytes of what is kept of one token.
+    fn state_bytes_per_token(&self) -> u64 {
+        self.common().sizes.state_bytes_per_token()
+    }
+    /// Whether a tensor of the file is of a part that answers do not need, such as a second head that guesses ahead.
+    fn is_spare(&self, _: &str) -> bool {
+        false
+    }
     /// Logits on their way out.
     fn logits<'g>(&self, _: &Blocks<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
         x
