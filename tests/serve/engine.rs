@@ -131,7 +131,7 @@ fn dropping_an_answer_cancels_it_within_a_step() {
 
 #[test]
 fn deadlines_end_what_runs_and_what_waits() {
-    let (_folder, engine) = engine(ENDLESS, Limits::default());
+    let (_folder, engine) = engine(ENDLESS, Limits { parallel: 1, ..Limits::default() });
     let soon = |millis| Some(Instant::now() + Duration::from_millis(millis));
     let run = Request { deadline: soon(200), ..request(&engine, "a", ENDLESS - 100) };
     let mut running = engine.submit(run).unwrap();
