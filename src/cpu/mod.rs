@@ -145,6 +145,7 @@ impl Program {
     /// # Errors
     /// More blocks than the tensor has.
     pub fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
+        let threads = self.threads().min(self.pool.cores());
         let core = self.pool.work();
         // SAFETY: no step is under way.
         let memory = unsafe { &mut core.state().memory };
@@ -158,7 +159,7 @@ impl Program {
             part.got += n;
             let first = part.first + block as usize;
             match &mut memory.packed[part.weight] {
-                Some(packed) => packed.put(first, bytes).map_err(|e| e.at_node(&weight.name))?,
+                Some(packed) => packed.put(first, bytes, threads).map_err(|e| e.at_node(&weight.name))?,
                 None => {
                     let to = memory.weights[part.weight].bytes_mut();
                     let size = weight.ty.dtype.block();

@@ -91,40 +91,41 @@ impl Packed {
         self.data.bytes()[g * self.group_bytes()..].as_ptr()
     }
 
-    /// Takes blocks as a file has them, from number `first` of the matrix on.
+    /// Takes blocks as a file has them, from number `first` of the matrix on; several threads share many of them.
     ///
     /// # Errors
     /// Blocks beyond the end.
-    pub fn put(&mut self, first: usize, bytes: &[u8]) -> Result<()> {
+    pub fn put(&mut self, first: usize, bytes: &[u8], threads: usize) -> Result<()> {
         let dtype = self.dtype;
         if !self.form.takes(dtype) {
             let values = format::decode(dtype, bytes);
-            return self.put_blocks(DType::F32, first * dtype.block(), bytemuck::cast_slice(&values));
+            return self.put_blocks(DType::F32, first * dtype.block(), bytemuck::cast_slice(&values), threads);
         }
-        self.put_blocks(dtype, first, bytes)
+        self.put_blocks(dtype, first, bytes, threads)
     }
 
-    fn put_blocks(&mut self, dtype: DType, first: usize, bytes: &[u8]) -> Result<()> {
-        let size = dtype.block_bytes();
-        let (steps, (_, span), group) = (self.steps(), self.form.step(), self.group_bytes());
-        if (first + bytes.len() / size) > self.n * steps {
+    fn put_blocks(&mut self, dtype: DType, first: usize, bytes: &[u8], threads: usize) -> Result<()> {
+        let places = Places { form: self.form, size: dtype.block_bytes(), steps: self.steps() };
+        let blocks = bytes.len() / places.size;
+        if first + blocks > self.n * places.steps {
             return Err(Error::op("weight", "", format!("{} bytes from {first} on reach past its end", bytes.len())));
         }
-        let (form, mut numbers) = (self.form, Numbers::default());
-        let data = self.data.bytes_mut();
-        let (mut row, mut step) = (first.checked_div(steps).unwrap_or(0), first % steps.max(1));
-        for block in bytes.chunks_exact(size) {
-            let (at, lane) = (row / LANES * group + step * span, row % LANES);
-            let to = &mut data[at..at + span];
-            match form {
-                Form::F32 | Form::F16 | Form::BF16 => to[lane * size..(lane + 1) * size].copy_from_slice(block),
-                Form::Blocks(scheme) => scheme.put(block, &mut numbers, lane, to),
-            }
-            step += 1;
-            if step == steps {
-                (row, step) = (row + 1, 0);
-            }
+        let (of_group, group) = (places.steps * LANES, self.group_bytes());
+        if blocks == 0 {
+            return Ok(());
         }
+        let data = &mut self.data.bytes_mut()[first / of_group * group..];
+        let each = blocks.div_ceil(of_group).div_ceil(threads.max(1)).max(LEAST_SHARE.div_ceil(group));
+        if !first.is_multiple_of(of_group) || blocks <= each * of_group {
+            places.put(first % of_group, bytes, data);
+            return Ok(());
+        }
+        let shares = bytes.chunks(each * of_group * places.size).zip(data.chunks_mut(each * group));
+        std::thread::scope(|scope| {
+            for (bytes, data) in shares {
+                scope.spawn(move || places.put(0, bytes, data));
+            }
+        });
         Ok(())
     }
 
@@ -142,6 +143,38 @@ impl Packed {
             Form::BF16 => each.for_each(|(y, b)| *y = bf16::from_le_bytes(half(b)).to_f32()),
             // SAFETY: plain code runs on any CPU, and the group has all steps of its rows.
             Form::Blocks(scheme) => unsafe { scheme.with(Row { lane, group, out }) },
+        }
+    }
+}
+
+/// The fewest bytes for which a thread is worth its start.
+const LEAST_SHARE: usize = 1 << 20;
+
+/// Where blocks of a matrix go.
+#[derive(Clone, Copy)]
+struct Places {
+    form: Form,
+    /// Bytes of a block in the file, and blocks of a row.
+    size: usize,
+    steps: usize,
+}
+
+impl Places {
+    /// Puts blocks from number `first` on, counted from the group at which `data` begins.
+    fn put(self, first: usize, bytes: &[u8], data: &mut [u8]) {
+        let (size, span, mut numbers) = (self.size, self.form.step().1, Numbers::default());
+        let (mut row, mut step) = (first / self.steps, first % self.steps);
+        for block in bytes.chunks_exact(size) {
+            let (at, lane) = ((row / LANES * self.steps + step) * span, row % LANES);
+            let to = &mut data[at..at + span];
+            match self.form {
+                Form::F32 | Form::F16 | Form::BF16 => to[lane * size..(lane + 1) * size].copy_from_slice(block),
+                Form::Blocks(scheme) => scheme.put(block, &mut numbers, lane, to),
+            }
+            step += 1;
+            if step == self.steps {
+                (row, step) = (row + 1, 0);
+            }
         }
     }
 }
@@ -189,14 +222,29 @@ mod tests {
             let blocks = bytes.len() / size;
             for from in (0..blocks).step_by(7).rev() {
                 let to = (from + 7).min(blocks);
-                packed.put(from, &bytes[from * size..to * size]).unwrap();
+                packed.put(from, &bytes[from * size..to * size], 1).unwrap();
             }
-            assert!(packed.put(blocks, &bytes[..size]).is_err());
+            assert!(packed.put(blocks, &bytes[..size], 1).is_err());
             let mut row = vec![0.0; k];
             for r in 0..n {
                 packed.row(r, &mut row);
                 assert_eq!(row, want[r * k..(r + 1) * k], "{dtype} row {r}");
             }
+        }
+    }
+
+    #[test]
+    fn threads_put_blocks_where_one_does() {
+        for dtype in [DType::F32, DType::F16].into_iter().chain(DType::quantised()) {
+            let (n, k) = (2011, 2048);
+            let bytes: Vec<u8> =
+                (0..n * k / dtype.block() * dtype.block_bytes()).map(|i| (i * 31 % 251) as u8).collect();
+            let filled = |threads| {
+                let mut packed = Packed::new(dtype, n, k).unwrap();
+                packed.put(0, &bytes, threads).unwrap();
+                packed.data.bytes().to_vec()
+            };
+            assert!(filled(1) == filled(3), "{dtype}");
         }
     }
 

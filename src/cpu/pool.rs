@@ -121,6 +121,10 @@ impl<W: Work> Pool<W> {
     pub fn threads(&self) -> usize {
         self.threads
     }
+    /// How many threads may run at once.
+    pub fn cores(&self) -> usize {
+        self.shared.cores
+    }
     pub fn work(&self) -> &W {
         &self.work
     }
@@ -280,40 +284,62 @@ mod tests {
     struct Count {
         phase: AtomicUsize,
         sum: AtomicUsize,
+        phases: usize,
         fail: bool,
+        /// Some tasks take longer than anyone's patience.
+        slow: bool,
     }
     impl Work for Count {
         unsafe fn task(&self, task: usize, _: usize) {
             assert!(!self.fail || task != 3, "on purpose");
+            if self.slow && (task + self.phase.load(Ordering::Relaxed)).is_multiple_of(3) {
+                std::thread::sleep(PATIENCE * 4);
+            }
             self.sum.fetch_add(task + 1, Ordering::Relaxed);
         }
         unsafe fn next(&self, _: usize) -> usize {
             let phase = self.phase.fetch_add(1, Ordering::Relaxed);
-            if phase < 200 { phase % 7 + 2 } else { 0 }
+            if phase < self.phases { phase % 7 + 2 } else { 0 }
+        }
+    }
+
+    fn pool(threads: usize, phases: usize, fail: bool, slow: bool) -> Pool<Count> {
+        let (phase, sum) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Pool::new(threads, Arc::new(Count { phase, sum, phases, fail, slow }))
+    }
+
+    fn drives(pool: &mut Pool<Count>, times: usize) {
+        let want: usize = (0..pool.work().phases).map(|p| (1..=p % 7 + 2).sum::<usize>()).sum();
+        for _ in 0..times {
+            pool.work().phase.store(0, Ordering::Relaxed);
+            pool.work().sum.store(0, Ordering::Relaxed);
+            assert!(unsafe { pool.drive() });
+            assert_eq!(pool.work().sum.load(Ordering::Relaxed), want);
         }
     }
 
     #[test]
     fn every_task_of_every_phase_is_done_once() {
-        let want: usize = (0..200).map(|p| (1..=p % 7 + 2).sum::<usize>()).sum();
         for threads in [1, 2, 3, 64] {
-            let work = Count { phase: AtomicUsize::new(0), sum: AtomicUsize::new(0), fail: false };
-            let mut pool = Pool::new(threads, Arc::new(work));
-            for _ in 0..5 {
-                pool.work().phase.store(0, Ordering::Relaxed);
-                pool.work().sum.store(0, Ordering::Relaxed);
-                assert!(unsafe { pool.drive() });
-                assert_eq!(pool.work().sum.load(Ordering::Relaxed), want);
-            }
+            drives(&mut pool(threads, 200, false, false), 5);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_long_sleeps_and_is_woken() {
+        for threads in [1, 2, 3, 64] {
+            let mut pool = pool(threads, 40, false, true);
+            drives(&mut pool, 2);
+            // Between steps workers sleep, too.
+            std::thread::sleep(PATIENCE * 20);
+            drives(&mut pool, 1);
         }
     }
 
     #[test]
     fn a_task_that_panics_ends_the_step() {
         for threads in [1, 3] {
-            let work = Count { phase: AtomicUsize::new(0), sum: AtomicUsize::new(0), fail: true };
-            let mut pool = Pool::new(threads, Arc::new(work));
-            assert!(!unsafe { pool.drive() });
+            assert!(!unsafe { pool(threads, 200, true, false).drive() });
         }
     }
 }

@@ -155,12 +155,14 @@ impl<S: Isa> Visit for OneRowOf<'_, S> {
     #[inline(always)]
     unsafe fn visit<B: Blocks>(self, blocks: B) {
         unsafe {
-            for g in self.1 {
-                let p = self.0.weight.group(g);
-                match self.0.left.q {
-                    Some(q) => self.0.some::<S, _, 1>(Whole(p, blocks, q), g, 0),
-                    None => self.0.some::<S, _, 1>(Decoded(p, blocks), g, 0),
-                };
+            let OneRowOf(of, groups, _) = self;
+            let mut g = groups.start;
+            while g < groups.end {
+                match of.left.q {
+                    Some(q) => g += of.some::<S, _, 1>(Whole(of.weight.group(g), blocks, q), g, 0),
+                    None if g + 4 <= groups.end => g += of.decoded::<S, B, 4>(blocks, g),
+                    None => g += of.decoded::<S, B, 1>(blocks, g),
+                }
             }
         }
     }
@@ -271,25 +273,59 @@ impl Product<'_> {
         }
     }
 
+    /// A tile of rows; how many.
     #[inline(always)]
     unsafe fn some<S: Isa, W: Tile<S>, const T: usize>(&self, w: W, g: usize, row: usize) -> usize {
         unsafe {
             let acc = w.tile::<T>(&self.left, row, self.weight.k);
-            let n = self.weight.n;
-            let (first, whole) = (g * LANES, (g + 1) * LANES <= n);
-            for t in 0..T {
-                let at = (row + t) * n + first;
-                let mut y = acc[t];
-                for post in self.post {
-                    y = match *post {
-                        Post::Row(b) => S::add(y, load_some::<S>(b.add(first), n - first, whole)),
-                        Post::Full(b) => S::add(y, load_some::<S>(b.add(at), n - first, whole)),
-                        Post::Act(act) => act.apply::<S>(y),
-                    };
-                }
-                store_some::<S>(self.out.add(at), y, n - first, whole);
+            for (t, y) in acc.into_iter().enumerate() {
+                self.store::<S>(y, g, row + t);
             }
             T
+        }
+    }
+
+    /// Some groups times the first row, f32 on the left: blocks are decoded on the way. Each group is a chain of sums, whose
+    /// additions wait for each other: several side by side keep the units busy.
+    #[inline(always)]
+    unsafe fn decoded<S: Isa, B: Blocks, const G: usize>(&self, blocks: B, first: usize) -> usize {
+        unsafe {
+            let (mut acc, mut x) = ([S::splat(0.0); G], self.left.x);
+            for step in 0..self.weight.k / (BLOCK * B::SHARE) {
+                for b in 0..B::SHARE {
+                    for (g, acc) in acc.iter_mut().enumerate() {
+                        let p = self.weight.group(first + g).add(step * B::STEP);
+                        let block = blocks.open::<S>(blocks.head::<S>(p), p.add(B::HEAD + b * B::BYTES));
+                        for i in 0..8 {
+                            for (j, w) in four::<S>(&block, i).into_iter().enumerate() {
+                                *acc = S::fma(S::splat(*x.add(4 * i + j)), w, *acc);
+                            }
+                        }
+                    }
+                    x = x.add(BLOCK);
+                }
+            }
+            for (g, y) in acc.into_iter().enumerate() {
+                self.store::<S>(y, first + g, 0);
+            }
+            G
+        }
+    }
+
+    /// Sixteen outputs of a row to their places.
+    #[inline(always)]
+    unsafe fn store<S: Isa>(&self, mut y: S::F, g: usize, row: usize) {
+        unsafe {
+            let (n, first) = (self.weight.n, g * LANES);
+            let (at, whole) = (row * n + first, first + LANES <= n);
+            for post in self.post {
+                y = match *post {
+                    Post::Row(b) => S::add(y, load_some::<S>(b.add(first), n - first, whole)),
+                    Post::Full(b) => S::add(y, load_some::<S>(b.add(at), n - first, whole)),
+                    Post::Act(act) => act.apply::<S>(y),
+                };
+            }
+            store_some::<S>(self.out.add(at), y, n - first, whole);
         }
     }
 }
@@ -472,36 +508,6 @@ unsafe fn four<S: Isa>(block: &Block<S>, i: usize) -> [S::F; 4] {
             S::fma(S::byte::<2>(q), d, m),
             S::fma(S::byte::<3>(q), d, m),
         ]
-    }
-}
-
-/// Blocks decoded on the way, for f32 on the left.
-#[derive(Clone, Copy)]
-struct Decoded<B>(*const u8, B);
-
-impl<S: Isa, B: Blocks> Tile<S> for Decoded<B> {
-    #[inline(always)]
-    unsafe fn tile<const T: usize>(self, left: &Left, row: usize, k: usize) -> [S::F; T] {
-        unsafe {
-            let mut acc = [S::splat(0.0); T];
-            let mut x = left.x.add(row * left.stride);
-            for step in 0..k / (BLOCK * B::SHARE) {
-                let p = self.0.add(step * B::STEP);
-                let head = self.1.head::<S>(p);
-                for b in 0..B::SHARE {
-                    let block = self.1.open::<S>(head, p.add(B::HEAD + b * B::BYTES));
-                    for i in 0..8 {
-                        for (j, w) in four::<S>(&block, i).into_iter().enumerate() {
-                            for t in 0..T {
-                                acc[t] = S::fma(S::splat(*x.add(t * left.stride + 4 * i + j)), w, acc[t]);
-                            }
-                        }
-                    }
-                    x = x.add(BLOCK);
-                }
-            }
-            acc
-        }
     }
 }
 

@@ -65,7 +65,9 @@ struct Sequence {
 
 /// What a step made of a sequence.
 pub struct Made {
+    /// The sequence's number.
     pub id: u64,
+    /// The token that it goes on with.
     pub token: Option<Token>,
     /// Set with the last: the sequence is gone.
     pub ended: Option<Result<Finished>>,
@@ -112,15 +114,19 @@ impl Batch {
         Ok(Batch { engine, info, words, context, shape, few, back, pool, running: vec![], next: 0, preempted: 0 })
     }
 
+    /// The sizes of the model.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
+    /// Tokens of a sequence.
     pub fn context(&self) -> usize {
         self.context
     }
+    /// What it runs on.
     pub fn adapter(&self) -> String {
         self.engine.adapter()
     }
+    /// The most bytes that were in use at once.
     pub fn peak_bytes(&self) -> u64 {
         self.engine.peak_bytes()
     }
@@ -132,6 +138,7 @@ impl Batch {
     pub fn len(&self) -> usize {
         self.running.len()
     }
+    /// Whether no sequence is under way.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
     }

@@ -141,7 +141,9 @@ async fn open_mesh(
 fn chunk(gpus: &[Option<Arc<Gpu>>], context: usize) -> usize {
     let kind = |g: &Option<Arc<Gpu>>| match g.as_ref().map(|g| g.caps().kind) {
         Some(AdapterKind::Software) => 8,
-        None => 64,
+        // An interpreter in a browser gives the thread back between nodes only.
+        None if cfg!(target_arch = "wasm32") => 64,
+        None => 256,
         Some(_) => 256,
     };
     gpus.iter().map(kind).min().unwrap_or(64).min(context)

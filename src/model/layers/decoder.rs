@@ -128,6 +128,10 @@ pub trait Decoder: Debug + Send + Sync {
 /// A file that has no head and says that the embedding does not stand for it.
 pub fn tied(at: &Keys, names: &Names, default: Option<bool>) -> Result<bool> {
     let head = names.tensor(None, "output", "weight");
+    // What makes vectors has no use for a head.
+    if !at.has_tensor(&head) && at.side_json("modules.json")?.is_some() {
+        return Ok(true);
+    }
     match at.flag("", "tie_word_embeddings")?.or(default) {
         Some(true) if !at.is_gguf() => Ok(true),
         Some(false) if !at.is_gguf() && !at.has_tensor(&head) => Err(

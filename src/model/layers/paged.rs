@@ -16,8 +16,9 @@ pub struct PagedShape {
     pub sequences: usize,
     /// Tokens of a sequence.
     pub context: usize,
-    /// Tokens of a page, and pages of the pool.
+    /// Tokens of a page.
     pub page: usize,
+    /// Pages of the pool.
     pub pages: usize,
 }
 
