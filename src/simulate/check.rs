@@ -36,7 +36,7 @@ pub const SUBJECTS: [Subject; 7] = [
 /// What describes a training run, and what describes serving.
 macro_rules! training_columns {
     ($($more:literal),*) => { &["model", "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "gated", "experts", "top_k", "cluster", "gpus", "dp", "tp", "pp", "vpp", "cp", "ep", "fsdp",
-        "sequence_parallel", "seq", "micro_batch", "global_batch", "dtype", "recompute", "offload",
+        "sequence_parallel", "seq", "micro_batch", "global_batch", "dtype", "recompute", "offload", "imbalance",
         "stack", "head", "kv_lora", "q_lora", "nope_head", "rope_head", "value_head", "shared_experts", "dense_layers", "dense_ffn", "moe_every", "window", "full_every", $($more),*] };
 }
 

@@ -37,7 +37,12 @@ impl Counts {
                         self.travels(*axis, *kind, times * ranks / group as f64, *bytes);
                     }
                 }
-                Work::Stream { .. } => {}
+                Work::Tokens { bytes, .. } => {
+                    if l.ep > 1 && *bytes > 0.0 {
+                        self.travels(Axis::Expert, Kind::AllToAll, times * ranks / l.ep as f64, *bytes);
+                    }
+                }
+                Work::Stream { .. } | Work::Host { .. } => {}
             }
         }
     }
