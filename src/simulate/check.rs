@@ -164,7 +164,7 @@ impl std::str::FromStr for Subject {
 }
 
 /// What describes an engine under load.
-const SERVING: [&str; 56] = [
+const SERVING: [&str; 62] = [
     "model",
     "layers",
     "hidden",
@@ -219,6 +219,12 @@ const SERVING: [&str; 56] = [
     "decode_attention_dp",
     "decode_moe_tp",
     "decode_moe_ep",
+    "prefill_gemm_dtype",
+    "prefill_moe_dtype",
+    "prefill_kv_dtype",
+    "decode_gemm_dtype",
+    "decode_moe_dtype",
+    "decode_kv_dtype",
     "ttft_ms",
     "tpot_ms",
 ];

@@ -75,6 +75,21 @@ fn name(axis: Axis) -> &'static str {
     }
 }
 
+/// Counts a pass that answers: all layers over the layout's tokens, the head over `rows` of them, on all tensor ranks.
+///
+/// # Errors
+/// A layout that cannot be on this model ([`Layout::check`]).
+pub fn forward(shape: &Shape, l: &Layout, rows: usize) -> Result<Counts> {
+    l.check(shape)?;
+    let (mut out, ranks) = (Counts::default(), l.tp as f64);
+    (0..shape.layers).for_each(|i| out.add(&layer(shape, l, i).forward, l, 1.0, ranks));
+    let last = Layout { micro_batch: rows, seq: 1, ..l.clone() };
+    let products: Vec<Work> =
+        head(shape, &last).forward.into_iter().filter(|w| matches!(w, Work::Gemm { .. })).collect();
+    out.add(&products, l, 1.0, ranks);
+    Ok(out)
+}
+
 /// Counts a step.
 ///
 /// # Errors

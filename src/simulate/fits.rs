@@ -196,15 +196,12 @@ fn energy(chip: &Chip, rows: &[&Row]) -> Result<String> {
     let unknowns = [unknown("byte", chip.constants.energy.byte.0, 1e-11, 1e-9)];
     let awake = chip.constants.energy.awake.0;
     let loss = |z: &[f64]| {
-        let watts = |r: &&&Row| runs::watts_with(r, &machines, awake, z[0]).ok().zip(r.positive("watts").ok().flatten());
+        let watts =
+            |r: &&&Row| runs::watts_with(r, &machines, awake, z[0]).ok().zip(r.positive("watts").ok().flatten());
         mean_log(rows.iter().filter_map(|r| watts(&r)))
     };
     let (values, left) = minimise(&unknowns, 6, &loss);
-    Ok(format!(
-        "# mean |ln error| {left:.4} over {} rows\nbyte = \"{:.1}pJ\"\n",
-        rows.len(),
-        values[0] * 1e12
-    ))
+    Ok(format!("# mean |ln error| {left:.4} over {} rows\nbyte = \"{:.1}pJ\"\n", rows.len(), values[0] * 1e12))
 }
 
 fn protocol(z: &[f64]) -> Protocol {

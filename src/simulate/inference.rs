@@ -77,6 +77,13 @@ pub struct Answering {
     pub devices: usize,
 }
 
+impl Answering {
+    /// Of a token of the answer, the prompt's share with it.
+    pub fn joules_per_token(&self) -> f64 {
+        self.energy.watts.0 * self.devices as f64 / self.tokens_per_second
+    }
+}
+
 struct Server<'a> {
     shape: &'a Shape,
     serving: &'a Serving,
@@ -382,8 +389,8 @@ impl Server<'_> {
         let devices = s.tp * s.pp * s.ep.max(1) * s.replicas;
         let each: Spent = spent * ((s.tp * s.pp) as f64 / batch);
         // While the host prepares a step, devices stand idle.
-        let busy = span * (1.0 - self.host() / (stage(&step) * p));
-        let energy = energy(self.chip, each, span / batch, busy / batch, s.tp * s.pp);
+        let running = span * (1.0 - self.host() / (stage(&step) * p));
+        let energy = energy(self.chip, each, span / batch, running / batch, s.tp * s.pp);
         Ok(Answering {
             busy,
             tokens_per_second: rate * (s.replicas * s.ep.max(1)) as f64,

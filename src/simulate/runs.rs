@@ -1,8 +1,8 @@
 //! Rows that describe a training run or a model being served.
 
 use super::chip::Chip;
-use super::energy::{self, Spent};
 use super::constants::Constants;
+use super::energy::{self, Spent};
 use super::inference::{Mode, Serving, answering};
 use super::known::{self, Machines};
 use super::layout::{Layout, Recompute, Schedule, Stack};

@@ -111,6 +111,9 @@ struct Training {
     /// Optimiser states on the host
     #[arg(long)]
     offload: bool,
+    /// Tokens of the busiest expert rank over their mean
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    imbalance: f64,
     /// Price a layout that does not fit the memory all the same
     #[arg(long)]
     anyway: bool,
@@ -162,6 +165,9 @@ struct ServingFlags {
     /// Requests at once, each followed by the next; with --serve continuous
     #[arg(long, value_name = "N", requires = "serve", conflicts_with = "load")]
     concurrency: Option<usize>,
+    /// Prompts are read on devices of their own, spread so (tp=2,dp=4: four engines of two); with --concurrency or --load
+    #[arg(long, value_name = "AXES", requires = "serve")]
+    prefill: Option<String>,
     /// Tokens of a prompt
     #[arg(long, default_value_t = 1024, value_name = "N")]
     input: usize,
@@ -282,6 +288,7 @@ impl Simulate {
             global_batch,
             precision: self.precision(&chip),
             offload: t.offload,
+            imbalance: t.imbalance,
             stack: soft.stack,
             schedule: match t.schedule {
                 ScheduleFlag::OneF1b => Schedule::OneForwardOneBackward,

@@ -17,7 +17,7 @@ mod rope;
 pub use attention::{Attention, Biases, QkNorm, late_windows};
 pub use common::{Common, Defaults};
 pub use conv::ShortConv;
-pub use decoder::{Decoder, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
+pub use decoder::{Decoder, Passes, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
 pub use experts::{Experts, Gate};
 pub use mlp::{Activation, Mlp};
 pub use names::Names;
@@ -153,7 +153,7 @@ impl<'g> Blocks<'_, 'g> {
         let places: Vec<(MeshAxis, Placement, Cut)> =
             lies.into_iter().map(|(p, cut)| (MeshAxis::Tensor, p, cut)).collect();
         match &self.origin {
-            Origin::Trained(parameters) => parameters.add(&name, shape, &places),
+            Origin::Trained(parameters) => parameters.again(&name, shape, &places),
             Origin::File(weights) => {
                 let w = self.g.or_fail(declare(self.g, *weights, self.model, &name, shape));
                 places.iter().fold(w, |w, (over, p, cut)| w.cut(*over, *p, *cut))
