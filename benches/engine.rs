@@ -186,7 +186,7 @@ async fn recording(gpu: &Arc<Gpu>, tuning: &Tuning, model: &Model) -> Result<()>
 async fn model(path: &std::path::Path, choice: &DeviceChoice, probes: &Probes) -> Result<()> {
     let cache = common::cache();
     let options = |device| Options { device, context: Some(512), cache: Some(cache.clone()), ..Options::default() };
-    let mut both = vec![
+    let mut both = [
         Generator::open(path, &options(choice.clone()), &mut |_| {}).await?,
         Generator::open(path, &options(DeviceChoice::Cpu), &mut |_| {}).await?,
     ];

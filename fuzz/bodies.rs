@@ -36,12 +36,12 @@ fn said<T>(done: warpweft::base::Result<T>) -> Option<T> {
 }
 
 fn opened(head: &[u8], side: &HashMap<String, Vec<u8>>) {
-    if let Some(Some(source)) = said(ModelSource::from_head("model", head, Some(head.len() as u64), side)) {
-        if let Some(model) = said(Model::new(source)) {
-            let info = model.info();
-            if info.layers <= 4 && info.vocab <= 1024 && info.width <= 256 {
-                said(model.typical_step(16));
-            }
+    if let Some(Some(source)) = said(ModelSource::from_head("model", head, Some(head.len() as u64), side))
+        && let Some(model) = said(Model::new(source))
+    {
+        let info = model.info();
+        if info.layers <= 4 && info.vocab <= 1024 && info.width <= 256 {
+            said(model.typical_step(16));
         }
     }
 }
@@ -226,24 +226,8 @@ impl Grammar<'_> {
             return;
         }
         match self.choose(13) {
-            0 | 1 => self.pick(&[
-                "a",
-                "b",
-                "n",
-                "m",
-                "messages",
-                "messages[0]",
-                "tools",
-                "bos_token",
-                "loop",
-                "nothing",
-                "namespace()",
-                "namespace(a=1)",
-            ]),
-            2 | 3 => self.pick(&[
-                "1", "0", "-3", "2.5", "99999", "''", "'ab'", "'%s'", "'{}'", "none", "true", "[]", "{}", "()",
-                "'é😀'", "1e308",
-            ]),
+            0 | 1 => self.pick(NAMES),
+            2 | 3 => self.pick(LITERALS),
             4 => {
                 self.expression();
                 self.pick(&[
@@ -283,38 +267,52 @@ impl Grammar<'_> {
             }
             11 => {
                 self.expression();
-                self.pick(&[
-                    "[0]",
-                    "[-1]",
-                    "['a']",
-                    "[1:]",
-                    "[::-1]",
-                    ".role",
-                    ".a",
-                    " is defined",
-                    " is none",
-                    " is odd",
-                    " is eq a",
-                    " is string",
-                ]);
+                self.pick(PLACES);
             }
             _ => {
-                self.pick(&[
-                    "range",
-                    "dict",
-                    "namespace",
-                    "raise_exception",
-                    "strftime_now",
-                    "m",
-                    "loop.cycle",
-                    "caller",
-                ]);
+                self.pick(FUNCTIONS);
                 self.arguments();
             }
         }
         self.depth -= 1;
     }
 }
+
+const NAMES: &[&str] = &[
+    "a",
+    "b",
+    "n",
+    "m",
+    "messages",
+    "messages[0]",
+    "tools",
+    "bos_token",
+    "loop",
+    "nothing",
+    "namespace()",
+    "namespace(a=1)",
+];
+
+const LITERALS: &[&str] =
+    &["1", "0", "-3", "2.5", "99999", "''", "'ab'", "'%s'", "'{}'", "none", "true", "[]", "{}", "()", "'é😀'", "1e308"];
+
+const PLACES: &[&str] = &[
+    "[0]",
+    "[-1]",
+    "['a']",
+    "[1:]",
+    "[::-1]",
+    ".role",
+    ".a",
+    " is defined",
+    " is none",
+    " is odd",
+    " is eq a",
+    " is string",
+];
+
+const FUNCTIONS: &[&str] =
+    &["range", "dict", "namespace", "raise_exception", "strftime_now", "m", "loop.cycle", "caller"];
 
 const FILTERS: &[&str] = &[
     "upper",
@@ -400,10 +398,10 @@ pub fn table(data: &[u8]) {
     use warpweft::simulate::check::{Subject, check};
     use warpweft::simulate::table::Table;
     let text = String::from_utf8_lossy(data);
-    if let Some(table) = said(Table::parse("table.csv", &text)) {
-        if table.rows.len() <= 8 {
-            let none = |name: &str| Err(warpweft::base::Error::usage(format!("there is no machine {name}")));
-            said(check(Subject::Gemm, table, &none));
-        }
+    if let Some(table) = said(Table::parse("table.csv", &text))
+        && table.rows.len() <= 8
+    {
+        let none = |name: &str| Err(warpweft::base::Error::usage(format!("there is no machine {name}")));
+        said(check(Subject::Gemm, table, &none));
     }
 }

@@ -25,8 +25,12 @@ else
     say "without Open MPI (mpirun, mpicc): meshes over several processes are not tested"
 fi
 
-say "formatting"
+say "formatting and lints"
+for part in rustfmt clippy; do
+    cargo "${part/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$part"
+done
 cargo fmt --check
+cargo clippy --release --all-targets "${features[@]}" -- -D warnings
 
 say "building"
 cargo build --release --all-targets "${features[@]}"

@@ -71,7 +71,11 @@ fn query(b: u32, s: u32, h: u32, lane: u32) {
 //}
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
     let at = row_of(group.y * groups.x + group.x, local);
     if (at >= p.batch * p.queries * p.heads) { return; }
     // Heads of one query side by side share keys.

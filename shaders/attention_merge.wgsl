@@ -1,5 +1,5 @@
-// attention_merge: what parts of the keys gave, as one. Row r of part i holds the weighted sum of values, unscaled, and behind it the
-// largest score and the sum of weights.
+// attention_merge: what parts of the keys gave, as one. Row r of part i holds the weighted sum of values,
+// unscaled, and behind it the largest score and the sum of weights.
 
 const WG: u32 = 64u;
 
@@ -9,7 +9,11 @@ struct Params { rows: u32, width: u32, parts: u32, y0: u32 }
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
     let at = (group.y * groups.x + group.x) * WG + local;
     let vectors = p.width / 4u;
     if (at >= p.rows * vectors) { return; }

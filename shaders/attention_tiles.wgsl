@@ -1,7 +1,8 @@
-// attention_tiles: softmax(q kᵀ · scale + mask) v by tiles of keys (Dao et al., 2022), for GPUs. A workgroup makes 32 rows: queries of
-// all heads that share keys, so that tiles of keys and values in workgroup memory serve all of them. Keys may be cut into parts, for
-// few queries: then what it stores are sums, with the largest score and the sum of weights behind them, and `attention_merge` ends it.
-// A query that sees no key gives zeros. As it stands, one lane a row, without tiles.
+// attention_tiles: softmax(q kᵀ · scale + mask) v by tiles of keys (Dao et al., 2022), for GPUs. A workgroup makes
+// 32 rows: queries of all heads that share keys, so that tiles of keys and values in workgroup memory serve all of
+// them. Keys may be cut into parts, for few queries: then what it stores are sums, with the largest score and the
+// sum of weights behind them, and `attention_merge` ends it. A query that sees no key gives zeros. As it stands,
+// one lane a row, without tiles.
 
 const LANES: u32 = 64u;
 

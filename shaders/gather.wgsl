@@ -13,7 +13,11 @@ fn element(row: u32, i: u32) -> f32 { return b[row * p.width + i]; }
 //}
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
     let at = (group.y * groups.x + group.x) * WG + local;
     if (at >= p.n * p.width) { return; }
     let id = ids[p.ids0 + at / p.width];

@@ -22,7 +22,11 @@ fn all_max(x: f32, lane: u32) -> f32 { return x; }
 
 //{ entry
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
     let row = row_of(group.y * groups.x + group.x, local);
     if (row >= p.rows) { return; }
     let first = p.x0 + row * p.cols;

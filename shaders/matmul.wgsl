@@ -1,15 +1,18 @@
-// matmul: y[z, m, n] = epilogue(sum over k of a[z, m, k] * b[z, k, n]), for GPUs.
-// A workgroup makes BM × BN outputs, a lane TM × TN of them in registers. Both operands go through workgroup memory in
-// tiles of 16 steps along k, each row of a tile holding the 16 bytes of four neighbouring outputs. What the next tile needs is
-// loaded before the current one is multiplied. Rows and columns beyond the edge repeat the last one: their results are
-// not stored. As it stands: tiles of 32 × 32, 4 × 4 outputs a lane, one element of storage at a time.
+// matmul: y[z, m, n] = epilogue(sum over k of a[z, m, k] * b[z, k, n]), for GPUs. A workgroup makes BM × BN
+// outputs, a lane TM × TN of them in registers. Both operands go through workgroup memory in tiles of 16 steps
+// along k, each row of a tile holding the 16 bytes of four neighbouring outputs. What the next tile needs is
+// loaded before the current one is multiplied. Rows and columns beyond the edge repeat the last one: their results
+// are not stored. As it stands: tiles of 32 × 32, 4 × 4 outputs a lane, one element of storage at a time.
 
 const BM: u32 = 32u;
 const BN: u32 = 32u;
 const LANES: u32 = 64u;
 
 //{ interface
-struct Params { m: u32, n: u32, k: u32, a0: u32, a_row: u32, a_col: u32, b0: u32, b_row: u32, b_col: u32, y0: u32, y_row: u32, n0: u32 }
+struct Params {
+    m: u32, n: u32, k: u32, a0: u32, a_row: u32, a_col: u32, b0: u32, b_row: u32, b_col: u32, y0: u32, y_row: u32,
+    n0: u32,
+}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;
@@ -41,7 +44,11 @@ fn put(z: u32, m: u32, n: u32, acc: vec4<f32>) {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group_id: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let group = workgroup_at(group_id, groups);
     let za = p.a0 + batch_a(group.z);
     let zb = p.b0 + batch_b(group.z);
@@ -59,7 +66,11 @@ fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) gro
                 let m = min(group.y * BM + n4 * 4u + j, p.m - 1u);
                 let n = min(group.x * BN + n4 * 4u + j, p.n - 1u);
                 if (k < p.k) {
-                    if (lane < 32u) { v[j] = a[za + m * p.a_row + k * p.a_col]; } else { v[j] = b[zb + n * p.b_row + k * p.b_col]; }
+                    if (lane < 32u) {
+                        v[j] = a[za + m * p.a_row + k * p.a_col];
+                    } else {
+                        v[j] = b[zb + n * p.b_row + k * p.b_col];
+                    }
                 }
             }
             let at = (q * 4u + i) * 8u + (n4 ^ (q * 2u));

@@ -8,7 +8,10 @@ const TM: u32 = 1u;
 const TN: u32 = 1u;
 
 //{ interface
-struct Params { m: u32, n: u32, k: u32, a0: u32, a_row: u32, b0: u32, b_row: u32, b_col: u32, y0: u32, y_row: u32, m0: u32, n0: u32, four: u32 }
+struct Params {
+    m: u32, n: u32, k: u32, a0: u32, a_row: u32, b0: u32, b_row: u32, b_col: u32, y0: u32, y_row: u32, m0: u32,
+    n0: u32, four: u32,
+}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
@@ -41,7 +44,11 @@ fn workgroup_at(group: vec3<u32>, groups: vec3<u32>) -> vec3<u32> { return group
 
 //{ entry
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group_id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group_id: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let group = workgroup_at(group_id, groups);
     let n = (group.x * WG + lane) * TN;
     if (n >= p.n) { return; }

@@ -15,7 +15,11 @@ fn epilogue(acc: f32, o: u32) -> f32 { return acc; }
 //}
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
     let o = (group.y * groups.x + group.x) * WG + local;
     if (o >= p.count) { return; }
     var sum = 0.0;

@@ -41,7 +41,11 @@ fn store(m: u32, n: u32, sum: f32) {
 
 //{ entry
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let n0 = (group.y * groups.x + group.x) * 4u;
     var s = vec4<f32>(0.0);
     for (var c = lane; c < p.k / 4u; c += WG) {

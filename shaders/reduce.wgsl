@@ -1,6 +1,6 @@
-// reduce: y[o] = finish(combine over r of load(o, r)). A NaN among the operands makes the result NaN; the largest and smallest of
-// nothing are infinite. As it stands one invocation makes an output, without barriers: for many outputs, or adapters that run on a CPU.
-// The form hole gives an output to a workgroup.
+// reduce: y[o] = finish(combine over r of load(o, r)). A NaN among the operands makes the result NaN; the largest
+// and smallest of nothing are infinite. As it stands one invocation makes an output, without barriers: for many
+// outputs, or adapters that run on a CPU. The form hole gives an output to a workgroup.
 
 const WG: u32 = 64u;
 // 0 sum, 1 mean, 2 max, 3 min, 4 argmax.
@@ -74,7 +74,11 @@ fn reduce(o: u32, lane: u32) -> f32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
     let o = output_of(group.y * groups.x + group.x, local);
     if (o >= p.n) { return; }
     let result = reduce(o, local);

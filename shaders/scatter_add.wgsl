@@ -1,6 +1,6 @@
-// scatter_add: row r of the result is the sum of all rows of x whose id is r. One invocation an element of the result
-// walks the ids in order, so that the sum is the same every time and needs no atomics. Many ids go in parts: each dispatch
-// takes those from `first` on, `n` of them, and adds to what the one before it left.
+// scatter_add: row r of the result is the sum of all rows of x whose id is r. One invocation an element of the
+// result walks the ids in order, so that the sum is the same every time and needs no atomics. Many ids go in
+// parts: each dispatch takes those from `first` on, `n` of them, and adds to what the one before it left.
 
 const WG: u32 = 64u;
 
@@ -11,7 +11,11 @@ struct Params { n: u32, rows: u32, width: u32, ids0: u32, x0: u32, first: u32 }
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
     let at = (group.y * groups.x + group.x) * WG + local;
     if (at >= p.rows * p.width) { return; }
     let row = at / p.width;

@@ -203,7 +203,7 @@ fn an_encoder_over_virtual_devices_answers_as_one_does_and_costs_what_is_predict
         let mut ranks = load(&gpu, &graph, mesh, &weights, Policy::default());
         for (batch, seq) in [(2usize, 7usize), (3, 1)] {
             let mut r = Random::new(batch as u64);
-            let tokens: Vec<u32> = (0..batch * seq).map(|_| r.below(config.vocab) as u32).collect();
+            let tokens: Vec<u32> = (0..batch * seq).map(|_| r.below(config.common.vocab) as u32).collect();
             let mask: Vec<u32> = (0..batch * seq).map(|i| u32::from(i % seq < seq.max(2) - 1)).collect();
             let inputs = [
                 ("tokens", Array::u32(&[batch, seq], &tokens)),

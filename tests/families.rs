@@ -11,32 +11,20 @@ use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use warpweft::session::{DeviceChoice, Generator, Layout, Options, Request, mesh};
+use warpweft::session::{DeviceChoice, Generator, Layout, Options, Precision, Request, mesh};
 use warpweft::text::Sampling;
 
 /// How far a log-probability may be off, and the margin from which greedy ids must be equal.
 const NEAR: f64 = 2e-3;
 const MARGIN: f64 = 0.05;
 
-/// Elements of a tensor by its name: FNV-1a seeds splitmix64, 24 bits a number, uniform in ±scale around the shift.
-fn fill(name: &str, count: usize, scale: f64, shift: f64) -> Vec<f32> {
-    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3));
-    let one = |i: u64| {
-        let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let u = (z >> 40) as f64 / (1u64 << 24) as f64;
-        ((2.0 * u - 1.0) * scale + shift) as f32
-    };
-    (1..=count as u64).map(one).collect()
-}
-
 struct Case {
     name: String,
     figures: Json,
     /// Shape and elements of each tensor of the checkpoint.
     tensors: HashMap<String, (Vec<usize>, Vec<f32>)>,
+    /// Types of those that are no f32: their elements are bytes.
+    types: HashMap<String, String>,
 }
 
 fn cases() -> Vec<Case> {
@@ -50,17 +38,27 @@ fn cases() -> Vec<Case> {
         let tensor = |t: &Json| {
             let name = t[0].as_str().unwrap();
             let shape: Vec<usize> = t[1].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
-            let values = fill(name, shape.iter().product(), t[2].as_f64().unwrap(), t[3].as_f64().unwrap());
+            let values = tiny::fill(name, shape.iter().product(), t[2].as_f64().unwrap(), t[3].as_f64().unwrap());
             (name.to_string(), (shape, values))
         };
-        let tensors = figures["tensors"].as_array().unwrap().iter().map(tensor).collect();
-        Case { name: path.file_stem().unwrap().to_string_lossy().into_owned(), figures, tensors }
+        let list = figures["tensors"].as_array().unwrap();
+        let tensors = list.iter().map(tensor).collect();
+        let kind = |t: &Json| Some((t[0].as_str()?.to_string(), t[4].as_str().filter(|k| *k != "F32")?.to_string()));
+        let types = list.iter().filter_map(kind).collect();
+        Case { name: path.file_stem().unwrap().to_string_lossy().into_owned(), figures, tensors, types }
     };
     files.into_iter().map(case).collect()
 }
 
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// Whole numbers as bytes; those that would be no number in floats of 8 bits are nothing.
+fn small(kind: &str, values: &[f32]) -> Vec<u8> {
+    let byte = |x: &f32| x.floor().clamp(0.0, 255.0) as u8;
+    let odd = |b: u8| kind == "F8_E4M3" && b & 127 == 127;
+    values.iter().map(byte).map(|b| if odd(b) { 0 } else { b }).collect()
 }
 
 impl Case {
@@ -75,8 +73,9 @@ impl Case {
         std::fs::write(at.join("config.json"), self.figures["config"].to_string()).unwrap();
         std::fs::write(at.join("tokenizer.json"), tokenizer(self.vocab()).to_string()).unwrap();
         std::fs::write(at.join("tokenizer_config.json"), "{}").unwrap();
-        let tensor = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| {
-            (name.clone(), "F32", shape.clone(), bytes(values))
+        let tensor = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| match self.types.get(name) {
+            None => (name.clone(), "F32", shape.clone(), bytes(values)),
+            Some(kind) => (name.clone(), kind.as_str(), shape.clone(), small(kind, values)),
         };
         let tensors: Vec<_> = self.tensors.iter().map(tensor).collect();
         std::fs::write(at.join("model.safetensors"), tiny::safetensors(&tensors)).unwrap();
@@ -170,7 +169,7 @@ impl Case {
         let what =
             format!("{} {} {axes}", self.name, path.extension().map_or("folder".into(), |e| e.to_string_lossy()));
         let layout = Layout { mesh: mesh(axes).unwrap(), ..Layout::default() };
-        let options = Options { device, context: Some(64), layout, ..Options::default() };
+        let options = Options { device, context: Some(64), layout, precision: Precision::F32, ..Options::default() };
         let mut model =
             block_on(Generator::open(path, &options, &mut |_| {})).unwrap_or_else(|e| panic!("{what}: {e}"));
         let list = |key: &str| self.figures[key].as_array().unwrap().clone();
@@ -313,7 +312,8 @@ fn gemma3_270m_is_right() {
         return common::skip("WARPWEFT_REQUIRE_GEMMA", "gemma-3-270m-q4_k_m.gguf is not in the cache");
     }
     let figures: Json = serde_json::from_str(include_str!("figures/gemma3_270m.json")).unwrap();
-    let options = Options { device: DeviceChoice::Cpu, context: Some(64), ..Options::default() };
+    let options =
+        Options { device: DeviceChoice::Cpu, context: Some(64), precision: Precision::F32, ..Options::default() };
     let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
     for case in figures["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();

@@ -1,4 +1,4 @@
-//! The documents tell the truth: the import table, docs/ops.md, links, sizes of files.
+//! The documents tell the truth: the import table, docs/ops.md, links, widths of lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -147,6 +147,16 @@ fn every_shader_is_a_template_or_shared() {
 }
 
 #[test]
+fn lines_of_shaders_fit_a_screen() {
+    for path in files("shaders", ".wgsl") {
+        for (i, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            let wide = line.chars().count();
+            assert!(wide <= 120, "{}:{}: {wide} characters, at most 120", path.display(), i + 1);
+        }
+    }
+}
+
+#[test]
 fn nothing_is_left_undone_in_the_tree() {
     let marks = [concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME"), concat!("#[ig", "nore")];
     for path in [files("src", ".rs"), files("tests", ".rs"), files("examples", ".rs")].concat() {
@@ -165,11 +175,10 @@ fn only_the_room_of_formats_names_one() {
     for path in files("src", ".rs") {
         let below = path.strip_prefix(root().join("src")).unwrap();
         // Machines have precisions of the same names.
-        // The CPU packs some formats in forms of its own; all others it decodes.
-        if ["format", "simulate", "topology", "cpu/pack"].iter().any(|room| below.starts_with(room)) {
+        if ["format", "simulate", "topology"].iter().any(|room| below.starts_with(room)) {
             continue;
         }
-        // How the CPU's kernels lay out the formats that they multiply as they are.
+        // Where the CPU keeps plain floats of 16 bits as they are.
         if below == Path::new("cpu/pack.rs") {
             continue;
         }

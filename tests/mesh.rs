@@ -6,12 +6,12 @@ use common::{Found, device, model};
 use pollster::block_on;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use warpweft::session::{DeviceChoice, Generator, Layout, Options, Request, mesh};
+use warpweft::session::{DeviceChoice, Generator, Layout, Options, Precision, Request, mesh};
 use warpweft::text::{Message, Sampling};
 
 fn open(path: &Path, device: DeviceChoice, axes: &str, sequence_parallel: bool) -> Generator {
     let layout = Layout { mesh: mesh(axes).unwrap(), sequence_parallel, ..Layout::default() };
-    let options = Options { device, context: Some(128), layout, ..Options::default() };
+    let options = Options { device, context: Some(128), layout, precision: Precision::F32, ..Options::default() };
     block_on(Generator::open(path, &options, &mut |_| {})).unwrap_or_else(|e| panic!("{axes}: {e}"))
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use warpweft::base::Caps;
 use warpweft::plan::{Options as PlanOptions, plan};
-use warpweft::session::{DeviceChoice, Embedder, Generator, Options, Request};
+use warpweft::session::{DeviceChoice, Embedder, Generator, Options, Precision, Request};
 use warpweft::text::{Message, Sampling};
 
 fn figures(name: &str) -> Json {
@@ -23,7 +23,8 @@ fn ids(v: &Json) -> Vec<u32> {
 }
 
 fn options(device: DeviceChoice) -> Options {
-    Options { device, context: Some(256), ..Options::default() }
+    // Figures were made in f32.
+    Options { device, context: Some(256), precision: Precision::F32, ..Options::default() }
 }
 
 /// Greedy tokens of each figure, ids compared where the reference's margin exceeds 0.05, and the first step's logits.

@@ -30,7 +30,10 @@ use warpweft::serve::http::{App, Config, bind, serve};
 use warpweft::serve::{Engine, Limits};
 use warpweft::session::{DeviceChoice, Options};
 
-/// A tiny model's file. It is long-winded: its context leaves time to be interrupted.
+/// A context that nobody fills while a test runs, however fast the machine is.
+const ENDLESS: usize = 1 << 16;
+
+/// A tiny model's file.
 fn tiny_file(context: usize) -> (Folder, PathBuf) {
     let folder = Folder::new("serve");
     let path = folder.file("tiny.gguf", Tiny { context, ..Tiny::default() }.gguf().bytes());
@@ -123,10 +126,8 @@ impl Drop for Server {
 }
 
 /// Ready once `ended` has come to `n`.
-fn until(mut ended: watch::Receiver<u32>, n: u32) -> impl Future<Output = ()> {
-    async move {
-        let _ = ended.wait_for(|m| *m >= n).await.is_ok();
-    }
+async fn until(mut ended: watch::Receiver<u32>, n: u32) {
+    let _ = ended.wait_for(|m| *m >= n).await.is_ok();
 }
 
 fn with(mut base: Json, more: Json) -> Json {
@@ -141,7 +142,7 @@ fn greedy(max_tokens: usize) -> Json {
     json!({ "temperature": 0, "max_tokens": max_tokens })
 }
 
-/// The same, of a model that never ends its turn by itself.
+/// The same, of a model that never ends its turn by itself: with `ENDLESS` tokens, not before somebody cancels it.
 fn long(max_tokens: usize) -> Json {
     with(greedy(max_tokens), json!({ "logit_bias": { "0": -100 } }))
 }

@@ -103,6 +103,70 @@ fn whole(case: &CaseGraph, inputs: &[(&str, Array)]) -> Vec<f64> {
     oracle.step_values(&Bindings::new(), inputs).unwrap().remove(0).1
 }
 
+/// The piece of a state that rank `r` of `n` holds where an op is sharded by `s`.
+fn piece_of(a: &Array, placed: Placement, cut: Option<Cut>, n: usize, r: usize) -> Array {
+    let (Placement::Split(axis), Some(cut)) = (placed, cut) else { return a.clone() };
+    let len = a.shape[axis] as u64;
+    let mut piece = warpweft::base::take(a, axis, &cut.indices(len, &Bindings::new(), n, r).unwrap());
+    // Stripes have room for the most that any rank holds.
+    let rows = if cut.is_stripe() { cut.bound(len, n) as usize } else { piece.shape[axis] };
+    if rows > piece.shape[axis] {
+        let row = piece.bytes.len() / piece.shape[0].max(1);
+        piece.bytes.resize(rows * row.max(4), 0);
+        piece.shape[axis] = rows;
+    }
+    piece
+}
+
+/// Whether all ranks gave what the whole gives: exactly, or nearly where partial sums are rounded in another order.
+fn ranks_agree(what: &str, sharded: &Sharded, s: &Strategy, got: &[Vec<(String, Vec<f64>)>], want: &[f64]) {
+    let partial = s.args.iter().any(|p| matches!(p, Placement::Partial(_)));
+    let exact = !sharded.explain().contains("reduce") && !partial;
+    for (rank, outputs) in got.iter().enumerate() {
+        let y = &outputs[0].1;
+        assert_eq!(y.len(), want.len(), "{what}, rank {rank}\n{}", sharded.explain());
+        for (j, (g, w)) in y.iter().zip(want).enumerate() {
+            let within = |rel: f64| (g - w).abs() <= rel * (1.0 + w.abs());
+            let near = within(1e-9) || (partial && within(1e-5));
+            let same = g == w || (g.is_nan() && w.is_nan());
+            assert!(
+                same || (!exact && near),
+                "{what}, rank {rank}: element {j} is {g}, {w} is right\n{}\n{}",
+                sharded.explain(),
+                sharded.class(rank).graph
+            );
+        }
+    }
+}
+
+/// Runs an op's case over `n` ranks as `s` says; `None` where that cannot be written down, false where pieces are too small.
+fn placed(def: &OpDef, case: &CaseGraph, s: &Strategy, n: usize, what: &str, want: &[f64]) -> Option<bool> {
+    let mut g = case.graph.clone();
+    let args = g.node(g.outputs[0].1).args().to_vec();
+    let cuts: Vec<Cut> = (0..args.len()).map(|i| cut_of(def, &g, &args, i, s)).collect::<Option<_>>()?;
+    for ((a, place), cut) in args.iter().zip(&s.args).zip(cuts) {
+        g.hint(*a, MeshAxis::Tensor, *place, cut);
+    }
+    let sharded = match shard(&g, &[(MeshAxis::Tensor, n)]) {
+        Ok(sharded) => sharded,
+        // Where a piece would end inside of a block, it is refused by name.
+        Err(e) if ["too few", "stay whole"].iter().any(|why| e.to_string().contains(why)) => return Some(false),
+        Err(e) => panic!("{what}: {e}"),
+    };
+    let graphs: Vec<&Graph> = (0..n).map(|r| &sharded.class(r).graph).collect();
+    let mut ranks = Ranks::<f64>::new(&graphs, &sharded.seats, &case.weights).unwrap_or_else(|e| panic!("{what}: {e}"));
+    for (name, a) in &case.states {
+        for r in 0..n {
+            ranks.set_state(r, name, &piece_of(a, s.args[0], cut_of(def, &g, &args, 0, s), n, r));
+        }
+    }
+    let inputs: Vec<(&str, Array)> = case.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+    let parts = parts(&sharded, &Bindings::new(), &inputs);
+    let got = ranks.step_values(&parts).unwrap_or_else(|e| panic!("{what}: {e}\n{}", sharded.explain()));
+    ranks_agree(what, &sharded, s, &got, want);
+    Some(true)
+}
+
 #[test]
 fn every_placement_that_a_rule_allows_gives_what_the_whole_gives() {
     let (mut tried, mut small) = (0, 0);
@@ -112,92 +176,25 @@ fn every_placement_that_a_rule_allows_gives_what_the_whole_gives() {
             let graph = case_graph(def, case, 2000 + i as u64).unwrap();
             let inputs: Vec<(&str, Array)> = graph.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
             let want = whole(&graph, &inputs);
-            let root = graph.graph.outputs[0].1;
-            let args = graph.graph.node(root).args().to_vec();
-            for s in (def.shard)(&case.attrs, &case.types(), &graph.graph.node(root).ty) {
+            for s in (def.shard)(&case.attrs, &case.types(), &graph.graph.node(graph.graph.outputs[0].1).ty) {
                 // Parts are f32; halves and whole numbers are not summed.
-                let sums_others = s
-                    .args
-                    .iter()
-                    .zip(case.types())
-                    .any(|(p, t)| matches!(p, Placement::Partial(_)) && t.dtype != DType::F32);
-                if sums_others {
+                let mut placements = s.args.iter().zip(case.types());
+                if placements.any(|(p, t)| matches!(p, Placement::Partial(_)) && t.dtype != DType::F32) {
                     continue;
                 }
                 for n in MESHES {
-                    let mut g = graph.graph.clone();
-                    let cuts: Option<Vec<Cut>> = (0..args.len()).map(|i| cut_of(def, &g, &args, i, &s)).collect();
-                    let Some(cuts) = cuts else { continue };
-                    for ((a, place), cut) in args.iter().zip(&s.args).zip(cuts) {
-                        g.hint(*a, MeshAxis::Tensor, *place, cut);
-                    }
                     let what = format!("{} case {i} {:?} {s:?} over {n}", def.name, case.types());
-                    let sharded = match shard(&g, &[(MeshAxis::Tensor, n)]) {
-                        Ok(sharded) => sharded,
-                        // Where a piece would end inside of a block, it is refused by name.
-                        Err(e) if ["too few", "stay whole"].iter().any(|why| e.to_string().contains(why)) => {
-                            small += 1;
-                            continue;
-                        }
-                        Err(e) => panic!("{what}: {e}"),
-                    };
-                    let graphs: Vec<&Graph> = (0..n).map(|r| &sharded.class(r).graph).collect();
-                    let mut ranks = Ranks::<f64>::new(&graphs, &sharded.seats, &graph.weights)
-                        .unwrap_or_else(|e| panic!("{what}: {e}"));
-                    for (name, a) in &graph.states {
-                        let placed = s.args[0];
-                        for r in 0..n {
-                            let piece = match placed {
-                                Placement::Split(axis) => {
-                                    let cut = cut_of(def, &g, &args, 0, &s).unwrap();
-                                    let len = a.shape[axis] as u64;
-                                    let mut piece = warpweft::base::take(
-                                        a,
-                                        axis,
-                                        &cut.indices(len, &Bindings::new(), n, r).unwrap(),
-                                    );
-                                    // Stripes have room for the most that any rank holds.
-                                    let rows =
-                                        if cut.is_stripe() { cut.bound(len, n) as usize } else { piece.shape[axis] };
-                                    if rows > piece.shape[axis] {
-                                        let row = piece.bytes.len() / piece.shape[0].max(1);
-                                        piece.bytes.resize(rows * row.max(4), 0);
-                                        piece.shape[axis] = rows;
-                                    }
-                                    piece
-                                }
-                                _ => a.clone(),
-                            };
-                            ranks.set_state(r, name, &piece);
-                        }
+                    match placed(def, &graph, &s, n, &what, &want) {
+                        Some(true) => of_this += 1,
+                        Some(false) => small += 1,
+                        None => {}
                     }
-                    let parts = parts(&sharded, &Bindings::new(), &inputs);
-                    let got =
-                        ranks.step_values(&parts).unwrap_or_else(|e| panic!("{what}: {e}\n{}", sharded.explain()));
-                    let exact = !sharded.explain().contains("reduce")
-                        && !s.args.iter().any(|p| matches!(p, Placement::Partial(_)));
-                    for (rank, outputs) in got.iter().enumerate() {
-                        let y = &outputs[0].1;
-                        assert_eq!(y.len(), want.len(), "{what}, rank {rank}\n{}", sharded.explain());
-                        for (j, (g, w)) in y.iter().zip(&want).enumerate() {
-                            let near = (g - w).abs() <= 1e-9 * (1.0 + w.abs())
-                                || (s.args.iter().any(|p| matches!(p, Placement::Partial(_)))
-                                    && (g - w).abs() <= 1e-5 * (1.0 + w.abs()));
-                            let same = g == w || (g.is_nan() && w.is_nan());
-                            assert!(
-                                same || (!exact && near),
-                                "{what}, rank {rank}: element {j} is {g}, {w} is right\n{}\n{}",
-                                sharded.explain(),
-                                sharded.class(rank).graph
-                            );
-                        }
-                    }
-                    (tried, of_this) = (tried + 1, of_this + 1);
                 }
             }
         }
         let without = ["iota", "rope"];
         assert!(of_this > 0 || without.contains(&def.name), "{} has no rule that could be tried", def.name);
+        tried += of_this;
     }
     assert!(tried > 2000, "only {tried} were tried, {small} were too small");
 }

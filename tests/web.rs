@@ -11,7 +11,7 @@ use serde_json::json;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use warpweft::base::DType;
-use warpweft::session::{DeviceChoice, Generator, Options, Request};
+use warpweft::session::{DeviceChoice, Generator, Options, Precision, Request};
 use warpweft::text::{Message, Sampling};
 
 const PROMPT: &str = "the weft goes over and under the warp";
@@ -19,7 +19,7 @@ const TOKENS: usize = 24;
 
 /// Greedy tokens, their text, and the least distance between the likeliest two of a step.
 fn answer(path: &Path, device: DeviceChoice, chat: bool) -> (Vec<u32>, String, f32) {
-    let options = Options { device, ..Options::default() };
+    let options = Options { device, precision: Precision::F32, ..Options::default() };
     let mut model = block_on(Generator::open(path, &options, &mut |_| {})).unwrap();
     let prompt = match chat {
         true => model.chat_prompt(&[Message::new("user", PROMPT)]).unwrap(),

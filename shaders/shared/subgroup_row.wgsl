@@ -1,4 +1,5 @@
-// Lanes add up by subgroups of any width: subgroups of the workgroup, which of them this is, and the lane's place in it.
+// Lanes add up by subgroups of any width: subgroups of the workgroup, which of them this is, and the lane's place
+// in it.
 var<private> subgroup: vec3<u32>;
 var<workgroup> part: array<f32, WG>;
 fn all_sum(x: f32, lane: u32) -> f32 {

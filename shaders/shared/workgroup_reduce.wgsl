@@ -1,4 +1,5 @@
-// A workgroup makes one output: lanes take every WG-th element, then the better half of what lanes have, until one is left.
+// A workgroup makes one output: lanes take every WG-th element, then the better half of what lanes have, until one
+// is left.
 var<workgroup> part: array<f32, WG>;
 var<workgroup> places: array<u32, WG>;
 fn total(o: u32, lane: u32) -> f32 {

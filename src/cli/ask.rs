@@ -353,7 +353,7 @@ impl Embed {
             "{}: {} texts of {} numbers; peak memory {}",
             model.adapter(),
             vectors.len(),
-            model.info().width,
+            vectors.first().map_or(0, Vec::len),
             style::bytes(model.peak_bytes())
         ));
         Ok(())

@@ -2,6 +2,7 @@
 
 mod ask;
 mod cluster;
+mod examples;
 mod fetch;
 mod interrupt;
 mod look;
@@ -17,7 +18,7 @@ mod web;
 use crate::base::{Error, Result};
 use crate::session::{DeviceChoice, Notice, Options};
 use crate::text::Sampling;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use interrupt::Interrupt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -84,8 +85,8 @@ struct Place {
     /// Threads of the CPU; as many as this process may run at once where not given
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     threads: usize,
-    /// What the CPU multiplies quantised weights with: f32, or int8 (faster)
-    #[arg(long, default_value = "f32", value_name = "f32|int8")]
+    /// What the CPU multiplies quantised weights with: int8, or f32 (exact, slower)
+    #[arg(long, default_value = "int8", value_name = "int8|f32")]
     precision: crate::session::Precision,
     /// After every step, name the first value that is NaN or infinite (slow)
     #[arg(long)]
@@ -180,7 +181,8 @@ pub fn main() -> ExitCode {
             hook(info)
         }
     }));
-    let cli = match Cli::try_parse() {
+    let parsed = examples::with_examples(Cli::command()).try_get_matches();
+    let cli = match parsed.and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(e) => return wrong_arguments(&e),
     };

@@ -27,10 +27,10 @@ pub fn out(text: &str) -> bool {
     match stdout.write_all(text.as_bytes()).and_then(|_| stdout.flush()) {
         Ok(()) => true,
         Err(e) => {
-            if e.kind() != std::io::ErrorKind::BrokenPipe {
-                if let Ok(mut fault) = FAULT.lock() {
-                    *fault = Some(format!("stdout cannot be written: {e}"));
-                }
+            if e.kind() != std::io::ErrorKind::BrokenPipe
+                && let Ok(mut fault) = FAULT.lock()
+            {
+                *fault = Some(format!("stdout cannot be written: {e}"));
             }
             false
         }

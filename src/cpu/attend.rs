@@ -386,7 +386,7 @@ impl Attend {
         unsafe {
             let c = self.cut;
             let base = v.f32s().add(b.batch * v.strides[0] + keys.start * v.strides[1] + b.g * v.strides[2]);
-            if v.strides[3] == 1 && c.d % LANES == 0 {
+            if v.strides[3] == 1 && c.d.is_multiple_of(LANES) {
                 return self.values::<S, f32>((base, v.strides[1]), b, (from, keys), room);
             }
             for e in (0..c.d).step_by(LANES) {

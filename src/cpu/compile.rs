@@ -317,7 +317,7 @@ impl Compiler<'_> {
         };
         let ty = &self.graph.node(at).ty;
         let rows = ty.shape.rank() == 2 && ty.shape[1].is((heads * width) as i64) && ty.dtype == DType::F32;
-        if !fits || !rows || !shape[0].is(1) || width == 0 || width % LANES != 0 {
+        if !fits || !rows || !shape[0].is(1) || width == 0 || !width.is_multiple_of(LANES) {
             return Ok(Kv::Value(self.dense(id)));
         }
         let narrow = self.precision == Precision::Int8;
@@ -370,10 +370,10 @@ impl Compiler<'_> {
     fn experts(&mut self, v: Value, args: &[Value]) -> Result<()> {
         let (x, table, first) = (self.dense_of(args[0])?, self.id(args[1])?, self.dense_of(args[2])?);
         let (table, mut bytes) = (self.table(table), None);
-        if let (Table::Packed(w), Precision::Int8) = (table, self.precision) {
-            if Form::of(self.p.weights[w].ty.dtype).is_some_and(Form::is_quantised) {
-                bytes = Some(self.in_bytes(x, v));
-            }
+        if let (Table::Packed(w), Precision::Int8) = (table, self.precision)
+            && Form::of(self.p.weights[w].ty.dtype).is_some_and(Form::is_quantised)
+        {
+            bytes = Some(self.in_bytes(x, v));
         }
         let out = self.result(From::Made, v);
         self.emit(Op::Experts { x, bytes, table, first }, out, v);
@@ -463,15 +463,15 @@ impl Compiler<'_> {
 
     fn matmul(&mut self, v: Value, args: &[Value], ta: bool, tb: bool) -> Result<()> {
         let weight = self.id(args[1])?;
-        if let From::Weight(weight) = self.p.vals[weight].from {
-            if self.p.weights[weight].packed {
-                let x = self.dense_of(args[0])?;
-                self.pending.push(Pending { node: v, x, weight, then: vec![] });
-                if !self.fuse {
-                    self.flush(self.pending.len() - 1);
-                }
-                return Ok(());
+        if let From::Weight(weight) = self.p.vals[weight].from
+            && self.p.weights[weight].packed
+        {
+            let x = self.dense_of(args[0])?;
+            self.pending.push(Pending { node: v, x, weight, then: vec![] });
+            if !self.fuse {
+                self.flush(self.pending.len() - 1);
             }
+            return Ok(());
         }
         let a = self.swapped(args[0], ta)?;
         let b = self.swapped(args[1], tb)?;

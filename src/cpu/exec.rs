@@ -1,6 +1,7 @@
 //! Running a program: the tasks of its instructions.
 
 use super::attend::{self, Attend, Columns, Heads};
+use super::blocks::BLOCK;
 use super::isa::{LANES, Set};
 use super::kv::{Append, Layout};
 use super::map::{Map, RUN, number, word};
@@ -74,10 +75,11 @@ impl Work for Core {
     unsafe fn next(&self, worker: usize) -> usize {
         // SAFETY: no task is under way.
         let state = unsafe { self.state() };
-        if let Some(at) = state.current.take() {
-            if self.check && !self.is_finite(state, at) {
-                return 0;
-            }
+        if let Some(at) = state.current.take()
+            && self.check
+            && !self.is_finite(state, at)
+        {
+            return 0;
         }
         while state.at < self.program.instrs.len() {
             // SAFETY: the flag outlives the step.
@@ -149,7 +151,10 @@ impl Core {
                     }
                 }
                 Op::Quantise { x } => self.quantise(&view(x), out, units),
-                Op::Linear { x, bytes, parts } => self.linear(m, (*x, *bytes), parts, units),
+                Op::Linear { x, bytes, parts } => {
+                    let scratch = m.scratch[worker].as_ptr().cast_mut().cast();
+                    self.linear(m, (*x, *bytes), parts, scratch, units)
+                }
                 Op::Matmul { a, b } => {
                     let scratch = m.scratch[worker].as_ptr().cast_mut().cast();
                     self.set.run(Columns { a: view(a), b: view(b), out, scratch, units })
@@ -182,35 +187,8 @@ impl Core {
                     layout: *layout,
                     rows: units,
                 }),
-                Op::Attention { q, k, v, mask, how, past, parts } => {
-                    let crate::op::Attention { scale, causal: _, window, softcap, sinks } = *how;
-                    let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), window);
-                    let (shape, truth) = ([out.shape[0], cut.h, cut.s, cut.t], mask.map(|m| dtype(&m)));
-                    let sinks = mask.filter(|_| sinks).map(|s| view(&s).f32s().cast_const());
-                    let mask = mask.filter(|_| sinks.is_none());
-                    let mask = mask.map(|m| (view(&m).broadcast(&shape), truth == Some(DType::Bool)));
-                    self.set.run(Attend {
-                        cut,
-                        q: view(q),
-                        k: self.heads(m, *k),
-                        v: self.heads(m, *v),
-                        mask,
-                        scale,
-                        softcap,
-                        sinks,
-                        out: out.f32s(),
-                        parts: view(parts).f32s(),
-                        scratch: m.scratch[worker].as_ptr().cast_mut().cast(),
-                        units,
-                    })
-                }
-                Op::Merge { attention } => {
-                    if let Op::Attention { q, k, how, past, parts, mask, .. } = &self.program.instrs[*attention].op {
-                        let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), how.window);
-                        let sinks = mask.filter(|_| how.sinks).map(|s| view(&s).f32s().cast_const());
-                        attend::merge_rows(cut, view(parts).f32s(), out.f32s(), sinks, units);
-                    }
-                }
+                Op::Attention { .. } => self.attention(m, &instr.op, (out, worker), units),
+                Op::Merge { attention } => self.merge(m, &self.program.instrs[*attention].op, out, units),
                 Op::Map { def, args } => {
                     let mut views = [(out, DType::F32); 3];
                     views.iter_mut().zip(args).for_each(|(to, a)| *to = (view(a), dtype(a)));
@@ -219,17 +197,7 @@ impl Core {
                         self.set.run(Map { def, scalar, dtype: dtype(&instr.out), out, args, units });
                     }
                 }
-                Op::Append { state, rows, at } => {
-                    let (rows, at) = (view(rows), m.sizes[*at]);
-                    let layout = self.program.states[*state].layout;
-                    if layout != Layout::Plain {
-                        let to = m.states[*state].as_ptr().cast_mut();
-                        return self.set.run(Append { layout, x: rows, to, at, rows: units });
-                    }
-                    let row = rows.count() / rows.shape[0].max(1);
-                    let to = m.states[*state].as_ptr().cast_mut().cast::<u32>().add((at + units.start) * row);
-                    std::ptr::copy_nonoverlapping(rows.ptr.add(units.start * row), to, units.len() * row);
-                }
+                Op::Append { state, rows, at } => self.append(m, *state, view(rows), m.sizes[*at], units),
                 Op::Assign { state, x } => {
                     let x = view(x);
                     let r = runs(units, x.count());
@@ -245,6 +213,61 @@ impl Core {
         }
     }
 
+    /// Rows of a state replaced, from row `at` on.
+    unsafe fn append(&self, m: &Memory, state: usize, rows: View, at: usize, units: Range<usize>) {
+        let layout = self.program.states[state].layout;
+        let to = m.states[state].as_ptr().cast_mut();
+        // SAFETY: the caller's: the step was refused if these rows reached past the state.
+        unsafe {
+            if layout != Layout::Plain {
+                return self.set.run(Append { layout, x: rows, to, at, rows: units });
+            }
+            let row = rows.count() / rows.shape[0].max(1);
+            let to = to.cast::<u32>().add((at + units.start) * row);
+            std::ptr::copy_nonoverlapping(rows.ptr.add(units.start * row), to, units.len() * row);
+        }
+    }
+
+    /// A task of attention: some rows of queries, over all keys or a part of them.
+    unsafe fn attention(&self, m: &Memory, op: &Op, (out, worker): (View, usize), units: Range<usize>) {
+        let Op::Attention { q, k, v, mask, how, past, parts } = op else { return };
+        let view = |id: &Id| m.views[*id];
+        let crate::op::Attention { scale, causal: _, window, softcap, sinks } = *how;
+        let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), window);
+        let truth = mask.map(|m| self.program.vals[m].dtype);
+        let shape = [out.shape[0], cut.h, cut.s, cut.t];
+        let sinks = mask.filter(|_| sinks).map(|s| view(&s).f32s().cast_const());
+        let mask = mask.filter(|_| sinks.is_none());
+        let mask = mask.map(|m| (view(&m).broadcast(&shape), truth == Some(DType::Bool)));
+        // SAFETY: the caller's: the views are of this step's memory, and no other task has these rows.
+        unsafe {
+            self.set.run(Attend {
+                cut,
+                q: view(q),
+                k: self.heads(m, *k),
+                v: self.heads(m, *v),
+                mask,
+                scale,
+                softcap,
+                sinks,
+                out: out.f32s(),
+                parts: view(parts).f32s(),
+                scratch: m.scratch[worker].as_ptr().cast_mut().cast(),
+                units,
+            })
+        }
+    }
+
+    /// Parts of an attention over ranges of keys become rows of its result.
+    unsafe fn merge(&self, m: &Memory, attention: &Op, out: View, units: Range<usize>) {
+        let Op::Attention { q, k, how, past, parts, mask, .. } = attention else { return };
+        let view = |id: &Id| m.views[*id];
+        let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), how.window);
+        let sinks = mask.filter(|_| how.sinks).map(|s| view(&s).f32s().cast_const());
+        // SAFETY: the caller's, as above.
+        unsafe { attend::merge_rows(cut, view(parts).f32s(), out.f32s(), sinks, units) }
+    }
+
     fn heads(&self, m: &Memory, kv: Kv) -> Heads {
         let Kv::State(state, id) = kv else { return Heads::View(m.views[kv.id()]) };
         match self.program.states[state].layout {
@@ -258,14 +281,21 @@ impl Core {
         unsafe {
             let k = x.width();
             let to = in_bytes(x, out);
-            let blocks = k / 32;
+            let blocks = k / BLOCK;
             let to = Quantised { q: to.q.add(rows.start * k), scales: to.scales.add(rows.start * blocks) };
             self.set.run(Quantise { x: x.f32s().add(rows.start * k), blocks: blocks * rows.len(), to });
         }
     }
 
     /// Units are groups of the parts, one part after another.
-    unsafe fn linear(&self, m: &Memory, (x, bytes): (Id, Option<Id>), parts: &[Part], units: Range<usize>) {
+    unsafe fn linear(
+        &self,
+        m: &Memory,
+        (x, bytes): (Id, Option<Id>),
+        parts: &[Part],
+        scratch: *mut f32,
+        units: Range<usize>,
+    ) {
         unsafe {
             let x = m.views[x];
             let q = bytes.map(|b| in_bytes(&x, m.views[b]));
@@ -288,7 +318,7 @@ impl Core {
                     };
                 }
                 let (out, post) = (m.views[part.out].f32s(), &post[..part.then.len()]);
-                self.set.run(Product { left, weight, groups, out, post });
+                Product { left, weight, out, post, scratch }.groups(self.set, groups);
             }
         }
     }
@@ -319,12 +349,12 @@ impl Core {
                     if whole && at as usize + LANES <= weight.n {
                         let q = bytes.map(|b| {
                             let all = in_bytes(&x, m.views[b]);
-                            Quantised { q: all.q.add(row * k), scales: all.scales.add(row * k / 32) }
+                            Quantised { q: all.q.add(row * k), scales: all.scales.add(row * k / BLOCK) }
                         });
                         let left = Left { x: x_row, stride: k, m: 1, q };
                         let group = at as usize / LANES;
                         let out = y.wrapping_sub(at as usize);
-                        self.set.run(Product { left, weight, groups: group..group + 1, out, post: &[] });
+                        Product { left, weight, out, post: &[], scratch }.groups(self.set, group..group + 1);
                         continue;
                     }
                 }
@@ -346,6 +376,32 @@ impl Core {
         }
     }
 
+    /// Rows of a table; an id outside of it gives zeros.
+    unsafe fn gather(&self, m: &Memory, (table, ids): (&Table, &Id), instr: &Instr, units: Range<usize>) {
+        let view = |id: &Id| m.views[*id];
+        let (out, ty, ids) = (view(&instr.out), self.program.vals[*ids].dtype, view(ids));
+        let row = m.row_of(&self.program, instr);
+        for i in units {
+            // SAFETY: the caller's: units are rows of the result, and ids within the table are rows of it.
+            unsafe {
+                let id = number(ty, *ids.ptr.add(i));
+                let within = |rows: usize| id >= 0.0 && (id as usize) < rows;
+                let to = std::slice::from_raw_parts_mut(out.f32s().add(i * row), row);
+                match table {
+                    Table::Packed(w) => match &m.packed[*w] {
+                        Some(p) if within(p.n) => p.row(id as usize, to),
+                        _ => to.fill(0.0),
+                    },
+                    Table::Value(t) if within(view(t).shape[0]) => {
+                        let from = view(t).f32s().add(id as usize * row);
+                        to.copy_from_slice(std::slice::from_raw_parts(from, row));
+                    }
+                    Table::Value(_) => to.fill(0.0),
+                }
+            }
+        }
+    }
+
     /// Ops that no model spends its time in: element by element.
     unsafe fn rare(&self, m: &Memory, op: &Op, instr: &Instr, units: Range<usize>) {
         unsafe {
@@ -354,29 +410,7 @@ impl Core {
             let (out, to) = (view(&instr.out), dtype(&instr.out));
             match op {
                 Op::Reduce { x, axes, kind } => reduce(&view(x), axes, *kind, (out, to), units),
-                Op::Gather { table, ids } => {
-                    let (ids, ty, row) = (view(ids), dtype(ids), m.row_of(&self.program, instr));
-                    for i in units {
-                        let id = number(ty, *ids.ptr.add(i));
-                        let to = std::slice::from_raw_parts_mut(out.f32s().add(i * row), row);
-                        match table {
-                            Table::Packed(w) => match &m.packed[*w] {
-                                Some(p) if id >= 0.0 && (id as usize) < p.n => p.row(id as usize, to),
-                                _ => to.fill(0.0),
-                            },
-                            Table::Value(t) => {
-                                let t = view(t);
-                                match id >= 0.0 && (id as usize) < t.shape[0] {
-                                    true => to.copy_from_slice(std::slice::from_raw_parts(
-                                        t.f32s().add(id as usize * row),
-                                        row,
-                                    )),
-                                    false => to.fill(0.0),
-                                }
-                            }
-                        }
-                    }
-                }
+                Op::Gather { table, ids } => self.gather(m, (table, ids), instr, units),
                 Op::ScatterAdd { x, ids } => {
                     let (x, ids, ty) = (view(x), view(ids), dtype(ids));
                     let width: usize = out.shape()[1..].iter().product();

@@ -2,14 +2,14 @@
 
 use crate::base::{DeviceFault, Error, Result};
 
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+const LINE: usize = 64;
 
-/// Bytes from a cache line on, zeros at first.
+/// Bytes from a cache line on, zeros at first: pages that nothing was written to are not in memory yet.
 #[derive(Default)]
 pub struct Lines {
-    lines: Vec<Line>,
+    /// The memory, with room for the bytes before the first line.
+    all: Vec<u8>,
+    first: usize,
     bytes: usize,
 }
 
@@ -17,32 +17,32 @@ impl Lines {
     /// # Errors
     /// Memory that is not there.
     pub fn new(bytes: usize) -> Result<Lines> {
-        let n = bytes.div_ceil(64);
-        let mut lines: Vec<Line> = vec![];
-        lines.try_reserve_exact(n).map_err(|_| {
+        let short = || {
             let what = format!("has no {bytes} bytes left: choose a smaller model or context");
             Error::device(DeviceFault::OutOfMemory, "the CPU", what)
-        })?;
-        // Whole pages of zeros come from the system untouched.
-        drop(lines);
-        Ok(Lines { lines: vec![Line([0; 64]); n], bytes })
+        };
+        let n = bytes.checked_next_multiple_of(LINE).and_then(|n| n.checked_add(LINE)).ok_or_else(short)?;
+        let mut room: Vec<u8> = vec![];
+        room.try_reserve_exact(n).map_err(|_| short())?;
+        drop(room);
+        // Zeros come from the system as untouched pages; an allocation of stricter alignment would be written to.
+        let all = vec![0u8; n];
+        let first = all.as_ptr().align_offset(LINE).min(LINE);
+        Ok(Lines { all, first, bytes })
     }
     pub fn len(&self) -> usize {
         self.bytes
     }
     pub fn as_ptr(&self) -> *const u8 {
-        self.lines.as_ptr().cast()
+        self.all.as_ptr().wrapping_add(self.first)
     }
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.lines.as_mut_ptr().cast()
+        self.all.as_mut_ptr().wrapping_add(self.first)
     }
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: a line is 64 bytes without padding, any bytes are valid, and `bytes` is not more than there are.
-        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.bytes) }
+        &self.all[self.first..self.first + self.bytes]
     }
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let n = self.bytes;
-        // SAFETY: as above; the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), n) }
+        &mut self.all[self.first..self.first + self.bytes]
     }
 }

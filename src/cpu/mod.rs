@@ -7,6 +7,7 @@
 //! any number of threads: how work is cut into tasks does not depend on it.
 
 mod attend;
+mod blocks;
 mod compile;
 mod exec;
 mod isa;
@@ -41,13 +42,14 @@ use web_time::Instant;
 /// The most axes of a value.
 const RANK: usize = 8;
 
-/// What products with quantised weights are computed in.
+/// What products with quantised weights are computed in; those with floats are computed in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// The left operand stays f32.
-    #[default]
+    /// The left operand stays f32, and weights are decoded to f32 on the way.
     F32,
-    /// The left operand is rounded to bytes by blocks of 32, and integers are multiplied.
+    /// The left operand is rounded to bytes by blocks of 32, off by 1/254 of the largest of them at most, and integers are
+    /// multiplied. Keys and values of attention are f16.
+    #[default]
     Int8,
 }
 
@@ -141,6 +143,7 @@ impl Program {
     /// # Errors
     /// More blocks than the tensor has.
     pub fn feed(&mut self, tensor: &str, block: u64, bytes: &[u8]) -> Result<()> {
+        let threads = self.threads().min(self.pool.cores());
         let core = self.pool.work();
         // SAFETY: no step is under way.
         let memory = unsafe { &mut core.state().memory };
@@ -154,7 +157,7 @@ impl Program {
             part.got += n;
             let first = part.first + block as usize;
             match &mut memory.packed[part.weight] {
-                Some(packed) => packed.put(weight.ty.dtype, first, bytes).map_err(|e| e.at_node(&weight.name))?,
+                Some(packed) => packed.put(first, bytes, threads).map_err(|e| e.at_node(&weight.name))?,
                 None => {
                     let to = memory.weights[part.weight].bytes_mut();
                     let size = weight.ty.dtype.block();
@@ -369,7 +372,7 @@ fn make_states(program: &program::Program, state: &mut State) -> Result<()> {
     };
     let total = program.states.iter().try_fold(0usize, |sum, s| sum.checked_add(count(s)?));
     let mut room: Vec<u8> = vec![];
-    if !total.is_some_and(|n| room.try_reserve_exact(n).is_ok()) {
+    if total.is_none_or(|n| room.try_reserve_exact(n).is_err()) {
         let first = program.states.first().map_or("", |s| s.name.as_str());
         let bytes = total.map_or("beyond 2^64".into(), |n| n.to_string());
         let what = format!(
@@ -415,7 +418,7 @@ fn make_weights(
         }
         let form = Form::of(dtype).filter(|_| w.packed);
         let (packed, plain) = match (form, &shape[..]) {
-            (Some(form), &[n, k]) => (Some(Packed::new(form, n, k)?), 0),
+            (Some(_), &[n, k]) => (Some(Packed::new(dtype, n, k).map_err(|e| e.at_node(&w.name))?), 0),
             _ => (None, count * 4),
         };
         state.memory.packed.push(packed);

@@ -1,139 +1,52 @@
 //! Weights as kernels read them: rows interleaved by sixteen, so that a vector holds the same place of sixteen rows.
 //!
-//! A group of sixteen rows is one run of memory, block after block along k. A block of 32 elements has its sixteen f16
-//! scales (and minima) first, then bytes: four elements of row 0, four of row 1, and so on, next the following four of each.
-//! Files come in any pieces: [`Packed::put`] takes blocks wherever they belong.
+//! A group of sixteen rows is one run of memory, step after step along k: an element of each row, or what a block of the file
+//! becomes ([`super::blocks`]). A weight takes as many bits as in the file, but for scales that a file packs in less than
+//! bytes. Files come in any pieces: [`Packed::put`] takes blocks wherever they belong.
 
-use super::isa::{Isa, LANES};
+use super::blocks::{BLOCK, Blocks, Scheme, Visit};
+use super::isa::{LANES, Scalar};
 use super::lines::Lines;
 use crate::base::{DType, Error, Result};
-use crate::format;
-use half::f16;
-
-/// Elements of a block, in every form that has blocks.
-pub const BLOCK: usize = 32;
+use crate::format::{self, Numbers};
+use half::{bf16, f16};
 
 /// How the elements of a group lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Form {
     F32,
     F16,
-    Q4_0,
-    Q4_1,
-    Q8_0,
+    BF16,
+    Blocks(Scheme),
 }
 
 impl Form {
-    /// The form for weights of a type; `None` for what no product reads. Types without a form of their own are decoded.
+    /// The form for weights of a type; `None` for what no product reads. Floats without a form of their own are decoded.
     pub fn of(dtype: DType) -> Option<Form> {
-        match dtype {
-            DType::F16 => Some(Form::F16),
-            DType::Q4_0 => Some(Form::Q4_0),
-            DType::Q4_1 => Some(Form::Q4_1),
-            DType::Q8_0 => Some(Form::Q8_0),
-            other => other.is_float().then_some(Form::F32),
-        }
+        let float = dtype.format().float()?;
+        Some(match (&float.levels, dtype) {
+            (Some(levels), _) => Scheme::of(levels).map_or(Form::F32, Form::Blocks),
+            (None, DType::F16) => Form::F16,
+            (None, DType::BF16) => Form::BF16,
+            _ => Form::F32,
+        })
     }
-    /// The type whose blocks it is made of.
-    fn dtype(self) -> DType {
+    /// Whether it takes blocks of a type as they are.
+    fn takes(self, dtype: DType) -> bool {
         match self {
-            Form::F32 => DType::F32,
-            Form::F16 => DType::F16,
-            Form::Q4_0 => DType::Q4_0,
-            Form::Q4_1 => DType::Q4_1,
-            Form::Q8_0 => DType::Q8_0,
+            Form::F32 => dtype == DType::F32,
+            _ => true,
         }
     }
     pub fn is_quantised(self) -> bool {
-        !matches!(self, Form::F32 | Form::F16)
+        matches!(self, Form::Blocks(_))
     }
-    /// Bytes of sixteen rows of one block; of one element where there are no blocks.
-    pub const fn bytes(self) -> usize {
+    /// Elements of a row in a step, and bytes of sixteen rows of one.
+    pub fn step(self) -> (usize, usize) {
         match self {
-            Form::F32 => 4 * LANES,
-            Form::F16 => 2 * LANES,
-            Form::Q4_0 => 32 + 256,
-            Form::Q4_1 => 64 + 256,
-            Form::Q8_0 => 32 + 512,
-        }
-    }
-}
-
-/// A block of a quantised form: every element is `d · q + m`, q a byte without sign.
-pub struct Block<S: Isa> {
-    pub q: [S::B; 8],
-    pub d: S::F,
-    pub m: S::F,
-}
-
-/// How a kernel reads a quantised form.
-pub trait Blocks: Copy {
-    const BYTES: usize;
-    /// Whether bytes go beyond 127.
-    const WIDE: bool;
-    /// # Safety
-    /// As of [`Isa`]; `p` is the start of a block of this form.
-    unsafe fn open<S: Isa>(p: *const u8) -> Block<S>;
-}
-
-#[derive(Clone, Copy)]
-pub struct Q4_0;
-#[derive(Clone, Copy)]
-pub struct Q4_1;
-#[derive(Clone, Copy)]
-pub struct Q8_0;
-
-#[inline(always)]
-unsafe fn nibbles<S: Isa>(p: *const u8) -> [S::B; 8] {
-    unsafe {
-        let b = [S::load_b(p), S::load_b(p.add(64)), S::load_b(p.add(128)), S::load_b(p.add(192))];
-        [
-            S::low(b[0]),
-            S::low(b[1]),
-            S::low(b[2]),
-            S::low(b[3]),
-            S::high(b[0]),
-            S::high(b[1]),
-            S::high(b[2]),
-            S::high(b[3]),
-        ]
-    }
-}
-
-impl Blocks for Q4_0 {
-    const BYTES: usize = Form::Q4_0.bytes();
-    const WIDE: bool = false;
-    #[inline(always)]
-    unsafe fn open<S: Isa>(p: *const u8) -> Block<S> {
-        unsafe {
-            let d = S::load_f16(p.cast());
-            Block { q: nibbles::<S>(p.add(32)), d, m: S::mul(d, S::splat(-8.0)) }
-        }
-    }
-}
-
-impl Blocks for Q4_1 {
-    const BYTES: usize = Form::Q4_1.bytes();
-    const WIDE: bool = false;
-    #[inline(always)]
-    unsafe fn open<S: Isa>(p: *const u8) -> Block<S> {
-        unsafe {
-            let (d, m) = (S::load_f16(p.cast()), S::load_f16(p.add(32).cast()));
-            Block { q: nibbles::<S>(p.add(64)), d, m }
-        }
-    }
-}
-
-impl Blocks for Q8_0 {
-    const BYTES: usize = Form::Q8_0.bytes();
-    const WIDE: bool = true;
-    #[inline(always)]
-    unsafe fn open<S: Isa>(p: *const u8) -> Block<S> {
-        unsafe {
-            let d = S::load_f16(p.cast());
-            let at = |i: usize| S::load_b(p.add(32 + i * 64));
-            let q = [at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)];
-            Block { q, d, m: S::mul(d, S::splat(-128.0)) }
+            Form::F32 => (1, 4 * LANES),
+            Form::F16 | Form::BF16 => (1, 2 * LANES),
+            Form::Blocks(scheme) => (scheme.elements(), scheme.step()),
         }
     }
 }
@@ -143,29 +56,31 @@ pub struct Packed {
     pub form: Form,
     pub n: usize,
     pub k: usize,
+    dtype: DType,
     data: Lines,
 }
 
 impl Packed {
     /// # Errors
-    /// Memory that is not there; rows of parts of blocks.
-    pub fn new(form: Form, n: usize, k: usize) -> Result<Packed> {
-        if form.is_quantised() && k % BLOCK != 0 {
-            return Err(Error::op("weight", "", format!("rows of {k} are not whole blocks of {BLOCK}")));
+    /// Memory that is not there; rows of parts of blocks; a type that no product reads.
+    pub fn new(dtype: DType, n: usize, k: usize) -> Result<Packed> {
+        let form = Form::of(dtype).ok_or_else(|| Error::op("weight", "", format!("no product reads {dtype}")))?;
+        let block = form.step().0;
+        if !k.is_multiple_of(block) {
+            return Err(Error::op("weight", "", format!("rows of {k} are not whole blocks of {block}")));
         }
-        let mut packed = Packed { form, n, k, data: Lines::default() };
+        let mut packed = Packed { form, n, k, dtype, data: Lines::default() };
         packed.data = Lines::new(packed.groups() * packed.group_bytes())?;
         Ok(packed)
     }
     pub fn groups(&self) -> usize {
         self.n.div_ceil(LANES)
     }
-    /// Blocks, or elements, of a row.
-    pub fn steps(&self) -> usize {
-        if self.form.is_quantised() { self.k / BLOCK } else { self.k }
+    fn steps(&self) -> usize {
+        self.k / self.form.step().0
     }
     pub fn group_bytes(&self) -> usize {
-        self.steps() * self.form.bytes()
+        self.steps() * self.form.step().1
     }
     pub fn len(&self) -> usize {
         self.data.len()
@@ -176,96 +91,117 @@ impl Packed {
         self.data.bytes()[g * self.group_bytes()..].as_ptr()
     }
 
-    /// Takes blocks of a type as a file has them, from number `first` of the matrix on.
+    /// Takes blocks as a file has them, from number `first` of the matrix on; several threads share many of them.
     ///
     /// # Errors
     /// Blocks beyond the end.
-    pub fn put(&mut self, dtype: DType, first: usize, bytes: &[u8]) -> Result<()> {
-        if dtype != self.form.dtype() {
+    pub fn put(&mut self, first: usize, bytes: &[u8], threads: usize) -> Result<()> {
+        let dtype = self.dtype;
+        if !self.form.takes(dtype) {
             let values = format::decode(dtype, bytes);
-            return self.put(DType::F32, first * dtype.block(), bytemuck::cast_slice(&values));
+            return self.put_blocks(DType::F32, first * dtype.block(), bytemuck::cast_slice(&values), threads);
         }
-        let size = dtype.block_bytes();
-        let (steps, span, group) = (self.steps(), self.form.bytes(), self.group_bytes());
-        if (first + bytes.len() / size) > self.n * steps {
+        self.put_blocks(dtype, first, bytes, threads)
+    }
+
+    fn put_blocks(&mut self, dtype: DType, first: usize, bytes: &[u8], threads: usize) -> Result<()> {
+        let places = Places { form: self.form, size: dtype.block_bytes(), steps: self.steps() };
+        let blocks = bytes.len() / places.size;
+        if first + blocks > self.n * places.steps {
             return Err(Error::op("weight", "", format!("{} bytes from {first} on reach past its end", bytes.len())));
         }
-        let form = self.form;
-        let data = self.data.bytes_mut();
-        let (mut row, mut step) = (first.checked_div(steps).unwrap_or(0), first % steps.max(1));
-        for block in bytes.chunks_exact(size) {
-            let at = row / LANES * group + step * span;
-            put_block(form, block, row % LANES, &mut data[at..at + span]);
-            step += 1;
-            if step == steps {
-                (row, step) = (row + 1, 0);
-            }
+        let (of_group, group) = (places.steps * LANES, self.group_bytes());
+        if blocks == 0 {
+            return Ok(());
         }
+        let data = &mut self.data.bytes_mut()[first / of_group * group..];
+        let each = blocks.div_ceil(of_group).div_ceil(threads.max(1)).max(LEAST_SHARE.div_ceil(group));
+        if !first.is_multiple_of(of_group) || blocks <= each * of_group {
+            places.put(first % of_group, bytes, data);
+            return Ok(());
+        }
+        let shares = bytes.chunks(each * of_group * places.size).zip(data.chunks_mut(each * group));
+        std::thread::scope(|scope| {
+            for (bytes, data) in shares {
+                scope.spawn(move || places.put(0, bytes, data));
+            }
+        });
         Ok(())
     }
 
     /// The elements of one row.
     pub fn row(&self, row: usize, out: &mut [f32]) {
-        let (lane, span) = (row % LANES, self.form.bytes());
+        let (lane, (_, span)) = (row % LANES, self.form.step());
         let group = &self.data.bytes()[row / LANES * self.group_bytes()..][..self.group_bytes()];
-        let half = |b: &[u8], at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
-        let d = |b: &[u8]| half(b, 2 * lane);
+        let half = |b: &[u8]| [b[2 * lane], b[2 * lane + 1]];
+        let each = out.iter_mut().zip(group.chunks_exact(span));
         match self.form {
-            Form::F32 => {
-                for (y, b) in out.iter_mut().zip(group.chunks_exact(span)) {
-                    *y = f32::from_le_bytes([b[4 * lane], b[4 * lane + 1], b[4 * lane + 2], b[4 * lane + 3]]);
-                }
+            Form::F32 => each.for_each(|(y, b)| {
+                *y = f32::from_le_bytes([b[4 * lane], b[4 * lane + 1], b[4 * lane + 2], b[4 * lane + 3]]);
+            }),
+            Form::F16 => each.for_each(|(y, b)| *y = f16::from_le_bytes(half(b)).to_f32()),
+            Form::BF16 => each.for_each(|(y, b)| *y = bf16::from_le_bytes(half(b)).to_f32()),
+            // SAFETY: plain code runs on any CPU, and the group has all steps of its rows.
+            Form::Blocks(scheme) => unsafe { scheme.with(Row { lane, group, out }) },
+        }
+    }
+}
+
+/// The fewest bytes for which a thread is worth its start.
+const LEAST_SHARE: usize = 1 << 20;
+
+/// Where blocks of a matrix go.
+#[derive(Clone, Copy)]
+struct Places {
+    form: Form,
+    /// Bytes of a block in the file, and blocks of a row.
+    size: usize,
+    steps: usize,
+}
+
+impl Places {
+    /// Puts blocks from number `first` on, counted from the group at which `data` begins.
+    fn put(self, first: usize, bytes: &[u8], data: &mut [u8]) {
+        let (size, span, mut numbers) = (self.size, self.form.step().1, Numbers::default());
+        let (mut row, mut step) = (first / self.steps, first % self.steps);
+        for block in bytes.chunks_exact(size) {
+            let (at, lane) = ((row / LANES * self.steps + step) * span, row % LANES);
+            let to = &mut data[at..at + span];
+            match self.form {
+                Form::F32 | Form::F16 | Form::BF16 => to[lane * size..(lane + 1) * size].copy_from_slice(block),
+                Form::Blocks(scheme) => scheme.put(block, &mut numbers, lane, to),
             }
-            Form::F16 => out.iter_mut().zip(group.chunks_exact(span)).for_each(|(y, b)| *y = half(b, 2 * lane)),
-            Form::Q4_0 | Form::Q4_1 => {
-                let head = span - 256;
-                for (y, b) in out.chunks_exact_mut(BLOCK).zip(group.chunks_exact(span)) {
-                    let d = d(b);
-                    let m = if head == 64 { half(b, 32 + 2 * lane) } else { -8.0 * d };
-                    for i in 0..16 {
-                        let q = b[head + i / 4 * 64 + lane * 4 + i % 4];
-                        y[i] = (q & 15) as f32 * d + m;
-                        y[i + 16] = (q >> 4) as f32 * d + m;
-                    }
-                }
-            }
-            Form::Q8_0 => {
-                for (y, b) in out.chunks_exact_mut(BLOCK).zip(group.chunks_exact(span)) {
-                    let d = d(b);
-                    for (i, y) in y.iter_mut().enumerate() {
-                        *y = d * (b[32 + i / 4 * 64 + lane * 4 + i % 4] ^ 0x80) as i8 as f32;
-                    }
-                }
+            step += 1;
+            if step == self.steps {
+                (row, step) = (row + 1, 0);
             }
         }
     }
 }
 
-/// One block of one row to its places in a group's block.
-fn put_block(form: Form, block: &[u8], lane: usize, to: &mut [u8]) {
-    let words = |from: &[u8], to: &mut [u8], flip: u8| {
-        for (word, to) in from.chunks_exact(4).zip(to.chunks_exact_mut(64)) {
-            for i in 0..4 {
-                to[lane * 4 + i] = word[i] ^ flip;
+/// One lane of a group.
+struct Row<'a> {
+    lane: usize,
+    group: &'a [u8],
+    out: &'a mut [f32],
+}
+
+impl Visit for Row<'_> {
+    type Out = ();
+    unsafe fn visit<B: Blocks>(self, blocks: B) {
+        let steps = self.out.chunks_exact_mut(BLOCK * B::SHARE).zip(self.group.chunks_exact(B::STEP));
+        for (out, step) in steps {
+            // SAFETY: a step has its head and all its blocks.
+            let head = unsafe { blocks.head::<Scalar>(step.as_ptr()) };
+            for (y, block) in out.chunks_exact_mut(BLOCK).zip(step[B::HEAD..].chunks_exact(B::BYTES)) {
+                // SAFETY: the slice is one block.
+                let block = unsafe { blocks.open::<Scalar>(head, block.as_ptr()) };
+                for (i, y) in y.iter_mut().enumerate() {
+                    let half = i / 16;
+                    let q = block.q[i / 4][self.lane * 4 + i % 4];
+                    *y = q as f32 * block.d[half][self.lane] + block.m[half][self.lane];
+                }
             }
-        }
-    };
-    match form {
-        Form::F32 => to[lane * 4..lane * 4 + 4].copy_from_slice(block),
-        Form::F16 => to[lane * 2..lane * 2 + 2].copy_from_slice(block),
-        Form::Q4_0 => {
-            to[lane * 2..lane * 2 + 2].copy_from_slice(&block[..2]);
-            words(&block[2..], &mut to[32..], 0);
-        }
-        Form::Q4_1 => {
-            to[lane * 2..lane * 2 + 2].copy_from_slice(&block[..2]);
-            to[32 + lane * 2..34 + lane * 2].copy_from_slice(&block[2..4]);
-            words(&block[4..], &mut to[64..], 0);
-        }
-        // Bytes without sign: q + 128.
-        Form::Q8_0 => {
-            to[lane * 2..lane * 2 + 2].copy_from_slice(&block[..2]);
-            words(&block[2..], &mut to[32..], 0x80);
         }
     }
 }
@@ -275,31 +211,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_back_as_they_were_put_in_any_pieces() {
-        for (dtype, form) in [
-            (DType::F32, Form::F32),
-            (DType::F16, Form::F16),
-            (DType::Q4_0, Form::Q4_0),
-            (DType::Q4_1, Form::Q4_1),
-            (DType::Q8_0, Form::Q8_0),
-        ] {
-            let (n, k) = (19, 64);
+    fn rows_of_every_format_come_back_as_they_were_put_in_any_pieces() {
+        for dtype in DType::weights() {
+            let (n, k) = (19, 512);
             let values: Vec<f32> = (0..n * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 20.0).collect();
             let bytes = format::encode(dtype, &values);
             let want = format::decode(dtype, &bytes);
-            let mut packed = Packed::new(form, n, k).unwrap();
+            let mut packed = Packed::new(dtype, n, k).unwrap();
             let size = dtype.block_bytes();
             let blocks = bytes.len() / size;
             for from in (0..blocks).step_by(7).rev() {
                 let to = (from + 7).min(blocks);
-                packed.put(dtype, from, &bytes[from * size..to * size]).unwrap();
+                packed.put(from, &bytes[from * size..to * size], 1).unwrap();
             }
-            assert!(packed.put(dtype, blocks, &bytes[..size]).is_err());
+            assert!(packed.put(blocks, &bytes[..size], 1).is_err());
             let mut row = vec![0.0; k];
             for r in 0..n {
                 packed.row(r, &mut row);
                 assert_eq!(row, want[r * k..(r + 1) * k], "{dtype} row {r}");
             }
+        }
+    }
+
+    #[test]
+    fn threads_put_blocks_where_one_does() {
+        for dtype in [DType::F32, DType::F16].into_iter().chain(DType::quantised()) {
+            let (n, k) = (2011, 2048);
+            let bytes: Vec<u8> =
+                (0..n * k / dtype.block() * dtype.block_bytes()).map(|i| (i * 31 % 251) as u8).collect();
+            let filled = |threads| {
+                let mut packed = Packed::new(dtype, n, k).unwrap();
+                packed.put(0, &bytes, threads).unwrap();
+                packed.data.bytes().to_vec()
+            };
+            assert!(filled(1) == filled(3), "{dtype}");
+        }
+    }
+
+    #[test]
+    fn weights_stay_as_narrow_as_in_their_file() {
+        for dtype in DType::weights() {
+            let packed = Packed::new(dtype, 256, 512).unwrap();
+            let file = 256 * 512 / dtype.block() * dtype.block_bytes();
+            assert!(packed.len() * 100 <= file * 120, "{dtype}: {} bytes, {file} in a file", packed.len());
         }
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! A phase ends when its tasks are done, not when all workers have come: a worker that the system has put aside without a
 //! task keeps nobody waiting. Whoever ends the last task of a phase goes on to the next ([`Work::next`]) alone, so what lies
-//! between two phases costs no barrier of its own. Workers spin for a moment, then sleep.
+//! between two phases costs no barrier of its own. Who has nothing to do spins for some microseconds, then sleeps, the caller
+//! too: a core that falls idle is where the system moves a worker that waits behind another process, task in hand. No more
+//! workers are woken than cores are there, however many there are.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+use web_time::Instant;
 
 /// The most tasks of a phase.
 pub const MOST_TASKS: usize = u16::MAX as usize - 64;
@@ -24,17 +28,24 @@ pub trait Work: Send + Sync + 'static {
     unsafe fn next(&self, worker: usize) -> usize;
 }
 
+/// How long to look for work before sleeping.
+const PATIENCE: Duration = Duration::from_micros(60);
+
 /// What the threads share. Fields that many threads write have cache lines of their own.
 struct Shared {
     ticket: Apart<AtomicU64>,
     done: Apart<AtomicU32>,
+    /// Workers that sleep, without the caller.
     sleepers: Apart<AtomicUsize>,
+    caller_sleeps: AtomicBool,
     leave: AtomicBool,
     failed: AtomicBool,
     sleep: Mutex<()>,
     wake: Condvar,
-    /// How often to look before sleeping.
-    patience: u32,
+    wake_caller: Condvar,
+    threads: AtomicUsize,
+    /// How many threads may run at once.
+    cores: usize,
 }
 
 #[repr(align(128))]
@@ -79,17 +90,18 @@ pub fn available() -> usize {
 impl<W: Work> Pool<W> {
     /// `threads` with the caller's own. Where the system gives fewer, there are fewer.
     pub fn new(threads: usize, work: Arc<W>) -> Pool<W> {
-        // Threads that share a core would spin against each other.
-        let patience = if threads <= available() { 20_000 } else { 0 };
         let shared = Arc::new(Shared {
             ticket: Apart(AtomicU64::new(0)),
             done: Apart(AtomicU32::new(0)),
             sleepers: Apart(AtomicUsize::new(0)),
+            caller_sleeps: AtomicBool::new(false),
             leave: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
-            patience,
+            wake_caller: Condvar::new(),
+            threads: AtomicUsize::new(1),
+            cores: available(),
         });
         #[cfg(not(target_arch = "wasm32"))]
         {
@@ -99,6 +111,7 @@ impl<W: Work> Pool<W> {
                 builder.spawn(move || shared.serve(&*work, worker))
             };
             let handles: Vec<_> = (1..threads).map_while(|worker| start(worker).ok()).collect();
+            shared.threads.store(handles.len() + 1, Ordering::SeqCst);
             Pool { threads: handles.len() + 1, shared, work, handles }
         }
         #[cfg(target_arch = "wasm32")]
@@ -107,6 +120,10 @@ impl<W: Work> Pool<W> {
 
     pub fn threads(&self) -> usize {
         self.threads
+    }
+    /// How many threads may run at once.
+    pub fn cores(&self) -> usize {
+        self.shared.cores
     }
     pub fn work(&self) -> &W {
         &self.work
@@ -120,8 +137,8 @@ impl<W: Work> Pool<W> {
         let phase = Ticket(self.shared.ticket.0.load(Ordering::Acquire)).phase();
         // SAFETY: no task is under way: the last phase had none, or has ended.
         let tasks = unsafe { self.work.next(0) };
-        self.shared.publish(phase, tasks, &*self.work, 0);
-        self.shared.work(&*self.work, 0);
+        self.shared.publish(phase, tasks);
+        self.shared.work(&*self.work);
         !self.shared.failed.swap(false, Ordering::AcqRel)
     }
 }
@@ -131,7 +148,7 @@ impl<W: Work> Drop for Pool<W> {
     fn drop(&mut self) {
         self.shared.leave.store(true, Ordering::Release);
         {
-            let _lock = self.shared.sleep.lock().unwrap_or_else(|e| e.into_inner());
+            let _lock = self.shared.lock();
             self.shared.wake.notify_all();
         }
         self.handles.drain(..).for_each(|h| drop(h.join()));
@@ -139,15 +156,26 @@ impl<W: Work> Drop for Pool<W> {
 }
 
 impl Shared {
-    /// Shows the phase after `phase`. A pool of one thread does it at once.
-    fn publish<W: Work>(&self, phase: u32, tasks: usize, _: &W, _: usize) {
+    /// Shows the phase after `phase`, and wakes whoever is needed for it.
+    fn publish(&self, phase: u32, tasks: usize) {
         debug_assert!(tasks <= MOST_TASKS);
         self.done.0.store(0, Ordering::Relaxed);
         self.ticket.0.store(Ticket::new(phase.wrapping_add(1), tasks.min(MOST_TASKS)).0, Ordering::SeqCst);
-        if tasks > 0 && self.sleepers.0.load(Ordering::SeqCst) > 0 {
-            let _lock = self.sleep.lock().unwrap_or_else(|e| e.into_inner());
-            self.wake.notify_all();
+        let caller = self.caller_sleeps.load(Ordering::SeqCst);
+        let sleepers = self.sleepers.0.load(Ordering::SeqCst);
+        let awake = self.threads.load(Ordering::SeqCst).saturating_sub(sleepers + caller as usize);
+        let wanted = tasks.min(self.cores).saturating_sub(awake).min(sleepers);
+        if caller || wanted > 0 {
+            let _lock = self.lock();
+            if caller {
+                self.wake_caller.notify_one();
+            }
+            (0..wanted).for_each(|_| self.wake.notify_one());
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.sleep.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Takes a task of the phase at hand.
@@ -172,59 +200,70 @@ impl Shared {
             if self.done.0.fetch_add(1, Ordering::AcqRel) + 1 == ticket.tasks() as u32 {
                 // SAFETY: all tasks are done and nobody can claim another until the next ticket is shown.
                 let tasks = unsafe { work.next(worker) };
-                self.publish(ticket.phase(), tasks, work, worker);
+                self.publish(ticket.phase(), tasks);
             }
         };
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
             // The step is over: its results are not looked at.
             self.failed.store(true, Ordering::Release);
-            self.publish(ticket.phase(), 0, work, worker);
+            self.publish(ticket.phase(), 0);
         }
     }
 
-    /// Does tasks until there is no phase.
-    fn work<W: Work>(&self, work: &W, worker: usize) {
-        let mut idle = 0u32;
+    /// The caller's part: tasks until there is no phase.
+    fn work<W: Work>(&self, work: &W) {
         loop {
             match self.claim() {
-                Ok((ticket, task)) => {
-                    self.do_task(work, ticket, task, worker);
-                    idle = 0;
-                }
+                Ok((ticket, task)) => self.do_task(work, ticket, task, 0),
                 Err(ticket) if ticket.tasks() == 0 => return,
-                Err(_) => {
-                    idle += 1;
-                    if idle < 2000 { std::hint::spin_loop() } else { std::thread::yield_now() }
-                }
+                Err(seen) if self.is_over(seen) => {}
+                Err(seen) => self.sleep_until_news(seen),
             }
         }
     }
 
-    /// A worker's life: it spins for a moment where there is nothing to do, then sleeps.
-    #[cfg(not(target_arch = "wasm32"))]
-    fn serve<W: Work>(&self, work: &W, worker: usize) {
-        let mut idle = 0u32;
-        while !self.leave.load(Ordering::Acquire) {
-            if let Ok((ticket, task)) = self.claim() {
-                self.do_task(work, ticket, task, worker);
-                idle = 0;
-            } else if idle < self.patience {
-                idle += 1;
-                if idle < 2000 {
-                    std::hint::spin_loop()
-                } else if idle % 16 == 0 {
-                    std::thread::yield_now()
+    /// Waits a moment for the end of a phase without free tasks; whether it came.
+    fn is_over(&self, seen: Ticket) -> bool {
+        let start = Instant::now();
+        loop {
+            for _ in 0..32 {
+                let now = Ticket(self.ticket.0.load(Ordering::Acquire));
+                if now.phase() != seen.phase() || self.leave.load(Ordering::Relaxed) {
+                    return true;
                 }
-            } else {
-                self.sleep_until_work();
-                idle = 0;
+                std::hint::spin_loop();
+            }
+            if start.elapsed() > PATIENCE {
+                return false;
             }
         }
+    }
+
+    /// A worker's life.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn serve<W: Work>(&self, work: &W, worker: usize) {
+        while !self.leave.load(Ordering::Acquire) {
+            match self.claim() {
+                Ok((ticket, task)) => self.do_task(work, ticket, task, worker),
+                Err(seen) if self.is_over(seen) => {}
+                Err(_) => self.sleep_until_work(),
+            }
+        }
+    }
+
+    /// The caller sleeps until the phase that it has seen is over.
+    fn sleep_until_news(&self, seen: Ticket) {
+        let mut lock = self.lock();
+        self.caller_sleeps.store(true, Ordering::SeqCst);
+        while Ticket(self.ticket.0.load(Ordering::SeqCst)).phase() == seen.phase() {
+            lock = self.wake_caller.wait(lock).unwrap_or_else(|e| e.into_inner());
+        }
+        self.caller_sleeps.store(false, Ordering::SeqCst);
     }
 
     #[cfg(not(target_arch = "wasm32"))]
     fn sleep_until_work(&self) {
-        let mut lock = self.sleep.lock().unwrap_or_else(|e| e.into_inner());
+        let mut lock = self.lock();
         self.sleepers.0.fetch_add(1, Ordering::SeqCst);
         loop {
             let ticket = Ticket(self.ticket.0.load(Ordering::SeqCst));
@@ -245,40 +284,62 @@ mod tests {
     struct Count {
         phase: AtomicUsize,
         sum: AtomicUsize,
+        phases: usize,
         fail: bool,
+        /// Some tasks take longer than anyone's patience.
+        slow: bool,
     }
     impl Work for Count {
         unsafe fn task(&self, task: usize, _: usize) {
             assert!(!self.fail || task != 3, "on purpose");
+            if self.slow && (task + self.phase.load(Ordering::Relaxed)).is_multiple_of(3) {
+                std::thread::sleep(PATIENCE * 4);
+            }
             self.sum.fetch_add(task + 1, Ordering::Relaxed);
         }
         unsafe fn next(&self, _: usize) -> usize {
             let phase = self.phase.fetch_add(1, Ordering::Relaxed);
-            if phase < 200 { phase % 7 + 2 } else { 0 }
+            if phase < self.phases { phase % 7 + 2 } else { 0 }
+        }
+    }
+
+    fn pool(threads: usize, phases: usize, fail: bool, slow: bool) -> Pool<Count> {
+        let (phase, sum) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Pool::new(threads, Arc::new(Count { phase, sum, phases, fail, slow }))
+    }
+
+    fn drives(pool: &mut Pool<Count>, times: usize) {
+        let want: usize = (0..pool.work().phases).map(|p| (1..=p % 7 + 2).sum::<usize>()).sum();
+        for _ in 0..times {
+            pool.work().phase.store(0, Ordering::Relaxed);
+            pool.work().sum.store(0, Ordering::Relaxed);
+            assert!(unsafe { pool.drive() });
+            assert_eq!(pool.work().sum.load(Ordering::Relaxed), want);
         }
     }
 
     #[test]
     fn every_task_of_every_phase_is_done_once() {
-        let want: usize = (0..200).map(|p| (1..=p % 7 + 2).sum::<usize>()).sum();
         for threads in [1, 2, 3, 64] {
-            let work = Count { phase: AtomicUsize::new(0), sum: AtomicUsize::new(0), fail: false };
-            let mut pool = Pool::new(threads, Arc::new(work));
-            for _ in 0..5 {
-                pool.work().phase.store(0, Ordering::Relaxed);
-                pool.work().sum.store(0, Ordering::Relaxed);
-                assert!(unsafe { pool.drive() });
-                assert_eq!(pool.work().sum.load(Ordering::Relaxed), want);
-            }
+            drives(&mut pool(threads, 200, false, false), 5);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_long_sleeps_and_is_woken() {
+        for threads in [1, 2, 3, 64] {
+            let mut pool = pool(threads, 40, false, true);
+            drives(&mut pool, 2);
+            // Between steps workers sleep, too.
+            std::thread::sleep(PATIENCE * 20);
+            drives(&mut pool, 1);
         }
     }
 
     #[test]
     fn a_task_that_panics_ends_the_step() {
         for threads in [1, 3] {
-            let work = Count { phase: AtomicUsize::new(0), sum: AtomicUsize::new(0), fail: true };
-            let mut pool = Pool::new(threads, Arc::new(work));
-            assert!(!unsafe { pool.drive() });
+            assert!(!unsafe { pool(threads, 200, true, false).drive() });
         }
     }
 }

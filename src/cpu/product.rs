@@ -3,9 +3,10 @@
 //! A tile is some rows of the left operand by sixteen outputs. Each output is one chain of sums along k, in the same order
 //! whatever the tile's height is: a row has the same bits alone and among others.
 
-use super::isa::{Isa, Kernel, LANES, math};
-use super::pack::BLOCK;
-use super::pack::{Blocks, Form, Packed, Q4_0, Q4_1, Q8_0};
+use super::blocks::{BLOCK, Block, Blocks, OPEN, Open, Scheme, Visit, write_open};
+use super::isa::{Isa, Kernel, LANES, Set, math};
+use super::pack::{Form, Packed};
+use std::marker::PhantomData;
 
 /// The left operand of a product.
 #[derive(Clone, Copy)]
@@ -22,8 +23,8 @@ pub struct Left {
 #[derive(Clone, Copy)]
 pub struct Quantised {
     pub q: *mut i8,
-    /// For each block its scale, and the scale times the sum of its bytes.
-    pub scales: *mut [f32; 2],
+    /// For each block its scale, then the scale times the sums of all its bytes, of the first half and of the second.
+    pub scales: *mut [f32; 4],
 }
 
 /// What happens to an output before it is stored.
@@ -62,33 +63,193 @@ impl Act {
 }
 
 /// Some groups of rows of a weight times all rows of the left operand.
+#[derive(Clone, Copy)]
 pub struct Product<'a> {
     pub left: Left,
     pub weight: &'a Packed,
-    pub groups: std::ops::Range<usize>,
     pub out: *mut f32,
     pub post: &'a [Post],
+    /// Floats of the worker's own, as many as [`scratch_floats`] says.
+    pub scratch: *mut f32,
 }
 
-impl Kernel for Product<'_> {
+/// Floats that a product of so many rows with a weight needs beside it.
+pub fn scratch_floats(weight: &Packed, m: usize, whole: bool) -> usize {
+    match weight.form {
+        Form::Blocks(_) if m > 1 && whole => weight.k / BLOCK * OPEN / 4,
+        Form::Blocks(_) if m > 1 => weight.k * LANES,
+        _ => 0,
+    }
+}
+
+impl Product<'_> {
+    /// Computes the outputs of some groups.
+    ///
+    /// # Safety
+    /// The operands have their rows, and the scratch its floats.
+    pub unsafe fn groups(self, set: Set, groups: std::ops::Range<usize>) {
+        unsafe {
+            let Form::Blocks(scheme) = self.weight.form else {
+                return set.run(Plain { of: self, groups });
+            };
+            if self.left.m == 1 {
+                return set.run(OneRow { of: self, scheme, groups });
+            }
+            // What many rows meet is opened once for them all.
+            for g in groups {
+                let (from, to) = (self.weight.group(g), self.scratch.cast());
+                let (k, whole) = (self.weight.k, self.left.q);
+                set.run(OpenGroup { scheme, from, to, k, floats: whole.is_none() });
+                match whole {
+                    Some(q) => set.run(ManyRows { of: self, kind: scheme.kind(), q, g }),
+                    None => set.run(ManyFloats { of: self, g }),
+                }
+            }
+        }
+    }
+}
+
+/// Weights of floats.
+struct Plain<'a> {
+    of: Product<'a>,
+    groups: std::ops::Range<usize>,
+}
+
+impl Kernel for Plain<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Isa>(self) {
         unsafe {
-            for g in self.groups.clone() {
-                let p = self.weight.group(g);
-                match (self.weight.form, self.left.q) {
-                    (Form::F32, _) => self.rows::<S, Floats<f32>>(Floats(p.cast()), g),
-                    (Form::F16, _) => self.rows::<S, Floats<u16>>(Floats(p.cast()), g),
-                    (Form::Q4_0, Some(q)) => self.rows::<S, Whole<Q4_0>>(Whole(p, Q4_0, q), g),
-                    (Form::Q4_1, Some(q)) => self.rows::<S, Whole<Q4_1>>(Whole(p, Q4_1, q), g),
-                    (Form::Q8_0, Some(q)) => self.rows::<S, Whole<Q8_0>>(Whole(p, Q8_0, q), g),
-                    (Form::Q4_0, None) => self.rows::<S, Decoded<Q4_0>>(Decoded(p, Q4_0), g),
-                    (Form::Q4_1, None) => self.rows::<S, Decoded<Q4_1>>(Decoded(p, Q4_1), g),
-                    (Form::Q8_0, None) => self.rows::<S, Decoded<Q8_0>>(Decoded(p, Q8_0), g),
+            for g in self.groups {
+                let p = self.of.weight.group(g);
+                match self.of.weight.form {
+                    Form::F32 => self.of.rows::<S, Floats<f32>>(Floats(p.cast()), g),
+                    Form::F16 => self.of.rows::<S, Floats<u16>>(Floats(p.cast()), g),
+                    Form::BF16 => self.of.rows::<S, Floats<Upper>>(Floats(p.cast()), g),
+                    Form::Blocks(_) => {}
                 }
             }
         }
+    }
+}
+
+/// Quantised weights and one row: each block is read once, as it lies.
+struct OneRow<'a> {
+    of: Product<'a>,
+    scheme: Scheme,
+    groups: std::ops::Range<usize>,
+}
+
+impl Kernel for OneRow<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Isa>(self) {
+        unsafe { self.scheme.with(OneRowOf::<S>(self.of, self.groups, PhantomData)) }
+    }
+}
+
+struct OneRowOf<'a, S>(Product<'a>, std::ops::Range<usize>, PhantomData<S>);
+
+impl<S: Isa> Visit for OneRowOf<'_, S> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn visit<B: Blocks>(self, blocks: B) {
+        unsafe {
+            let OneRowOf(of, groups, _) = self;
+            let mut g = groups.start;
+            while g < groups.end {
+                match of.left.q {
+                    Some(q) => g += of.some::<S, _, 1>(Whole(of.weight.group(g), blocks, q), g, 0),
+                    None if g + 4 <= groups.end => g += of.decoded::<S, B, 4>(blocks, g),
+                    None => g += of.decoded::<S, B, 1>(blocks, g),
+                }
+            }
+        }
+    }
+}
+
+/// A group's blocks, opened for many rows: as bytes, or as floats.
+struct OpenGroup {
+    scheme: Scheme,
+    from: *const u8,
+    to: *mut u8,
+    k: usize,
+    floats: bool,
+}
+
+impl Kernel for OpenGroup {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Isa>(self) {
+        unsafe { self.scheme.with(OpenGroupOf::<S>(self, PhantomData)) }
+    }
+}
+
+struct OpenGroupOf<S>(OpenGroup, PhantomData<S>);
+
+impl<S: Isa> Visit for OpenGroupOf<S> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn visit<B: Blocks>(self, blocks: B) {
+        unsafe {
+            let (mut to, bytes) = (self.0.to, if B::HALVES { OPEN } else { <Open<false, false> as Blocks>::BYTES });
+            for step in 0..self.0.k / (BLOCK * B::SHARE) {
+                let p = self.0.from.add(step * B::STEP);
+                let head = blocks.head::<S>(p);
+                for b in 0..B::SHARE {
+                    let block = blocks.open::<S>(head, p.add(B::HEAD + b * B::BYTES));
+                    if self.0.floats {
+                        for i in 0..8 {
+                            for w in four::<S>(&block, i) {
+                                S::store(to.cast(), w);
+                                to = to.add(4 * LANES);
+                            }
+                        }
+                    } else {
+                        write_open::<S>(block, B::HALVES, to);
+                        to = to.add(bytes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Opened bytes and many rows in bytes.
+struct ManyRows<'a> {
+    of: Product<'a>,
+    /// Halves with factors of their own; bytes beyond 127.
+    kind: (bool, bool),
+    q: Quantised,
+    g: usize,
+}
+
+impl Kernel for ManyRows<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Isa>(self) {
+        unsafe {
+            let (p, g) = (self.of.scratch.cast_const().cast::<u8>(), self.g);
+            match self.kind {
+                (false, false) => self.of.rows::<S, _>(Whole(p, Open::<false, false>, self.q), g),
+                (false, true) => self.of.rows::<S, _>(Whole(p, Open::<false, true>, self.q), g),
+                (true, _) => self.of.rows::<S, _>(Whole(p, Open::<true, true>, self.q), g),
+            }
+        }
+    }
+}
+
+/// Opened floats and many rows.
+struct ManyFloats<'a> {
+    of: Product<'a>,
+    g: usize,
+}
+
+impl Kernel for ManyFloats<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Isa>(self) {
+        unsafe { self.of.rows::<S, _>(Floats(self.of.scratch.cast_const()), self.g) }
     }
 }
 
@@ -112,25 +273,59 @@ impl Product<'_> {
         }
     }
 
+    /// A tile of rows; how many.
     #[inline(always)]
     unsafe fn some<S: Isa, W: Tile<S>, const T: usize>(&self, w: W, g: usize, row: usize) -> usize {
         unsafe {
             let acc = w.tile::<T>(&self.left, row, self.weight.k);
-            let n = self.weight.n;
-            let (first, whole) = (g * LANES, (g + 1) * LANES <= n);
-            for t in 0..T {
-                let at = (row + t) * n + first;
-                let mut y = acc[t];
-                for post in self.post {
-                    y = match *post {
-                        Post::Row(b) => S::add(y, load_some::<S>(b.add(first), n - first, whole)),
-                        Post::Full(b) => S::add(y, load_some::<S>(b.add(at), n - first, whole)),
-                        Post::Act(act) => act.apply::<S>(y),
-                    };
-                }
-                store_some::<S>(self.out.add(at), y, n - first, whole);
+            for (t, y) in acc.into_iter().enumerate() {
+                self.store::<S>(y, g, row + t);
             }
             T
+        }
+    }
+
+    /// Some groups times the first row, f32 on the left: blocks are decoded on the way. Each group is a chain of sums, whose
+    /// additions wait for each other: several side by side keep the units busy.
+    #[inline(always)]
+    unsafe fn decoded<S: Isa, B: Blocks, const G: usize>(&self, blocks: B, first: usize) -> usize {
+        unsafe {
+            let (mut acc, mut x) = ([S::splat(0.0); G], self.left.x);
+            for step in 0..self.weight.k / (BLOCK * B::SHARE) {
+                for b in 0..B::SHARE {
+                    for (g, acc) in acc.iter_mut().enumerate() {
+                        let p = self.weight.group(first + g).add(step * B::STEP);
+                        let block = blocks.open::<S>(blocks.head::<S>(p), p.add(B::HEAD + b * B::BYTES));
+                        for i in 0..8 {
+                            for (j, w) in four::<S>(&block, i).into_iter().enumerate() {
+                                *acc = S::fma(S::splat(*x.add(4 * i + j)), w, *acc);
+                            }
+                        }
+                    }
+                    x = x.add(BLOCK);
+                }
+            }
+            for (g, y) in acc.into_iter().enumerate() {
+                self.store::<S>(y, first + g, 0);
+            }
+            G
+        }
+    }
+
+    /// Sixteen outputs of a row to their places.
+    #[inline(always)]
+    unsafe fn store<S: Isa>(&self, mut y: S::F, g: usize, row: usize) {
+        unsafe {
+            let (n, first) = (self.weight.n, g * LANES);
+            let (at, whole) = (row * n + first, first + LANES <= n);
+            for post in self.post {
+                y = match *post {
+                    Post::Row(b) => S::add(y, load_some::<S>(b.add(first), n - first, whole)),
+                    Post::Full(b) => S::add(y, load_some::<S>(b.add(at), n - first, whole)),
+                    Post::Act(act) => act.apply::<S>(y),
+                };
+            }
+            store_some::<S>(self.out.add(at), y, n - first, whole);
         }
     }
 }
@@ -191,6 +386,27 @@ impl Element for u16 {
     }
 }
 
+/// The upper half of an f32.
+#[derive(Clone, Copy)]
+struct Upper(#[allow(dead_code)] u16);
+impl Element for Upper {
+    const ZERO: Upper = Upper(0);
+    #[inline(always)]
+    unsafe fn load<S: Isa>(p: *const Upper) -> S::F {
+        unsafe { S::load_bf16(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Isa>(p: *mut Upper, x: S::F) {
+        let mut all = [0.0f32; LANES];
+        unsafe {
+            S::store(all.as_mut_ptr(), x);
+            for (i, x) in all.into_iter().enumerate() {
+                *p.add(i) = Upper((x.to_bits() >> 16) as u16);
+            }
+        }
+    }
+}
+
 /// `acc[t] + Σₖ x[t][k] · w[k]` for sixteen columns of `w`, whose rows are `step` elements apart.
 #[inline(always)]
 pub unsafe fn floats<S: Isa, E: Element, const T: usize>(
@@ -231,25 +447,20 @@ impl<S: Isa, B: Blocks> Tile<S> for Whole<B> {
     #[inline(always)]
     unsafe fn tile<const T: usize>(self, _: &Left, row: usize, k: usize) -> [S::F; T] {
         unsafe {
-            let blocks = k / BLOCK;
-            let q = self.2.q.cast_const().add(row * k);
-            let scales = self.2.scales.cast_const().add(row * blocks);
+            let Whole(p, blocks, left) = self;
+            let count = k / BLOCK;
+            let q = left.q.cast_const().add(row * k);
+            let scales = left.scales.cast_const().add(row * count);
             let mut acc = [S::splat(0.0); T];
-            for b in 0..blocks {
-                let block = B::open::<S>(self.0.add(b * B::BYTES));
-                for t in 0..T {
-                    let a = q.add(t * k + b * BLOCK).cast::<i32>();
-                    let mut sums = [S::zero(); 2];
-                    for i in 0..8 {
-                        let a = a.add(i).read_unaligned();
-                        sums[i % 2] = match B::WIDE {
-                            true => S::dot_wide(sums[i % 2], block.q[i], a),
-                            false => S::dot(sums[i % 2], block.q[i], a),
-                        };
+            for step in 0..count / B::SHARE {
+                let p = p.add(step * B::STEP);
+                let head = blocks.head::<S>(p);
+                for i in 0..B::SHARE {
+                    let (b, block) = (step * B::SHARE + i, blocks.open::<S>(head, p.add(B::HEAD + i * B::BYTES)));
+                    for t in 0..T {
+                        let a = q.add(t * k + b * BLOCK).cast::<i32>();
+                        acc[t] = add_block::<S, B>(&block, a, &*scales.add(t * count + b), acc[t]);
                     }
-                    let [scale, sum] = *scales.add(t * blocks + b);
-                    let whole = S::mul(S::add(S::to_f(sums[0]), S::to_f(sums[1])), S::splat(scale));
-                    acc[t] = S::fma(block.d, whole, S::fma(block.m, S::splat(sum), acc[t]));
                 }
             }
             acc
@@ -257,32 +468,46 @@ impl<S: Isa, B: Blocks> Tile<S> for Whole<B> {
     }
 }
 
-/// Blocks decoded on the way, for f32 on the left.
-#[derive(Clone, Copy)]
-struct Decoded<B>(*const u8, B);
-
-impl<S: Isa, B: Blocks> Tile<S> for Decoded<B> {
-    #[inline(always)]
-    unsafe fn tile<const T: usize>(self, left: &Left, row: usize, k: usize) -> [S::F; T] {
-        unsafe {
-            let mut acc = [S::splat(0.0); T];
-            for b in 0..k / BLOCK {
-                let block = B::open::<S>(self.0.add(b * B::BYTES));
-                let x = left.x.add(row * left.stride + b * BLOCK);
-                for i in 0..8 {
-                    let q = block.q[i];
-                    let four = [S::byte::<0>(q), S::byte::<1>(q), S::byte::<2>(q), S::byte::<3>(q)];
-                    for (j, q) in four.into_iter().enumerate() {
-                        let w = S::fma(q, block.d, block.m);
-                        for t in 0..T {
-                            let x = *x.add(t * left.stride + i * 4 + j);
-                            acc[t] = S::fma(S::splat(x), w, acc[t]);
-                        }
-                    }
-                }
-            }
-            acc
+/// `scale` times some vectors of a block times the bytes of the left operand that they meet.
+#[inline(always)]
+unsafe fn dot<S: Isa, B: Blocks, const FROM: usize, const TO: usize>(q: &[S::B; 8], a: *const i32, scale: f32) -> S::F {
+    unsafe {
+        let mut sum = S::zero();
+        for i in FROM..TO {
+            let a = a.add(i).read_unaligned();
+            sum = if B::WIDE { S::dot_wide(sum, q[i], a) } else { S::dot(sum, q[i], a) };
         }
+        S::mul(S::to_f(sum), S::splat(scale))
+    }
+}
+
+/// A block times 32 bytes of the left operand, added to `acc`.
+#[inline(always)]
+unsafe fn add_block<S: Isa, B: Blocks>(block: &Block<S>, a: *const i32, scales: &[f32; 4], acc: S::F) -> S::F {
+    unsafe {
+        if B::HALVES {
+            let (first, second) =
+                (dot::<S, B, 0, 4>(&block.q, a, scales[0]), dot::<S, B, 4, 8>(&block.q, a, scales[0]));
+            let acc = S::fma(block.d[0], first, S::fma(block.m[0], S::splat(scales[2]), acc));
+            S::fma(block.d[1], second, S::fma(block.m[1], S::splat(scales[3]), acc))
+        } else {
+            let all = dot::<S, B, 0, 8>(&block.q, a, scales[0]);
+            S::fma(block.d[0], all, S::fma(block.m[0], S::splat(scales[1]), acc))
+        }
+    }
+}
+
+/// Elements 4i … 4i + 3 of a block's sixteen rows as floats.
+#[inline(always)]
+unsafe fn four<S: Isa>(block: &Block<S>, i: usize) -> [S::F; 4] {
+    unsafe {
+        let (q, d, m) = (block.q[i], block.d[i / 4], block.m[i / 4]);
+        [
+            S::fma(S::byte::<0>(q), d, m),
+            S::fma(S::byte::<1>(q), d, m),
+            S::fma(S::byte::<2>(q), d, m),
+            S::fma(S::byte::<3>(q), d, m),
+        ]
     }
 }
 
@@ -309,7 +534,8 @@ impl Kernel for Quantise {
                 S::store_i8(q, u);
                 S::store_i8(q.add(LANES), v);
                 let scale = if most.is_finite() { most / 127.0 } else { f32::NAN };
-                *self.to.scales.add(b) = [scale, scale * S::sum(S::add(u, v))];
+                let (first, second) = (S::sum(u), S::sum(v));
+                *self.to.scales.add(b) = [scale, scale * (first + second), scale * first, scale * second];
             }
         }
     }

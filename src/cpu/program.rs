@@ -1,5 +1,6 @@
 //! What a program is: values with their places, and instructions in the order in which they run.
 
+use super::blocks::BLOCK;
 use super::isa::LANES;
 use super::kv::Layout;
 use super::product::Act;
@@ -342,7 +343,7 @@ impl Program {
     }
 }
 
-/// Words of memory that rows of bytes take: the bytes, then two f32 for each block.
+/// Words of memory that rows of bytes take: the bytes, then four f32 for each block.
 pub const fn bytes_words(rows: usize, k: usize) -> usize {
-    (rows * k).div_ceil(4).next_multiple_of(LANES) + rows * k.div_ceil(32) * 2
+    (rows * k).div_ceil(4).next_multiple_of(LANES) + rows * k.div_ceil(BLOCK) * 4
 }

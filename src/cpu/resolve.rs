@@ -4,6 +4,7 @@
 use super::isa::LANES;
 use super::lines::Lines;
 use super::pack::Packed;
+use super::product::scratch_floats;
 use super::program::*;
 use super::{RANK, attend};
 use crate::base::{Bindings, Error, Result};
@@ -133,7 +134,7 @@ impl Span {
     }
     /// As many tasks as pay, of units that take some nanoseconds each. The same for any number of threads.
     fn of(units: usize, ns: usize) -> Span {
-        const LEAST_NS: usize = 2000;
+        const LEAST_NS: usize = 1500;
         let total = units.saturating_mul(ns.max(1));
         let tasks = (total / LEAST_NS).clamp(1, 192).min(units.max(1));
         let per = units.div_ceil(tasks).max(1);
@@ -393,8 +394,12 @@ impl Memory {
                 let x = view(x);
                 let groups: usize = parts.iter().map(|p| p.out).map(|o| view(&o).width().div_ceil(LANES)).sum();
                 let macs = x.rows() * x.width() * LANES;
-                let ns = if bytes.is_some() { macs / 100 } else { macs / 25 };
-                if x.rows() == 0 { (Span::default(), 0) } else { (Span::of(groups, ns), 0) }
+                let weights = || parts.iter().filter_map(|p| self.packed[p.weight].as_ref());
+                // A group takes its products, or the way from memory at some 16 bytes in a nanosecond.
+                let read = weights().map(|w| w.group_bytes() / 16).max().unwrap_or(0);
+                let ns = read.max(if bytes.is_some() { macs / 100 } else { macs / 25 });
+                let scratch = weights().map(|w| scratch_floats(w, x.rows(), bytes.is_some())).max().unwrap_or(0);
+                if x.rows() == 0 { (Span::default(), 0) } else { (Span::of(groups, ns), scratch) }
             }
             Op::Matmul { a, .. } => {
                 let (k, m) = (view(a).width(), out.shape[out.rank - 2]);

@@ -263,7 +263,7 @@ impl Program {
                 encoder.copy_buffer_to_buffer(
                     self.buffers[port.buffer.0 as usize].buffer()?,
                     0,
-                    &staging,
+                    staging,
                     reading.bytes,
                     staged(bytes),
                 );
@@ -277,7 +277,7 @@ impl Program {
     /// Waits for staged outputs and takes them apart.
     pub(super) async fn collect(&self, reading: Reading, bindings: &Bindings) -> Result<Vec<Array>> {
         let bytes = match &self.staging {
-            Some(staging) if reading.bytes > 0 => self.gpu.map_read(&staging, reading.bytes).await?,
+            Some(staging) if reading.bytes > 0 => self.gpu.map_read(staging, reading.bytes).await?,
             _ => vec![],
         };
         self.gpu.check()?;

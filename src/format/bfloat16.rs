@@ -14,7 +14,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode: |values, out| out.extend(values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())),
         dot: None,
-        int_dot: None,
+        levels: None,
         wgsl: Wgsl::Plain(Plain {
             word: "u32",
             four: "vec2<u32>",

@@ -1,5 +1,6 @@
 //! What a format says of itself.
 
+use super::levels::Levels;
 use super::wgsl::Wgsl;
 use std::fmt;
 use std::ops::Range;
@@ -38,8 +39,8 @@ pub struct Float {
     pub encode: fn(&[f32], &mut Vec<u8>),
     /// Σ w·x over a row of whole blocks, where there is something faster than decoding.
     pub dot: Option<fn(&[u8], &[f32]) -> f32>,
-    /// The same with activations that were rounded to int8.
-    pub int_dot: Option<&'static dyn IntDot>,
+    /// For blocks: the whole numbers and scales that they are made of.
+    pub levels: Option<Levels>,
     pub wgsl: Wgsl,
 }
 
@@ -53,18 +54,4 @@ impl fmt::Debug for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
-}
-
-/// A row of activations rounded to int8: for each 32 of them a scale, and their sum times it.
-#[derive(Debug, Clone, Copy)]
-pub struct Int8<'a> {
-    pub quants: &'a [i8],
-    pub scales: &'a [f32],
-    pub sums: &'a [f32],
-}
-
-/// Dot products of rows of blocks with activations of int8.
-pub trait IntDot: Send + Sync {
-    /// Σ w·x over a row of whole blocks.
-    fn dot(&self, row: &[u8], x: Int8) -> f32;
 }

@@ -7,6 +7,13 @@ pub fn number(q: &[u8], high: u32, i: usize) -> u8 {
     low | ((high >> i & 1) as u8) << 4
 }
 
+/// All 32 numbers.
+pub fn numbers(q: &[u8], high: u32, to: &mut [u8]) {
+    for i in 0..32 {
+        to[i] = number(q, high, i);
+    }
+}
+
 /// The word of fifth bits, then the nibbles.
 pub fn pack(q: &[u8; 32], out: &mut Vec<u8>) {
     let high = (0..32).fold(0u32, |h, i| h | (q[i] as u32 >> 4) << i);

@@ -17,7 +17,7 @@ pub static FORMAT: Format = Format {
         },
         encode: |values, out| out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
         dot: None,
-        int_dot: None,
+        levels: None,
         wgsl: Wgsl::Plain(Plain {
             word: "f32",
             four: "vec4<f32>",

@@ -1,5 +1,6 @@
 //! 32 weights of 4 bits that choose from sixteen uneven steps, with one f16 scale: `d · steps[q]`.
 
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles;
 use super::search;
 use super::table::{self, table_wgsl};
@@ -18,13 +19,16 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 4, scales: Scales::Half, steps: Some(&RAISED), zero: 128, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: false }),
     }),
 };
 
 /// The steps, finer near zero, where most weights are.
 pub const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The steps as numbers without sign: 128 more.
+pub const RAISED: [u8; 16] = table::raised(&STEPS, 128);
 
 const WGSL: &str = concat!(
     "struct Run { q: vec4<u32>, d: f32 }
@@ -51,6 +55,11 @@ fn decode_inner(blocks: &[u8], out: &mut [f32]) {
 /// The scale that is best for so many values.
 pub fn scale(x: &[f32]) -> f32 {
     search::by_levels(x, STEPS[0] as f32, |v| STEPS[table::nearest(&STEPS, v)] as f32)
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.half(0, b, 0);
+    to.nibbles(0, &b[2..]);
 }
 
 fn encode(values: &[f32], out: &mut Vec<u8>) {

@@ -1,7 +1,8 @@
 //! 256 weights of 4 bits that choose from the steps of IQ4_NL, each 32 of them with a scale of 6 bits, all with one of f16:
 //! `d · (s − 32) · steps[q]`.
 
-use super::iq4_nl::{STEPS, scale};
+use super::iq4_nl::{RAISED, STEPS, scale};
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles::{self, extreme};
 use super::search::as_half;
 use super::table::{self, table_wgsl};
@@ -20,7 +21,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 4, scales: Scales::Runs(32), steps: Some(&RAISED), zero: 128, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: false }),
     }),
 };
@@ -42,20 +43,33 @@ widest! {
     fn decode(blocks: &[u8], out: &mut [f32]) = decode_inner;
 }
 
+/// The six bits of a run's scale.
+#[inline(always)]
+fn six(b: &[u8], high: u16, r: usize) -> i32 {
+    (b[4 + r / 2] >> (4 * (r % 2)) & 15) as i32 | ((high >> (2 * r) & 3) as i32) << 4
+}
+
 #[inline(always)]
 fn decode_inner(blocks: &[u8], out: &mut [f32]) {
     for (b, y) in blocks.as_chunks::<136>().0.iter().zip(out.as_chunks_mut::<256>().0) {
         let (d, high) = (half(b, 0), u16::from_le_bytes([b[2], b[3]]));
         for (r, y) in y.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let low = b[4 + r / 2] >> (4 * (r % 2)) & 15;
-            let s = (low | ((high >> (2 * r) & 3) as u8) << 4) as i32 - 32;
-            let dl = d * s as f32;
+            let dl = d * (six(b, high, r) - 32) as f32;
             for i in 0..16 {
                 let q = b[8 + 16 * r + i];
                 y[i] = dl * STEPS[(q & 15) as usize] as f32;
                 y[16 + i] = dl * STEPS[(q >> 4) as usize] as f32;
             }
         }
+    }
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.half(0, b, 0);
+    let high = u16::from_le_bytes([b[2], b[3]]);
+    for r in 0..8 {
+        to.scales[r] = (six(b, high, r) - 32) as i8 as u8;
+        to.nibbles(32 * r, &b[8 + 16 * r..]);
     }
 }
 

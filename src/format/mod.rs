@@ -7,6 +7,7 @@
 //! buffer therefore holds planes: of all blocks what loads by sixteen bytes, then what is beside it ([`Planes`]).
 
 mod describe;
+mod levels;
 mod planes;
 mod wgsl;
 mod wide;
@@ -21,6 +22,7 @@ mod iq4_xs;
 mod mixes;
 mod mxfp4;
 mod nibbles;
+mod pieces;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -35,8 +37,10 @@ mod search;
 mod six_bit;
 mod table;
 
-pub use describe::{Class, Float, Format, Int8, IntDot};
+pub use describe::{Class, Float, Format};
+pub use levels::{GROUP, Levels, Numbers, Scales};
 pub use mixes::{MIXES, Mix};
+pub use pieces::{MICROSCALED, MICROSCALED_BYTES, SCALED_FLOAT8, microscaled, scaled_float8};
 pub use planes::{MAX_PLANES, Planes};
 pub use wgsl::{Blocks, Plain, RUN, Store, Wgsl};
 pub(crate) use wide::widest;

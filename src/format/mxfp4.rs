@@ -1,5 +1,6 @@
 //! 32 weights of 4 bits (one of sign, two of exponent, one of fraction) with one power of two (OCP Microscaling Formats 1.0).
 
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles;
 use super::table::{self, table_wgsl};
 use super::wgsl::Blocks;
@@ -17,13 +18,15 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 4, scales: Scales::Power, steps: Some(&RAISED), zero: 12, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: false }),
     }),
 };
 
 /// Twice the numbers of four bits, so that they are whole; scales are halved for it.
 const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+const RAISED: [u8; 16] = table::raised(&DOUBLED, 12);
 
 const WGSL: &str = concat!(
     "struct Run { q: vec4<u32>, d: f32 }
@@ -54,6 +57,12 @@ fn decode_inner(blocks: &[u8], out: &mut [f32]) {
             y[16 + i] = d * DOUBLED[(b[1 + i] >> 4) as usize] as f32;
         }
     }
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    let upper = (scale(b[0]).to_bits() >> 16) as u16;
+    to.half(0, &upper.to_le_bytes(), 0);
+    to.nibbles(0, &b[1..]);
 }
 
 fn encode(values: &[f32], out: &mut Vec<u8>) {

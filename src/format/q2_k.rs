@@ -1,5 +1,6 @@
 //! 256 weights of 2 bits, each 16 of them with a scale and a minimum of 4 bits, all with two of f16: `d · s · q − dmin · m`.
 
+use super::levels::{Levels, Numbers, Scales};
 use super::search::{self, as_half};
 use super::wgsl::Blocks;
 use super::wide::{half, inverse, push_half, widest};
@@ -16,7 +17,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 2, scales: Scales::RunsMin(16), steps: None, zero: 0, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: true }),
     }),
 };
@@ -58,6 +59,17 @@ fn decode_inner(blocks: &[u8], out: &mut [f32]) {
                 let (d, m) = (d * (s & 15) as f32, min * (s >> 4) as f32);
                 y[i] = d * (q[i] >> (2 * (r % 4)) & 3) as f32 - m;
             }
+        }
+    }
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.head.copy_from_slice(&b[80..84]);
+    (to.scales, to.minima) = (std::array::from_fn(|g| b[g] & 15), std::array::from_fn(|g| b[g] >> 4));
+    for (r, to) in to.q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let q = &b[16 + r / 4 * 32..][..32];
+        for i in 0..32 {
+            to[i] = q[i] >> (2 * (r % 4)) & 3;
         }
     }
 }

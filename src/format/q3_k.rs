@@ -1,5 +1,6 @@
 //! 256 weights of 3 bits, each 16 of them with a scale of 6 bits, all with one of f16: `d · (s − 32) · (q − 4)`.
 
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles::extreme;
 use super::search::{self, as_half};
 use super::wgsl::Blocks;
@@ -17,7 +18,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 3, scales: Scales::Runs(16), steps: None, zero: 4, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: true }),
     }),
 };
@@ -74,6 +75,17 @@ fn decode_inner(blocks: &[u8], out: &mut [f32]) {
                 let q = q[i] >> (2 * (r % 4)) & 3 | (high[i] >> r & 1) << 2;
                 y[i] = scales[i / 16] * (q as i32 - 4) as f32;
             }
+        }
+    }
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.half(0, b, 108);
+    to.scales = std::array::from_fn(|g| scale(&b[96..108], g) as i8 as u8);
+    for (r, to) in to.q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (high, q) = (&b[..32], &b[32 + r / 4 * 32..][..32]);
+        for i in 0..32 {
+            to[i] = q[i] >> (2 * (r % 4)) & 3 | (high[i] >> r & 1) << 2;
         }
     }
 }

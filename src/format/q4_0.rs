@@ -1,5 +1,6 @@
 //! 32 weights of 4 bits with one f16 scale: `d · (q − 8)`.
 
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles::{self, extreme, level};
 use super::wgsl::Blocks;
 use super::wide::{half, inverse, push_half, widest};
@@ -16,7 +17,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: Some(dot),
-        int_dot: None,
+        levels: Some(Levels { bits: 4, scales: Scales::Half, steps: None, zero: 8, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: true }),
     }),
 };
@@ -56,6 +57,11 @@ fn dot_inner(row: &[u8], x: &[f32]) -> f32 {
         nibbles::dot(&b[2..], x, &mut sums, d, -8.0 * d);
     }
     sums.iter().sum()
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.half(0, b, 0);
+    to.nibbles(0, &b[2..]);
 }
 
 fn encode(values: &[f32], out: &mut Vec<u8>) {

@@ -1,5 +1,6 @@
 //! 32 weights of 4 bits with an f16 scale and minimum: `d · q + m`.
 
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles::{self, level, range};
 use super::wgsl::Blocks;
 use super::wide::{half, inverse, push_half, widest};
@@ -16,7 +17,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: Some(dot),
-        int_dot: None,
+        levels: Some(Levels { bits: 4, scales: Scales::HalfMin, steps: None, zero: 0, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: true }),
     }),
 };
@@ -50,6 +51,11 @@ fn dot_inner(row: &[u8], x: &[f32]) -> f32 {
         nibbles::dot(&b[4..], x, &mut sums, half(b, 0), half(b, 2));
     }
     sums.iter().sum()
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.head.copy_from_slice(&b[..4]);
+    to.nibbles(0, &b[4..]);
 }
 
 fn encode(values: &[f32], out: &mut Vec<u8>) {

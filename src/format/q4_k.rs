@@ -1,5 +1,6 @@
 //! 256 weights of 4 bits, each 32 of them with a scale and a minimum of 6 bits, all with two of f16: `d · s · q − dmin · m`.
 
+use super::levels::{Levels, Numbers, Scales};
 use super::six_bit::{self, six_bit_wgsl};
 use super::wgsl::Blocks;
 use super::wide::widest;
@@ -16,7 +17,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 4, scales: Scales::RunsMin(32), steps: None, zero: 0, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: true }),
     }),
 };
@@ -54,6 +55,15 @@ fn decode_inner(blocks: &[u8], out: &mut [f32]) {
             for i in 0..32 {
                 y[i] = d * (q[i] >> (4 * (r % 2)) & 15) as f32 - m;
             }
+        }
+    }
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    six_bit::read(b, to);
+    for (bytes, q) in b[16..].as_chunks::<32>().0.iter().zip(to.q.as_chunks_mut::<64>().0) {
+        for i in 0..32 {
+            (q[i], q[32 + i]) = (bytes[i] & 15, bytes[i] >> 4);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! 32 weights of 5 bits with one f16 scale: `d · (q − 16)`.
 
 use super::five::{self, five_wgsl};
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles::{extreme, level};
 use super::wgsl::Blocks;
 use super::wide::{half, inverse, push_half, widest};
@@ -17,7 +18,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 5, scales: Scales::Half, steps: None, zero: 16, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: true }),
     }),
 };
@@ -42,6 +43,11 @@ fn decode_inner(blocks: &[u8], out: &mut [f32]) {
             y[i] = d * (five::number(&b[6..], high, i) as i32 - 16) as f32;
         }
     }
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.half(0, b, 0);
+    five::numbers(&b[6..], u32::from_le_bytes([b[2], b[3], b[4], b[5]]), &mut to.q);
 }
 
 fn encode(values: &[f32], out: &mut Vec<u8>) {

@@ -1,6 +1,7 @@
 //! 32 weights of 5 bits with an f16 scale and minimum: `d · q + m`.
 
 use super::five::{self, five_wgsl};
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles::{level, range};
 use super::wgsl::Blocks;
 use super::wide::{half, inverse, push_half, widest};
@@ -17,7 +18,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 5, scales: Scales::HalfMin, steps: None, zero: 0, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: true }),
     }),
 };
@@ -44,6 +45,11 @@ fn decode_inner(blocks: &[u8], out: &mut [f32]) {
             y[i] = d * five::number(&b[8..], high, i) as f32 + m;
         }
     }
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.head.copy_from_slice(&b[..4]);
+    five::numbers(&b[8..], u32::from_le_bytes([b[4], b[5], b[6], b[7]]), &mut to.q);
 }
 
 fn encode(values: &[f32], out: &mut Vec<u8>) {

@@ -1,5 +1,6 @@
 //! 256 weights of 5 bits, each 32 of them with a scale and a minimum of 6 bits, all with two of f16: `d · s · q − dmin · m`.
 
+use super::levels::{Levels, Numbers, Scales};
 use super::six_bit::{self, six_bit_wgsl};
 use super::wgsl::Blocks;
 use super::wide::widest;
@@ -16,7 +17,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 5, scales: Scales::RunsMin(32), steps: None, zero: 0, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: true }),
     }),
 };
@@ -57,6 +58,17 @@ fn decode_inner(blocks: &[u8], out: &mut [f32]) {
                 let q = q[i] >> (4 * (r % 2)) & 15 | (high[i] >> r & 1) << 4;
                 y[i] = d * q as f32 - m;
             }
+        }
+    }
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    six_bit::read(b, to);
+    let high = &b[16..48];
+    for (c, (bytes, q)) in b[48..].as_chunks::<32>().0.iter().zip(to.q.as_chunks_mut::<64>().0).enumerate() {
+        for i in 0..32 {
+            q[i] = bytes[i] & 15 | (high[i] >> (2 * c) & 1) << 4;
+            q[32 + i] = bytes[i] >> 4 | (high[i] >> (2 * c + 1) & 1) << 4;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! 256 weights of 6 bits, each 16 of them with a signed scale of 8 bits, all with one of f16: `d · s · (q − 32)`.
 
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles::extreme;
 use super::search::{self, as_half};
 use super::wgsl::Blocks;
@@ -17,7 +18,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: None,
-        int_dot: None,
+        levels: Some(Levels { bits: 6, scales: Scales::Runs(16), steps: None, zero: 32, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: true }),
     }),
 };
@@ -62,6 +63,18 @@ fn decode_inner(blocks: &[u8], out: &mut [f32]) {
                 let q = q[i] >> (4 * (r / 2 % 2)) & 15 | (h[i] >> (2 * (r % 4)) & 3) << 4;
                 y[i] = scales[i / 16] * (q as i32 - 32) as f32;
             }
+        }
+    }
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.half(0, b, 208);
+    to.scales.copy_from_slice(&b[192..208]);
+    for (r, to) in to.q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let q = &b[r / 4 * 64 + r % 2 * 32..][..32];
+        let h = &b[128 + r / 4 * 32..][..32];
+        for i in 0..32 {
+            to[i] = q[i] >> (4 * (r / 2 % 2)) & 15 | (h[i] >> (2 * (r % 4)) & 3) << 4;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! 32 weights of 8 bits with one f16 scale: `d · q`.
 
+use super::levels::{Levels, Numbers, Scales};
 use super::nibbles::extreme;
 use super::wgsl::Blocks;
 use super::wide::{half, inverse, push_half, widest};
@@ -16,7 +17,7 @@ pub static FORMAT: Format = Format {
         decode,
         encode,
         dot: Some(dot),
-        int_dot: None,
+        levels: Some(Levels { bits: 8, scales: Scales::Half, steps: None, zero: 128, read }),
         wgsl: Wgsl::Blocks(Blocks { text: WGSL, offset: false }),
     }),
 };
@@ -58,6 +59,13 @@ fn dot_inner(row: &[u8], x: &[f32]) -> f32 {
         }
     }
     sums.iter().sum()
+}
+
+fn read(b: &[u8], to: &mut Numbers) {
+    to.half(0, b, 0);
+    for i in 0..32 {
+        to.q[i] = b[2 + i] ^ 0x80;
+    }
 }
 
 fn encode(values: &[f32], out: &mut Vec<u8>) {

@@ -1,5 +1,6 @@
 //! The twelve bytes in which Q4_K and Q5_K keep eight scales and eight minima of six bits.
 
+use super::levels::Numbers;
 use super::search::{self, as_half};
 use super::wide::{half, inverse, push_half};
 
@@ -28,6 +29,14 @@ pub fn factors(b: &[u8]) -> [(f32, f32); 8] {
         let (s, m) = scale_and_min(&b[4..16], r);
         (d * s as f32, min * m as f32)
     })
+}
+
+/// Scales and minima of a block.
+pub fn read(b: &[u8], to: &mut Numbers) {
+    to.head.copy_from_slice(&b[..4]);
+    for r in 0..8 {
+        (to.scales[r], to.minima[r]) = scale_and_min(&b[4..16], r);
+    }
 }
 
 /// Encodes 256 values with numbers up to `hi`: appends the first sixteen bytes, and gives the numbers.

@@ -6,6 +6,16 @@ pub fn nearest(table: &[i8; 16], x: f32) -> usize {
     (0..16).min_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(0)
 }
 
+/// A table whose numbers are so much larger that none is negative.
+pub const fn raised(table: &[i8; 16], by: u8) -> [u8; 16] {
+    let (mut out, mut i) = ([0; 16], 0);
+    while i < 16 {
+        out[i] = (table[i] as i16 + by as i16) as u8;
+        i += 1;
+    }
+    out
+}
+
 /// WGSL: `packed` by a table, whose sixteen bytes are given as four words, from nibbles `r.q`.
 macro_rules! table_wgsl {
     ($words:literal) => {

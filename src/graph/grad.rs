@@ -76,7 +76,7 @@ impl Graph {
                 format!("the loss is {}, it must be one f32 element: sum it or take its mean", node.ty),
             ));
         }
-        for w in wrt.iter().map(|w| self.node(*w)).filter(|w| !has_slope(w.ty.dtype)) {
+        if let Some(w) = wrt.iter().map(|w| self.node(*w)).find(|w| !has_slope(w.ty.dtype)) {
             return Err(Error::op(
                 "gradients",
                 &w.name,

@@ -276,14 +276,14 @@ impl Graph {
 
     /// A state is assigned by whoever has it, and not read afterwards.
     fn check_written(&self, def: &OpDef, args: &[Value], name: &str) -> Result<()> {
-        if let (true, Some(state)) = (def.is(&ASSIGN), args.first().map(|a| self.node(*a))) {
-            if state.source != Source::State {
-                return Err(Error::op(
-                    "assign",
-                    name,
-                    format!("\"{}\" is {}, it must be a state", state.name, state.kind()),
-                ));
-            }
+        if let (true, Some(state)) = (def.is(&ASSIGN), args.first().map(|a| self.node(*a)))
+            && state.source != Source::State
+        {
+            return Err(Error::op(
+                "assign",
+                name,
+                format!("\"{}\" is {}, it must be a state", state.name, state.kind()),
+            ));
         }
         for a in args.iter().filter(|a| self.node(**a).source == Source::State) {
             if self.nodes.iter().any(|n| n.writes() && n.args()[0] == *a) {

@@ -70,7 +70,7 @@ impl<'g> Tensor<'g> {
     /// `n` equal pieces along an axis.
     pub fn chunk(self, axis: usize, n: usize) -> Vec<Self> {
         match (self.dim(axis).known(), n) {
-            (Some(all), 1..) if all as usize % n == 0 => self.split(axis, &vec![all as usize / n; n]),
+            (Some(all), 1..) if (all as usize).is_multiple_of(n) => self.split(axis, &vec![all as usize / n; n]),
             _ => vec![self.refuse("chunk", format!("axis {axis} of {} is not {n} equal pieces", self.shape())); n],
         }
     }

@@ -146,7 +146,7 @@ impl Spec {
         *t += "        for (var q = 0u; q < 4u; q++) {\n";
         let places = |t: &mut String, name: &str, lane: &str, lanes: u32, vectors: u32, pitch: u32| {
             for v in 0..vectors {
-                let _ = match lanes % 8 == 0 {
+                let _ = match lanes.is_multiple_of(8) {
                     true if v > 0 => writeln!(t, "            let {name}{v} = {name}0 + {}u;", v * lanes),
                     _ => writeln!(
                         t,

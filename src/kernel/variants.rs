@@ -123,7 +123,7 @@ impl Variant {
         match self.form {
             Form::Tiled => true,
             Form::Vector | Form::Subgroup => problem.vector && problem.m <= VECTOR_ROWS,
-            Form::Rows => problem.rows && (problem.right.rows || self.tn % 4 == 0),
+            Form::Rows => problem.rows && (problem.right.rows || self.tn.is_multiple_of(4)),
         }
     }
 

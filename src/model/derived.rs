@@ -6,6 +6,20 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 enum Derived<'a> {
+    /// Rows `from .. to` of every `size` of a matrix: `rows(0..128/256, NAME)`.
+    Heads {
+        from: usize,
+        to: usize,
+        size: usize,
+        of: &'a str,
+    },
+    /// Every `step`-th row of matrices one behind another, from `start` on, as rows of one: `every(0/2, NAME)`. Of a matrix
+    /// every `step`-th element of its rows.
+    Every {
+        start: usize,
+        step: usize,
+        of: &'a str,
+    },
     Rows {
         from: usize,
         to: usize,
@@ -41,6 +55,10 @@ fn parse(name: &str) -> Option<Derived<'_>> {
         "rows" => {
             let (range, of) = rest.split_once(", ")?;
             let (from, to) = range.split_once("..")?;
+            if let Some((to, size)) = to.split_once('/') {
+                let (from, to, size) = (from.parse().ok()?, to.parse().ok()?, size.parse().ok()?);
+                return (from < to && to <= size).then_some(Derived::Heads { from, to, size, of });
+            }
             Some(Derived::Rows { from: from.parse().ok()?, to: to.parse().ok()?, of })
         }
         "transpose" => Some(Derived::Transpose { of: rest }),
@@ -51,6 +69,12 @@ fn parse(name: &str) -> Option<Derived<'_>> {
             let (start, step) = range.split_once('/')?;
             let (start, step) = (start.parse().ok()?, step.parse().ok()?);
             (step > start).then_some(Derived::Columns { start, step, of })
+        }
+        "every" => {
+            let (range, of) = rest.split_once(", ")?;
+            let (start, step) = range.split_once('/')?;
+            let (start, step) = (start.parse().ok()?, step.parse().ok()?);
+            (step > start).then_some(Derived::Every { start, step, of })
         }
         "stack" => {
             let (count, of) = rest.split_once(", ")?;
@@ -74,6 +98,8 @@ pub fn origins(name: &str) -> Vec<String> {
             | Derived::Transpose { of }
             | Derived::PlusOne { of }
             | Derived::Flat { of }
+            | Derived::Heads { of, .. }
+            | Derived::Every { of, .. }
             | Derived::Columns { of, .. },
         ) => origins(of),
         Some(Derived::Stack { count, of }) => (0..count).flat_map(|i| origins(&numbered(of, i))).collect(),
@@ -104,6 +130,22 @@ fn info_of(weights: &dyn Weights, derived: &Derived, name: &str) -> Result<Type>
             }
             shape[0] = to - from;
             (dtype, shape)
+        }
+        Derived::Heads { from, to, size, of } => {
+            let (dtype, mut shape) = known(of)?;
+            if shape.len() != 2 || shape[0] == 0 || !shape[0].is_multiple_of(*size) {
+                return Err(wrong(format!("{shape:?} is not of blocks of {size} rows")));
+            }
+            shape[0] = shape[0] / size * (to - from);
+            (dtype, shape)
+        }
+        Derived::Every { step, of, .. } => {
+            let (dtype, shape) = known(of)?;
+            match shape[..] {
+                [a, b] if !dtype.is_quantised() && b > 0 && b % step == 0 => (dtype, vec![a, b / step]),
+                [a, b, c] if a > 0 && b > 0 && b % step == 0 => (dtype, vec![a * (b / step), c]),
+                _ => return Err(wrong(format!("{dtype} {shape:?} has no such rows"))),
+            }
         }
         Derived::Transpose { of } => {
             let (dtype, shape) = known(of)?;
@@ -167,6 +209,34 @@ fn read_of<'a>(weights: &'a dyn Weights, derived: &Derived, name: &str, rows: Ra
     }
     match derived {
         Derived::Rows { from, of, .. } => weights.read(of, from + rows.start..from + rows.end),
+        Derived::Heads { from, to, size, of } => {
+            let mut out = vec![];
+            for (block, part) in by_expert(rows, to - from) {
+                let first = block * size + from;
+                out.extend_from_slice(&weights.read(of, first + part.start..first + part.end)?);
+            }
+            Ok(Cow::Owned(out))
+        }
+        Derived::Every { start, step, of } => {
+            let from = weights.info(of)?.shape.known().unwrap_or_default();
+            let mut out = vec![];
+            if let [_, _] = from[..] {
+                let (each, size) = (from[1], ty.dtype.block_bytes());
+                for row in weights.read(of, rows)?.chunks_exact(each * size) {
+                    row.chunks_exact(size).skip(*start).step_by(*step).for_each(|x| out.extend_from_slice(x));
+                }
+                return Ok(Cow::Owned(out));
+            }
+            for (expert, part) in by_expert(rows, from[1] / step) {
+                let all = weights.read(of, expert..expert + 1)?;
+                let row = all.len() / from[1];
+                for j in part {
+                    let at = (start + j * step) * row;
+                    out.extend_from_slice(&all[at..at + row]);
+                }
+            }
+            Ok(Cow::Owned(out))
+        }
         Derived::Transpose { of } => {
             let (n, size) = (shape[1], ty.dtype.block_bytes());
             let all = weights.read(of, 0..n)?;
@@ -261,6 +331,9 @@ mod tests {
             ("stack(2, x.*.w)", vec![4, 2], count(8)),
             ("flat(e)", vec![6, 4], count(24)),
             ("columns(1/2, e)", vec![4, 3], flat(&[[1., 5., 9.], [3., 7., 11.], [13., 17., 21.], [15., 19., 23.]])),
+            ("rows(1..2/2, m)", vec![2, 3], [&count(12)[3..6], &count(12)[9..12]].concat()),
+            ("every(1/3, e)", vec![2, 4], [&count(24)[4..8], &count(24)[16..20]].concat()),
+            ("every(1/3, m)", vec![4, 1], vec![1.0, 4.0, 7.0, 10.0]),
             ("columns(0/3, m)", vec![4, 1], vec![0.0, 3.0, 6.0, 9.0]),
         ];
         /// Reads derived names through their origins.
@@ -282,7 +355,16 @@ mod tests {
             assert_eq!(Array::new(DType::F32, &shape, whole).unwrap().to_f32(), want, "{name} at once");
             assert!(made.read(name, 0..shape[0] + 1).is_err(), "{name} beyond its end");
         }
-        for bad in ["rows(2..9, m)", "transpose(e)", "columns(0/5, m)", "flat(m)", "stack(3, x.*.w)", "rows(0..1, z)"] {
+        for bad in [
+            "rows(2..9, m)",
+            "transpose(e)",
+            "columns(0/5, m)",
+            "rows(0..1/3, m)",
+            "every(0/5, e)",
+            "flat(m)",
+            "stack(3, x.*.w)",
+            "rows(0..1, z)",
+        ] {
             assert!(made.info(bad).is_err(), "{bad}");
         }
         assert_eq!(origins("rows(0..1, stack(2, x.*.w))"), ["x.0.w", "x.1.w"]);

@@ -235,6 +235,10 @@ impl<'a> Keys<'a> {
         let found = names.split('|').filter_map(|n| Some((n, self.json?.get(n)?)));
         found.inspect(|(n, _)| _ = self.read.borrow_mut().insert((*n).into())).map(|(_, v)| v).find(|v| !v.is_null())
     }
+    /// A value of config.json that does not count as read.
+    pub fn peek(&self, name: &str) -> Option<&'a Json> {
+        self.json?.get(name).filter(|v| !v.is_null())
+    }
     /// Whether config.json has this key, as null: there is none, whatever the family's default.
     pub fn says_none(&self, names: &str) -> bool {
         !self.is_gguf() && names.split('|').any(|n| self.json.is_some_and(|j| j.get(n).is_some_and(Json::is_null)))
@@ -384,6 +388,10 @@ impl<'a> Keys<'a> {
             1..=0x8000_0000 => Ok(rows as usize),
             _ => Err(self.error(format!("tensor \"{name}\" has {rows} rows, it must have from 1 to 2^31"))),
         }
+    }
+    /// Whether a tensor is in the file in pieces: quants and their scales.
+    pub fn is_packed(&self, name: &str) -> bool {
+        self.source.is_packed(name)
     }
     pub fn has_tensor(&self, name: &str) -> bool {
         self.source.tensor(name).is_some()

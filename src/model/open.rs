@@ -1,11 +1,12 @@
 //! A model file with its family, and what callers ask of any model.
 
+use super::ModelSource;
 use super::arch::{self, Architecture, Family};
 use super::derived;
 use super::keys::{Keys, short};
-use super::layers::{self, Decoder, StepShape};
-use super::{ModelSource, arch::Encoder};
+use super::layers::{self, Decoder, Encoder, StepShape};
 use crate::base::{Bindings, Error, Result, Var};
+use crate::format;
 use crate::graph::{Graph, Source};
 use std::collections::HashSet;
 
@@ -19,6 +20,8 @@ pub struct ModelInfo {
     pub heads: usize,
     pub kv_heads: usize,
     pub vocab: usize,
+    /// Elements of a text's vector, where the model makes one.
+    pub embedding: Option<usize>,
     /// Tokens that the model was made for.
     pub context: usize,
     pub parameters: u64,
@@ -50,6 +53,9 @@ const UNNEEDED: &[&str] = &[
     "cls.",
     "vision_tower.",
     "multi_modal_projector.",
+    // Scales of activations, which are not rounded here.
+    ".input_scale",
+    ".activation_scale",
 ];
 
 impl Model {
@@ -82,6 +88,7 @@ impl Model {
                 arch::known(gguf).join(", ")
             ))
         })?;
+        check_quantisation(&keys)?;
         let architecture = (family.read)(&keys)?;
         let notes = keys.finish(family.harmless)?;
         let mut model = Model { source, architecture, name, family, notes, derives: false };
@@ -107,12 +114,21 @@ impl Model {
         for node in &graph.nodes {
             if let Source::Weight { parts } = &node.source {
                 let made = |name: &str| self.source.tensor(name).is_none() && derived::is_derived(name);
-                derives |= parts.iter().any(|p| made(&p.name));
-                used.extend(parts.iter().flat_map(|p| derived::origins(&p.name)));
+                let origins: Vec<String> = parts.iter().flat_map(|p| derived::origins(&p.name)).collect();
+                derives |= parts.iter().any(|p| made(&p.name)) || origins.iter().any(|n| self.source.is_packed(n));
+                used.extend(origins.iter().flat_map(|n| self.source.pieces(n)));
             }
         }
         let head = |name: &str| name == "lm_head.weight" && self.decoder().is_some_and(|d| d.common().tied);
-        let unneeded = |name: &str| head(name) || UNNEEDED.iter().any(|u| name.contains(u));
+        // An encoder inside of a larger model: what stands beside it is that model's head.
+        let root = self
+            .encoder()
+            .map(|e| e.root())
+            .filter(|(root, words)| self.source.tensor(&format!("{root}{words}.weight")).is_some());
+        let beside = |name: &str| root.is_some_and(|(root, _)| !name.starts_with(root) && !name.contains('/'));
+        let spare = |name: &str| self.decoder().is_some_and(|d| d.is_spare(name));
+        let unneeded =
+            |name: &str| head(name) || spare(name) || beside(name) || UNNEEDED.iter().any(|u| name.contains(u));
         match self.source.tensors().iter().find(|t| !used.contains(&t.name) && !unneeded(&t.name)) {
             Some(t) => Err(Error::model(
                 &self.name,
@@ -136,7 +152,7 @@ impl Model {
     }
 
     pub fn info(&self) -> ModelInfo {
-        let parameters = self.source.tensors().iter().map(|t| t.shape.iter().product::<u64>()).sum();
+        let parameters = self.source.parameters();
         let (name, family, weight_bytes) = (self.name.clone(), self.family.name, self.source.weight_bytes());
         match &self.architecture {
             Architecture::Decoder(d) => {
@@ -149,14 +165,15 @@ impl Model {
                     heads: s.heads,
                     kv_heads: s.kv_heads,
                     vocab: s.vocab,
+                    embedding: None,
                     context: s.context,
                     parameters,
                     weight_bytes,
-                    state_bytes_per_token: s.state_bytes_per_token(),
+                    state_bytes_per_token: d.state_bytes_per_token(),
                 }
             }
             Architecture::Encoder(e) => {
-                let s = e.sizes();
+                let s = e.common();
                 ModelInfo {
                     name,
                     family,
@@ -165,6 +182,7 @@ impl Model {
                     heads: s.heads,
                     kv_heads: s.heads,
                     vocab: s.vocab,
+                    embedding: Some(s.output()),
                     context: s.context,
                     parameters,
                     weight_bytes,
@@ -199,7 +217,7 @@ impl Model {
                 Ok((self.step_graph(&step)?, bindings))
             }
             Architecture::Encoder(e) => {
-                let seq = context.min(e.sizes().context).min(256) as u32;
+                let seq = context.min(e.common().sentence.max_tokens).min(256) as u32;
                 let graph = self.embed_graph(Var::new("batch", 8), Var::new("seq", seq))?;
                 Ok((graph, Bindings::new().with("batch", 1).with("seq", seq.min(32) as u64)))
             }
@@ -211,6 +229,25 @@ impl Model {
         let encoder = self
             .encoder()
             .ok_or_else(|| Error::model(&self.name, "generates text: it makes no sentence embeddings"))?;
-        encoder.build(&self.source, &self.name, batch, seq)
+        layers::encode(encoder, &self.source, &self.name, batch, seq)
     }
+}
+
+/// Weights of 8 and 4 bits that are read as they are published. What says otherwise stays unread, and so is refused by name.
+fn check_quantisation(at: &Keys) -> Result<()> {
+    let Some(config) = at.peek("quantization_config") else { return Ok(()) };
+    let text = |key: &str| config.get(key).and_then(|v| v.as_str()).unwrap_or_default();
+    let known = match text("quant_method") {
+        "fp8" => matches!(text("fmt"), "" | "e4m3"),
+        "compressed-tensors" => text("format") == "float-quantized",
+        "fbgemm_fp8" => true,
+        other => other == format::MICROSCALED.name(),
+    };
+    if known {
+        at.json_value("quantization_config");
+        if text("quant_method") != format::MICROSCALED.name() {
+            at.note("weights of 8 bits are taken as bf16, and activations are not rounded");
+        }
+    }
+    Ok(())
 }

@@ -69,7 +69,9 @@ pub fn parse_head(bytes: &[u8], file: u64, path: &str) -> Result<Option<Vec<Tens
             (None, Dtype::I32) => TensorType::Other { name: "i32", block: 1, bytes: 4 },
             (None, Dtype::I64) => TensorType::Other { name: "i64", block: 1, bytes: 8 },
             (None, Dtype::F64) => TensorType::Other { name: "f64", block: 1, bytes: 8 },
-            (None, Dtype::U8 | Dtype::I8 | Dtype::BOOL) => TensorType::Other { name: "i8", block: 1, bytes: 1 },
+            (None, Dtype::U8) => TensorType::Other { name: "u8", block: 1, bytes: 1 },
+            (None, Dtype::F8_E4M3) => TensorType::Other { name: "f8_e4m3", block: 1, bytes: 1 },
+            (None, Dtype::I8 | Dtype::BOOL) => TensorType::Other { name: "i8", block: 1, bytes: 1 },
             (None, other) => return Err(wrong(format!("tensor \"{name}\" has the unknown type {other:?}"))),
         };
         out.push(TensorInfo { name, ty, shape, offset: start + from, bytes: to - from });

@@ -263,10 +263,10 @@ impl<'a> Code<'a> {
 
     /// An expression for `v` at `coord`.
     pub fn value(&mut self, v: Value, coord: &Coord) -> String {
-        if let Some((given, name)) = &self.given {
-            if *given == v {
-                return name.clone();
-            }
+        if let Some((given, name)) = &self.given
+            && *given == v
+        {
+            return name.clone();
         }
         let key = (v, coord.clone());
         if let Some(name) = self.names.get(&key) {
@@ -353,17 +353,17 @@ impl<'a> Code<'a> {
             true => None,
             false => resolve(graph, v, &self.fusion.stored),
         };
-        if let Some((base, layout)) = resolved {
-            if self.is_stored(base) {
-                let key = (v, coord.clone());
-                if let Some(name) = self.names.get(&key) {
-                    return name.clone();
-                }
-                let text = self.load(base, &layout, &shape, coord);
-                let name = self.var(&text);
-                self.names.insert(key, name.clone());
-                return name;
+        if let Some((base, layout)) = resolved
+            && self.is_stored(base)
+        {
+            let key = (v, coord.clone());
+            if let Some(name) = self.names.get(&key) {
+                return name.clone();
             }
+            let text = self.load(base, &layout, &shape, coord);
+            let name = self.var(&text);
+            self.names.insert(key, name.clone());
+            return name;
         }
         let inner = match attrs {
             Attrs::Perm(perm) => {

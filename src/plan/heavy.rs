@@ -355,7 +355,7 @@ fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
     let bytes = (x.shape.count() + n.clone() + shape.count()) * 4;
     let grid = [ceil(shape.count(), 64), ceil(1, 1), ceil(1, 1)];
     // Ids go in parts where one walk would be too long; of an unknown number, parts are those that its bound asks for.
-    let whole = if l.caps.kind == AdapterKind::Software { n.bound().max(1).min(turns::LONG) } else { n.bound().max(1) };
+    let whole = if l.caps.kind == AdapterKind::Software { n.bound().clamp(1, turns::LONG) } else { n.bound().max(1) };
     let known = n.known();
     if known.is_none() && n.bound() > whole {
         let what = format!(

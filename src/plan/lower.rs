@@ -84,11 +84,11 @@ impl Places {
             Source::Data(data) => Role::Data(data.clone()),
             Source::Weight { parts } => return self.add_weight(graph, v, parts, caps),
         };
-        if let Source::Op { def, args, .. } = &node.source {
-            if matches!(def.body, Body::Primitive(Primitive::Append | Primitive::Assign)) {
-                self.map.insert(v, self.map[&args[0]]);
-                return Ok(());
-            }
+        if let Source::Op { def, args, .. } = &node.source
+            && matches!(def.body, Body::Primitive(Primitive::Append | Primitive::Assign))
+        {
+            self.map.insert(v, self.map[&args[0]]);
+            return Ok(());
         }
         let bytes = device_bytes(&node.ty);
         let limit = caps.binding_bytes.min(caps.buffer_bytes);

@@ -73,7 +73,7 @@ impl Piece {
     }
     /// Leaves the last dispatch this piece's share of the product's work.
     pub fn share(&self, l: &mut Lower, p: &Product) {
-        let n = p.n().bound() as i64;
+        let n = p.n().bound();
         l.share(|flops| flops.portion(self.first..self.first + self.n.bound() as i64, n));
     }
 }
@@ -137,7 +137,7 @@ fn emit_piece(
     }
     let written = Expr::product(&p.out[..p.out.rank() - 1]) * piece.n.clone() * 4;
     let bytes = read_bytes(&p.a) + piece.weights(l, p) + written + code.read_bytes();
-    let n = p.n().bound() as i64;
+    let n = p.n().bound();
     for strip in strips {
         let mut params = params(p, &piece, strip.rows.clone(), strip.first);
         params.extend(code.params.iter().cloned());

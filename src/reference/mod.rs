@@ -183,10 +183,10 @@ impl<T: Real> Interpreter<T> {
 
     /// Computes the next node; false once all are.
     pub fn node(&mut self, running: &mut Running<T>, bindings: &Bindings, inputs: &[(&str, Array)]) -> Result<bool> {
-        if running.at < self.graph.nodes.len() {
-            if let Some(v) = self.one(running, bindings, inputs)? {
-                return Err(self.lonely(v));
-            }
+        if running.at < self.graph.nodes.len()
+            && let Some(v) = self.one(running, bindings, inputs)?
+        {
+            return Err(self.lonely(v));
         }
         Ok(running.at < self.graph.nodes.len())
     }
@@ -226,10 +226,10 @@ impl<T: Real> Interpreter<T> {
     ) -> Result<Option<Value>> {
         let i = running.at;
         let node = &self.graph.nodes[i];
-        if let Source::Op { attrs: Attrs::Collective(c), .. } = &node.source {
-            if c.ways > 1 {
-                return Ok(Some(Value(i as u32)));
-            }
+        if let Source::Op { attrs: Attrs::Collective(c), .. } = &node.source
+            && c.ways > 1
+        {
+            return Ok(Some(Value(i as u32)));
         }
         // A state is written in place: nothing else may hold its elements then.
         if node.def().is_some_and(|d| d.is(&APPEND)) {

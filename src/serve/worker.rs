@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// A model that is open.
+#[allow(clippy::large_enum_variant, reason = "there is one for each engine")]
 pub enum Loaded {
     Generator(Generator),
     Embedder(Embedder),

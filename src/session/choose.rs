@@ -124,11 +124,11 @@ async fn software_or_cpu(
 ) -> Result<Picked> {
     // Browsers need not tell an adapter's name.
     let named = if software.name.is_empty() { String::new() } else { format!(" ({})", software.name) };
-    let only = format!("found only a software adapter{named}");
+    let only = format!("only a software adapter{named}");
     let Some(cache) = cache else {
         let anyway = if cfg!(target_arch = "wasm32") { "device: \"webgpu\"" } else { "--device 0" };
         let notice = format!(
-            "{only}: running on the CPU fallback, which uses the same cores better ({anyway} takes the adapter); {DRIVER_HINT}"
+            "{only}: running on the CPU, which uses the same cores better ({anyway} takes the adapter); {DRIVER_HINT}"
         );
         return Ok(Picked { gpu: None, notice: Some(notice) });
     };
@@ -136,8 +136,7 @@ async fn software_or_cpu(
         Some(known) => known,
         None => {
             notify(Notice::Say(format!(
-                "timing {} beside the CPU fallback (once; remembered in {})",
-                software.name,
+                "{only}; {DRIVER_HINT}; timing it beside the CPU (once; remembered in {})",
                 cache.display()
             )));
             let times = match measure().await {
@@ -146,7 +145,7 @@ async fn software_or_cpu(
                 Err(e) => {
                     return Ok(Picked {
                         gpu: None,
-                        notice: Some(format!("{only}, which failed ({e}): running on the CPU fallback")),
+                        notice: Some(format!("{only}, which failed ({e}): running on the CPU")),
                     });
                 }
             };
@@ -161,13 +160,13 @@ async fn software_or_cpu(
         true => Picked {
             gpu: None,
             notice: Some(format!(
-                "{only}: the CPU fallback was {ratio:.1} times as fast and is taken (--device 0 takes the adapter); {DRIVER_HINT}"
+                "{only}: the CPU was {ratio:.1} times as fast and is taken (--device 0 takes the adapter)"
             )),
         },
         false => Picked {
             gpu: Some(Arc::new(Gpu::open(0).await?)),
             notice: Some(format!(
-                "{only}: it was {:.1} times as fast as the CPU fallback and is taken (--device cpu takes the fallback); {DRIVER_HINT}",
+                "{only}: it was {:.1} times as fast as the CPU and is taken (--device cpu takes that)",
                 1.0 / ratio
             )),
         },

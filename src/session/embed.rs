@@ -5,20 +5,24 @@ use super::engine::Engine;
 use super::{Notice, Options, pick_with};
 use crate::base::{Array, Bindings, DType, Error, Result, Var};
 use crate::device::Gpu;
+use crate::model::layers::Sentence;
 use crate::model::{Model, ModelInfo};
 use crate::text::Tokenizer;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Sentences that are computed together.
+/// The most sentences that are computed together, and tokens of them all: long ones come in smaller batches.
 const BATCH: usize = 8;
+const BATCH_TOKENS: usize = 8 * 512;
 
 /// An encoder on a device, with its tokenizer.
 pub struct Embedder {
     engine: Engine,
     tokenizer: Tokenizer,
     info: ModelInfo,
+    sentence: Sentence,
     tokens: usize,
+    batch: usize,
 }
 
 impl Embedder {
@@ -36,15 +40,19 @@ impl Embedder {
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
         let info = model.info();
         model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
-        let read = model.encoder().map_or(info.context, |e| e.sizes().max_tokens);
-        let tokens = options.context.unwrap_or(read).min(info.context);
+        let sentence = match model.encoder() {
+            Some(encoder) => encoder.common().sentence.clone(),
+            None => Sentence::mean(info.context),
+        };
+        let tokens = options.context.unwrap_or(sentence.max_tokens).min(info.context);
         if tokens == 0 {
             return Err(Error::usage(format!(
                 "the context is 0 tokens, {} was made for 1 to {}",
                 info.name, info.context
             )));
         }
-        let graph = model.embed_graph(Var::new("batch", BATCH as u32), Var::new("seq", tokens as u32))?;
+        let batch = (BATCH_TOKENS / tokens).clamp(1, BATCH);
+        let graph = model.embed_graph(Var::new("batch", batch as u32), Var::new("seq", tokens as u32))?;
         let json = model
             .source
             .side_file("tokenizer.json")
@@ -54,7 +62,7 @@ impl Embedder {
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
         let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
         let engine = Engine::new(picked.gpu, &[graph], &weights, options, None, notify).await?;
-        Ok(Embedder { engine, tokenizer, info, tokens })
+        Ok(Embedder { engine, tokenizer, info, sentence, tokens, batch })
     }
 
     pub(super) fn engine(&mut self) -> &mut Engine {
@@ -95,8 +103,9 @@ impl Embedder {
     /// # Errors
     /// [`Error::Cancelled`] then.
     pub async fn embed_until(&mut self, texts: &[impl AsRef<str>], cancel: &AtomicBool) -> Result<Vec<Vec<f32>>> {
+        let width = self.info.embedding.unwrap_or(self.info.width);
         let mut out: Vec<Vec<f32>> = vec![];
-        for group in texts.chunks(BATCH) {
+        for group in texts.chunks(self.batch) {
             let mut ids = group.iter().map(|t| self.ids(t.as_ref())).collect::<Result<Vec<_>>>()?;
             let longest = ids.iter().map(Vec::len).max().unwrap_or(1);
             let mask: Vec<u32> = ids.iter().flat_map(|r| (0..longest).map(move |i| (i < r.len()) as u32)).collect();
@@ -112,24 +121,31 @@ impl Embedder {
                 .remove(0)
                 .to_f32();
             if let Some(at) = y.iter().position(|x| !x.is_finite()) {
-                let (text, element) = (out.len() + at / self.info.width, at % self.info.width);
+                let (text, element) = (out.len() + at / width, at % width);
                 return Err(Error::model(
                     &self.info.name,
                     format!("gives text {text} an embedding whose element {element} is {}: it is not finite", y[at]),
                 ));
             }
-            out.extend(y.chunks_exact(self.info.width).map(<[f32]>::to_vec));
+            out.extend(y.chunks_exact(width).map(<[f32]>::to_vec));
         }
         Ok(out)
     }
 
     /// Ids of a text with its markers, cut to what is read but closed by the same marker.
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(text, true)?;
+        let text = format!("{}{text}", self.sentence.prompt);
+        let text = if self.sentence.trim { text.trim() } else { &text };
+        let mut ids = match self.sentence.lower_case {
+            true => self.tokenizer.encode(&text.to_lowercase(), true)?,
+            false => self.tokenizer.encode(text, true)?,
+        };
         if ids.len() > self.tokens {
             let last = ids[ids.len() - 1];
             ids.truncate(self.tokens);
-            ids[self.tokens - 1] = last;
+            if self.tokenizer.is_marker(last) {
+                ids[self.tokens - 1] = last;
+            }
         }
         match ids.iter().find(|i| **i as usize >= self.info.vocab) {
             Some(id) => Err(Error::usage(format!("token {id} is outside of the vocabulary of {}", self.info.vocab))),

@@ -24,6 +24,7 @@ pub struct Engine {
     states: Vec<(String, Type)>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one for each engine")]
 enum Inner {
     Device {
         programs: Vec<Program>,
@@ -44,13 +45,13 @@ enum Inner {
 }
 
 impl Engine {
-    /// Loads one graph onto the chosen device.
+    /// Loads one graph onto the chosen device; on the CPU its products are computed in f32, whatever weights are stored in.
     ///
     /// # Errors
     /// A device that does not exist; an op, type or size that cannot run there, by name; weights that do not fit.
     pub async fn open(device: &DeviceChoice, graph: &Graph, weights: &dyn Weights) -> Result<Engine> {
         let gpu = pick(device).await?.gpu;
-        Engine::load(gpu, graph, weights, &Options::default()).await
+        Engine::load(gpu, graph, weights, &Options { precision: cpu::Precision::F32, ..Options::default() }).await
     }
 
     /// Loads one graph onto a device that was picked before; `None` is the CPU.

@@ -22,7 +22,7 @@ pub(super) async fn open_engine(
     }
     let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
     picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-    let chunk = chunk(&[picked.gpu.clone()], context);
+    let chunk = chunk(std::slice::from_ref(&picked.gpu), context);
     let graphs = graphs(model, context, chunk, (options, picked.gpu.is_some()))?;
     let tuning = match &picked.gpu {
         Some(gpu) => tune::tuned(gpu, options.cache.as_deref(), notify).await?,
@@ -60,7 +60,9 @@ async fn open_mesh(
 fn chunk(gpus: &[Option<Arc<Gpu>>], context: usize) -> usize {
     let kind = |g: &Option<Arc<Gpu>>| match g.as_ref().map(|g| g.caps().kind) {
         Some(AdapterKind::Software) => 8,
-        None => 64,
+        // An interpreter in a browser gives the thread back between nodes only.
+        None if cfg!(target_arch = "wasm32") => 64,
+        None => 256,
         Some(_) => 256,
     };
     gpus.iter().map(kind).min().unwrap_or(64).min(context)

@@ -64,7 +64,7 @@ impl Placed {
     /// `ranks` devices spread evenly over so many nodes. Fails where they do not divide or fit.
     pub fn over(topology: &Topology, ranks: usize, nodes: usize) -> Result<Placed> {
         let per_node = topology.devices_per_node();
-        if nodes == 0 || ranks == 0 || ranks % nodes != 0 || ranks / nodes > per_node {
+        if nodes == 0 || ranks == 0 || !ranks.is_multiple_of(nodes) || ranks / nodes > per_node {
             return Err(Error::usage(format!(
                 "{ranks} ranks do not spread over {nodes} nodes of {per_node} devices ({})",
                 topology.name

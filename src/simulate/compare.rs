@@ -30,7 +30,7 @@ fn op(span: &Span) -> String {
     let kernel = span.details.iter().find(|d| d.0 == "kernel").map(|d| d.1.as_str());
     let name = kernel.and_then(|k| span.name.strip_prefix(k)).map_or(span.name.as_str(), str::trim_start);
     let place = match span.track.split_once(' ') {
-        Some((kind @ ("rank" | "link" | "stage"), _)) if kind == "link" => "link: ",
+        Some(("link", _)) => "link: ",
         _ => "",
     };
     let parts: Vec<&str> =

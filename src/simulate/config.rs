@@ -72,12 +72,14 @@ fn kind(name: &str, model_type: &str) -> Result<Kind> {
         "gpt_neox" | "gptj" | "phi" => Ok(Kind { gated: false, biases: true, ..modern }),
         "falcon" => Ok(Kind { gated: false, tied: true, ..modern }),
         "nemotron" => Ok(Kind { gated: false, ..modern }),
-        "bert" | "roberta" | "distilbert" => Err(Error::model(
-            name,
-            format!(
-                "is an encoder ({model_type}): its plan can be priced (--plan), layers written down from a shape are decoders'"
-            ),
-        )),
+        "bert" | "roberta" | "xlm-roberta" | "camembert" | "distilbert" | "mpnet" | "nomic_bert" | "modernbert" => {
+            Err(Error::model(
+                name,
+                format!(
+                    "is an encoder ({model_type}): its plan can be priced (--plan), layers written down from a shape are decoders'"
+                ),
+            ))
+        }
         "lfm2" => Err(Error::model(
             name,
             "convolves in some of its layers (lfm2): its plan can be priced (--plan), layers written down from a shape all attend",

@@ -134,7 +134,7 @@ fn gemm(chip: &Chip, rows: &[&Row]) -> Result<String> {
 
 fn stream(chip: &Chip, rows: &[&Row]) -> Result<String> {
     // What no cache holds says something about memory, what is tiny about launching.
-    let told = |b: f64| b >= 6e7 || b < 65536.0;
+    let told = |b: f64| !(65536.0..6e7).contains(&b);
     let cases = rows
         .iter()
         .map(|r| Ok((r.need("op")? == "rows", need(r, "bytes")?, need(r, "seconds")?)))

@@ -137,6 +137,34 @@ pub fn answering(shape: &Shape, topology: &Topology, s: &Serving) -> Result<Answ
     Server { shape, serving: s, chip: &chip, site, layout }.answer()
 }
 
+/// What a device of a server holds beside the cache, and what is left for that.
+struct Room {
+    /// Tokens of a whole sequence, prompt and answer.
+    whole: f64,
+    /// Bytes of the cache per token.
+    token: f64,
+    /// Bytes.
+    weights: f64,
+    /// Bytes of buffers.
+    working: f64,
+    /// Tokens that the cache holds.
+    cache_tokens: f64,
+}
+
+impl Room {
+    fn memory(&self, batch: f64) -> Memory {
+        Memory {
+            weights: Bytes(self.weights),
+            gradients: Bytes(0.0),
+            optimizer: Bytes(0.0),
+            activations: Bytes(0.0),
+            cache: Bytes((batch * self.whole).min(self.cache_tokens) * self.token),
+            buffers: Bytes(self.working),
+            slack: Bytes(0.0),
+        }
+    }
+}
+
 impl Server<'_> {
     /// Bytes of weights on a device of the fullest stage.
     fn weights(&self) -> f64 {
@@ -296,7 +324,8 @@ impl Server<'_> {
         Ok((high, load / best))
     }
 
-    fn answer(&self) -> Result<Answering> {
+    /// What a device holds, and how many tokens the rest of its memory keeps; an error where not even one sequence fits.
+    fn room(&self) -> Result<Room> {
         let (s, runtime) = (self.serving, &self.chip.constants.runtime);
         let whole = (s.input + s.output) as f64;
         // Layers with a window keep no more keys than it has.
@@ -317,20 +346,34 @@ impl Server<'_> {
                 self.chip.device.memory
             )));
         }
-        let fits = (cache_tokens / whole).floor();
+        Ok(Room { whole, token, weights, working, cache_tokens })
+    }
+
+    /// Sequences that are computed together.
+    fn batch(&self, room: &Room) -> Result<f64> {
+        let s = self.serving;
+        let fits = (room.cache_tokens / room.whole).floor();
         let batch = match (s.batch, s.mode) {
             (Some(b), _) => b as f64,
             // Sequences are at all stages of their answers: the cache holds more of them than whole ones.
             (None, Mode::Continuous) => {
-                (cache_tokens / (s.input as f64 + 0.5 * s.output as f64)).floor().min(MOST_SEQUENCES)
+                (room.cache_tokens / (s.input as f64 + 0.5 * s.output as f64)).floor().min(MOST_SEQUENCES)
             }
             (None, _) => 1.0,
         };
         if batch < 1.0 || (s.batch.is_some() && batch > fits * 1.5 && s.mode != Mode::Continuous) {
             return Err(Error::usage(format!(
-                "a batch of {batch} sequences of {whole} tokens does not fit: the cache holds {fits} of them"
+                "a batch of {batch} sequences of {} tokens does not fit: the cache holds {fits} of them",
+                room.whole
             )));
         }
+        Ok(batch)
+    }
+
+    fn answer(&self) -> Result<Answering> {
+        let s = self.serving;
+        let room = self.room()?;
+        let batch = self.batch(&room)?;
         let middle = self.middle();
         let p = s.pp as f64;
         let (batch, busy) = match (s.load, s.mode) {
@@ -376,15 +419,6 @@ impl Server<'_> {
             costs.lines.iter().map(|(name, s)| Cost { name: name.to_string(), seconds: s * p }).collect();
         costs.push(Cost { name: "host".into(), seconds: self.host() });
         costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        let memory = Memory {
-            weights: Bytes(weights),
-            gradients: Bytes(0.0),
-            optimizer: Bytes(0.0),
-            activations: Bytes(0.0),
-            cache: Bytes((batch * whole).min(cache_tokens) * token),
-            buffers: Bytes(working),
-            slack: Bytes(0.0),
-        };
         // Ranks that spread experts attend to sequences of their own.
         let devices = s.tp * s.pp * s.ep.max(1) * s.replicas;
         let each: Spent = spent * ((s.tp * s.pp) as f64 / batch);
@@ -397,8 +431,8 @@ impl Server<'_> {
             first_token: Seconds(first),
             between_tokens: Seconds(between),
             batch: batch as usize,
-            cache_tokens,
-            memory,
+            cache_tokens: room.cache_tokens,
+            memory: room.memory(batch),
             costs,
             energy,
             spent: each,

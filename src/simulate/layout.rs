@@ -172,12 +172,12 @@ impl Layout {
 
     /// Ranks that share the width of an expert: the tensor ranks, unless experts are spread over these, too.
     pub fn expert_tensor(&self) -> usize {
-        if self.dp % self.ep == 0 { self.tp } else { 1 }
+        if self.dp.is_multiple_of(self.ep) { self.tp } else { 1 }
     }
 
     /// Ranks that hold the same experts.
     pub fn expert_copies(&self) -> usize {
-        if self.dp % self.ep == 0 { self.dp / self.ep } else { self.dp * self.tp * self.cp / self.ep }
+        if self.dp.is_multiple_of(self.ep) { self.dp / self.ep } else { self.dp * self.tp * self.cp / self.ep }
     }
 
     /// Micro-batches that a pipeline takes a step.
@@ -235,7 +235,7 @@ impl Layout {
             return bad(format!("{what} is {size}: no more than {most} is priced"));
         }
         let once = self.dp.saturating_mul(self.micro_batch);
-        if self.global_batch < once || self.global_batch % once != 0 {
+        if self.global_batch < once || !self.global_batch.is_multiple_of(once) {
             let near = (self.global_batch / once).max(1).saturating_mul(once);
             return bad(format!(
                 "a global batch of {} is no multiple of dp {} × micro-batch {}: the nearest is {near}",
@@ -263,19 +263,22 @@ impl Layout {
             ));
         }
         let spread = self.dp.saturating_mul(self.tp).saturating_mul(self.cp);
-        if self.ep > 1 && (shape.experts % self.ep != 0 || self.dp % self.ep != 0 && spread % self.ep != 0) {
+        if self.ep > 1
+            && (!shape.experts.is_multiple_of(self.ep)
+                || !self.dp.is_multiple_of(self.ep) && !spread.is_multiple_of(self.ep))
+        {
             return bad(format!(
                 "ep {} must divide the {} experts, and dp {} or dp × tp × cp = {spread}",
                 self.ep, shape.experts, self.dp
             ));
         }
-        if self.seq % self.cp != 0 {
+        if !self.seq.is_multiple_of(self.cp) {
             return bad(format!("cp {} does not divide a sequence of {}", self.cp, self.seq));
         }
         if self.chunks > 1 && self.pp == 1 {
             return bad(format!("{} chunks need a pipeline: pp is 1", self.chunks));
         }
-        if self.chunks > 1 && self.micro_batches() % self.pp != 0 {
+        if self.chunks > 1 && !self.micro_batches().is_multiple_of(self.pp) {
             return bad(format!(
                 "interleaving needs micro-batches in multiples of pp {}: there are {}",
                 self.pp,

@@ -174,7 +174,7 @@ pub fn finish(schedule: Schedule, d: &Durations, micro_batches: usize) -> Result
     };
     let unit = stages;
     let short = 4 * unit;
-    if micro_batches <= short + 2 * unit || (micro_batches - short) % unit != 0 && d.forward[0].len() > 1 {
+    if micro_batches <= short + 2 * unit || !(micro_batches - short).is_multiple_of(unit) && d.forward[0].len() > 1 {
         return ends(micro_batches);
     }
     // Start from the count of the same remainder, so that whole units are added.

@@ -25,7 +25,7 @@ impl Found {
 }
 
 fn divisors(n: usize) -> Vec<usize> {
-    (1..=n).filter(|d| n % d == 0).collect()
+    (1..=n).filter(|d| n.is_multiple_of(*d)).collect()
 }
 
 /// Tokens of a sequence from which on it is worth cutting over context-parallel ranks.
@@ -40,23 +40,25 @@ pub fn candidates(shape: &Shape, topology: &Topology, base: &Layout) -> Vec<Layo
     // Long sequences may be cut, too.
     let contexts: &[usize] = if base.seq >= LONG { &[1, 2, 4, 8, 16] } else { &[1] };
     let mut out = vec![];
-    for tp in divisors(devices).into_iter().filter(|t| *t <= near && t.is_power_of_two() && shape.heads % t == 0) {
+    for tp in
+        divisors(devices).into_iter().filter(|t| *t <= near && t.is_power_of_two() && shape.heads.is_multiple_of(*t))
+    {
         for pp in divisors(devices / tp).into_iter().filter(|p| *p <= shape.layers && *p <= 128) {
             let dp = devices / tp / pp;
             let experts: Vec<usize> = if shape.experts > 0 {
-                divisors(shape.experts).into_iter().filter(|e| dp % e == 0 && *e <= 64).collect()
+                divisors(shape.experts).into_iter().filter(|e| dp.is_multiple_of(*e) && *e <= 64).collect()
             } else {
                 vec![1]
             };
             for ep in experts {
                 for micro_batch in
-                    [1, 2, 4, 8].into_iter().filter(|m| contexts.len() > 1 || base.global_batch % (dp * m) == 0)
+                    [1, 2, 4, 8].into_iter().filter(|m| contexts.len() > 1 || base.global_batch.is_multiple_of(dp * m))
                 {
-                    for cp in contexts
-                        .iter()
-                        .copied()
-                        .filter(|c| dp % c == 0 && base.global_batch % (dp / c * micro_batch) == 0 && dp / c % ep == 0)
-                    {
+                    for cp in contexts.iter().copied().filter(|c| {
+                        dp.is_multiple_of(*c)
+                            && base.global_batch.is_multiple_of(dp / c * micro_batch)
+                            && (dp / c).is_multiple_of(ep)
+                    }) {
                         out.extend(variants(
                             shape,
                             &Layout { tp, pp, dp: dp / cp, ep, micro_batch, cp, chunks: 1, ..base.clone() },
@@ -74,7 +76,12 @@ fn variants(shape: &Shape, l: &Layout) -> Vec<Layout> {
         1 => vec![1],
         p => [1, 2, 4]
             .into_iter()
-            .filter(|c| *c == 1 || (p * c <= shape.layers && l.micro_batches() % p == 0 && shape.layers % (p * c) == 0))
+            .filter(|c| {
+                *c == 1
+                    || (p * c <= shape.layers
+                        && l.micro_batches().is_multiple_of(p)
+                        && shape.layers.is_multiple_of(p * c))
+            })
             .collect(),
     };
     let zeros: &[usize] = if l.pp == 1 && l.dp > 1 { &[1, 3] } else { &[1] };

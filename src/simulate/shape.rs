@@ -225,14 +225,14 @@ impl Shape {
                 self.layers, self.experts
             ));
         }
-        if self.heads % self.kv_heads() != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads()) {
             return bad(format!(
                 "{} heads do not divide over {} heads of keys and values",
                 self.heads,
                 self.kv_heads()
             ));
         }
-        if self.head == 0 && self.latent.is_none() && self.hidden % self.heads != 0 {
+        if self.head == 0 && self.latent.is_none() && !self.hidden.is_multiple_of(self.heads) {
             return bad(format!("hidden {} does not divide into {} heads", self.hidden, self.heads));
         }
         if self.experts > 0 && (self.top_k == 0 || self.top_k > self.experts) {
@@ -261,7 +261,7 @@ impl Shape {
     /// Whether layer `index` has experts.
     pub fn routed(&self, index: usize) -> bool {
         let every = self.moe_every.max(1);
-        self.experts > 0 && index >= self.dense_layers && (index - self.dense_layers + 1) % every == 0
+        self.experts > 0 && index >= self.dense_layers && (index - self.dense_layers + 1).is_multiple_of(every)
     }
 
     /// Each kind of layer: the index of one of it, and how many there are.

@@ -109,7 +109,7 @@ impl Row {
     pub fn some_count(&self, column: &str) -> Result<Option<usize>> {
         match self.number(column)? {
             None => Ok(None),
-            Some(v) if v == 0.0 => Ok(None),
+            Some(0.0) => Ok(None),
             Some(_) => self.count(column, 1).map(Some),
         }
     }

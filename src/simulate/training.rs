@@ -63,9 +63,9 @@ impl<'a> Site<'a> {
             chip,
             tensor: place(l.tp, 1),
             context: place(if l.cp > 1 { 2 } else { 1 }, l.tp),
-            expert: place(l.ep, if l.dp % l.ep == 0 { inner } else { 1 }),
+            expert: place(l.ep, if l.dp.is_multiple_of(l.ep) { inner } else { 1 }),
             data: place(l.dp * l.cp, l.tp),
-            expert_data: place(l.expert_copies(), if l.dp % l.ep == 0 { inner * l.ep } else { l.ep }),
+            expert_data: place(l.expert_copies(), if l.dp.is_multiple_of(l.ep) { inner * l.ep } else { l.ep }),
             pipeline: place(if l.pp > 1 { 2 } else { 1 }, inner * l.dp),
             host: topology.host_bandwidth(),
         }

@@ -22,6 +22,7 @@ fn limits(bytes: usize) -> Limits {
 /// Text to ids and back.
 pub struct Tokenizer(Engine);
 
+#[expect(clippy::large_enum_variant, reason = "there is one for each model")]
 enum Engine {
     /// Of GGUF metadata.
     Vocabulary(vocab::Engine),

@@ -212,7 +212,7 @@ export class Model {
         const all = typeof texts === "string" ? [texts] : [...texts];
         const heard = (/** @type {any} */ event) => event.notice && this.#onNotice?.(event.notice);
         const flat = await this.#link.ask("embed", { texts: all }, { signal: options.signal, heard });
-        const width = this.#info.width;
+        const width = all.length ? flat.length / all.length : 0;
         return all.map((_, i) => flat.slice(i * width, (i + 1) * width));
     }
 

@@ -45,6 +45,12 @@ fn wrong_commands() {
         ),
         ("an empty device", refused(&["run", &path, "-p", "Hi", "--device", ""])),
         ("a context of 0", run(&["--ctx", "0"])),
+        ("a mesh of no ranks", run(&["--mesh", "tp=0"])),
+        ("a mesh of more ranks than can be run", run(&["--mesh", "dp=100000"])),
+        ("a mesh of more ranks than the sequence has tokens", run(&["--mesh", "cp=1000000"])),
+        ("a mesh of more ranks than tokens that can be run", run(&["--mesh", "cp=65"])),
+        ("a mesh of more ranks than heads", run(&["--mesh", "tp=1000"])),
+        ("expert ranks of a model without experts", run(&["--mesh", "ep=2"])),
         ("a context beyond the model's", run(&["--ctx", "65"])),
         (
             "a profile of the fallback",

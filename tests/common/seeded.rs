@@ -5,8 +5,7 @@ use warpweft::base::{Array, DType, Var};
 use warpweft::format;
 use warpweft::graph::Graph;
 use warpweft::model::StepShape;
-use warpweft::model::bert::Pooling;
-use warpweft::model::layers::{Activation, Sizes};
+use warpweft::model::layers::{Activation, EncoderCommon, Sentence, Sizes};
 use warpweft::model::llama::{Config, build};
 use warpweft::reference::sample::Random;
 
@@ -72,19 +71,18 @@ impl Tiny {
 
 /// A seeded encoder of `heads` heads of 8 elements: its sizes and weights.
 pub fn bert(heads: usize, layers: usize, seed: u64) -> (warpweft::model::bert::Config, HashMap<String, Array>) {
-    let c = warpweft::model::bert::Config {
+    let common = EncoderCommon {
         layers,
         width: heads * 8,
         heads,
         ffn: 160,
         vocab: 41,
         context: 32,
-        kinds: 2,
         eps: 1e-6,
         activation: Activation::Gelu,
-        pooling: Pooling::Mean,
-        max_tokens: 32,
+        sentence: Sentence::mean(32),
     };
+    let c = common.clone();
     let mut r = Random::new(seed);
     let mut weights = HashMap::new();
     let mut add = |name: &str, shape: &[usize], scale: f64, shift: f64| {
@@ -110,5 +108,5 @@ pub fn bert(heads: usize, layers: usize, seed: u64) -> (warpweft::model::bert::C
         add(&format!("{name}.weight"), &[w], 0.1, 1.0);
         add(&format!("{name}.bias"), &[w], 0.1, 0.0);
     }
-    (c, weights)
+    (warpweft::model::bert::Config { common, kinds: 2 }, weights)
 }

@@ -41,6 +41,20 @@ impl Default for Tiny {
     }
 }
 
+/// Elements of a tensor by its name: FNV-1a seeds splitmix64, 24 bits a number, uniform in ±scale around the shift.
+pub fn fill(name: &str, count: usize, scale: f64, shift: f64) -> Vec<f32> {
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3));
+    let one = |i: u64| {
+        let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        let u = (z >> 40) as f64 / (1u64 << 24) as f64;
+        ((2.0 * u - 1.0) * scale + shift) as f32
+    };
+    (1..=count as u64).map(one).collect()
+}
+
 /// A matrix by its GGUF name, outermost axis first; rows of q and k in the order that model folders have.
 pub struct Matrix {
     pub name: String,

@@ -107,102 +107,120 @@ fn json_said(folder: &Folder, what: &str, text: &str) -> String {
     within(what, bytes_at(folder.path()) + (2 << 20), || message(folder, open(folder.path())))
 }
 
-#[test]
-fn lying_tokenizer_json() {
-    let set = |at: &'static str, value: Json| -> Box<dyn Fn(&mut Json)> {
-        Box::new(move |t| *t.pointer_mut(at).unwrap() = value.clone())
-    };
+fn set_at(at: &'static str, value: Json) -> Box<dyn Fn(&mut Json)> {
+    Box::new(move |t| *t.pointer_mut(at).unwrap() = value.clone())
+}
+
+/// Vocabularies, merges and added tokens that lie.
+fn lying_json_vocabularies() -> Vec<JsonCase> {
+    vec![
+        ("whole", Box::new(|_| ())),
+        ("a list", set_at("", json!([]))),
+        ("no model", set_at("/model", Json::Null)),
+        ("a model of an unknown type", set_at("/model/type", json!("Magic"))),
+        ("no vocabulary", set_at("/model/vocab", Json::Null)),
+        ("an empty vocabulary", set_at("/model/vocab", json!({}))),
+        ("an id of 2^32", set_at("/model/vocab/a", json!(1u64 << 32))),
+        ("an id of 4 million", set_at("/model/vocab/a", json!(4_000_000))),
+        ("an id of -1", set_at("/model/vocab/a", json!(-1))),
+        ("an id that is a text", set_at("/model/vocab/a", json!("7"))),
+        ("an id twice", set_at("/model/vocab/a", json!(5))),
+        ("a merge of one piece", set_at("/model/merges", json!(["he"]))),
+        ("a merge of no token", set_at("/model/merges", json!(["zz y"]))),
+        ("a merge that makes no token", set_at("/model/merges", json!(["e h"]))),
+        ("merges that are numbers", set_at("/model/merges", json!([1, 2]))),
+        ("an added token of 2^32 - 1", set_at("/added_tokens/0/id", json!(u32::MAX))),
+        ("an added token without text", set_at("/added_tokens/0/content", json!(""))),
+    ]
+}
+
+/// Splitters, normalizers, decoders and post-processors that lie.
+fn lying_steps() -> Vec<JsonCase> {
     let step = |ty: &str, key: &str, steps: Vec<Json>| json!({ "type": ty, key: steps });
     let replace = |to: &str| json!({ "type": "Replace", "pattern": { "String": "e" }, "content": to });
-    let unigram = |vocab: Json, unk: Json| json!({ "type": "Unigram", "vocab": vocab, "unk_id": unk });
     let marker = |n: usize| {
         json!({ "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "x", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
             "pair": [], "special_tokens": { "x": { "id": "x", "ids": vec![0; n], "tokens": vec!["x"; n] } } })
     };
-    let cases: Vec<JsonCase> = vec![
-        ("whole", Box::new(|_| ())),
-        ("a list", set("", json!([]))),
-        ("no model", set("/model", Json::Null)),
-        ("a model of an unknown type", set("/model/type", json!("Magic"))),
-        ("no vocabulary", set("/model/vocab", Json::Null)),
-        ("an empty vocabulary", set("/model/vocab", json!({}))),
-        ("an id of 2^32", set("/model/vocab/a", json!(1u64 << 32))),
-        ("an id of 4 million", set("/model/vocab/a", json!(4_000_000))),
-        ("an id of -1", set("/model/vocab/a", json!(-1))),
-        ("an id that is a text", set("/model/vocab/a", json!("7"))),
-        ("an id twice", set("/model/vocab/a", json!(5))),
-        ("a merge of one piece", set("/model/merges", json!(["he"]))),
-        ("a merge of no token", set("/model/merges", json!(["zz y"]))),
-        ("a merge that makes no token", set("/model/merges", json!(["e h"]))),
-        ("merges that are numbers", set("/model/merges", json!([1, 2]))),
-        ("an added token of 2^32 - 1", set("/added_tokens/0/id", json!(u32::MAX))),
-        ("an added token without text", set("/added_tokens/0/content", json!(""))),
+    vec![
         (
             "a pattern that is none",
-            set(
+            set_at(
                 "/pre_tokenizer",
                 json!({ "type": "Split", "pattern": { "Regex": "(" }, "behavior": "Isolated", "invert": false }),
             ),
         ),
         (
             "a pattern that looks back without end",
-            set(
+            set_at(
                 "/pre_tokenizer",
                 json!({ "type": "Split", "pattern": { "Regex": "(?:(a*)*\\1)*b" }, "behavior": "Isolated", "invert": false }),
             ),
         ),
         (
             "a pattern of 2^30 repeats",
-            set(
+            set_at(
                 "/pre_tokenizer",
                 json!({ "type": "Split", "pattern": { "Regex": "((a{1000}){1000}){1000}" }, "behavior": "Isolated", "invert": false }),
             ),
         ),
-        ("an unknown splitter", set("/pre_tokenizer", json!({ "type": "Magic" }))),
-        ("pieces of no length", set("/pre_tokenizer", json!({ "type": "FixedLength", "length": 0 }))),
+        ("an unknown splitter", set_at("/pre_tokenizer", json!({ "type": "Magic" }))),
+        ("pieces of no length", set_at("/pre_tokenizer", json!({ "type": "FixedLength", "length": 0 }))),
         (
             "a normalizer that doubles 60 times",
-            set("/normalizer", step("Sequence", "normalizers", vec![replace("ee"); 60])),
+            set_at("/normalizer", step("Sequence", "normalizers", vec![replace("ee"); 60])),
         ),
         (
             "a normalizer of 100,000 steps",
-            set("/normalizer", step("Sequence", "normalizers", vec![json!({ "type": "NFC" }); 100_000])),
+            set_at("/normalizer", step("Sequence", "normalizers", vec![json!({ "type": "NFC" }); 100_000])),
         ),
-        ("a decoder that doubles 60 times", set("/decoder", step("Sequence", "decoders", vec![replace("ee"); 60]))),
+        ("a decoder that doubles 60 times", set_at("/decoder", step("Sequence", "decoders", vec![replace("ee"); 60]))),
         (
             "a damaged table of letters",
-            set("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "AAAAAQ==" })),
+            set_at("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "AAAAAQ==" })),
         ),
         (
             "a table of letters that lies about its size",
-            set("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "/////wAAAAA=" })),
+            set_at("/normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "/////wAAAAA=" })),
         ),
-        ("a marker of 5,000 ids", set("/post_processor", marker(5000))),
+        ("a marker of 5,000 ids", set_at("/post_processor", marker(5000))),
         (
             "markers that no token is",
-            set(
+            set_at(
                 "/post_processor",
                 json!({ "type": "BertProcessing", "sep": ["[SEP]", 4_000_000_000u32], "cls": ["[CLS]", 1] }),
             ),
         ),
-        ("unigrams without their unknown", set("/model", unigram(json!([["a", -1.0]]), json!(7)))),
-        ("no unigrams", set("/model", unigram(json!([]), json!(0)))),
-        ("unigrams without a score", set("/model", unigram(json!([["a"]]), json!(0)))),
+    ]
+}
+
+/// Models of other kinds that lie.
+fn lying_models() -> Vec<JsonCase> {
+    let unigram = |vocab: Json, unk: Json| json!({ "type": "Unigram", "vocab": vocab, "unk_id": unk });
+    vec![
+        ("unigrams without their unknown", set_at("/model", unigram(json!([["a", -1.0]]), json!(7)))),
+        ("no unigrams", set_at("/model", unigram(json!([]), json!(0)))),
+        ("unigrams without a score", set_at("/model", unigram(json!([["a"]]), json!(0)))),
         (
             "words without their unknown",
-            set(
+            set_at(
                 "/model",
                 json!({ "type": "WordPiece", "vocab": { "a": 0 }, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100 }),
             ),
         ),
         (
             "words of any length",
-            set(
+            set_at(
                 "/model",
                 json!({ "type": "WordPiece", "vocab": { "[UNK]": 0 }, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 1u64 << 40 }),
             ),
         ),
-    ];
+    ]
+}
+
+#[test]
+fn lying_tokenizer_json() {
+    let cases = [lying_json_vocabularies(), lying_steps(), lying_models()].into_iter().flatten();
     let folder = Folder::new("tokenizers");
     tiny().folder(folder.path(), false);
     let mut out = String::new();

@@ -1,6 +1,6 @@
 //! The engine thread as a Rust program uses it.
 
-use super::{cpu, tiny_file};
+use super::{ENDLESS, cpu, tiny_file};
 use pollster::block_on;
 use std::future::Future;
 use std::pin::pin;
@@ -95,8 +95,8 @@ fn an_answer_is_what_the_generator_gives_alone() {
 
 #[test]
 fn a_full_queue_refuses_and_priorities_go_first() {
-    let (_folder, engine) = engine(512, Limits { queue: 3 });
-    let mut running = engine.submit(request(&engine, "a", 400)).unwrap();
+    let (_folder, engine) = engine(ENDLESS, Limits { queue: 3 });
+    let mut running = engine.submit(request(&engine, "a", ENDLESS - 100)).unwrap();
     block_on(running.next()).unwrap().unwrap();
     let ask = |priority| engine.submit(Request { priority, ..request(&engine, "b", 1) }).unwrap();
     let (low, high, low_too) = (ask(0), ask(5), ask(0));
@@ -111,9 +111,9 @@ fn a_full_queue_refuses_and_priorities_go_first() {
 
 #[test]
 fn dropping_an_answer_cancels_it_within_a_step() {
-    let (_folder, engine) = engine(512, Limits::default());
+    let (_folder, engine) = engine(ENDLESS, Limits::default());
     let count = || engine.metrics().generated_tokens.load(Ordering::Relaxed);
-    let mut answer = engine.submit(request(&engine, "a", 400)).unwrap();
+    let mut answer = engine.submit(request(&engine, "a", ENDLESS - 100)).unwrap();
     let waiting = engine.submit(request(&engine, "b", 400)).unwrap();
     block_on(answer.next()).unwrap().unwrap();
     // Who waits takes no step at all.
@@ -122,7 +122,7 @@ fn dropping_an_answer_cancels_it_within_a_step() {
     drop(answer);
     eventually("the cancel", || engine.metrics().cancelled.load(Ordering::Relaxed) == 2);
     let made = count();
-    assert!(made < 400, "{made}");
+    assert!(made < ENDLESS as u64 - 100, "{made}");
     // The engine is none the worse.
     let (tokens, ended) = all(engine.submit(request(&engine, "c", 3)).unwrap());
     assert_eq!((ended.tokens, ended.reason.clone()), (3, Reason::Length), "{tokens:?}");
@@ -131,24 +131,20 @@ fn dropping_an_answer_cancels_it_within_a_step() {
 
 #[test]
 fn deadlines_end_what_runs_and_what_waits() {
-    let (_folder, engine) = engine(2048, Limits::default());
+    let (_folder, engine) = engine(ENDLESS, Limits::default());
     let soon = |millis| Some(Instant::now() + Duration::from_millis(millis));
-    let run = Request { deadline: soon(200), ..request(&engine, "a", 2000) };
+    let run = Request { deadline: soon(200), ..request(&engine, "a", ENDLESS - 100) };
     let mut running = engine.submit(run).unwrap();
-    // On a fast machine one answer does not keep the engine busy for long enough.
-    let _others: Vec<_> = (0..20).map(|_| engine.submit(request(&engine, "x", 2000)).unwrap()).collect();
-    let mut waiting = engine.submit(Request { deadline: soon(100), ..request(&engine, "b", 2000) }).unwrap();
+    let mut waiting = engine.submit(Request { deadline: soon(100), ..request(&engine, "b", 20) }).unwrap();
     let start = Instant::now();
     assert_eq!(block_on(waiting.next()).unwrap_err(), Error::Deadline);
-    let mut made = 0;
     let ended = loop {
         match block_on(running.next()) {
-            Ok(Some(_)) => made += 1,
+            Ok(Some(_)) => {}
             other => break other,
         }
     };
-    // A fast machine may be done before.
-    assert!(matches!(ended, Err(Error::Deadline)) || made == 2000, "{ended:?} after {made}");
+    assert_eq!(ended.unwrap_err(), Error::Deadline);
     assert!(start.elapsed() < Duration::from_secs(20));
     // It is said once; then the answer is over.
     assert!(matches!(block_on(running.next()), Ok(None)));
@@ -158,8 +154,8 @@ fn deadlines_end_what_runs_and_what_waits() {
 
 #[test]
 fn waiting_holds_no_thread() {
-    let (_folder, engine) = engine(512, Limits::default());
-    let mut running = engine.submit(request(&engine, "a", 400)).unwrap();
+    let (_folder, engine) = engine(ENDLESS, Limits::default());
+    let mut running = engine.submit(request(&engine, "a", ENDLESS - 100)).unwrap();
     block_on(running.next()).unwrap().unwrap();
     let mut second = engine.submit(request(&engine, "b", 1)).unwrap();
     // A poll comes back at once, with nothing.

@@ -1,7 +1,7 @@
 //! What clients do wrong, on purpose or not: the server stays up, and says what is wrong.
 
 use super::http::Client;
-use super::{Server, greedy, long, with};
+use super::{ENDLESS, Server, greedy, long, with};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
@@ -117,10 +117,10 @@ fn a_key_is_asked_for() {
 
 #[test]
 fn a_client_that_leaves_cancels_its_answer() {
-    let server = Server::new();
+    let server = Server::with(ENDLESS, Limits::default(), Config::default());
     let body = |stream: bool| {
         let more = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "a" }], "stream": stream });
-        with(more, long(450)).to_string()
+        with(more, long(ENDLESS - 100)).to_string()
     };
     let mut streaming = server.client();
     streaming.send("POST", "/v1/chat/completions", &body(true));
@@ -138,14 +138,14 @@ fn a_client_that_leaves_cancels_its_answer() {
     eventually("the third request", || server.engine.metrics().running.load(Ordering::Relaxed) == 1);
     drop(whole);
     eventually("the third one's cancel", || cancelled(&server) == 3);
-    assert!(server.engine.metrics().generated_tokens.load(Ordering::Relaxed) < 900);
+    assert!(server.engine.metrics().generated_tokens.load(Ordering::Relaxed) < ENDLESS as u64);
     server.chat("a", greedy(1)).ok();
 }
 
 #[test]
 fn a_full_queue_says_when_to_come_again() {
-    let server = Server::with(512, Limits { queue: 1 }, Config::default());
-    let long = with(json!({ "prompt": "a", "stream": true }), long(450)).to_string();
+    let server = Server::with(ENDLESS, Limits { queue: 1 }, Config::default());
+    let long = with(json!({ "prompt": "a", "stream": true }), long(ENDLESS - 100)).to_string();
     let mut clients: Vec<Client> = (0..2).map(|_| server.client()).collect();
     clients[0].send("POST", "/v1/completions", &long);
     eventually("the first request", || server.engine.metrics().running.load(Ordering::Relaxed) == 1);
@@ -231,9 +231,13 @@ fn the_end_lets_running_answers_finish() {
 
 #[test]
 fn the_end_cuts_what_takes_longer_than_the_grace() {
-    let mut server = Server::with(2048, Limits::default(), config(|c| c.grace = Duration::from_millis(50)));
+    let mut server = Server::with(ENDLESS, Limits::default(), config(|c| c.grace = Duration::from_millis(50)));
     let mut running = server.client();
-    running.send("POST", "/v1/completions", &with(json!({ "prompt": "a", "stream": true }), long(2000)).to_string());
+    running.send(
+        "POST",
+        "/v1/completions",
+        &with(json!({ "prompt": "a", "stream": true }), long(ENDLESS - 100)).to_string(),
+    );
     running.read_until("\"text\":");
     let start = Instant::now();
     server.end();

@@ -92,8 +92,8 @@ impl Simulate {
             );
             let _ = writeln!(
                 out,
-                "{:<24} {:>11} {:>11} {:>9}   {}",
-                "", "predicted", "measured", "off by", "half of the runs took"
+                "{:<24} {:>11} {:>11} {:>9}   half of the runs took",
+                "", "predicted", "measured", "off by"
             );
             for p in all {
                 let (a, b) = (p.outcome.seconds, p.measured.seconds);

@@ -388,7 +388,7 @@ impl Simulate {
             more += &sensitivity(topology, &seconds)?;
         }
         if t.ablate {
-            more += &format!("\nwithout                              step            memory          energy\n");
+            more += "\nwithout                              step            memory          energy\n";
             let bytes = |s: &Step| s.memory.iter().map(|m| m.total().0).fold(0.0, f64::max);
             let percent = |new: f64, old: f64| format!("{:+.1} %", 100.0 * (new / old - 1.0));
             for w in ablate(shape, topology, &layout)? {
@@ -475,10 +475,10 @@ fn nearer(mesh: &Mesh, topology: &Topology, e: Error) -> Error {
 
 /// Tensor ranks that would share heads.
 fn whole_heads(shape: &Shape, tp: usize) -> Result<()> {
-    if shape.heads % tp == 0 {
+    if shape.heads.is_multiple_of(tp) {
         return Ok(());
     }
-    let near = |mut all: Box<dyn Iterator<Item = usize>>| all.find(|t| shape.heads % t == 0).unwrap_or(1);
+    let near = |mut all: Box<dyn Iterator<Item = usize>>| all.find(|t| shape.heads.is_multiple_of(*t)).unwrap_or(1);
     let (below, above) =
         (near(Box::new((1..tp.min(shape.heads)).rev())), near(Box::new(tp.min(shape.heads)..=shape.heads)));
     Err(Error::usage(format!(

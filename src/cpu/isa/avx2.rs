@@ -70,6 +70,23 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> F {
+        unsafe {
+            let of = |p: *const u16| {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+            };
+            [of(p), of(p.add(8))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> F {
+        unsafe {
+            let of = |p: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())));
+            [of(p), of(p.add(8))]
+        }
+    }
+    #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> F {
         unsafe {
             let of = |p: *const u8| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())));
@@ -183,18 +200,36 @@ impl Isa for Avx2 {
         unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
     }
     #[inline(always)]
-    unsafe fn low(b: I) -> I {
+    unsafe fn store_b(p: *mut u8, b: I) {
         unsafe {
-            let mask = _mm256_set1_epi8(15);
-            [_mm256_and_si256(b[0], mask), _mm256_and_si256(b[1], mask)]
+            _mm256_storeu_si256(p.cast(), b[0]);
+            _mm256_storeu_si256(p.add(32).cast(), b[1]);
         }
     }
     #[inline(always)]
-    unsafe fn high(b: I) -> I {
+    unsafe fn bits(b: I, right: i32, mask: u8) -> I {
         unsafe {
-            let mask = _mm256_set1_epi8(15);
-            let of = |b| _mm256_and_si256(_mm256_srli_epi16::<4>(b), mask);
+            let mask = _mm256_set1_epi8(mask as i8);
+            let of = |b| {
+                let moved = match right {
+                    0 => b,
+                    1.. => _mm256_srl_epi16(b, _mm_cvtsi32_si128(right)),
+                    _ => _mm256_sll_epi16(b, _mm_cvtsi32_si128(-right)),
+                };
+                _mm256_and_si256(moved, mask)
+            };
             [of(b[0]), of(b[1])]
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: I, b: I) -> I {
+        both!(_mm256_or_si256, a, b)
+    }
+    #[inline(always)]
+    unsafe fn choose(table: &[u8; 16], b: I) -> I {
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, b[0]), _mm256_shuffle_epi8(table, b[1])]
         }
     }
     #[inline(always)]

@@ -33,6 +33,17 @@ impl Isa for Avx512 {
         unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
     }
     #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> __m512 {
+        unsafe {
+            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
     }
@@ -110,12 +121,27 @@ impl Isa for Avx512 {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn low(b: __m512i) -> __m512i {
-        unsafe { _mm512_and_si512(b, _mm512_set1_epi8(15)) }
+    unsafe fn store_b(p: *mut u8, b: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), b) }
     }
     #[inline(always)]
-    unsafe fn high(b: __m512i) -> __m512i {
-        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(b), _mm512_set1_epi8(15)) }
+    unsafe fn bits(b: __m512i, right: i32, mask: u8) -> __m512i {
+        unsafe {
+            let moved = match right {
+                0 => b,
+                1.. => _mm512_srl_epi16(b, _mm_cvtsi32_si128(right)),
+                _ => _mm512_sll_epi16(b, _mm_cvtsi32_si128(-right)),
+            };
+            _mm512_and_si512(moved, _mm512_set1_epi8(mask as i8))
+        }
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn choose(table: &[u8; 16], b: __m512i) -> __m512i {
+        unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), b) }
     }
     #[inline(always)]
     unsafe fn dot(acc: __m512i, q: __m512i, a: i32) -> __m512i {

@@ -37,7 +37,7 @@ pub unsafe fn silu<S: Isa>(x: S::F) -> S::F {
 pub unsafe fn gelu_tanh<S: Isa>(x: S::F) -> S::F {
     unsafe {
         let cube = S::mul(S::mul(x, x), x);
-        let inner = S::mul(S::splat(1.595_769_1), S::fma(S::splat(0.044715), cube, x));
+        let inner = S::mul(S::splat(1.595_769), S::fma(S::splat(0.044715), cube, x));
         S::div(x, S::add(S::splat(1.0), exp::<S>(S::sub(S::splat(0.0), inner))))
     }
 }

@@ -9,6 +9,7 @@ mod avx2;
 mod avx512;
 pub mod math;
 mod scalar;
+pub use scalar::Scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
 
@@ -37,8 +38,12 @@ pub trait Isa: Copy + 'static {
     unsafe fn load_f16(p: *const u16) -> Self::F;
     /// Rounds to nearest.
     unsafe fn store_f16(p: *mut u16, x: Self::F);
+    /// The upper halves of 16 f32.
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
     /// 16 unsigned bytes as numbers.
     unsafe fn load_u8(p: *const u8) -> Self::F;
+    /// 16 signed bytes as numbers.
+    unsafe fn load_i8(p: *const i8) -> Self::F;
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
@@ -67,10 +72,12 @@ pub trait Isa: Copy + 'static {
     /// Whole numbers within ±127 as bytes.
     unsafe fn store_i8(p: *mut i8, a: Self::F);
     unsafe fn load_b(p: *const u8) -> Self::B;
-    /// The low four bits of each byte.
-    unsafe fn low(b: Self::B) -> Self::B;
-    /// The high four bits of each byte.
-    unsafe fn high(b: Self::B) -> Self::B;
+    unsafe fn store_b(p: *mut u8, b: Self::B);
+    /// The bits of `mask` of each byte after a shift by less than 8 bits to the right (to the left where negative).
+    unsafe fn bits(b: Self::B, right: i32, mask: u8) -> Self::B;
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
+    /// For each byte (below 16) that of the table.
+    unsafe fn choose(table: &[u8; 16], b: Self::B) -> Self::B;
     /// Each lane's four bytes (0 … 127) times the four signed bytes of `a`, added to `acc`.
     unsafe fn dot(acc: Self::I, q: Self::B, a: i32) -> Self::I;
     /// Like [`Isa::dot`] for bytes 0 … 255 and factors −127 … 127.
@@ -145,7 +152,7 @@ impl Set {
         // SAFETY: a set exists only where the CPU has its features.
         unsafe {
             match self.0 {
-                Kind::Scalar => kernel.run::<scalar::Scalar>(),
+                Kind::Scalar => kernel.run::<Scalar>(),
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx2 => {
                     #[target_feature(enable = "avx2,fma,f16c")]

@@ -53,6 +53,14 @@ impl Isa for Scalar {
         unsafe { p.cast::<[u16; LANES]>().write_unaligned(x.map(|v| f16::from_f32(v).to_bits())) }
     }
     #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> F {
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(|h| f32::from_bits((h as u32) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> F {
+        unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> F {
         unsafe { p.cast::<[u8; LANES]>().read_unaligned() }.map(f32::from)
     }
@@ -140,12 +148,24 @@ impl Isa for Scalar {
         unsafe { p.cast::<Self::B>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn low(b: Self::B) -> Self::B {
-        b.map(|x| x & 15)
+    unsafe fn store_b(p: *mut u8, b: Self::B) {
+        unsafe { p.cast::<Self::B>().write_unaligned(b) }
     }
     #[inline(always)]
-    unsafe fn high(b: Self::B) -> Self::B {
-        b.map(|x| x >> 4)
+    unsafe fn bits(b: Self::B, right: i32, mask: u8) -> Self::B {
+        if right >= 0 { b.map(|x| x >> right & mask) } else { b.map(|x| x << -right & mask) }
+    }
+    #[inline(always)]
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B {
+        let mut out = a;
+        for i in 0..4 * LANES {
+            out[i] |= b[i];
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn choose(table: &[u8; 16], b: Self::B) -> Self::B {
+        b.map(|x| table[(x & 15) as usize])
     }
     #[inline(always)]
     unsafe fn dot(acc: Self::I, q: Self::B, a: i32) -> Self::I {

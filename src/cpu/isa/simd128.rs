@@ -79,6 +79,37 @@ impl Isa for Simd128 {
         }
     }
     #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> V {
+        unsafe {
+            let (a, b) = (v128_load(p.cast()), v128_load(p.add(8).cast()));
+            map(
+                [
+                    u32x4_extend_low_u16x8(a),
+                    u32x4_extend_high_u16x8(a),
+                    u32x4_extend_low_u16x8(b),
+                    u32x4_extend_high_u16x8(b),
+                ],
+                |x| u32x4_shl(x, 16),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> V {
+        unsafe {
+            let b = v128_load(p.cast());
+            let (a, b) = (i16x8_extend_low_i8x16(b), i16x8_extend_high_i8x16(b));
+            map(
+                [
+                    i32x4_extend_low_i16x8(a),
+                    i32x4_extend_high_i16x8(a),
+                    i32x4_extend_low_i16x8(b),
+                    i32x4_extend_high_i16x8(b),
+                ],
+                |x| f32x4_convert_i32x4(x),
+            )
+        }
+    }
+    #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> V {
         unsafe {
             let b = v128_load(p.cast());
@@ -181,12 +212,32 @@ impl Isa for Simd128 {
         }
     }
     #[inline(always)]
-    unsafe fn low(b: V) -> V {
-        map(b, |b| v128_and(b, u8x16_splat(15)))
+    unsafe fn store_b(p: *mut u8, b: V) {
+        unsafe {
+            for (i, b) in b.into_iter().enumerate() {
+                v128_store(p.add(i * 16).cast(), b);
+            }
+        }
     }
     #[inline(always)]
-    unsafe fn high(b: V) -> V {
-        map(b, |b| u8x16_shr(b, 4))
+    unsafe fn bits(b: V, right: i32, mask: u8) -> V {
+        map(b, |b| {
+            let moved = match right {
+                0 => b,
+                1.. => u8x16_shr(b, right as u32),
+                _ => i8x16_shl(b, -right as u32),
+            };
+            v128_and(moved, u8x16_splat(mask))
+        })
+    }
+    #[inline(always)]
+    unsafe fn or(a: V, b: V) -> V {
+        zip(a, b, |a, b| v128_or(a, b))
+    }
+    #[inline(always)]
+    unsafe fn choose(table: &[u8; 16], b: V) -> V {
+        let table = unsafe { v128_load(table.as_ptr().cast()) };
+        map(b, |b| i8x16_swizzle(table, b))
     }
     #[inline(always)]
     unsafe fn dot(acc: V, q: V, a: i32) -> V {

@@ -97,7 +97,7 @@ impl Member {
         let missing = || Error::op("cluster", &t.label, "has no room for messages");
         let (landing, params) = (self.landing.as_ref().ok_or_else(missing)?, self.params.as_ref().ok_or_else(missing)?);
         let uniform = wgpu::BufferBinding {
-            buffer: &params,
+            buffer: params,
             offset: (slot * stride(gpu)) as u64,
             size: std::num::NonZeroU64::new(16),
         };
@@ -145,7 +145,7 @@ impl Member {
                 }
             }
         }
-        gpu.queue.write_buffer(&params, 0, &self.image);
+        gpu.queue.write_buffer(params, 0, &self.image);
     }
 
     /// Records the additions `range` of a transfer, each over `len` elements.

@@ -37,14 +37,28 @@ impl GptOss {
             yarn_truncate: false,
             ..Defaults::default()
         };
-        // Gate and up are every other column of one matrix, whose rows are the token's elements.
+        // Gate and up are every other column of one matrix, whose rows are the token's elements; every other row where the
+        // file has blocks of 4 bits.
+        let packed = at.is_packed("model.layers.0.mlp.experts.gate_up_proj");
+        let [gate, up, down] = match packed {
+            true => [
+                "every(0/2, [mlp.experts.gate_up_proj])",
+                "every(1/2, [mlp.experts.gate_up_proj])",
+                "every(0/1, [mlp.experts.down_proj])",
+            ],
+            false => [
+                "columns(0/2, [mlp.experts.gate_up_proj])",
+                "columns(1/2, [mlp.experts.gate_up_proj])",
+                "columns(0/1, [mlp.experts.down_proj])",
+            ],
+        };
         let parts = &[
             ("attn_sinks", "self_attn.sinks"),
             ("post_attention_norm", "post_attention_layernorm"),
             ("ffn_gate_inp", "mlp.router"),
-            ("ffn_gate_exps", "columns(0/2, [mlp.experts.gate_up_proj])"),
-            ("ffn_up_exps", "columns(1/2, [mlp.experts.gate_up_proj])"),
-            ("ffn_down_exps", "columns(0/1, [mlp.experts.down_proj])"),
+            ("ffn_gate_exps", gate),
+            ("ffn_up_exps", up),
+            ("ffn_down_exps", down),
         ];
         let mut common = Common::read(at, Names::new(at.is_gguf(), parts), &d)?;
         let mut experts = Experts::read(at, &common, common.ffn)?;

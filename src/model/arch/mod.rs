@@ -2,6 +2,8 @@
 //! composes layers (`model::layers`). A new one is a file here and a line in [`FAMILIES`].
 
 pub mod bert;
+mod deepseek;
+mod distilbert;
 mod gemma2;
 mod gemma3;
 mod gpt2;
@@ -11,20 +13,22 @@ mod lfm2;
 pub mod llama;
 mod mistral;
 mod mixtral;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
+mod roberta;
 mod smollm3;
 mod starcoder2;
 
 use super::keys::Keys;
-use super::layers::Decoder;
-use crate::base::{Result, Var, Weights};
-use crate::graph::Graph;
-use std::fmt::Debug;
+use super::layers::{Decoder, Encoder};
+use crate::base::Result;
 
 /// Every family that can be run.
 pub static FAMILIES: &[&Family] = &[
@@ -45,7 +49,14 @@ pub static FAMILIES: &[&Family] = &[
     &gpt2::FAMILY,
     &starcoder2::FAMILY,
     &lfm2::FAMILY,
+    &deepseek::V2,
+    &deepseek::V3,
     &bert::FAMILY,
+    &roberta::FAMILY,
+    &distilbert::FAMILY,
+    &mpnet::FAMILY,
+    &nomic_bert::FAMILY,
+    &modernbert::FAMILY,
 ];
 
 /// A family, by the names that files give it.
@@ -65,25 +76,6 @@ pub struct Family {
 pub enum Architecture {
     Decoder(Box<dyn Decoder>),
     Encoder(Box<dyn Encoder>),
-}
-
-/// A configured encoder of sentences.
-pub trait Encoder: Debug + Send + Sync {
-    fn sizes(&self) -> EncoderSizes;
-    /// The graph of a batch: inputs `tokens` u32 and `mask` bool, `[batch, seq]`; output `embeddings` f32 `[batch, width]`.
-    fn build(&self, weights: &dyn Weights, model: &str, batch: Var, seq: Var) -> Result<Graph>;
-}
-
-/// The sizes that every encoder has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EncoderSizes {
-    pub layers: usize,
-    pub width: usize,
-    pub heads: usize,
-    pub vocab: usize,
-    pub context: usize,
-    /// Tokens of a text that are read; what is longer is cut.
-    pub max_tokens: usize,
 }
 
 /// The family of this name in a kind of file.

@@ -100,6 +100,14 @@ pub trait Decoder: Debug + Send + Sync {
     }
     /// One layer over the residual stream `[rows, width]`.
     fn layer<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g>;
+    /// Bytes of what is kept of one token.
+    fn state_bytes_per_token(&self) -> u64 {
+        self.common().sizes.state_bytes_per_token()
+    }
+    /// Whether a tensor of the file is of a part that answers do not need, such as a second head that guesses ahead.
+    fn is_spare(&self, _: &str) -> bool {
+        false
+    }
     /// Logits on their way out.
     fn logits<'g>(&self, _: &Blocks<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
         x

@@ -8,21 +8,27 @@ mod attention;
 mod common;
 mod conv;
 mod decoder;
+mod encoder;
 mod experts;
+mod latent;
 mod mlp;
 mod names;
 mod norm;
 mod rope;
+mod sentence;
 
 pub use attention::{Attention, Biases, QkNorm, late_windows};
 pub use common::{Common, Defaults};
 pub use conv::ShortConv;
 pub use decoder::{Decoder, Passes, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
-pub use experts::{Experts, Gate};
+pub use encoder::{Encoder, EncoderCommon, EncoderDefaults, Linear, Network, PostNorm, SelfAttention, Texts, encode};
+pub use experts::{Experts, Gate, Groups, Scoring};
+pub use latent::LatentAttention;
 pub use mlp::{Activation, Mlp};
 pub use names::Names;
 pub use norm::Norm;
 pub use rope::{Rope, RopeDefaults, context};
+pub use sentence::{Module, Pooling, Sentence};
 
 use crate::base::Placement::{self, Split};
 use crate::base::{Cut, DType, Dim, Error, MeshAxis, Result, Weights};

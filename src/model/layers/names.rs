@@ -28,6 +28,8 @@ struct Fused {
     of: &'static str,
     from: usize,
     to: usize,
+    /// Rows of a block, where these are of every block of the matrix.
+    every: Option<usize>,
 }
 
 /// Parts of llama and its kin in model folders.
@@ -62,7 +64,16 @@ impl Names {
     pub fn with_fused(mut self, of: &'static str, parts: &[(&'static str, usize)]) -> Names {
         let mut from = 0;
         for (part, rows) in parts {
-            self.fused.push(Fused { part, of, from, to: from + rows });
+            self.fused.push(Fused { part, of, from, to: from + rows, every: None });
+            from += rows;
+        }
+        self
+    }
+    /// Parts, and how many rows of each head they have, one behind another in each head's block of the matrix `of`.
+    pub fn with_heads(mut self, of: &'static str, parts: &[(&'static str, usize)]) -> Names {
+        let (mut from, size) = (0, parts.iter().map(|p| p.1).sum());
+        for (part, rows) in parts {
+            self.fused.push(Fused { part, of, from, to: from + rows, every: Some(size) });
             from += rows;
         }
         self
@@ -75,7 +86,10 @@ impl Names {
     /// norms less one are written as [`derived`](crate::model::derived) reads them.
     pub fn tensor(&self, layer: Option<usize>, part: &str, kind: &str) -> String {
         match self.fused.iter().find(|f| f.part == part) {
-            Some(f) => format!("rows({}..{}, {})", f.from, f.to, self.stored(layer, f.of, kind)),
+            Some(f) => {
+                let every = f.every.map_or(String::new(), |n| format!("/{n}"));
+                format!("rows({}..{}{every}, {})", f.from, f.to, self.stored(layer, f.of, kind))
+            }
             None => self.stored(layer, part, kind),
         }
     }

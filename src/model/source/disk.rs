@@ -36,6 +36,8 @@ impl ModelSource {
             gguf: None,
             side: HashMap::new(),
             ends: vec![],
+            packed: HashMap::new(),
+            scale_block: [1, 1],
         };
         let part = gguf.part(&text)?;
         source.add_part(path, map, &gguf.tensors)?;
@@ -98,20 +100,11 @@ impl ModelSource {
     fn folder(path: &Path) -> Result<ModelSource> {
         let mut side = HashMap::new();
         for name in SIDE_FILES {
-            let file = path.join(name);
-            match std::fs::metadata(&file) {
-                Ok(m) if !m.is_file() => return Err(Error::file(&file, "is not a regular file")),
-                Ok(m) if m.len() > MAX_SIDE => {
-                    return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len())));
-                }
-                Ok(_) => {
-                    let bytes = std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?;
-                    if let Some(what) = mistaken(&bytes).filter(|_| name.ends_with(".json")) {
-                        return Err(Error::file(&file, format!("{what}: download it again")));
-                    }
+            match small_file(&path.join(name))? {
+                Some(bytes) => {
                     side.insert(name.to_string(), bytes);
                 }
-                Err(_) if *name == "config.json" => {
+                None if *name == "config.json" => {
                     let what = match path.join("adapter_config.json").exists() {
                         true => {
                             "is an adapter (LoRA) without its base: merge it into the base model first, and give that"
@@ -123,9 +116,10 @@ impl ModelSource {
                     };
                     return Err(Error::file(path, what));
                 }
-                Err(_) => {}
+                None => {}
             }
         }
+        let modules = module_folders(path, &mut side)?;
         let mut source = ModelSource {
             path: path.into(),
             files: vec![],
@@ -135,30 +129,92 @@ impl ModelSource {
             gguf: None,
             side,
             ends: vec![],
+            packed: HashMap::new(),
+            scale_block: [1, 1],
         };
         let (files, index) = weight_files(path)?;
-        let mut maps = vec![];
         for file in &files {
-            let map = map(file)?;
-            if let Some(what) = mistaken(&map) {
-                return Err(Error::file(file, format!("{what}: download it again")));
-            }
-            for tensor in safetensors::parse(&map, &file.display().to_string())? {
-                let at = (source.tensors.len(), maps.len());
-                if source.index.insert(tensor.name.clone(), at).is_some() {
-                    return Err(Error::file(file, format!("tensor \"{}\" is in two files", tensor.name)));
-                }
-                source.tensors.push(tensor);
-            }
-            maps.push(map);
+            source.add_safetensors(file, "")?;
         }
-        source.bytes = Bytes::Mapped(maps);
+        for folder in &modules {
+            source.add_safetensors(&path.join(folder).join("model.safetensors"), &format!("{folder}/"))?;
+        }
+        source.pack();
         if let Some(index) = index {
             let names: Vec<_> =
                 files.iter().map(|f| f.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect();
-            index.check(|tensor| source.index.get(tensor).map(|at| names[at.1].as_str()))?;
+            index.check(|tensor| source.index.get(tensor).and_then(|at| names.get(at.1)).map(String::as_str))?;
         }
         Ok(source)
+    }
+
+    /// The tensors of a file, with `prefix` before their names.
+    fn add_safetensors(&mut self, file: &Path, prefix: &str) -> Result<()> {
+        let Bytes::Mapped(maps) = &mut self.bytes else { return Ok(()) };
+        let map = map(file)?;
+        if let Some(what) = mistaken(&map) {
+            return Err(Error::file(file, format!("{what}: download it again")));
+        }
+        for mut tensor in safetensors::parse(&map, &file.display().to_string())? {
+            tensor.name.insert_str(0, prefix);
+            let at = (self.tensors.len(), maps.len());
+            if self.index.insert(tensor.name.clone(), at).is_some() {
+                return Err(Error::file(file, format!("tensor \"{}\" is in two files", tensor.name)));
+            }
+            self.tensors.push(tensor);
+        }
+        maps.push(map);
+        Ok(())
+    }
+}
+
+/// The most modules that a modules.json may name.
+const MAX_MODULES: usize = 64;
+
+/// Reads the configurations of the folders that modules.json names; gives those that have weights.
+fn module_folders(path: &Path, side: &mut HashMap<String, Vec<u8>>) -> Result<Vec<String>> {
+    let Some(bytes) = side.get("modules.json") else { return Ok(vec![]) };
+    let file = path.join("modules.json");
+    let wrong = |what: String| Error::file(&file, what);
+    let list: serde_json::Value =
+        serde_json::from_slice(bytes).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    if list.len() > MAX_MODULES {
+        return Err(wrong(format!("names {} modules, up to {MAX_MODULES} are read", list.len())));
+    }
+    let mut with_weights = vec![];
+    for folder in list.iter().filter_map(|m| m.get("path")?.as_str()).filter(|p| !p.is_empty()) {
+        if folder.contains(['/', '\\', ':']) || folder.starts_with('.') || folder.len() > 100 {
+            return Err(wrong(format!("names the folder \"{folder}\", which is not one beside it")));
+        }
+        let own = path.join(folder);
+        if let Some(bytes) = small_file(&own.join("config.json"))? {
+            side.insert(format!("{folder}/config.json"), bytes);
+        }
+        if own.join("model.safetensors").exists() {
+            with_weights.push(folder.to_string());
+        } else if own.join("pytorch_model.bin").exists() {
+            return Err(Error::file(&own, "has its weights as pytorch_model.bin only: save them as model.safetensors"));
+        }
+    }
+    Ok(with_weights)
+}
+
+/// A file that is read whole, if it is there.
+fn small_file(file: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::metadata(file) {
+        Ok(m) if !m.is_file() => Err(Error::file(file, "is not a regular file")),
+        Ok(m) if m.len() > MAX_SIDE => {
+            Err(Error::file(file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len())))
+        }
+        Ok(_) => {
+            let bytes = std::fs::read(file).map_err(|e| Error::file(file, format!("cannot be read: {e}")))?;
+            if let Some(what) = mistaken(&bytes).filter(|_| file.extension().is_some_and(|e| e == "json")) {
+                return Err(Error::file(file, format!("{what}: download it again")));
+            }
+            Ok(Some(bytes))
+        }
+        Err(_) => Ok(None),
     }
 }
 

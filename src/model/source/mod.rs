@@ -5,6 +5,7 @@
 mod disk;
 #[cfg(all(feature = "fetch", not(target_arch = "wasm32")))]
 mod fetch;
+mod packed;
 mod stream;
 
 #[cfg(all(feature = "fetch", not(target_arch = "wasm32")))]
@@ -30,6 +31,7 @@ pub const SIDE_FILES: &[&str] = &[
     "1_Pooling/config.json",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 ];
 #[cfg(not(target_arch = "wasm32"))]
 const MAX_SIDE: u64 = 256 << 20;
@@ -48,6 +50,10 @@ pub struct ModelSource {
     side: HashMap<String, Vec<u8>>,
     /// Where each of several files that arrive one behind another ends.
     ends: Vec<u64>,
+    /// Tensors that are made of several, by name.
+    packed: HashMap<String, packed::Packed>,
+    /// Rows and columns of the blocks of a matrix that have a scale each.
+    scale_block: [usize; 2],
 }
 
 /// Where tensors are read from.
@@ -96,6 +102,9 @@ impl Weights for ModelSource {
         if let (None, Some(made)) = (self.tensor(name), derived::info(self, name)) {
             return made;
         }
+        if let Some(made) = self.packed_info(name) {
+            return made;
+        }
         let t = self.tensor(name).ok_or_else(|| Error::file(&self.path, format!("lacks tensor \"{name}\"")))?;
         let dtype = t.ty.dtype().ok_or_else(|| {
             Error::file(
@@ -115,8 +124,22 @@ impl Weights for ModelSource {
         if let (None, Some(made)) = (self.tensor(name), derived::read(self, name, rows.clone())) {
             return made;
         }
+        if let Some(made) = self.packed_read(name, rows.clone()) {
+            return made.map(Cow::Owned);
+        }
         self.info(name)?;
-        let (at, _file) = self.index[name];
+        self.raw(name, rows).map(Cow::Borrowed)
+    }
+    fn arrives(&self) -> bool {
+        matches!(&self.bytes, Bytes::Stream(kept) if kept.is_empty())
+    }
+}
+
+impl ModelSource {
+    /// The bytes of some rows of a tensor as they lie in the file.
+    fn raw(&self, name: &str, rows: Range<usize>) -> Result<&[u8]> {
+        let lacks = || Error::file(&self.path, format!("lacks tensor \"{name}\""));
+        let (at, _file) = *self.index.get(name).ok_or_else(lacks)?;
         let t = &self.tensors[at];
         let row = t.bytes / t.shape.first().copied().unwrap_or(1).max(1);
         let (from, to) = (t.offset + rows.start as u64 * row, t.offset + rows.end as u64 * row);
@@ -136,10 +159,7 @@ impl Weights for ModelSource {
                 &whole[(from - t.offset) as usize..(to - t.offset) as usize]
             }
         };
-        Ok(Cow::Borrowed(bytes))
-    }
-    fn arrives(&self) -> bool {
-        matches!(&self.bytes, Bytes::Stream(kept) if kept.is_empty())
+        Ok(bytes)
     }
 }
 

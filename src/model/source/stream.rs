@@ -54,6 +54,8 @@ impl ModelSource {
             gguf,
             side: side.clone(),
             ends: vec![],
+            packed: HashMap::new(),
+            scale_block: [1, 1],
         }))
     }
 
@@ -72,6 +74,8 @@ impl ModelSource {
             gguf: None,
             side: side.clone(),
             ends: vec![],
+            packed: HashMap::new(),
+            scale_block: [1, 1],
         };
         let mut start = 0;
         for (i, head) in heads.iter().enumerate() {

@@ -153,10 +153,12 @@ impl Sharder {
             let have = if from == 0 { state } else { rows };
             return (cut == have).then_some(if to == Some(1) { rows } else { state });
         }
-        if let Attrs::Slice { axis, .. } = attrs {
-            if s.args[0] == Split(*axis) && s.out == Split(*axis) && cut != (Cut::Stripe { from: 0.into() }) {
-                return None;
-            }
+        if let Attrs::Slice { axis, .. } = attrs
+            && s.args[0] == Split(*axis)
+            && s.out == Split(*axis)
+            && cut != (Cut::Stripe { from: 0.into() })
+        {
+            return None;
         }
         Some(cut)
     }

@@ -529,10 +529,10 @@ impl Build for Sharder {
     fn apply(&mut self, def: &'static OpDef, attrs: Attrs, args: &[Value]) -> Result<Value> {
         let types: Vec<Type> = args.iter().map(|a| self.get(*a).ty.clone()).collect();
         let ty = (def.rule)(&attrs, &types)?;
-        if let Body::Composite { define, fused } = &def.body {
-            if *fused == Fused::Parts || self.splits_rows(def, args) {
-                return define(self, &attrs, args);
-            }
+        if let Body::Composite { define, fused } = &def.body
+            && (*fused == Fused::Parts || self.splits_rows(def, args))
+        {
+            return define(self, &attrs, args);
         }
         let mut args = args.to_vec();
         let mut placed = vec![];

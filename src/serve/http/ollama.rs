@@ -100,7 +100,7 @@ async fn shown(app: &App, request: Request) -> Answered<Response> {
         "modified_at": timestamp(slot.created),
         "model_info": {
             "general.architecture": family, "general.parameter_count": card.info.parameters,
-            format!("{family}.context_length"): context, format!("{family}.embedding_length"): card.info.width,
+            format!("{family}.context_length"): context, format!("{family}.embedding_length"): card.info.embedding.unwrap_or(card.info.width),
             format!("{family}.block_count"): card.info.layers,
         },
     }))

@@ -174,108 +174,163 @@ fn rate(v: f64) -> String {
     )
 }
 
-/// Log-log: intensity against rate.
-pub fn roofline(roof: &Roof, points: &[Point]) -> String {
-    let points: Vec<&Point> = points.iter().filter(|p| p.flops > 0.0 && p.bytes > 0.0 && p.seconds > 0.0).collect();
-    let (height, left, right, top, bottom) = (400.0, 90.0, 20.0, 20.0, 44.0);
-    let ridge = roof.flops / roof.bandwidth;
-    let xs = |p: &&Point| p.flops / p.bytes;
-    let ys = |p: &&Point| p.flops / p.seconds;
-    let (x0, x1) = (
-        points.iter().map(xs).fold(ridge / 100.0, f64::min) / 2.0,
-        points.iter().map(xs).fold(ridge * 10.0, f64::max) * 2.0,
-    );
-    let (y0, y1) = (points.iter().map(ys).fold(roof.flops / 30.0, f64::min) / 2.0, roof.flops * 3.0);
-    let scale = |v: f64, a: f64, b: f64| (v / a).log10() / (b / a).log10();
-    let x = |v: f64| left + scale(v, x0, x1) * (WIDE - left - right);
-    let y = |v: f64| height - bottom - scale(v, y0, y1) * (height - top - bottom);
-    let mut out = open(height, "roofline");
-    for p in powers(x0, x1).filter(|p| *p >= x0 && *p <= x1) {
-        let _ = writeln!(
-            out,
-            "<line class=\"grid\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{top}\" y2=\"{1}\"/><text class=\"faint\" x=\"{0:.1}\" y=\"{2}\" text-anchor=\"middle\">{p}</text>",
-            x(p),
-            height - bottom,
-            height - bottom + 16.0
-        );
-    }
-    for p in powers(y0, y1).filter(|p| *p >= y0 && *p <= y1) {
-        let _ = writeln!(
-            out,
-            "<line class=\"grid\" x1=\"{left}\" x2=\"{1}\" y1=\"{0:.1}\" y2=\"{0:.1}\"/><text class=\"faint\" x=\"{2}\" y=\"{3:.1}\" text-anchor=\"end\">{4}</text>",
-            y(p),
-            WIDE - right,
-            left - 6.0,
-            y(p) + 4.0,
-            rate(p)
-        );
-    }
-    let start = x0.max(y0 / roof.bandwidth);
-    let _ = writeln!(
-        out,
-        "<path class=\"axis\" stroke-width=\"2\" d=\"M{:.1} {:.1} L{:.1} {:.1} L{:.1} {:.1}\"/>",
-        x(start),
-        y(start * roof.bandwidth),
-        x(ridge),
-        y(roof.flops),
-        x(x1),
-        y(roof.flops)
-    );
-    let _ = writeln!(
-        out,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{} in {}</text>",
-        WIDE - right - 4.0,
-        y(roof.flops) - 8.0,
-        rate(roof.flops),
-        plain(&roof.format)
-    );
-    let _ = writeln!(
-        out,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-        x(ridge / 4.0) - 10.0,
-        y(roof.flops / 4.0) - 6.0,
-        BytesPerSecond(roof.bandwidth)
-    );
-    let _ = writeln!(
-        out,
-        "<text class=\"faint\" x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">operations a byte</text>",
-        (left + WIDE) / 2.0,
-        height - 8.0
-    );
-    let time = |p: &Point| p.seconds * p.times;
-    let all = points.iter().map(|p| time(p)).sum::<f64>().max(1e-30);
-    let mut sorted = points.clone();
-    sorted.sort_by(|a, b| time(b).total_cmp(&time(a)));
-    let mut taken: Vec<(f64, f64)> = vec![];
-    for p in &sorted {
-        let (px, py, r) = (x(xs(p)), y(ys(p)).clamp(top, height - bottom), 4.0 + 14.0 * (time(p) / all).sqrt());
-        let title = plain(&format!(
-            "{}\n{} times {}, {:.1} % of the step\n{}, {:.3} operations a byte",
-            p.name,
-            p.times,
-            Seconds(p.seconds),
-            100.0 * time(p) / all,
-            rate(p.flops / p.seconds),
-            p.flops / p.bytes
-        ));
-        let _ = writeln!(
-            out,
-            "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"{r:.1}\" fill=\"var(--c0)\" fill-opacity=\"0.55\" stroke=\"var(--card)\" stroke-width=\"1.5\"><title>{title}</title></circle>"
-        );
-        // The longest are named, where there is room.
-        if taken.len() < 6 && taken.iter().all(|t| (t.1 - py).abs() > 14.0 || (t.0 - px).abs() > 170.0) {
-            let crowded = px > WIDE - 220.0;
-            let (tx, ty, anchor) = if crowded { (px, py + r + 14.0, "end") } else { (px + r + 5.0, py + 4.0, "start") };
-            let _ = writeln!(
-                out,
-                "<text class=\"ink\" x=\"{tx:.1}\" y=\"{ty:.1}\" text-anchor=\"{anchor}\">{}</text>",
-                plain(&p.name)
-            );
-            taken.push((px, py));
+/// Where the axes of a roofline begin and end; both are logarithmic.
+struct Plane {
+    x: (f64, f64),
+    y: (f64, f64),
+}
+
+impl Plane {
+    const HEIGHT: f64 = 400.0;
+    const LEFT: f64 = 90.0;
+    const RIGHT: f64 = 20.0;
+    const TOP: f64 = 20.0;
+    const BOTTOM: f64 = 44.0;
+
+    fn over(roof: &Roof, points: &[&Point]) -> Plane {
+        let ridge = roof.flops / roof.bandwidth;
+        let least = |of: fn(&Point) -> f64, start: f64| points.iter().map(|p| of(p)).fold(start, f64::min);
+        let most = |of: fn(&Point) -> f64, start: f64| points.iter().map(|p| of(p)).fold(start, f64::max);
+        Plane {
+            x: (least(intensity, ridge / 100.0) / 2.0, most(intensity, ridge * 10.0) * 2.0),
+            y: (least(reached, roof.flops / 30.0) / 2.0, roof.flops * 3.0),
         }
     }
-    out += "</svg>\n<details><summary>as a table</summary><table><tr><th>op</th><th>times</th><th>each</th><th>of the step</th><th>rate</th><th>operations a byte</th></tr>\n";
-    for p in sorted.iter().take(60) {
+    fn x(&self, v: f64) -> f64 {
+        Self::LEFT + share(v, self.x) * (WIDE - Self::LEFT - Self::RIGHT)
+    }
+    fn y(&self, v: f64) -> f64 {
+        Self::HEIGHT - Self::BOTTOM - share(v, self.y) * (Self::HEIGHT - Self::TOP - Self::BOTTOM)
+    }
+    /// Lines at powers of ten, with their numbers.
+    fn grid(&self, out: &mut String) {
+        let within = |range: (f64, f64)| powers(range.0, range.1).filter(move |p| *p >= range.0 && *p <= range.1);
+        let foot = Self::HEIGHT - Self::BOTTOM;
+        for p in within(self.x) {
+            let _ = writeln!(
+                out,
+                "<line class=\"grid\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{1}\" y2=\"{foot}\"/>\
+                 <text class=\"faint\" x=\"{0:.1}\" y=\"{2}\" text-anchor=\"middle\">{p}</text>",
+                self.x(p),
+                Self::TOP,
+                foot + 16.0
+            );
+        }
+        for p in within(self.y) {
+            let _ = writeln!(
+                out,
+                "<line class=\"grid\" x1=\"{1}\" x2=\"{2}\" y1=\"{0:.1}\" y2=\"{0:.1}\"/>\
+                 <text class=\"faint\" x=\"{3}\" y=\"{4:.1}\" text-anchor=\"end\">{5}</text>",
+                self.y(p),
+                Self::LEFT,
+                WIDE - Self::RIGHT,
+                Self::LEFT - 6.0,
+                self.y(p) + 4.0,
+                rate(p)
+            );
+        }
+    }
+    /// The roof: bandwidth up to the ridge, arithmetic behind it.
+    fn roof(&self, roof: &Roof, out: &mut String) {
+        let ridge = roof.flops / roof.bandwidth;
+        let start = self.x.0.max(self.y.0 / roof.bandwidth);
+        let _ = writeln!(
+            out,
+            "<path class=\"axis\" stroke-width=\"2\" d=\"M{:.1} {:.1} L{:.1} {:.1} L{:.1} {:.1}\"/>",
+            self.x(start),
+            self.y(start * roof.bandwidth),
+            self.x(ridge),
+            self.y(roof.flops),
+            self.x(self.x.1),
+            self.y(roof.flops)
+        );
+        let _ = writeln!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{} in {}</text>",
+            WIDE - Self::RIGHT - 4.0,
+            self.y(roof.flops) - 8.0,
+            rate(roof.flops),
+            plain(&roof.format)
+        );
+        let _ = writeln!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            self.x(ridge / 4.0) - 10.0,
+            self.y(roof.flops / 4.0) - 6.0,
+            BytesPerSecond(roof.bandwidth)
+        );
+        let _ = writeln!(
+            out,
+            "<text class=\"faint\" x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">FLOP per byte</text>",
+            (Self::LEFT + WIDE) / 2.0,
+            Self::HEIGHT - 8.0
+        );
+    }
+    /// A circle for each op, the longest first, which are named where there is room.
+    fn points(&self, sorted: &[&Point], all: f64, out: &mut String) {
+        let mut taken: Vec<(f64, f64)> = vec![];
+        for p in sorted {
+            let py = self.y(reached(p)).clamp(Self::TOP, Self::HEIGHT - Self::BOTTOM);
+            let (px, r) = (self.x(intensity(p)), 4.0 + 14.0 * (time(p) / all).sqrt());
+            let title = plain(&format!(
+                "{}\n{} times {}, {:.1} % of the step\n{}, {:.3} FLOP per byte",
+                p.name,
+                p.times,
+                Seconds(p.seconds),
+                100.0 * time(p) / all,
+                rate(reached(p)),
+                intensity(p)
+            ));
+            let _ = writeln!(
+                out,
+                "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"{r:.1}\" fill=\"var(--c0)\" fill-opacity=\"0.55\" \
+                 stroke=\"var(--card)\" stroke-width=\"1.5\"><title>{title}</title></circle>"
+            );
+            if taken.len() < 6 && taken.iter().all(|t| (t.1 - py).abs() > 14.0 || (t.0 - px).abs() > 170.0) {
+                let crowded = px > WIDE - 220.0;
+                let (tx, ty, anchor) =
+                    if crowded { (px, py + r + 14.0, "end") } else { (px + r + 5.0, py + 4.0, "start") };
+                let _ = writeln!(
+                    out,
+                    "<text class=\"ink\" x=\"{tx:.1}\" y=\"{ty:.1}\" text-anchor=\"{anchor}\">{}</text>",
+                    plain(&p.name)
+                );
+                taken.push((px, py));
+            }
+        }
+    }
+}
+
+/// Where a value lies in a range, by logarithms: 0 to 1.
+fn share(v: f64, (low, high): (f64, f64)) -> f64 {
+    (v / low).log10() / (high / low).log10()
+}
+/// Arithmetic intensity, in FLOP per byte.
+fn intensity(p: &Point) -> f64 {
+    p.flops / p.bytes
+}
+/// The rate that an op ran at, in FLOP/s.
+fn reached(p: &Point) -> f64 {
+    p.flops / p.seconds
+}
+/// Seconds that an op takes in the whole step.
+fn time(p: &Point) -> f64 {
+    p.seconds * p.times
+}
+
+/// Arithmetic intensity against rate, both axes logarithmic (Williams et al., 2009).
+pub fn roofline(roof: &Roof, points: &[Point]) -> String {
+    let mut points: Vec<&Point> = points.iter().filter(|p| p.flops > 0.0 && p.bytes > 0.0 && p.seconds > 0.0).collect();
+    let all = points.iter().map(|p| time(p)).sum::<f64>().max(1e-30);
+    let plane = Plane::over(roof, &points);
+    points.sort_by(|a, b| time(b).total_cmp(&time(a)));
+    let mut out = open(Plane::HEIGHT, "roofline");
+    plane.grid(&mut out);
+    plane.roof(roof, &mut out);
+    plane.points(&points, all, &mut out);
+    out += "</svg>\n<details><summary>as a table</summary><table><tr><th>op</th><th>times</th><th>each</th>\
+            <th>of the step</th><th>rate</th><th>FLOP per byte</th></tr>\n";
+    for p in points.iter().take(60) {
         let _ = writeln!(
             out,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.1} %</td><td>{}</td><td>{:.2}</td></tr>",
@@ -283,8 +338,8 @@ pub fn roofline(roof: &Roof, points: &[Point]) -> String {
             p.times,
             Seconds(p.seconds),
             100.0 * time(p) / all,
-            rate(p.flops / p.seconds),
-            p.flops / p.bytes
+            rate(reached(p)),
+            intensity(p)
         );
     }
     out + "</table></details>\n"

@@ -63,7 +63,7 @@ impl Engine {
             let mut pieces = self.inner.get_added_vocabulary().extract_and_normalize(Some(&metered), text);
             metered.finish()?;
             self.steps.split(&mut pieces, budget).map_err(failed)?;
-            pieces.tokenize(|piece| Ok(self.piece(piece.get(), budget)?)).map_err(failed)?;
+            pieces.tokenize(|piece| self.piece(piece.get(), budget)).map_err(failed)?;
             let encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(failed)?;
             let encoding = self.inner.post_process(encoding, None, special).map_err(failed)?;
             Ok(encoding.get_ids().to_vec())

@@ -246,7 +246,7 @@ impl Pattern for &Timed<'_> {
             self.budget.work(1 + found.as_str().len() as u64)?;
             matches += 1;
             // One match may step back many times.
-            if matches % 16 == 0 {
+            if matches.is_multiple_of(16) {
                 self.budget.time()?;
             }
             if done != found.start() {

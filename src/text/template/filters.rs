@@ -81,6 +81,48 @@ pub fn apply(run: &mut Interpreter, name: &str, of: Value, given: Given) -> Run<
     }
 }
 
+/// The items, or those whose attribute, that a test holds for, or does not.
+fn chosen(run: &mut Interpreter, name: &str, of: &Value, given: &Given) -> Run<Value> {
+    let keeps = name.starts_with("select");
+    let by_attribute = name.ends_with("attr");
+    let path = given.list.first().filter(|_| by_attribute);
+    if by_attribute && path.is_none() {
+        return Err(Fail::new(format!("{name} lacks an attribute")));
+    }
+    let mut out = vec![];
+    for item in of.items(run.budget)? {
+        let holds = match path {
+            Some(path) => {
+                let part = path_of(run, &item, path)?;
+                tested(run, &part, given, 1)?
+            }
+            None => tested(run, &item, given, 0)?,
+        };
+        if holds == keeps {
+            out.push(item);
+        }
+    }
+    Value::list(out, run.budget)
+}
+
+/// The first of the items that are equal, or equal in an attribute.
+fn unique(run: &mut Interpreter, of: &Value, given: &Given) -> Run<Value> {
+    let cased = given.get(0, "case_sensitive").is_some_and(Value::is_true);
+    let by = given.get(1, "attribute").cloned();
+    let (mut keys, mut out): (Vec<Value>, Vec<Value>) = (vec![], vec![]);
+    'items: for item in of.items(run.budget)? {
+        let key = key_of(run, &item, by.as_ref(), cased)?;
+        for seen in &keys {
+            if seen.equals(&key, run.budget)? {
+                continue 'items;
+            }
+        }
+        keys.push(key);
+        out.push(item);
+    }
+    Value::list(out, run.budget)
+}
+
 /// Filters that work on lists and dicts.
 fn lists(run: &mut Interpreter, name: &str, of: Value, given: Given) -> Run<Value> {
     match name {
@@ -116,28 +158,7 @@ fn lists(run: &mut Interpreter, name: &str, of: Value, given: Given) -> Run<Valu
         },
         "join" => join(run, &of, &given),
         "map" => map(run, &of, given),
-        "select" | "reject" => {
-            let keeps = name == "select";
-            let mut out = vec![];
-            for item in of.items(run.budget)? {
-                if tested(run, &item, &given, 0)? == keeps {
-                    out.push(item);
-                }
-            }
-            Value::list(out, run.budget)
-        }
-        "selectattr" | "rejectattr" => {
-            let keeps = name == "selectattr";
-            let path = given.list.first().cloned().ok_or_else(|| Fail::new(format!("{name} lacks an attribute")))?;
-            let mut out = vec![];
-            for item in of.items(run.budget)? {
-                let part = path_of(run, &item, &path)?;
-                if tested(run, &part, &given, 1)? == keeps {
-                    out.push(item);
-                }
-            }
-            Value::list(out, run.budget)
-        }
+        "select" | "reject" | "selectattr" | "rejectattr" => chosen(run, name, &of, &given),
         "sort" => {
             let reversed = given.get(0, "reverse").is_some_and(Value::is_true);
             let cased = given.get(1, "case_sensitive").is_some_and(Value::is_true);
@@ -155,22 +176,7 @@ fn lists(run: &mut Interpreter, name: &str, of: Value, given: Given) -> Run<Valu
                 items.swap_remove(0)
             })
         }
-        "unique" => {
-            let cased = given.get(0, "case_sensitive").is_some_and(Value::is_true);
-            let by = given.get(1, "attribute").cloned();
-            let (mut keys, mut out): (Vec<Value>, Vec<Value>) = (vec![], vec![]);
-            'items: for item in of.items(run.budget)? {
-                let key = key_of(run, &item, by.as_ref(), cased)?;
-                for seen in &keys {
-                    if seen.equals(&key, run.budget)? {
-                        continue 'items;
-                    }
-                }
-                keys.push(key);
-                out.push(item);
-            }
-            Value::list(out, run.budget)
-        }
+        "unique" => unique(run, &of, &given),
         "groupby" => groupby(run, &of, &given),
         "dictsort" => dictsort(run, &of, &given),
         "sum" => {

@@ -226,28 +226,8 @@ fn text(run: &mut Interpreter, t: &str, name: &str, given: &Given) -> Run<Value>
             run.budget.make(t.len() + parts.len() * 48)?;
             Value::list(parts.into_iter().map(Value::text).collect(), run.budget)?
         }
-        "partition" | "rpartition" => {
-            let by = want(0)?;
-            if by.is_empty() {
-                return Err(Fail::new("empty separator"));
-            }
-            let cut = if name == "partition" { t.split_once(&*by) } else { t.rsplit_once(&*by) };
-            let parts = match (cut, name) {
-                (Some((a, b)), _) => [a, &*by, b],
-                (None, "partition") => [t, "", ""],
-                (None, _) => ["", "", t],
-            };
-            Value::tuple(parts.map(Value::text).to_vec(), run.budget)?
-        }
-        "find" | "rfind" | "index" | "rindex" => {
-            let by = want(0)?;
-            let at = if name.starts_with('r') { t.rfind(&*by) } else { t.find(&*by) };
-            match at {
-                Some(at) => Value::Int(t[..at].chars().count() as i64),
-                None if name.ends_with("index") => return Err(Fail::new("substring not found")),
-                None => Value::Int(-1),
-            }
-        }
+        "partition" | "rpartition" => Value::tuple(partition(t, &want(0)?, name)?, run.budget)?,
+        "find" | "rfind" | "index" | "rindex" => found(t, &want(0)?, name)?,
         "count" => Value::Int(t.matches(&*want(0)?).count() as i64),
         "format" => format::braces(run, t, given)?,
         "center" | "ljust" | "rjust" | "zfill" => {
@@ -255,6 +235,30 @@ fn text(run: &mut Interpreter, t: &str, name: &str, given: &Given) -> Run<Value>
         }
         _ => Value::Bool(is_all(t, name)),
     })
+}
+
+/// What stands before a separator, the separator, and what stands behind it.
+fn partition(t: &str, by: &str, name: &str) -> Run<Vec<Value>> {
+    if by.is_empty() {
+        return Err(Fail::new("empty separator"));
+    }
+    let cut = if name == "partition" { t.split_once(by) } else { t.rsplit_once(by) };
+    let parts = match (cut, name) {
+        (Some((a, b)), _) => [a, by, b],
+        (None, "partition") => [t, "", ""],
+        (None, _) => ["", "", t],
+    };
+    Ok(parts.map(Value::text).to_vec())
+}
+
+/// Where a text stands in another, in characters.
+fn found(t: &str, by: &str, name: &str) -> Run<Value> {
+    let at = if name.starts_with('r') { t.rfind(by) } else { t.find(by) };
+    match at {
+        Some(at) => Ok(Value::Int(t[..at].chars().count() as i64)),
+        None if name.ends_with("index") => Err(Fail::new("substring not found")),
+        None => Ok(Value::Int(-1)),
+    }
 }
 
 /// The pieces between a separator, or between white space.
@@ -351,7 +355,7 @@ fn is_all(t: &str, name: &str) -> bool {
         "isalnum" => all(char::is_alphanumeric),
         "isalpha" => all(char::is_alphabetic),
         "isascii" => t.is_ascii(),
-        "isdecimal" | "isdigit" => all(|c| c.is_ascii_digit() || (c.is_numeric() && c.to_digit(10).is_some())),
+        "isdecimal" | "isdigit" => all(|c| c.is_ascii_digit()),
         "isnumeric" => all(char::is_numeric),
         "isspace" => all(char::is_whitespace),
         "islower" => t.chars().any(char::is_lowercase) && !t.chars().any(char::is_uppercase),

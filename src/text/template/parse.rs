@@ -128,11 +128,11 @@ impl Parser {
                         out.push(Stmt { line, node: Node::Print(value) });
                     }
                     Token::Block => {
-                        if let Some((Token::Name(name), _)) = p.tokens.get(p.at + 1) {
-                            if ends.contains(&name.as_str()) {
-                                p.at += 1;
-                                return Ok(out);
-                            }
+                        if let Some((Token::Name(name), _)) = p.tokens.get(p.at + 1)
+                            && ends.contains(&name.as_str())
+                        {
+                            p.at += 1;
+                            return Ok(out);
                         }
                         p.at += 1;
                         let node = p.statement()?;

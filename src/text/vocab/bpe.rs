@@ -139,10 +139,11 @@ impl Bpe {
         let mut before: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
         let mut queue = BinaryHeap::new();
         let look = |queue: &mut BinaryHeap<_>, ids: &[u32], left: usize, right: usize| {
-            if left < n && right < n {
-                if let Some((rank, made)) = self.merged(ids[left], ids[right]) {
-                    queue.push(Reverse((rank, left, right, ids[left], ids[right], made)));
-                }
+            if left < n
+                && right < n
+                && let Some((rank, made)) = self.merged(ids[left], ids[right])
+            {
+                queue.push(Reverse((rank, left, right, ids[left], ids[right], made)));
             }
         };
         for i in 1..n {

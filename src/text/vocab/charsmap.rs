@@ -23,7 +23,7 @@ impl Charsmap {
         let damaged = |what: &str| super::wrong(format!("has a table of letters of {} bytes that {what}", blob.len()));
         let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         let size = blob.get(..4).map(word).ok_or_else(|| damaged("is cut"))? as usize;
-        if size % 4 != 0 || blob.len() - 4 < size {
+        if !size.is_multiple_of(4) || blob.len() - 4 < size {
             return Err(damaged("is damaged: its sizes do not fit together"));
         }
         let (units, texts) = blob[4..].split_at(size);

@@ -34,6 +34,8 @@ def fill(name, count, scale, shift):
 
 
 def scale_of(name, shape, gemma):
+    if name.endswith("e_score_correction_bias"):
+        return 0.3, 0.0
     if name.endswith("sinks"):
         return 2.0, 0.5
     if len(shape) == 1 and "norm" in name.lower() or ".ln_" in name and name.endswith("weight"):
@@ -84,15 +86,31 @@ FAMILIES |= {
     "starcoder2": BASE | dict(model_type="starcoder2", sliding_window=7, use_bias=True),
     "qwen2_moe": BASE | dict(model_type="qwen2_moe", moe_intermediate_size=32, shared_expert_intermediate_size=64, num_experts=5, num_experts_per_tok=2, tie_word_embeddings=False),
 }
+LATENT = BASE | dict(q_lora_rank=40, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12, num_key_value_heads=4, moe_intermediate_size=32,
+                     num_experts_per_tok=3, n_shared_experts=2, first_k_dense_replace=1, attention_bias=True, tie_word_embeddings=False)
+FAMILIES |= {
+    "deepseek_v2": LATENT | dict(model_type="deepseek_v2", n_routed_experts=8, n_group=4, topk_group=2, topk_method="group_limited_greedy", routed_scaling_factor=1.5,
+        rope_parameters=rope(rope_type="yarn", factor=8.0, original_max_position_embeddings=32, beta_fast=32.0, beta_slow=1.0, mscale=0.7, mscale_all_dim=0.7)),
+    "deepseek_v2_lite": LATENT | dict(model_type="deepseek_v2", q_lora_rank=None, n_routed_experts=6, topk_method="greedy", attention_bias=False),
+    "deepseek_v3": LATENT | dict(model_type="deepseek_v3", n_routed_experts=12, n_group=4, topk_group=2, routed_scaling_factor=2.5, num_mtp_layers=0,
+        rope_parameters=rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0)),
+    # Weights of 8 bits with a scale of each block, of each row and of all; of 4 bits as gpt-oss ships them.
+    "llama_fp8_blocks": BASE | dict(model_type="llama", tie_word_embeddings=False, rope_parameters=rope()),
+    "llama_fp8_rows": BASE | dict(model_type="llama", tie_word_embeddings=False, rope_parameters=rope()),
+    "llama_fp8_whole": BASE | dict(model_type="llama", tie_word_embeddings=False, rope_parameters=rope()),
+}
+FAMILIES["gpt_oss_mxfp4"] = FAMILIES["gpt_oss"]
 FAMILIES["gpt_oss_gguf"] = FAMILIES["gpt_oss"] | dict(swiglu_limit=7.0)
 
 
 # ---------------------------------------------------------------- GGUF, as converters write it
 def gguf_of(name, cfg, tensors):
     """(keys, tensors): each tensor is [GGUF name, what is done, names in the checkpoint]."""
-    arch = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe",
+    arch = {"deepseek_v2": "", "deepseek_v3": "", "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe",
             "gemma2": "gemma2", "gemma3_text": "gemma3", "gpt_oss": "gpt-oss", "smollm3": "smollm3", "olmo2": "olmo2", "granite": "granite",
             "phi3": "phi3", "gpt2": "gpt2", "starcoder2": "starcoder2", "lfm2": "lfm2", "qwen2_moe": "qwen2moe"}[cfg["model_type"]]
+    if name.startswith(("deepseek", "llama_fp8", "gpt_oss_mxfp4")):
+        return None                     # these are folders
     if name in ("lfm2", "qwen2_moe", "llama", "gemma3_text", "qwen2", "smollm3", "qwen3_moe_shares"):
         return None                     # what makes these checkpoints special has no key in GGUF, or one of its own
     if name in ("gemma2", "gpt_oss"):
@@ -187,6 +205,38 @@ def gguf_of(name, cfg, tensors):
     return {"architecture": arch, "keys": keys, "reals": reals, "texts": texts, "tensors": out}
 
 
+def packed(name, weights, tensors, saved):
+    """Weights of 8 or 4 bits in place of those of matrices: what the file has, and what it means by torch and transformers."""
+    import torch
+    def given(k, shape, scale, shift, kind):
+        tensors.append([k, shape, scale, shift, kind])
+        values = torch.from_numpy(fill(k, math.prod(shape), scale, shift)).reshape(shape)
+        return values if kind == "F32" else values.floor().clamp(0, 255).to(torch.uint8)
+    def drop(k):
+        tensors[:] = [t for t in tensors if t[0] != k]
+    if name == "gpt_oss_mxfp4":
+        from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+        for k in [k for k in weights if k.endswith("experts.gate_up_proj") or k.endswith("experts.down_proj")]:
+            e, cols, rows = weights[k].shape
+            drop(k)
+            blocks, scales = given(k + "_blocks", [e, rows, cols // 32, 16], 128.0, 128.0, "U8"), given(k + "_scales", [e, rows, cols // 32], 2.0, 124.0, "U8")
+            weights[k] = convert_moe_packed_tensors(blocks, scales).float().reshape(weights[k].shape).contiguous()
+        saved["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
+        return
+    how = name.rsplit("_", 1)[1]
+    for k in [k for k in weights if k.endswith("proj.weight")]:
+        rows, cols = weights[k].shape
+        drop(k)
+        quants = given(k, [rows, cols], 128.0, 128.0, "F8_E4M3")
+        quants[(quants & 127) == 127] = 0
+        shape = {"blocks": [-(-rows // 40), -(-cols // 24)], "rows": [rows, 1], "whole": []}[how]
+        scales = given(k + ("_scale_inv" if how == "blocks" else "_scale"), shape, 0.0008, 0.0016, "F32")
+        full = scales.repeat_interleave(40, 0)[:rows].repeat_interleave(24, 1)[:, :cols] if how == "blocks" else scales
+        weights[k] = (quants.view(torch.float8_e4m3fn).float() * full).to(torch.bfloat16).float()
+    saved["quantization_config"] = {"blocks": {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [40, 24]},
+        "rows": {"quant_method": "compressed-tensors", "format": "float-quantized"}, "whole": {"quant_method": "fp8", "activation_scheme": "static"}}[how]
+
+
 def make(name):
     import torch
     from safetensors import safe_open
@@ -208,8 +258,10 @@ def make(name):
             scale = float(torch.tensor(scale, dtype=torch.float32))
             tensors.append([k, shape, scale, shift])
             weights[k] = torch.from_numpy(fill(k, math.prod(shape), scale, shift)).reshape(shape)
+        saved, extra = json.loads((Path(d) / "config.json").read_text()), {}
+        if "fp8" in name or "mxfp4" in name:
+            packed(name, weights, tensors, extra)
         save_file(weights, file, metadata={"format": "pt"})
-        saved = json.loads((Path(d) / "config.json").read_text())
         model = AutoModelForCausalLM.from_pretrained(d, dtype=torch.float32, attn_implementation="eager").eval()
         ids, greedy, margins, first = list(PROMPT), [], [], None
         with torch.no_grad():
@@ -222,6 +274,7 @@ def make(name):
                 ids.append(greedy[-1])
     for key in ["transformers_version", "architectures", "dtype"]:
         saved.pop(key, None)
+    saved |= extra
     figures = {"config": saved, "tensors": tensors, "prompt": PROMPT, "top": first, "greedy": greedy, "margins": margins, "gguf": gguf_of(name, saved, tensors)}
     text = json.dumps(figures, indent=1)
     # A line a tensor.
