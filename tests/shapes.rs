@@ -69,7 +69,7 @@ fn planned(model: &Model, tp: usize) -> (f64, f64) {
         let bindings = sharded.bindings(rank, &step).unwrap();
         for d in &plans[sharded.class_of[rank]].dispatches {
             let number = |name: &str| d.number(name, &bindings).unwrap().map(|n| n as f64);
-            if d.ops.contains(&"attention") || d.label.ends_with(".attention") {
+            if d.ops.contains(&"attention") {
                 continue;
             }
             if d.ops.contains(&"expert_matmul") {
@@ -86,10 +86,13 @@ fn planned(model: &Model, tp: usize) -> (f64, f64) {
     (flops, plans[0].bytes_where(|r| matches!(r, Role::State(_))) as f64)
 }
 
-/// What a plan multiplies beside the shape's products: the gate of a shared expert, a column.
+/// What a plan multiplies beside the shape's products: the gate of a shared expert, a column; latent attention's core.
 fn beside(config: &Json, shape: &Shape) -> f64 {
     let gate = config.get("shared_expert_intermediate_size").is_some();
-    if gate { 2.0 * (SEQ * shape.hidden * shape.layers) as f64 } else { 0.0 }
+    let gate = if gate { 2.0 * (SEQ * shape.hidden * shape.layers) as f64 } else { 0.0 };
+    // Latent attention's core is written as products: scores and sums over what is cached of each token.
+    let core = shape.latent.map_or(0, |l| 2 * SEQ * SEQ * shape.heads * (2 * l.kv + l.rope) * shape.layers);
+    gate + core as f64
 }
 
 #[test]
