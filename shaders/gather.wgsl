@@ -9,7 +9,8 @@ struct Params { n: u32, width: u32, ids0: u32, y0: u32, row0: u32, rows: u32, al
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> b: array<f32>;
-fn element(row: u32, i: u32) -> f32 { return b[row * p.width + i]; }
+alias R = f32;
+fn element(row: u32, i: u32) -> R { return b[row * p.width + i]; }
 //}
 
 @compute @workgroup_size(WG)
@@ -24,6 +25,6 @@ fn main(
     if (id >= p.row0 && id - p.row0 < p.rows) {
         y[p.y0 + at] = element(id - p.row0, at % p.width);
     } else if (id >= p.all && p.row0 == 0u) {
-        y[p.y0 + at] = 0.0;
+        y[p.y0 + at] = R(0);
     }
 }

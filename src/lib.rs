@@ -1,4 +1,7 @@
 #![doc = include_str!("../README.md")]
+// Rooms opened by `internals` promise nothing; what is public without it is documented.
+#![cfg_attr(not(feature = "internals"), warn(missing_docs))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // A room holds what belongs to it, whether or not this choice of features uses all of it.
 #![cfg_attr(not(all(feature = "internals", feature = "cli")), allow(dead_code, unused_imports))]
 
@@ -81,7 +84,7 @@ pub use base::{Array, Bindings, DType, DeviceFault, Dim, Element, Error, Result,
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use cli::main;
-pub use graph::{Attention, Graph, GraphBuilder, Optimiser, Parameters, RopeLayout, Tensor, Zero};
+pub use graph::{Attention, Graph, GraphBuilder, Optimiser, Parameters, RopeLayout, Tensor, Window, Zero};
 pub use model::{Model, ModelInfo, ModelSource};
 #[cfg(feature = "text")]
 pub use session::{Alternative, Embedder, Finished, Generation, Generator, Loading, Opened, Request, Stop, Token};

@@ -90,7 +90,11 @@ impl Case {
         file.set("general.architecture", Meta::Text(arch.into()));
         let each = |kind: &str| how[kind].as_object().unwrap().clone();
         for (k, v) in each("keys") {
-            file.set(&format!("{arch}.{k}"), Meta::U32(v.as_u64().unwrap() as u32));
+            let value = match v.as_array() {
+                Some(all) => Meta::Ints(all.iter().map(|n| n.as_i64().unwrap() as i32).collect()),
+                None => Meta::U32(v.as_u64().unwrap() as u32),
+            };
+            file.set(&format!("{arch}.{k}"), value);
         }
         for (k, v) in each("reals") {
             file.set(&format!("{arch}.{k}"), Meta::F32(v.as_f64().unwrap() as f32));
@@ -127,6 +131,7 @@ impl Case {
         let (what, number) = how.split_once(' ').unwrap_or((how, ""));
         match what {
             "copy" => (shape.clone(), values.clone()),
+            "squeeze" => (shape.iter().copied().filter(|d| *d != 1).collect(), values.clone()),
             "plus_one" => (shape.clone(), values.iter().map(|x| x + 1.0).collect()),
             "transpose" => {
                 let (rows, cols) = (shape[0], shape[1]);

@@ -19,7 +19,6 @@ use common::Folder;
 use common::tiny::Tiny;
 use http::{Answer, Client};
 use serde_json::{Value as Json, json};
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

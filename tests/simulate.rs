@@ -484,7 +484,7 @@ fn a_layout_that_cannot_be_is_refused_with_what_would() {
     ]
     .map(|s| refusal(whatif::set(&mut t, s)));
     insta::assert_snapshot!(told.join("\n"), @r#"
-    --set device.hbm_bandwidth=8TB: "8TB" is an amount of bytes; expected bytes a second, such as 3.35TB/s (units: B/s, kB/s, MB/s, GB/s, TB/s, MiB/s, GiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s)
+    --set device.hbm_bandwidth=8TB: "8TB" is an amount of bytes; expected bytes per second, such as 3.35TB/s (units: B/s, kB/s, MB/s, GB/s, TB/s, MiB/s, GiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s)
     --set device.speed=2: there is no figure "device.speed": there are device.peak, device.peak.PRECISION, device.hbm_bandwidth, device.memory, device.limit, device.idle, device.price, link.bandwidth, link.latency, network.bandwidth, network.latency
     --set link.bandwidth=x0: x0 is no factor above zero
     --set link.bandwidth: is not FIGURE=VALUE, such as device.hbm_bandwidth=8TB/s

@@ -373,7 +373,7 @@ fn a_machine_is_drawn() {
 
     8 gpu a node: NVIDIA A100 PCIe 80GB
         memory    80 GiB at 1.94 TB/s
-        peak      fp32 19.5 T, tf32 156 T, fp16 312 T, bf16 312 T, int8 624 T operations a second, dense
+        peak      fp32 19.5 T, tf32 156 T, fp16 312 T, bf16 312 T, int8 624 T operations per second, dense
         power     45 W idle, limit 300 W
         source    github stas00/ml-engineering@744d01e18b79 compute/accelerator/README.md and network/README.md
 
@@ -468,9 +468,9 @@ fn a_bad_machine_file_is_refused_with_file_line_and_numbers() {
     insta::assert_snapshot!(told.join("\n"), @r#"
     small.toml:11: link gpu – hub: bandwidth is 0 B/s, must be above zero
     small.toml:11: link gpu – hub: bandwidth is -3 GB/s, must be above zero
-    small.toml:15: "100GB" is an amount of bytes; expected bytes a second, such as 3.35TB/s (units: B/s, kB/s, MB/s, GB/s, TB/s, MiB/s, GiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s)
-    small.toml:15: "100furlongs" has the unknown unit furlongs; expected bytes a second, such as 3.35TB/s (units: B/s, kB/s, MB/s, GB/s, TB/s, MiB/s, GiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s)
-    small.toml:15: invalid type: integer `100`, expected bytes a second as text with its unit, such as "3.35TB/s"
+    small.toml:15: "100GB" is an amount of bytes; expected bytes per second, such as 3.35TB/s (units: B/s, kB/s, MB/s, GB/s, TB/s, MiB/s, GiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s)
+    small.toml:15: "100furlongs" has the unknown unit furlongs; expected bytes per second, such as 3.35TB/s (units: B/s, kB/s, MB/s, GB/s, TB/s, MiB/s, GiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s)
+    small.toml:15: invalid type: integer `100`, expected bytes per second as text with its unit, such as "3.35TB/s"
     small.toml:2: device gpu: bandwidth is 0 B/s, must be above zero
     small.toml:5: unknown field `memmory`, expected one of `count`, `title`, `peak`, `memory`, `bandwidth`, `idle`, `limit`, `price`, `constants`, `source`
     small.toml:2: missing field `memory`

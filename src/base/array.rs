@@ -4,6 +4,16 @@ use super::{DType, Error, Result};
 use crate::format;
 
 /// A tensor's elements in host memory, row-major, little-endian, as files store them.
+///
+/// ```
+/// use warpweft::{Array, DType};
+///
+/// let a = Array::of(&[2, 3], &[1, 2, 3, 4, 5, 6])?;
+/// assert_eq!((a.dtype, a.count()), (DType::I32, 6));
+/// assert_eq!(a.to_vec::<i32>()?[5], 6);
+/// assert!(a.to_vec::<f32>().is_err());
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {
     /// How elements are stored.
@@ -100,12 +110,16 @@ impl Array {
             _ => self.to_f32().into_iter().map(f64::from).collect(),
         }
     }
+    /// Elements of type f32 in row-major order.
+    ///
     /// # Panics
     /// Where the number of elements is not the shape's product.
     pub fn f32(shape: &[usize], elements: &[f32]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), elements.len(), "elements fill the shape {shape:?}");
         Array { dtype: DType::F32, shape: shape.to_vec(), bytes: bytemuck::cast_slice(elements).to_vec() }
     }
+    /// Elements of type u32 in row-major order.
+    ///
     /// # Panics
     /// Where the number of elements is not the shape's product.
     pub fn u32(shape: &[usize], elements: &[u32]) -> Self {

@@ -8,6 +8,15 @@ use std::sync::Mutex;
 
 /// A named variable with an upper bound, such as `seq ≤ 256`. Two variables are one if their names are: a graph refuses
 /// one name with two bounds.
+///
+/// ```
+/// use warpweft::{Bindings, Dim, Var};
+///
+/// let rows = Dim::from(Var::new("seq", 256)) * 2 + Dim::new(1);
+/// assert_eq!((rows.known(), rows.bound()), (None, 513));
+/// assert_eq!(rows.eval(&Bindings::new().with("seq", 10))?, 21);
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Var {
     /// Its name: what makes it the same variable elsewhere.

@@ -2,6 +2,7 @@
 
 /// What went wrong on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DeviceFault {
     /// No adapter answers, or none matches what was asked for.
     Unavailable,
@@ -18,29 +19,77 @@ pub enum DeviceFault {
 }
 
 /// Everything that can fail.
+///
+/// ```
+/// use warpweft::{DType, Error, GraphBuilder};
+///
+/// let g = GraphBuilder::new();
+/// let (x, y) = (g.input("x", DType::F32, [2, 3]), g.input("y", DType::F32, [2, 4]));
+/// g.output("sum", x + y);
+/// let error = g.finish().unwrap_err();
+/// assert!(matches!(&error, Error::Op { op, .. } if op == "add"));
+/// assert_eq!(error.to_string(), "add \"add(x, y)\": shapes [2, 3] and [2, 4] do not broadcast");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// An op refused its operands: `matmul "layers.3.q": inner dimensions differ, 4096 and 4095`.
     #[error("{op} \"{node}\": {what}")]
-    Op { op: String, node: String, what: String },
+    Op {
+        /// The op's name.
+        op: String,
+        /// Where it stands in the graph.
+        node: String,
+        /// What is wrong.
+        what: String,
+    },
     /// A file is not what it should be: `model.gguf: tensor "x": ends at byte 12, the file has 10`.
     #[error("{path}: {what}")]
-    File { path: String, what: String },
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
     /// A model cannot be built from what its file says.
     #[error("model {model}: {what}")]
-    Model { model: String, what: String },
+    Model {
+        /// The model's name.
+        model: String,
+        /// What is wrong.
+        what: String,
+    },
     /// A device failed or cannot do what was asked.
     #[error("{adapter}: {what}")]
-    Device { fault: DeviceFault, adapter: String, what: String },
+    Device {
+        /// The kind of fault.
+        fault: DeviceFault,
+        /// The device's name.
+        adapter: String,
+        /// What is wrong.
+        what: String,
+    },
     /// The caller asked for something that cannot be.
     #[error("{0}")]
     Usage(String),
     /// A value became NaN or infinite (only with numerics checks on).
     #[error("{op} \"{}\": element {index} is {value}, the first that is not finite", plain(node, NAME))]
-    NotFinite { op: String, node: String, index: usize, value: String },
+    NotFinite {
+        /// The op that made it.
+        op: String,
+        /// Where that stands in the graph.
+        node: String,
+        /// The element's place, row-major.
+        index: usize,
+        /// What it is.
+        value: String,
+    },
     /// As many requests wait as an engine lets wait.
     #[error("{waiting} requests wait already: try again later")]
-    Busy { waiting: usize },
+    Busy {
+        /// How many wait.
+        waiting: usize,
+    },
     /// A request's deadline passed before it was answered.
     #[error("the deadline passed")]
     Deadline,
@@ -56,21 +105,27 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// What an op refused: its name, where it stands in the graph, and why.
     pub fn op(op: &str, node: &str, what: impl Into<String>) -> Self {
         Error::Op { op: op.into(), node: plain(node, NAME), what: plain(&what.into(), MESSAGE) }
     }
+    /// What is wrong with a file.
     pub fn file(path: impl AsRef<std::path::Path>, what: impl Into<String>) -> Self {
         Error::File { path: plain(&path.as_ref().display().to_string(), PATH), what: plain(&what.into(), MESSAGE) }
     }
+    /// Why a model cannot be built.
     pub fn model(model: &str, what: impl Into<String>) -> Self {
         Error::Model { model: plain(model, NAME), what: plain(&what.into(), MESSAGE) }
     }
+    /// What a device could not do.
     pub fn device(fault: DeviceFault, adapter: &str, what: impl Into<String>) -> Self {
         Error::Device { fault, adapter: plain(adapter, NAME), what: plain(&what.into(), MESSAGE) }
     }
+    /// What was asked for that cannot be.
     pub fn usage(what: impl Into<String>) -> Self {
         Error::Usage(plain(&what.into(), MESSAGE))
     }
+    /// Why an engine takes no requests.
     pub fn closed(what: impl Into<String>) -> Self {
         Error::Closed(plain(&what.into(), MESSAGE))
     }

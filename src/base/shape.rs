@@ -5,6 +5,14 @@ use std::fmt;
 use std::ops::Deref;
 
 /// Dimensions, outermost first. A scalar has none.
+///
+/// ```
+/// use warpweft::Shape;
+///
+/// let shape = Shape::from([2, 3]);
+/// assert_eq!((shape.rank(), shape.known()), (2, Some(vec![2, 3])));
+/// assert_eq!(shape.broadcast(&Shape::from([4, 1, 3])), Some(Shape::from([4, 2, 3])));
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Shape(pub Vec<Dim>);
 

@@ -28,7 +28,7 @@ const BYTES: Units = Units {
     ],
 };
 const BYTE_RATE: Units = Units {
-    what: "bytes a second",
+    what: "bytes per second",
     example: "3.35TB/s",
     units: &[
         ("B/s", 1.0),
@@ -51,7 +51,7 @@ const TIME: Units = Units {
     units: &[("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("min", 60.0), ("h", 3600.0)],
 };
 const FLOP_RATE: Units = Units {
-    what: "operations a second",
+    what: "operations per second",
     example: "312TFLOP/s",
     units: &[
         ("FLOP/s", 1.0),
@@ -219,7 +219,7 @@ quantity!(
     Seconds, TIME, &[("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)]
 );
 quantity!(
-    /// Floating-point (or integer) operations a second; a multiply-add counts as two.
+    /// Floating-point (or integer) operations per second; a multiply-add counts as two.
     FlopsPerSecond, FLOP_RATE, &[("FLOP/s", 1.0), ("MFLOP/s", 1e6), ("GFLOP/s", 1e9), ("TFLOP/s", 1e12), ("PFLOP/s", 1e15), ("EFLOP/s", 1e18)]
 );
 quantity!(

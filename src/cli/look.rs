@@ -50,7 +50,7 @@ impl Devices {
             if self.probe {
                 let p = probe(&Arc::new(Gpu::open(i).await?)).await?;
                 style::out(&format!(
-                    "    measured             {:.1} GFLOP/s f32, {:.1} GB/s, {:.0} µs a submission, {:.1} µs a dispatch\n",
+                    "    measured             {:.1} GFLOP/s f32, {:.1} GB/s, {:.0} µs per submission, {:.1} µs per dispatch\n",
                     p.flops / 1e9,
                     p.bandwidth / 1e9,
                     p.submit * 1e6,
@@ -112,7 +112,7 @@ impl Inspect {
         let model = Model::new(source)?;
         let info = model.info();
         style::out(&format!(
-            "{} parameters in {} layers of width {}, vocabulary {}, context {}; weights {}, {} a token of context\n",
+            "{} parameters in {} layers of width {}, vocabulary {}, context {}; weights {}, {} per token of context\n",
             info.parameters,
             info.layers,
             info.width,
@@ -183,7 +183,7 @@ async fn at_best(plan: &Plan, bindings: &Bindings, gpu: &Arc<Gpu>) -> Result<()>
     let floor =
         (flops as f64 / p.flops).max(bytes as f64 / p.bandwidth) + p.submit + p.dispatch * plan.dispatches.len() as f64;
     style::out(&format!(
-        "at best {:.1} ms a step, {:.1} a second (measured: {:.1} GFLOP/s, {:.1} GB/s, {:.1} µs a dispatch)\n",
+        "at best {:.1} ms per step, {:.1} per second (measured: {:.1} GFLOP/s, {:.1} GB/s, {:.1} µs per dispatch)\n",
         floor * 1e3,
         1.0 / floor,
         p.flops / 1e9,

@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn no_submission_of_a_slow_device_takes_half_a_second() {
-        // From 3e9 to 1e8 units a second, kernels that differ thirty times among them.
+        // From 3e9 to 1e8 units per second, kernels that differ thirty times among them.
         for slow in [1.0, 3.0, 10.0] {
             let mut device =
                 Device { seconds: [0.33e-9, 1e-9, 9e-9, 10e-9, 0.5e-9].map(|s| s * slow / 3.0).to_vec(), state: 7 };

@@ -12,9 +12,9 @@ use web_time::Instant;
 /// Medians of a few runs.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Probes {
-    /// f32 FLOP a second of fused multiply-adds in registers.
+    /// f32 FLOP per second of fused multiply-adds in registers.
     pub flops: f64,
-    /// Bytes a second, read and written, of a copy by a shader.
+    /// Bytes per second, read and written, of a copy by a shader.
     pub bandwidth: f64,
     /// Seconds of an empty submission and the wait for it.
     pub submit: f64,

@@ -180,6 +180,7 @@ impl DType {
         }
         (elements / block).checked_mul(self.block_bytes() as u64)
     }
+    /// Whether elements are stored in blocks that share scales.
     pub fn is_quantised(self) -> bool {
         self.block() > 1
     }
@@ -206,9 +207,11 @@ impl DType {
     pub fn store(self) -> Option<&'static Store> {
         self.plain()?.store.as_ref()
     }
+    /// Whether it is i32 or u32.
     pub fn is_int(self) -> bool {
         self.format().class == Class::Int
     }
+    /// How files and people call it, such as `q4_0`.
     pub fn name(self) -> &'static str {
         self.format().name
     }

@@ -23,6 +23,18 @@ const POISON: Value = Value(u32::MAX);
 
 /// A value of a graph under construction. Where making it failed it is poisoned: it has the type of one f32 number, and
 /// ops on it do nothing.
+///
+/// ```
+/// use warpweft::{DType, GraphBuilder, Shape};
+///
+/// let g = GraphBuilder::new();
+/// let x = g.input("x", DType::F32, [4, 8]);
+/// let w = g.weight("w", DType::F32, [16, 8]);
+/// let y = (x.matmul_t(w).gelu() * 2.0).softmax();
+/// assert_eq!(y.shape(), Shape::from([4, 16]));
+/// assert_eq!(y.reshape([2, -1]).shape(), Shape::from([2, 32]));
+/// assert_eq!(g.einsum("ij,kj->ik", &[x, w]).shape(), y.shape());
+/// ```
 #[derive(Clone, Copy)]
 pub struct Tensor<'g> {
     pub(super) builder: &'g GraphBuilder,
@@ -73,6 +85,15 @@ impl GraphBuilder {
     /// Operands one after another along `axis`.
     pub fn concat(&self, xs: &[Tensor<'_>], axis: usize) -> Tensor<'_> {
         self.op(&op::CONCAT, Attrs::Axis(axis), xs)
+    }
+    /// Operands of one shape along a new axis.
+    pub fn stack(&self, xs: &[Tensor<'_>], axis: usize) -> Tensor<'_> {
+        let xs: Vec<Tensor> = xs.iter().map(|x| x.unsqueeze(axis)).collect();
+        self.concat(&xs, axis)
+    }
+    /// A whole number of an integer type, as a scalar.
+    pub fn integer(&self, dtype: DType, n: i32) -> Tensor<'_> {
+        self.iota(dtype, [1], 0, n as i64).reshape(Shape::default())
     }
     /// Any op of the table by its definition.
     pub fn op(&self, def: &'static OpDef, attrs: Attrs, args: &[Tensor<'_>]) -> Tensor<'_> {
@@ -141,6 +162,10 @@ impl GraphBuilder {
         self.error.borrow_mut().take()
     }
 
+    /// An operand with this builder's lifetime.
+    pub(super) fn adopt(&self, x: Tensor<'_>) -> Tensor<'_> {
+        self.with(&[x], |_, x| Ok(x[0]))
+    }
     fn wrap(&self, value: Value) -> Tensor<'_> {
         Tensor { builder: self, value }
     }
@@ -230,12 +255,40 @@ impl<'g> Tensor<'g> {
         self
     }
 
-    unary!(neg NEG, abs ABS, exp EXP, log LOG, sqrt SQRT, rsqrt RSQRT, tanh TANH, sin SIN, cos COS, erf ERF, sigmoid SIGMOID, silu SILU,
+    unary!(neg NEG, abs ABS, exp EXP, log LOG, sqrt SQRT, rsqrt RSQRT, tanh TANH, sin SIN, cos COS, atan ATAN, erf ERF, sigmoid SIGMOID, silu SILU,
         gelu GELU, gelu_tanh GELU_TANH, relu RELU, log1p LOG1P, softplus SOFTPLUS, floor FLOOR, ceil CEIL, round ROUND, is_nan IS_NAN,
         softmax SOFTMAX, log_softmax LOG_SOFTMAX);
     binary!(add ADD, sub SUB, mul MUL, div DIV, maximum MAXIMUM, minimum MINIMUM, eq EQ, ne NE, lt LT, le LE, gt GT, ge GE,
-        pow POW, gather GATHER);
-    reduce!(sum SUM, mean MEAN, max MAX, min MIN);
+        pow POW, gather GATHER, and AND, or OR, xor XOR, shl SHL, shr SHR, rem REM);
+    reduce!(mean MEAN);
+
+    /// The sum over axes, which are dropped. Integers wrap; their axes are of known lengths.
+    pub fn sum(self, axes: &[usize]) -> Self {
+        self.reduced(&op::SUM, &op::INT_SUM, axes, false)
+    }
+    /// The largest over axes, which are dropped.
+    pub fn max(self, axes: &[usize]) -> Self {
+        self.reduced(&op::MAX, &op::INT_MAX, axes, false)
+    }
+    /// The smallest over axes, which are dropped.
+    pub fn min(self, axes: &[usize]) -> Self {
+        self.reduced(&op::MIN, &op::INT_MIN, axes, false)
+    }
+    /// A reduction, in the form that the elements' type has.
+    pub(super) fn reduced(self, floats: &'static OpDef, ints: &'static OpDef, axes: &[usize], keep: bool) -> Self {
+        let def = if self.dtype().is_int() { ints } else { floats };
+        self.with(def, Attrs::Reduce { axes: axes.to_vec(), keep }, &[])
+    }
+    /// ¬x of truth.
+    #[doc(alias = "not")]
+    pub fn logical_not(self) -> Self {
+        self.with(&op::NOT, Attrs::None, &[])
+    }
+    /// The remainder with the sign of `y`; see the op `mod` in docs/ops.md.
+    #[doc(alias = "mod")]
+    pub fn modulo(self, y: Tensor<'_>) -> Self {
+        self.with(&op::MOD, Attrs::None, &[y])
+    }
 
     /// Index (u32) of the largest element along `axis`, which is dropped.
     pub fn argmax(self, axis: usize) -> Self {

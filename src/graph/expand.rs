@@ -1,35 +1,24 @@
 //! Composites written out as their definitions.
 
-use super::{Graph, Hint, Source};
+use super::{Graph, Rewritten, Source};
 use crate::base::{DType, Result};
 use crate::op::{Attrs, Body, Build, CAST, OpDef, Value};
-use std::collections::HashMap;
 
 impl Graph {
     /// The same graph with every composite that `keep` does not want replaced by its definition, all the way down,
     /// and without nodes that no output and no state depends on.
     pub fn expand(&self, keep: &dyn Fn(&OpDef) -> bool) -> Result<Graph> {
-        let mut out = Graph::default();
         let live = self.live();
-        let mut map: HashMap<Value, Value> = HashMap::new();
-        for v in self.values().filter(|v| live[v.0 as usize]) {
-            let node = self.node(v);
-            out.set_place(node.name.clone());
-            out.set_layer(node.layer);
-            let new = match &node.source {
-                Source::Op { def, attrs, args } => {
-                    let args: Vec<Value> = args.iter().map(|a| map[a]).collect();
-                    Expander { graph: &mut out, keep }.apply(def, attrs.clone(), &args)?
-                }
-                Source::Const(x) => out.constant(*x),
-                source => out.push(source.clone(), node.ty.clone(), node.name.clone()),
+        self.rewrite(|out, v, map| {
+            let Source::Op { def, attrs, args } = &self.node(v).source else {
+                return Ok(if live[v.0 as usize] { Rewritten::Same } else { Rewritten::Gone });
             };
-            map.insert(v, new);
-        }
-        out.outputs = self.outputs.iter().map(|(n, v)| (n.clone(), map[v])).collect();
-        out.hints =
-            self.hints.iter().filter_map(|h| map.get(&h.value).map(|v| Hint { value: *v, ..h.clone() })).collect();
-        Ok(out)
+            if !live[v.0 as usize] {
+                return Ok(Rewritten::Gone);
+            }
+            let args: Vec<Value> = args.iter().map(|a| map[a]).collect();
+            Expander { graph: out, keep }.apply(def, attrs.clone(), &args).map(Rewritten::As)
+        })
     }
 
     /// Which nodes an output or a state's write depends on; sources that are named stay, and collectives, for which other

@@ -1,15 +1,19 @@
 //! The graph: an arena of nodes in the order they were added, so every operand comes before its user.
 
 mod builder;
+mod einsum;
 mod expand;
 mod grad;
+mod index;
 mod optimiser;
+mod rewrite;
 mod shape;
 mod text;
 
-pub use crate::op::{Attention, RopeLayout};
+pub use crate::op::{Attention, RopeLayout, Window};
 pub use builder::{GraphBuilder, Tensor};
 pub use optimiser::{Optimiser, Parameters, Zero};
+pub use rewrite::{Renamed, Rewritten};
 
 use crate::base::{Bindings, Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};
 use crate::op::{APPEND, ASSIGN, Attrs, Body, Build, OpDef, Value};

@@ -63,6 +63,21 @@ struct Parameter<'g> {
 }
 
 /// The parameters of a model that is trained: states of a graph under construction.
+///
+/// ```
+/// use warpweft::{DType, GraphBuilder, Optimiser, Parameters, Zero};
+///
+/// let g = GraphBuilder::new();
+/// let parameters = Parameters::new(&g, Zero::Off);
+/// let w = parameters.add("w", [3, 2], &[]);
+/// let (x, y) = (g.input("x", DType::F32, [8, 2]), g.input("y", DType::F32, [8, 3]));
+/// let distance = x.matmul_t(w) - y;
+/// let loss = (distance * distance).mean(&[0, 1]);
+/// g.output("loss", loss);
+/// let (rate, step) = (g.input("rate", DType::F32, []), g.input("step", DType::F32, []));
+/// parameters.update(loss, Optimiser::ADAMW, rate, step);
+/// assert!(g.finish().is_ok());
+/// ```
 pub struct Parameters<'g> {
     builder: &'g GraphBuilder,
     zero: Zero,

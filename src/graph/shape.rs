@@ -84,7 +84,7 @@ impl<'g> Tensor<'g> {
     }
     /// The sum over axes, which stay with one element.
     pub fn sum_keep(self, axes: &[usize]) -> Self {
-        self.with(&op::SUM, Attrs::Reduce { axes: axes.to_vec(), keep: true }, &[])
+        self.reduced(&op::SUM, &op::INT_SUM, axes, true)
     }
     /// The mean over axes, which stay with one element.
     pub fn mean_keep(self, axes: &[usize]) -> Self {
@@ -92,7 +92,7 @@ impl<'g> Tensor<'g> {
     }
     /// The largest over axes, which stay with one element.
     pub fn max_keep(self, axes: &[usize]) -> Self {
-        self.with(&op::MAX, Attrs::Reduce { axes: axes.to_vec(), keep: true }, &[])
+        self.reduced(&op::MAX, &op::INT_MAX, axes, true)
     }
     /// The variance over axes, which are dropped: the mean square distance from the mean.
     pub fn variance(self, axes: &[usize]) -> Self {
@@ -122,7 +122,7 @@ impl<'g> Tensor<'g> {
         let row = iota([rows, Dim::new(1)], 0) + offset as f32;
         keep(row, iota([Dim::new(1), columns], 1)).select(self, self.builder.constant(0.0))
     }
-    fn refuse(self, op: &str, what: String) -> Self {
+    pub(super) fn refuse(self, op: &str, what: String) -> Self {
         self.builder.fail(Error::op(op, "", what))
     }
 }

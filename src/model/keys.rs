@@ -267,8 +267,10 @@ impl<'a> Keys<'a> {
         let (number, shown) = if self.is_gguf() {
             match self.gguf_value(gguf) {
                 None => return Ok(None),
-                Some(Value::Ints(all)) if all.windows(2).all(|w| w[0] == w[1]) => {
-                    (all.first().map(|n| *n as f64), "an empty list".into())
+                // A layer of another kind has nothing of it.
+                Some(Value::Ints(all)) if alike(all.iter().copied().filter(|n| *n != 0)) => {
+                    let first = all.iter().find(|n| **n != 0).or(all.first());
+                    (first.map(|n| *n as f64), "an empty list".into())
                 }
                 Some(Value::Ints(all)) => {
                     let what = format!(
@@ -464,6 +466,12 @@ impl<'a> Keys<'a> {
         }
         Ok(notes)
     }
+}
+
+/// Whether all are the same.
+fn alike(mut all: impl Iterator<Item = i64>) -> bool {
+    let first = all.next();
+    all.all(|n| Some(n) == first)
 }
 
 /// GGUF keys of any architecture that say nothing of what a step computes.

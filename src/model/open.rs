@@ -4,7 +4,7 @@ use super::ModelSource;
 use super::arch::{self, Architecture, Family};
 use super::derived;
 use super::keys::{Keys, short};
-use super::layers::{self, Decoder, Encoder, StepShape};
+use super::layers::{self, Decoder, Encoder, Sentence, StepShape};
 use crate::base::{Bindings, Error, Result, Var};
 use crate::format;
 use crate::graph::{Graph, Source};
@@ -13,18 +13,27 @@ use std::collections::HashSet;
 /// What people ask of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
+    /// The name in the file, or that of the file.
     pub name: String,
+    /// The family that computes it, such as `llama`.
     pub family: &'static str,
+    /// Blocks that tokens go through.
     pub layers: usize,
+    /// Elements of a token between blocks.
     pub width: usize,
+    /// Heads of queries.
     pub heads: usize,
+    /// Heads of keys and values.
     pub kv_heads: usize,
+    /// Tokens that there are.
     pub vocab: usize,
     /// Elements of a text's vector, where the model makes one.
     pub embedding: Option<usize>,
     /// Tokens that the model was made for.
     pub context: usize,
+    /// Numbers in all weights.
     pub parameters: u64,
+    /// Bytes of all weights as they are stored.
     pub weight_bytes: u64,
     /// Bytes of state that each token of context takes on a device.
     pub state_bytes_per_token: u64,
@@ -32,12 +41,17 @@ pub struct ModelInfo {
 
 /// A file with its family.
 pub struct Model {
+    /// Where the weights are.
     pub source: ModelSource,
+    /// What computes it.
     pub architecture: Architecture,
+    /// The name in the file, or that of the file.
     pub name: String,
     family: &'static Family,
     notes: Vec<String>,
     derives: bool,
+    /// How a vector of a text is made, where the model makes one.
+    sentence: Option<Sentence>,
 }
 
 /// Tensors that no step needs, wherever in a name these stand.
@@ -90,8 +104,9 @@ impl Model {
         })?;
         check_quantisation(&keys)?;
         let architecture = (family.read)(&keys)?;
+        let sentence = sentence(&keys, &architecture)?;
         let notes = keys.finish(family.harmless)?;
-        let mut model = Model { source, architecture, name, family, notes, derives: false };
+        let mut model = Model { source, architecture, name, family, notes, derives: false, sentence };
         model.derives = model.check_tensors()?;
         Ok(model)
     }
@@ -138,12 +153,14 @@ impl Model {
         }
     }
 
+    /// What generates text with it, where it does.
     pub fn decoder(&self) -> Option<&dyn Decoder> {
         match &self.architecture {
             Architecture::Decoder(d) => Some(&**d),
             Architecture::Encoder(_) => None,
         }
     }
+    /// What makes embeddings with it, where it does.
     pub fn encoder(&self) -> Option<&dyn Encoder> {
         match &self.architecture {
             Architecture::Encoder(e) => Some(&**e),
@@ -151,6 +168,7 @@ impl Model {
         }
     }
 
+    /// Its sizes, for people.
     pub fn info(&self) -> ModelInfo {
         let parameters = self.source.parameters();
         let (name, family, weight_bytes) = (self.name.clone(), self.family.name, self.source.weight_bytes());
@@ -165,7 +183,7 @@ impl Model {
                     heads: s.heads,
                     kv_heads: s.kv_heads,
                     vocab: s.vocab,
-                    embedding: None,
+                    embedding: self.sentence.as_ref().map(|v| v.width(s.width)),
                     context: s.context,
                     parameters,
                     weight_bytes,
@@ -198,8 +216,8 @@ impl Model {
         self.generator().map(|_| ())
     }
     fn generator(&self) -> Result<&dyn Decoder> {
-        self.decoder()
-            .ok_or_else(|| Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text"))
+        let decoder = self.decoder().filter(|_| self.sentence.is_none());
+        decoder.ok_or_else(|| Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text"))
     }
 
     /// The graph of a decoder's step.
@@ -210,26 +228,33 @@ impl Model {
     /// A step that stands for the model's use: one token at half of the context, or one text of 32 tokens.
     pub fn typical_step(&self, context: usize) -> Result<(Graph, Bindings)> {
         match &self.architecture {
-            Architecture::Decoder(_) => {
+            Architecture::Decoder(_) if self.sentence.is_none() => {
                 let total = Var::new("total", context as u32);
                 let step = StepShape { seq: 1.into(), total, context, last_only: true, sequence_parallel: false };
                 let bindings = Bindings::new().with("seq", 1).with("total", (context as u64 / 2).max(1));
                 Ok((self.step_graph(&step)?, bindings))
             }
-            Architecture::Encoder(e) => {
-                let seq = context.min(e.common().sentence.max_tokens).min(256) as u32;
+            _ => {
+                let most = self.sentence.as_ref().map_or(context, |s| s.max_tokens);
+                let seq = context.min(most).min(256) as u32;
                 let graph = self.embed_graph(Var::new("batch", 8), Var::new("seq", seq))?;
                 Ok((graph, Bindings::new().with("batch", 1).with("seq", seq.min(32) as u64)))
             }
         }
     }
 
-    /// The graph of an encoder's batch.
+    /// How a vector of a text is made, where the model makes one.
+    pub fn sentence(&self) -> Option<&Sentence> {
+        self.sentence.as_ref()
+    }
+
+    /// The graph of a batch of texts; of one text at a time where the model is a decoder.
     pub fn embed_graph(&self, batch: Var, seq: Var) -> Result<Graph> {
-        let encoder = self
-            .encoder()
-            .ok_or_else(|| Error::model(&self.name, "generates text: it makes no sentence embeddings"))?;
-        layers::encode(encoder, &self.source, &self.name, batch, seq)
+        match (&self.architecture, &self.sentence) {
+            (Architecture::Encoder(e), _) => layers::encode(&**e, &self.source, &self.name, batch, seq),
+            (Architecture::Decoder(d), Some(sentence)) => layers::embed(&**d, sentence, &self.source, &self.name, seq),
+            _ => Err(Error::model(&self.name, "generates text: it makes no sentence embeddings")),
+        }
     }
 }
 
@@ -250,4 +275,20 @@ fn check_quantisation(at: &Keys) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A folder of sentence-transformers makes vectors of texts, whatever its model.
+fn sentence(at: &Keys, architecture: &Architecture) -> Result<Option<Sentence>> {
+    let decoder = match architecture {
+        Architecture::Encoder(e) => return Ok(Some(e.common().sentence.clone())),
+        Architecture::Decoder(d) => d,
+    };
+    if at.is_gguf() || at.side_json("modules.json")?.is_none() {
+        return Ok(None);
+    }
+    if at.flag("", "is_causal")? == Some(false) {
+        return Err(at.error("has is_causal = false: decoders whose tokens see those before them can be run"));
+    }
+    let s = &decoder.common().sizes;
+    Sentence::read(at, s.width, s.context).map(Some)
 }

@@ -1,6 +1,7 @@
 //! What an op needs to know beside its operands.
 
 use super::collective::Collective;
+use super::window::Window;
 use crate::base::{DType, Dim, Shape};
 use std::fmt;
 
@@ -48,6 +49,7 @@ pub enum Attrs {
     /// Rows of the result.
     Rows(Dim),
     Collective(Box<Collective>),
+    Window(Box<Window>),
     /// `start + index along axis`, of this shape.
     Iota {
         shape: Shape,
@@ -130,6 +132,7 @@ impl fmt::Display for Attrs {
             Attrs::Append { at } => write!(f, "at={at}"),
             Attrs::Rows(n) => write!(f, "rows={n}"),
             Attrs::Collective(c) => write!(f, "{c}"),
+            Attrs::Window(w) => write!(f, "{w}"),
             Attrs::Iota { shape, axis, start, dtype } => write!(f, "{dtype}{shape} axis={axis} start={start}"),
         }
     }

@@ -163,6 +163,14 @@ pub fn cos(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
         b.unary(&NEG, s)
     })
 }
+/// 1 / (1 + x²).
+pub fn atan(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
+    times(b, p, |b, x, _| {
+        let (one, square) = (b.constant(1.0), b.binary(&MUL, x, x)?);
+        let sum = b.binary(&ADD, one, square)?;
+        b.binary(&DIV, one, sum)
+    })
+}
 /// 1 / (1 + x).
 pub fn log1p(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
     times(b, p, |b, x, _| {
@@ -190,6 +198,15 @@ pub fn pow(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
         b.binary(&MUL, p.up, slope)
     })?;
     Ok(vec![base, exponent])
+}
+/// x by 1, y by minus the whole number that was taken off: (r − x) / y.
+pub fn remainder(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
+    let times = |b: &mut dyn Build| {
+        let taken = b.binary(&SUB, p.out, p.args[0])?;
+        let taken = b.binary(&DIV, taken, p.args[1])?;
+        b.binary(&MUL, p.up, taken)
+    };
+    Ok(vec![to(b, p, 0, |_| Ok(p.up))?, to(b, p, 1, times)?])
 }
 /// y (1 − y).
 pub fn sigmoid(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {

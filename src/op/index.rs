@@ -2,13 +2,13 @@
 
 use super::case::{f32s, normal, of};
 use super::*;
-use crate::base::{DType, Dim, TYPICAL};
+use crate::base::{DType, Dim, Shape, TYPICAL};
 
 ops! {
     GATHER = OpDef {
         name: "gather",
         doc: "Rows of a table: y[i…, …] = table[ids[i…], …]. ids is u32 or i32; an id outside of the table gives a row of zeros. \
-              The table is of any float type and decoded to f32; a quantised one is [rows, width].",
+              A table of a float type is decoded to f32, one of integers or truth keeps its type; a quantised one is [rows, width].",
         rule: gather_rule,
         shard: shard::gather,
         cost: rule::free,
@@ -23,6 +23,9 @@ ops! {
                 Case::new(vec![normal([7]), ids(129)], Attrs::None),
                 Case::new(vec![normal([7, 2, 3]), (of(DType::U32, [2, 4]), Fill::Below(7))], Attrs::None),
                 Case::new(vec![normal([7, 3]), ids(0)], Attrs::None),
+                Case::new(vec![(of(DType::I32, [7, 3]), Fill::Ties), ids(5)], Attrs::None),
+                Case::new(vec![(of(DType::U32, [7]), Fill::Below(99)), ids(5)], Attrs::None),
+                Case::new(vec![(of(DType::Bool, [7, 2]), Fill::Truth), ids(3)], Attrs::None),
             ];
             for dtype in DType::weights().filter(|d| *d != DType::F32) {
                 let width = 96_usize.next_multiple_of(dtype.block()) as i64;
@@ -60,6 +63,31 @@ ops! {
             ErrorCase::new(vec![f32s([3, 4]), f32s([3])], Attrs::Rows(2.into()), "ids are f32, they must be u32 or i32"),
             ErrorCase::new(vec![f32s([3, 4]), of(DType::U32, [2])], Attrs::Rows(2.into()), "x is [3, 4], it must begin as the ids [2]"),
             ErrorCase::new(vec![of(DType::F16, [2, 4]), of(DType::U32, [2])], Attrs::Rows(2.into()), "x is f16, it must be f32"),
+        ],
+    };
+    SCATTER = OpDef {
+        name: "scatter",
+        doc: "x with rows replaced: y[ids[i], …] = new[i, …], all other rows those of x [rows, …]. Of equal ids the last wins; an id outside of x is passed over.",
+        rule: scatter_rule,
+        shard: |_, t, _| shard::columns(t),
+        cost: rule::free,
+        body: Body::Composite { define: scatter, fused: Fused::Parts },
+        grad: Grad::Definition,
+        within: Within::EXACT,
+        cases: || {
+            let case = |x: Type, ids: Type, new: Type, fill| Case::new(vec![(x, fill), (ids, Fill::Below(9)), (new, fill)], Attrs::None);
+            vec![
+                case(f32s([9, 3]), of(DType::U32, [4]), f32s([4, 3]), Fill::Normal),
+                case(f32s([7]), of(DType::I32, [17]), f32s([17]), Fill::Normal),
+                case(of(DType::I32, [5, 2, 3]), of(DType::U32, [3]), of(DType::I32, [3, 2, 3]), Fill::Ties),
+                case(f32s([5, 2]), of(DType::U32, [0]), f32s([0, 2]), Fill::Normal),
+                case(of(DType::F16, [9, 4]), of(DType::U32, [3]), of(DType::F16, [3, 4]), Fill::Normal),
+            ]
+        },
+        errors: || vec![
+            ErrorCase::new(vec![f32s([3, 4]), f32s([2]), f32s([2, 4])], Attrs::None, "ids are f32[2], they must be one axis of u32 or i32"),
+            ErrorCase::new(vec![f32s([3, 4]), of(DType::U32, [2]), f32s([2, 5])], Attrs::None, "2 rows of [2, 5] do not fit [3, 4]"),
+            ErrorCase::new(vec![f32s([3, 4]), of(DType::U32, [2]), of(DType::I32, [2, 4])], Attrs::None, "the new rows are i32, x is f32"),
         ],
     };
     CONCAT = OpDef {
@@ -211,9 +239,6 @@ fn gather_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
     if !ids.dtype.is_int() {
         return rule::err("gather", format!("ids are {}, they must be u32 or i32", ids.dtype));
     }
-    if !table.dtype.is_float() {
-        return rule::err("gather", format!("the table is {}, it must be a float type", table.dtype));
-    }
     if table.shape.rank() == 0 {
         return rule::err("gather", "the table is a scalar, it must have rows");
     }
@@ -221,7 +246,53 @@ fn gather_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
         return rule::err("gather", format!("the quantised table is {}, it must be [rows, width]", table.shape));
     }
     let dims = ids.shape.iter().chain(&table.shape[1..]).copied().collect::<Vec<_>>();
-    Ok(Type::f32(dims))
+    Ok(Type::new(if table.dtype.is_float() { DType::F32 } else { table.dtype }, dims))
+}
+
+fn scatter_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
+    rule::arity("scatter", types, 3)?;
+    let (x, ids, new) = (&types[0], &types[1], &types[2]);
+    if !ids.dtype.is_int() || ids.shape.rank() != 1 {
+        return rule::err("scatter", format!("ids are {ids}, they must be one axis of u32 or i32"));
+    }
+    if x.dtype != new.dtype || x.dtype.is_quantised() {
+        return rule::err("scatter", format!("the new rows are {}, x is {}", new.dtype, x.dtype));
+    }
+    let fits = x.shape.rank() > 0 && new.shape.rank() == x.shape.rank() && new.shape[1..] == x.shape[1..];
+    if !fits || new.shape[0] != ids.shape[0] {
+        return rule::err("scatter", format!("{} rows of {} do not fit {}", ids.shape[0], new.shape, x.shape));
+    }
+    // Places are compared as f32.
+    if ids.shape[0].bound() > 1 << 24 {
+        return rule::err("scatter", format!("{} rows are replaced, at most {} can be", ids.shape[0], 1 << 24));
+    }
+    Ok(Type::new(if x.dtype.is_float() { DType::F32 } else { x.dtype }, x.shape.clone()))
+}
+
+/// For each row the last id that names it; then the new row where there is one.
+fn scatter(b: &mut dyn Build, _: &Attrs, args: &[Value]) -> Result<Value> {
+    let (x, n) = (b.shape(args[0]), b.shape(args[1])[0]);
+    let (rows, one) = (x[0], Dim::new(1));
+    let narrow = b.ty(args[0]).dtype.is_narrow();
+    let old = if narrow { b.apply(&CAST, Attrs::Cast(DType::F32), &args[..1])? } else { args[0] };
+    if n.is(0) {
+        let none = if narrow { b.apply(&CAST, Attrs::Cast(DType::F32), &args[2..])? } else { args[2] };
+        return b.concat(&[old, none], 0);
+    }
+    let count = |shape: Vec<Dim>, axis, dtype| Attrs::Iota { shape: Shape(shape), axis, start: 0.into(), dtype };
+    let each = b.apply(&IOTA, count(vec![rows, one], 0, DType::I32), &[])?;
+    let ids = b.apply(&CAST, Attrs::Cast(DType::I32), &[args[1]])?;
+    let ids = b.reshape(ids, vec![one, n])?;
+    let named = b.binary(&EQ, each, ids)?;
+    let (place, none) = (b.apply(&IOTA, count(vec![one, n], 1, DType::F32), &[])?, b.constant(-1.0));
+    let place = b.apply(&WHERE, Attrs::None, &[named, place, none])?;
+    let last = b.apply(&MAX, Attrs::Reduce { axes: vec![1], keep: false }, &[place])?;
+    let at = b.apply(&CAST, Attrs::Cast(DType::I32), &[last])?;
+    let new = b.binary(&GATHER, args[2], at)?;
+    let zero = b.constant(0.0);
+    let replaced = b.binary(&GE, last, zero)?;
+    let replaced = b.reshape(replaced, [vec![rows], vec![one; x.rank() - 1]].concat())?;
+    b.apply(&WHERE, Attrs::None, &[replaced, new, old])
 }
 
 fn scatter_add_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {

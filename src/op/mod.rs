@@ -12,13 +12,16 @@ pub mod collective;
 mod expert;
 mod grad;
 mod index;
+mod logic;
 mod matmul;
 mod norm;
 mod reduce;
 mod rule;
 mod scalar;
+mod scan;
 pub mod shard;
 mod view;
+mod window;
 
 pub use attention::{ATTENTION, ATTENTION_PART, ROPE};
 pub use attrs::{Attention, Attrs, RopeLayout};
@@ -30,13 +33,16 @@ pub use collective::{
 };
 pub use expert::EXPERT_MATMUL;
 pub use grad::{Grad, Pull};
-pub use index::{APPEND, ASSIGN, CAST, CONCAT, GATHER, IOTA, PAD, SCATTER_ADD};
+pub use index::{APPEND, ASSIGN, CAST, CONCAT, GATHER, IOTA, PAD, SCATTER, SCATTER_ADD};
+pub use logic::{AND, MOD, NOT, OR, REM, SHL, SHR, XOR};
 pub use matmul::MATMUL;
 pub use norm::{LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX};
 pub use reduce::{ARGMAX, MAX, MEAN, MIN, SUM};
 pub use scalar::*;
+pub use scan::{CUMPROD, CUMSUM, INT_MAX, INT_MIN, INT_SUM, PROD, TOP_INDICES};
 pub use shard::Strategy;
 pub use view::{BROADCAST, RESHAPE, SLICE, TRANSPOSE};
+pub use window::{AVG_POOL, CONV, MAX_POOL, Window};
 
 use crate::base::{Expr, Result, Type};
 
@@ -158,8 +164,11 @@ pub fn table() -> impl Iterator<Item = &'static OpDef> {
         expert::FAMILY,
         norm::FAMILY,
         attention::FAMILY,
+        window::FAMILY,
         scalar::FAMILY,
+        logic::FAMILY,
         reduce::FAMILY,
+        scan::FAMILY,
         index::FAMILY,
         view::FAMILY,
         collective::FAMILY,

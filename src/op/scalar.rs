@@ -115,6 +115,7 @@ ops! {
     // WGSL promises sin and cos within 2⁻¹¹, and only for |x| ≤ π: the argument is brought there first.
     SIN = unary!("sin", "sin x, element by element, x in radians. Within 2⁻¹¹ as WGSL promises.", "sin(x - 6.2831853 * round(x * 0.15915494))", f64::sin, grad::sin, Within::abs(5e-4), Fill::Normal);
     COS = unary!("cos", "cos x, element by element, x in radians. Within 2⁻¹¹ as WGSL promises.", "cos(x - 6.2831853 * round(x * 0.15915494))", f64::cos, grad::cos, Within::abs(5e-4), Fill::Normal);
+    ATAN = unary!("atan", "The angle in radians whose tangent is x, element by element. Within 4096 units in the last place, as WGSL promises.", "atan(x)", f64::atan, grad::atan, Within { abs: 1e-6, rel: 6e-4 }, Fill::Wide);
     SIGMOID = unary!("sigmoid", "1 / (1 + e⁻ˣ), element by element.", "1.0 / (1.0 + exp(-clamp(x, -80.0, 80.0)))", |x: f64| 1.0 / (1.0 + (-x).exp()), grad::sigmoid, Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
     SILU = unary!("silu", "x · sigmoid(x), element by element.", "x / (1.0 + exp(-clamp(x, -80.0, 80.0)))", |x: f64| x / (1.0 + (-x).exp()), grad::silu, Within { abs: 1e-6, rel: 1e-5 }, Fill::Wide);
     GELU = unary!("gelu", "x · Φ(x) = x/2 · (1 + erf(x/√2)), element by element (Hendrycks and Gimpel, 2016).", "0.5 * x * (1.0 + erf_series(x * 0.70710678))", |x: f64| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)), grad::gelu, Within { abs: 2e-6, rel: 1e-5 }, Fill::Wide);

@@ -117,7 +117,8 @@ pub fn reduce(attrs: &Attrs, types: &[Type], _: &Type, combine: Option<Combine>)
 /// the piece's start); a table split by columns gives columns.
 pub fn gather(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
     let ids = types[1].shape.rank();
-    let mut all = vec![strategy(vec![Split(0), Whole], SUM)];
+    // Parts are sums of floats.
+    let mut all = if types[0].dtype.is_float() { vec![strategy(vec![Split(0), Whole], SUM)] } else { vec![] };
     all.extend((0..ids).map(|a| strategy(vec![Whole, Split(a)], Split(a))));
     all.extend((1..types[0].shape.rank()).map(|a| strategy(vec![Split(a), Whole], Split(ids + a - 1))));
     all
@@ -151,7 +152,7 @@ pub fn assign(_: &Attrs, types: &[Type], out: &Type) -> Vec<Strategy> {
 }
 
 /// All operands along one axis, but the given one.
-fn all_but(types: &[Type], out: &Type, but: usize) -> Vec<Strategy> {
+pub fn all_but(types: &[Type], out: &Type, but: usize) -> Vec<Strategy> {
     let same = |axis| strategy(vec![Split(axis); types.len()], Split(axis));
     (0..out.shape.rank()).filter(|a| *a != but && !out.shape[*a].is(1)).map(same).collect()
 }
@@ -262,4 +263,10 @@ pub fn ratio(from: Dim, to: Dim) -> Option<(u32, bool)> {
         (_, 0) if a > 0 => u32::try_from(b / a).ok().map(|n| (n, true)),
         _ => None,
     }
+}
+
+/// All axes behind the first, of the first operand and the last; the one between them is whole.
+pub fn columns(types: &[Type]) -> Vec<Strategy> {
+    let axes = (1..types[0].shape.rank()).filter(|a| !types[0].shape[*a].is(1));
+    axes.map(|a| strategy(vec![Split(a), Whole, Split(a)], Split(a))).collect()
 }

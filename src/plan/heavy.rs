@@ -235,17 +235,23 @@ fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
             super::Role::Weight { rows, .. } if split => Expr::new(rows.len() as i64),
             _ => all.clone(),
         };
-        let mut bounds = vec![bound("ids", ids.buffer, "u32", false), bound("y", l.buffers(v)[0], "f32", true)];
+        let element = scalar_type(table.dtype);
+        let mut bounds = vec![bound("ids", ids.buffer, "u32", false), bound("y", l.buffers(v)[0], element, true)];
         let right = Right { dtype: table.dtype, rows: true, texels: l.plan.buffer(buffer).texels };
-        bounds.extend(right_bounds(l, right, buffer, width.bound(), Form::Tiled));
+        let load = if table.dtype.is_float() {
+            bounds.extend(right_bounds(l, right, buffer, width.bound(), Form::Tiled));
+            right.access(Form::Tiled) + &matmul::load_b(right)
+        } else {
+            bounds.push(bound("b", buffer, element, false));
+            format!("fn load_b(zb: u32, i: u32, row: u32) -> {element} {{ return b[zb + row * p.b_row + i]; }}\n")
+        };
         let beside = beside_at(l, right.dtype, buffer, width.bound());
         let text = interface(
             &bounds,
             &[],
             &["n", "width", "ids0", "y0", "row0", "rows", "all", "b0", "k", "b_row", "b_col", "s0", "s1"],
-        ) + &right.access(Form::Tiled)
-            + &matmul::load_b(right)
-            + "fn element(row: u32, i: u32) -> f32 { return load_b(p.b0, i, row); }\n";
+        ) + &load
+            + &format!("alias R = {element};\nfn element(row: u32, i: u32) -> R {{ return load_b(p.b0, i, row); }}\n");
         let kernel = Kernel::new(&crate::kernel::GATHER).hole("table", text);
         let params = vec![
             u("n", n.clone()),

@@ -2,7 +2,7 @@
 //! keys and values of a layer, gate and up of a gated network. A device does one large product better than three small.
 
 use crate::base::{DType, Part, Result, Type};
-use crate::graph::{Graph, Source};
+use crate::graph::{Graph, Rewritten, Source};
 use crate::op::{Attrs, Build, MATMUL, SLICE, Value};
 use std::collections::HashMap;
 
@@ -18,38 +18,25 @@ pub fn join(graph: &Graph) -> Result<Graph> {
             before += columns(graph, *v);
         }
     }
-    let mut out = Graph::default();
-    let mut map: HashMap<Value, Value> = HashMap::new();
     let mut joined: HashMap<usize, Value> = HashMap::new();
-    for v in graph.values() {
+    graph.rewrite(|out, v, map| {
         let node = graph.node(v);
-        out.set_place(node.name.clone());
-        out.set_layer(node.layer);
-        let new = match (&node.source, member.get(&v)) {
-            (Source::Op { args, .. }, Some(&(g, start))) => {
-                let y = match joined.get(&g) {
-                    Some(y) => *y,
-                    None => {
-                        let w = weight(graph, &mut out, &groups[g]);
-                        let y = out.apply(&MATMUL, Attrs::Matmul { ta: false, tb: true }, &[map[&args[0]], w])?;
-                        joined.insert(g, y);
-                        y
-                    }
-                };
-                let axis = node.ty.shape.rank() - 1;
-                out.apply(&SLICE, Attrs::Slice { axis, start: start.into(), len: node.ty.shape[axis], step: 1 }, &[y])?
-            }
-            (Source::Op { def, attrs, args }, None) => {
-                let args: Vec<Value> = args.iter().map(|a| map[a]).collect();
-                out.apply(def, attrs.clone(), &args)?
-            }
-            (Source::Const(x), _) => out.constant(*x),
-            (source, _) => out.push(source.clone(), node.ty.clone(), node.name.clone()),
+        let (Source::Op { args, .. }, Some(&(g, start))) = (&node.source, member.get(&v)) else {
+            return Ok(Rewritten::Same);
         };
-        map.insert(v, new);
-    }
-    out.outputs = graph.outputs.iter().map(|(n, v)| (n.clone(), map[v])).collect();
-    Ok(out)
+        let y = match joined.get(&g) {
+            Some(y) => *y,
+            None => {
+                let w = weight(graph, out, &groups[g]);
+                let y = out.apply(&MATMUL, Attrs::Matmul { ta: false, tb: true }, &[map[&args[0]], w])?;
+                joined.insert(g, y);
+                y
+            }
+        };
+        let axis = node.ty.shape.rank() - 1;
+        let columns = Attrs::Slice { axis, start: start.into(), len: node.ty.shape[axis], step: 1 };
+        out.apply(&SLICE, columns, &[y]).map(Rewritten::As)
+    })
 }
 
 fn columns(graph: &Graph, v: Value) -> i64 {

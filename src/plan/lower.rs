@@ -158,7 +158,9 @@ impl Places {
 
     /// Whether what the host writes goes into textures, of which the largest has `bytes`.
     fn in_texels(&self, graph: &Graph, v: Value, bytes: u64, caps: &Caps) -> bool {
-        self.texels && bytes <= caps.texture_bytes() && graph.is_right_or_table(v)
+        // Texels hold the bits of floats.
+        let floats = graph.node(v).ty.dtype.is_float();
+        self.texels && floats && bytes <= caps.texture_bytes() && graph.is_right_or_table(v)
     }
 
     fn push(&mut self, buffer: Buffer) -> BufferId {

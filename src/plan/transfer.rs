@@ -13,7 +13,7 @@ pub struct Policy {
     pub algorithm: Option<Algorithm>,
     /// Seconds that a round takes beside its bytes.
     pub latency: f64,
-    /// Bytes a second that leave a rank.
+    /// Bytes per second that leave a rank.
     pub bandwidth: f64,
 }
 

@@ -191,6 +191,15 @@ impl<T: Real> Call<'_, T> {
             offset: 0,
         };
         let inner: Vec<usize> = row.offsets().collect();
+        if let Data::Ints(x) = &table.data {
+            let of = |id: f64, j: usize| match id >= 0.0 && (id as usize) < rows {
+                true => x[table.offset + id as usize * table.strides[0] + j],
+                false => 0,
+            };
+            let places = ids.offsets().map(|i| ids.at(i));
+            let all = places.flat_map(|id| inner.iter().map(move |j| (id, *j))).map(|(id, j)| of(id, j));
+            return Ok(Tensor::ints(all.collect(), &self.shape));
+        }
         let mut out: Vec<T> = Vec::with_capacity(self.shape.iter().product());
         for i in ids.offsets() {
             let id = ids.at(i);

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 /// A prompt, and how it is to be answered.
 pub struct Request {
+    /// The prompt, how tokens are chosen, and how many.
     pub generate: Generate,
     /// The answer ends before the first of these; they are never given out.
     pub stop: Vec<String>,
@@ -64,7 +65,9 @@ impl Reason {
 /// An answer's figures.
 #[derive(Debug, Clone)]
 pub struct Ended {
+    /// Why it ended.
     pub reason: Reason,
+    /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Of those, what was not computed again.
     pub cached_tokens: usize,
@@ -72,7 +75,9 @@ pub struct Ended {
     pub tokens: usize,
     /// Time in the queue, from there to the first token, and of all later tokens.
     pub waited: Duration,
+    /// From there to the first token.
     pub prefill: Duration,
+    /// Of all later tokens.
     pub decode: Duration,
 }
 

@@ -31,6 +31,7 @@ impl Default for Limits {
 pub enum State {
     /// The model is being opened; the last thing that was said of it.
     Loading(String),
+    /// It answers.
     Ready(Arc<Card>),
     /// The model could not be opened, or the engine ended.
     Failed(Error),
@@ -39,8 +40,11 @@ pub enum State {
 /// What callers may know of a model that is open.
 #[derive(Debug)]
 pub struct Card {
+    /// Its sizes.
     pub info: ModelInfo,
+    /// The device.
     pub adapter: String,
+    /// What it does.
     pub kind: Kind,
 }
 
@@ -182,6 +186,7 @@ impl Engine {
         Ok((vectors, tokens))
     }
 
+    /// Where it stands now.
     pub fn state(&self) -> State {
         self.shared.state.borrow().clone()
     }
@@ -204,6 +209,7 @@ impl Engine {
     pub fn waiting(&self) -> usize {
         self.shared.waiting()
     }
+    /// What it has done so far.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }

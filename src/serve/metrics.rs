@@ -41,20 +41,29 @@ impl Histogram {
 /// Counters of one engine.
 #[derive(Default)]
 pub struct Metrics {
+    /// Requests that came.
     pub submitted: AtomicU64,
     /// Refused because the queue was full.
     pub busy: AtomicU64,
+    /// Requests that were answered.
     pub finished: AtomicU64,
+    /// Requests that callers gave up.
     pub cancelled: AtomicU64,
+    /// Requests whose deadline passed.
     pub expired: AtomicU64,
+    /// Requests that ended with an error.
     pub failed: AtomicU64,
+    /// Tokens of prompts.
     pub prompt_tokens: AtomicU64,
     /// Prompt tokens whose keys and values were there already.
     pub cached_tokens: AtomicU64,
+    /// Tokens made.
     pub generated_tokens: AtomicU64,
+    /// Texts embedded.
     pub embedded_texts: AtomicU64,
     /// Devices that were lost and opened anew.
     pub devices_lost: AtomicU64,
+    /// Requests that are being computed.
     pub running: AtomicU64,
     /// Seconds of a decode step with its sampling.
     pub decode: Histogram,

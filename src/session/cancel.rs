@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Cancel(pub Arc<AtomicBool>);
 
 impl Cancel {
+    /// # Errors
+    /// [`Error::Cancelled`](crate::base::Error::Cancelled), once it was cancelled.
     pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }

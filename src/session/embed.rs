@@ -40,10 +40,7 @@ impl Embedder {
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
         let info = model.info();
         model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
-        let sentence = match model.encoder() {
-            Some(encoder) => encoder.common().sentence.clone(),
-            None => Sentence::mean(info.context),
-        };
+        let sentence = model.sentence().cloned().unwrap_or_else(|| Sentence::mean(info.context));
         let tokens = options.context.unwrap_or(sentence.max_tokens).min(info.context);
         if tokens == 0 {
             return Err(Error::usage(format!(
@@ -51,7 +48,7 @@ impl Embedder {
                 info.name, info.context
             )));
         }
-        let batch = (BATCH_TOKENS / tokens).clamp(1, BATCH);
+        let batch = if model.decoder().is_some() { 1 } else { (BATCH_TOKENS / tokens).clamp(1, BATCH) };
         let graph = model.embed_graph(Var::new("batch", batch as u32), Var::new("seq", tokens as u32))?;
         let json = model
             .source
@@ -68,9 +65,11 @@ impl Embedder {
     pub(super) fn engine(&mut self) -> &mut Engine {
         &mut self.engine
     }
+    /// The sizes of the model.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
+    /// The name of the device, or what the CPU does.
     pub fn adapter(&self) -> String {
         self.engine.adapter()
     }
@@ -82,6 +81,7 @@ impl Embedder {
     pub fn threads(&self) -> usize {
         self.engine.threads()
     }
+    /// The most bytes held at once so far.
     pub fn peak_bytes(&self) -> u64 {
         self.engine.peak_bytes()
     }
@@ -89,6 +89,7 @@ impl Embedder {
     pub fn max_tokens(&self) -> usize {
         self.tokens
     }
+    /// What turns text into ids and back.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

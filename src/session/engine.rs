@@ -303,6 +303,7 @@ impl Engine {
         }
     }
 
+    /// The name of the device, or what the CPU does.
     pub fn adapter(&self) -> String {
         match &self.inner {
             Inner::Device { store, .. } => format!("{} ({})", store.gpu().report.name, store.gpu().report.backend),
@@ -337,6 +338,7 @@ impl Engine {
         }
     }
 
+    /// The most bytes that weights, states and values took at once.
     pub fn peak_bytes(&self) -> u64 {
         match &self.inner {
             Inner::Device { store, .. } => store.gpu().peak_bytes(),

@@ -34,7 +34,9 @@ pub struct Generator {
 /// What to generate.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// Ids of the prompt.
     pub prompt: Vec<u32>,
+    /// How tokens are chosen.
     pub sampling: Sampling,
     /// The most tokens to make; to the context's end if `None`.
     pub max_tokens: Option<usize>,
@@ -45,9 +47,11 @@ pub struct Request {
 /// One token, as soon as it is chosen.
 #[derive(Debug, Clone)]
 pub struct Token {
+    /// The token.
     pub id: u32,
     /// The text that it completes: empty for a part of a character and for markers.
     pub text: String,
+    /// The natural logarithm of its probability.
     pub logprob: f32,
     /// The likeliest tokens here, as many as were asked for.
     pub top: Vec<Alternative>,
@@ -56,8 +60,11 @@ pub struct Token {
 /// A token that could have been chosen.
 #[derive(Debug, Clone)]
 pub struct Alternative {
+    /// The token.
     pub id: u32,
+    /// What it reads as.
     pub text: String,
+    /// The natural logarithm of its probability.
     pub logprob: f32,
 }
 
@@ -75,6 +82,7 @@ pub enum Stop {
 }
 
 impl Stop {
+    /// One word for it, such as `length`.
     pub fn name(self) -> &'static str {
         match self {
             Stop::End => "end",
@@ -88,15 +96,21 @@ impl Stop {
 /// A generation's figures.
 #[derive(Debug, Clone)]
 pub struct Finished {
+    /// Why it stopped.
     pub stop: Stop,
+    /// Tokens made.
     pub tokens: usize,
+    /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Of those, what was in the cache already.
     pub cached_tokens: usize,
     /// Prompt tokens that were not in the cache, a second.
     pub prompt_per_second: f64,
+    /// Tokens made, per second.
     pub tokens_per_second: f64,
+    /// The device.
     pub adapter: String,
+    /// The most bytes held at once.
     pub peak_bytes: u64,
 }
 
@@ -140,15 +154,19 @@ impl Generator {
     pub(super) fn stops(&self) -> &[u32] {
         &self.words.stops
     }
+    /// The sizes of the model.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
+    /// What turns text into ids and back.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.words.tokenizer
     }
+    /// Tokens that fit into a conversation.
     pub fn context(&self) -> usize {
         self.context
     }
+    /// The name of the device, or what the CPU does.
     pub fn adapter(&self) -> String {
         self.engine.adapter()
     }
@@ -160,6 +178,7 @@ impl Generator {
     pub fn threads(&self) -> usize {
         self.engine.threads()
     }
+    /// The most bytes held at once so far.
     pub fn peak_bytes(&self) -> u64 {
         self.engine.peak_bytes()
     }

@@ -3,7 +3,7 @@
 use super::{DeviceChoice, Embedder, Generator, Notice, Options, pick};
 use crate::base::{Error, Result};
 use crate::model::source::{Cursor, Head};
-use crate::model::{Architecture, Model, ModelSource};
+use crate::model::{Model, ModelSource};
 use std::collections::HashMap;
 
 /// Bytes of a head that are waited for before it is first read; then for twice as many, and so on.
@@ -28,15 +28,17 @@ enum Stage {
 
 /// What a file turned out to be.
 pub enum Opened {
+    /// It generates text.
     Generator(Box<Generator>),
+    /// It makes embeddings.
     Embedder(Box<Embedder>),
 }
 
 impl Opened {
     async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Opened> {
-        Ok(match model.architecture {
-            Architecture::Decoder(_) => Opened::Generator(Box::new(Generator::with(model, options, notify).await?)),
-            Architecture::Encoder(_) => Opened::Embedder(Box::new(Embedder::with(model, options, notify).await?)),
+        Ok(match model.sentence() {
+            None => Opened::Generator(Box::new(Generator::with(model, options, notify).await?)),
+            Some(_) => Opened::Embedder(Box::new(Embedder::with(model, options, notify).await?)),
         })
     }
     fn engine(&mut self) -> &mut super::Engine {

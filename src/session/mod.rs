@@ -59,6 +59,7 @@ use std::sync::Arc;
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// Where it runs.
     pub device: DeviceChoice,
     /// Tokens of context; the model's own, up to 4,096, where not given.
     pub context: Option<usize>,
@@ -94,5 +95,10 @@ pub enum Notice {
     /// A sentence for people.
     Say(String),
     /// Pipelines compiled, of how many.
-    Compiling { done: usize, of: usize },
+    Compiling {
+        /// How many are.
+        done: usize,
+        /// How many there are.
+        of: usize,
+    },
 }

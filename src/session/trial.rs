@@ -167,7 +167,7 @@ struct Step {
 
 fn steps(model: &Model, n: usize) -> Result<Vec<Step>> {
     let ids: Vec<u32> = (0..n as u32).map(|i| (i * 97 + 13) % model.info().vocab as u32).collect();
-    if model.encoder().is_some() {
+    if model.sentence().is_some() {
         let graph = model.embed_graph(Var::new("batch", 1), Var::new("seq", n as u32))?;
         let mask = Array { dtype: DType::Bool, ..Array::u32(&[1, n], &vec![1; n]) };
         let inputs = vec![("tokens", Array::u32(&[1, n], &ids)), ("mask", mask)];

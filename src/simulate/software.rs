@@ -11,8 +11,9 @@ macro_rules! shipped {
 }
 
 /// The stacks that come along: name and file text.
-pub const SHIPPED: [(&str, &str); 11] = shipped![
+pub const SHIPPED: [(&str, &str); 12] = shipped![
     "megatron-core",
+    "megatron-core-26.06",
     "deepspeed-2021",
     "fsdp2",
     "torchtitan",

@@ -36,6 +36,7 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// Against repeating what came before word by word.
     pub dry: Option<Dry>,
+    /// Where random numbers begin: equal seeds make equal choices.
     pub seed: u64,
 }
 
@@ -93,6 +94,7 @@ pub trait Constraint: Send {
 }
 
 impl Sampling {
+    /// Always the likeliest token.
     pub fn greedy() -> Self {
         Sampling { temperature: 0.0, ..Self::default() }
     }

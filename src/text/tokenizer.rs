@@ -113,12 +113,14 @@ impl Tokenizer {
             Engine::Json(e) => e.is_marker(id),
         }
     }
+    /// The id of a token by its text, markers included.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         match &self.0 {
             Engine::Vocabulary(e) => e.token_id(token),
             Engine::Json(e) => e.token_id(token),
         }
     }
+    /// Tokens that there are.
     pub fn vocab_size(&self) -> usize {
         match &self.0 {
             Engine::Vocabulary(e) => e.len(),

@@ -111,7 +111,7 @@ fn about(d: &Device) -> String {
     let price = d.price.map_or(String::new(), |p| format!(", {p}"));
     let source = if d.source.is_empty() { String::new() } else { format!("    source    {}\n", d.source) };
     format!(
-        "    memory    {} at {}\n    peak      {} operations a second, dense\n    power     {} idle, limit {}{price}\n{source}",
+        "    memory    {} at {}\n    peak      {} operations per second, dense\n    power     {} idle, limit {}{price}\n{source}",
         d.memory,
         d.bandwidth,
         rates.join(", "),

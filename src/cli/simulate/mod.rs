@@ -46,7 +46,7 @@ pub struct Simulate {
     /// Number format of weights and products [default: bf16 where the device has it]
     #[arg(long, value_name = "FORMAT")]
     dtype: Option<Precision>,
-    /// The software: megatron-core, nemo, fsdp2, torchtitan, llm-foundry, deepspeed-2021 train; trtllm, vllm, sglang serve; warpweft does both [default: megatron-core, or fsdp2 with --zero 3]
+    /// The software: megatron-core, megatron-core-26.06, nemo, fsdp2, torchtitan, llm-foundry, deepspeed-2021 train; trtllm, vllm, sglang serve; warpweft does both [default: megatron-core, or fsdp2 with --zero 3]
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
     /// As JSON

@@ -94,7 +94,7 @@ impl Plans {
                 self.past, info.name, info.context
             )));
         }
-        let encodes = model.encoder().is_some();
+        let encodes = model.sentence().is_some();
         if encodes && self.past > 0 {
             return Err(Error::usage(format!("{} is an encoder: it has no cache, leave --past out", info.name)));
         }

@@ -3,6 +3,7 @@
 use super::{Architecture, Family};
 use crate::base::Result;
 use crate::graph::Tensor;
+use crate::model::gguf::Value;
 use crate::model::keys::Keys;
 use crate::model::layers::{
     Attention, Blocks, Common, Decoder, Defaults, Names, Norm, QkNorm, Rope, ShortConv, SizeDefaults,
@@ -10,7 +11,7 @@ use crate::model::layers::{
 
 pub static FAMILY: Family = Family {
     name: "lfm2",
-    gguf: &[],
+    gguf: &["lfm2"],
     hugging_face: &["lfm2"],
     read: |at| Ok(Architecture::Decoder(Box::new(Lfm2::read(at)?))),
     harmless: &[
@@ -51,7 +52,7 @@ impl Lfm2 {
     fn read(at: &Keys) -> Result<Lfm2> {
         let sizes = SizeDefaults { kv_heads: Some(8), ..SizeDefaults::default() };
         let d = Defaults { sizes, eps: 1e-5, tied: Some(true), rope_base: 1e6, ..Defaults::default() };
-        let width = at.size("", "hidden_size")?;
+        let width = at.size("embedding_length", "hidden_size")?;
         let parts = &[
             ("output_norm", "embedding_norm"),
             ("attn_norm", "operator_norm"),
@@ -66,15 +67,25 @@ impl Lfm2 {
             ("shortconv.conv", "conv.conv"),
             ("shortconv.out_proj", "conv.out_proj"),
         ];
-        let names = Names::new(false, parts);
+        let mut names = Names::new(at.is_gguf(), parts);
+        if at.is_gguf() && at.has_tensor("token_embd_norm.weight") {
+            names.gguf_names = vec![("output_norm", "token_embd_norm")];
+        }
         let names = names.with_fused("shortconv.in_proj", &[("conv_b", width), ("conv_c", width), ("conv_x", width)]);
         let mut common = Common::read(at, names, &d)?;
-        common.norm = Norm::Rms(at.real("", "norm_eps", 0.0, 1e-5)? as f32);
-        common.ffn = inner(at, common.ffn)?;
+        if !at.is_gguf() {
+            common.norm = Norm::Rms(at.real("", "norm_eps", 0.0, 1e-5)? as f32);
+            common.ffn = inner(at, common.ffn)?;
+        }
         let n = common.sizes.layers;
         let types = at.texts("layer_types")?;
         let attends: Vec<bool> = match (types, at.integers("full_attn_idxs")?) {
             (Some(types), _) => types.iter().map(|t| t == "full_attention").collect(),
+            // GGUF files give a layer that convolves no key heads.
+            (None, None) if at.is_gguf() => match at.gguf_value("attention.head_count_kv") {
+                Some(Value::Ints(heads)) => heads.iter().map(|n| *n != 0).collect(),
+                _ => vec![true; n],
+            },
             (None, Some(full)) => (0..n).map(|i| full.contains(&(i as i64))).collect(),
             (None, None) => vec![true; n],
         };
@@ -84,7 +95,7 @@ impl Lfm2 {
         if at.flag("", "conv_bias")?.unwrap_or(false) {
             return Err(at.error("has conv_bias = true, which this version does not compute with"));
         }
-        let taps = at.optional_size("", "conv_L_cache")?.unwrap_or(3);
+        let taps = at.optional_size("shortconv.l_cache", "conv_L_cache")?.unwrap_or(3);
         if taps > 64 {
             return Err(at.error(format!("convolves {taps} tokens: up to 64 can be run")));
         }

@@ -54,6 +54,7 @@ impl Default for Defaults {
 impl Common {
     /// From GGUF metadata or a config.json, with RMS norms.
     pub fn read(at: &Keys, names: Names, d: &Defaults) -> Result<Common> {
+        let names = names.found(|name| at.has_tensor(name));
         let sizes = Sizes::read(at, &d.sizes)?;
         let eps = at.real("attention.layer_norm_rms_epsilon", "rms_norm_eps", 0.0, d.eps)?;
         Ok(Common {

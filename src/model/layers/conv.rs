@@ -21,8 +21,11 @@ impl ShortConv {
         let project = |part: &str| g.linear(Some(layer), part, h, [width, width], Side::Outputs(BLOCKS), false);
         let (b, c, x) = (project("conv_b"), project("conv_c"), project("conv_x"));
         g.at(layer, "conv");
-        let w = g.part(Some(layer), "shortconv.conv", "weight", &[width, 1, self.taps], Some((Split(0), BLOCKS)));
-        let tap = |j: usize| w.slice(2, j as i64, 1).reshape([1, width]);
+        // Model folders have an axis for the one input of each element.
+        let (whole, flat) = ([width, 1, self.taps], [width, self.taps]);
+        let shape: &[usize] = if g.names.is_gguf() { &flat } else { &whole };
+        let w = g.part(Some(layer), "shortconv.conv", "weight", shape, Some((Split(0), BLOCKS)));
+        let tap = |j: usize| w.slice(shape.len() - 1, j as i64, 1).reshape([1, width]);
         let gated = b * x;
         let y = match g.rows {
             Rows::Cached { seq, total, context } => {

@@ -120,6 +120,10 @@ pub trait Decoder: Debug + Send + Sync {
 /// A file that has no head and says that the embedding does not stand for it.
 pub fn tied(at: &Keys, names: &Names, default: Option<bool>) -> Result<bool> {
     let head = names.tensor(None, "output", "weight");
+    // What makes vectors has no use for a head.
+    if !at.has_tensor(&head) && at.side_json("modules.json")?.is_some() {
+        return Ok(true);
+    }
     match at.flag("", "tie_word_embeddings")?.or(default) {
         Some(true) if !at.is_gguf() => Ok(true),
         Some(false) if !at.is_gguf() && !at.has_tensor(&head) => Err(
@@ -182,7 +186,7 @@ pub fn step(family: &dyn Decoder, weights: &dyn Weights, model: &str, step: &Ste
     g.finish()
 }
 
-fn layers<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, mut x: Tensor<'g>) -> Tensor<'g> {
+pub(super) fn layers<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, mut x: Tensor<'g>) -> Tensor<'g> {
     let n = family.common().sizes.layers;
     for layer in 0..n {
         // A file may claim any number of layers: the first that it lacks ends it.
@@ -206,7 +210,7 @@ fn head<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, x: Tensor<'g>, shared: Opt
 }
 
 /// Tables of every position and pair, for each rotation.
-fn angles<'g>(ropes: &[Rope], b: &Blocks<'_, 'g>, context: usize) -> Vec<(Tensor<'g>, Tensor<'g>)> {
+pub(super) fn angles<'g>(ropes: &[Rope], b: &Blocks<'_, 'g>, context: usize) -> Vec<(Tensor<'g>, Tensor<'g>)> {
     let pairs: usize = ropes.iter().map(|r| r.speeds.len()).sum();
     if context.saturating_mul(pairs) > MAX_ROTATIONS {
         let most = MAX_ROTATIONS / pairs;

@@ -143,9 +143,9 @@ pub fn encode(family: &dyn Encoder, weights: &dyn Weights, model: &str, batch: V
 /// A graph under construction, and all that an encoder's blocks ask for beside their options.
 pub struct Texts<'a, 'g> {
     pub g: &'g GraphBuilder,
-    weights: &'a dyn Weights,
-    model: &'a str,
-    root: &'static str,
+    pub(super) weights: &'a dyn Weights,
+    pub(super) model: &'a str,
+    pub(super) root: &'static str,
     pub batch: Dim,
     pub seq: Dim,
     /// The most tokens of a text.
@@ -154,7 +154,7 @@ pub struct Texts<'a, 'g> {
     pub tokens: Tensor<'g>,
     /// bool `[batch, seq]`, true at real tokens.
     pub mask: Tensor<'g>,
-    eps: f32,
+    pub(super) eps: f32,
 }
 
 /// A matrix, or some rows of one, and whether it has a bias.

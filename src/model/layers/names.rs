@@ -17,6 +17,8 @@ pub struct Names {
     pub transposed: bool,
     /// Weights of norms are stored less one.
     pub less_one: bool,
+    /// Parts that GGUF files of the family call otherwise: part → name.
+    pub gguf_names: Vec<(&'static str, &'static str)>,
     /// Experts of a layer, which model folders number with a `*` in their path.
     pub experts: usize,
 }
@@ -59,6 +61,12 @@ impl Names {
     /// Other words before the names of the model's parts and before a layer's number.
     pub fn under(self, root: &str, layers: &'static str) -> Names {
         Names { root: root.into(), layers, ..self }
+    }
+    /// Without the root, where the file has names as of the model alone, without a head.
+    pub fn found(self, has: impl Fn(&str) -> bool) -> Names {
+        let table = self.tensor(None, "token_embd", "weight");
+        let alone = table.strip_prefix(&self.root).is_some_and(|name| !has(&table) && has(name));
+        if alone && !self.gguf { Names { root: String::new(), ..self } } else { self }
     }
     /// Parts, and how many rows each has, one behind another in the matrix `of`.
     pub fn with_fused(mut self, of: &'static str, parts: &[(&'static str, usize)]) -> Names {
@@ -109,6 +117,7 @@ impl Names {
     fn plain(&self, layer: Option<usize>, part: &str, kind: &str) -> String {
         let kind = if kind.is_empty() { String::new() } else { format!(".{kind}") };
         if self.gguf {
+            let part = self.gguf_names.iter().find(|n| n.0 == part).map_or(part, |n| n.1);
             return match layer {
                 Some(n) => format!("blk.{n}.{part}{kind}"),
                 None => format!("{part}{kind}"),

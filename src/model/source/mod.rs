@@ -65,6 +65,7 @@ enum Bytes {
 }
 
 impl ModelSource {
+    /// The file or folder; a name for bytes.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -72,12 +73,15 @@ impl ModelSource {
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
+    /// All tensors, in the order of the file.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
+    /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.index.get(name).map(|(i, _)| &self.tensors[*i])
     }
+    /// The metadata of a GGUF file.
     pub fn gguf(&self) -> Option<&Gguf> {
         self.gguf.as_ref()
     }

@@ -210,7 +210,7 @@ impl Sharder {
     }
 }
 
-/// Bytes to sum parts on every rank.
+/// Bytes that an all-reduce sends per rank.
 fn reduction(ty: &Type, ways: usize) -> f64 {
     let n = ways as f64;
     2.0 * (n - 1.0) / n * ty.shape.count().bound() as f64 * 4.0 + LATENCY

@@ -39,10 +39,12 @@ const STACK: usize = 32 << 20;
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
+    /// What is said.
     pub content: String,
 }
 
 impl Message {
+    /// A message of this role.
     pub fn new(role: &str, content: impl Into<String>) -> Self {
         Message { role: role.into(), content: content.into() }
     }

@@ -47,6 +47,10 @@ CASES = {
     "nomic_bert": dict(config=BASE | dict(model_type="nomic_bert"), tokenizer="wordpiece", modes=["mean_tokens"], then=["Normalize"]),
     "modernbert": dict(config=BASE | dict(model_type="modernbert", num_hidden_layers=4, local_attention=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         cls_token_id=1, sep_token_id=2), tokenizer="bpe", modes=["cls_token"], then=["Normalize"]),
+    # Decoders that make vectors: the last token has seen all others.
+    "qwen3": dict(config=BASE | dict(model_type="qwen3", num_key_value_heads=2, head_dim=16, tie_word_embeddings=False, pad_token_id=0), tokenizer="bpe", modes=["lasttoken"],
+        then=["Normalize"], prompt="Query: "),
+    "mistral": dict(config=BASE | dict(model_type="mistral", num_key_value_heads=2, sliding_window=9, pad_token_id=0), tokenizer="bpe", modes=["mean_tokens"], then=[dense(64, 24, True, "activation.Tanh")]),
     "modernbert_biases": dict(config=BASE | dict(model_type="modernbert", num_hidden_layers=4, local_attention=6, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         cls_token_id=1, sep_token_id=2, attention_bias=True, mlp_bias=True, norm_bias=True, hidden_activation="silu"), tokenizer="bpe", modes=["lasttoken"], then=[]),
 }
@@ -80,6 +84,8 @@ def scale_of(name, shape):
         return 0.4, 1.0
     if len(shape) == 1:
         return 0.4, 0.0
+    if "embed_tokens" in name:
+        return 1.0, 0.0
     if "relative_attention_bias" in name:
         return 3.0, 0.0
     if "embeddings" in name:
@@ -127,7 +133,7 @@ def make(name):
             weights[k] = add(k, shape)
         save_file(weights, file, metadata={"format": "pt"})
         saved = json.loads((Path(d) / "config.json").read_text())
-        model = AutoModel.from_pretrained(d, dtype=torch.float32, attn_implementation="eager").eval()
+        model = AutoModel.from_pretrained(d, dtype=torch.float64, attn_implementation="eager").eval()
     # What stands beside the encoder.
     files, then, modules = {}, case["then"], ["Pooling"]
     files["1_Pooling/config.json"] = {"word_embedding_dimension": 64, **{f"pooling_mode_{m}": m in case["modes"] for m in
@@ -162,7 +168,7 @@ def make(name):
             h = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long)).last_hidden_state[0]
             y = pooled(case["modes"], h)
             for w, b, act in denses:
-                y = w @ y + (0 if b is None else b)
+                y = w.double() @ y + (0 if b is None else b.double())
                 y = {"Tanh": torch.tanh, "Identity": lambda y: y}[act](y)
             y = y.double() / y.double().norm()
             vectors.append([round(float(x), 6) for x in y])

@@ -100,6 +100,13 @@ FAMILIES |= {
     "llama_fp8_whole": BASE | dict(model_type="llama", tie_word_embeddings=False, rope_parameters=rope()),
 }
 FAMILIES["gpt_oss_mxfp4"] = FAMILIES["gpt_oss"]
+# Without what GGUF does not say: windows, which layers turn, and experts' weights that do not add up to one.
+FAMILIES |= {
+    "qwen2_gguf": BASE | dict(model_type="qwen2", use_sliding_window=False, tie_word_embeddings=False),
+    "smollm3_gguf": BASE | dict(model_type="smollm3", num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0], tie_word_embeddings=True, rope_parameters=rope(rope_theta=2000000.0)),
+    "qwen2_moe_gguf": FAMILIES["qwen2_moe"] | dict(norm_topk_prob=False, shared_expert_intermediate_size=64),
+    "lfm2_gguf": FAMILIES["lfm2"] | dict(num_hidden_layers=4, layer_types=["conv", "full_attention", "conv", "full_attention"]),
+}
 FAMILIES["gpt_oss_gguf"] = FAMILIES["gpt_oss"] | dict(swiglu_limit=7.0)
 
 
@@ -111,7 +118,7 @@ def gguf_of(name, cfg, tensors):
             "phi3": "phi3", "gpt2": "gpt2", "starcoder2": "starcoder2", "lfm2": "lfm2", "qwen2_moe": "qwen2moe"}[cfg["model_type"]]
     if name.startswith(("deepseek", "llama_fp8", "gpt_oss_mxfp4")):
         return None                     # these are folders
-    if name in ("lfm2", "qwen2_moe", "llama", "gemma3_text", "qwen2", "smollm3", "qwen3_moe_shares"):
+    if name in ("lfm2", "qwen2_moe", "llama", "gemma3_text", "qwen2", "smollm3", "qwen3_moe_shares"):    # those that end in _gguf lack it
         return None                     # what makes these checkpoints special has no key in GGUF, or one of its own
     if name in ("gemma2", "gpt_oss"):
         return None                     # GGUF does not say the scale of scores, nor the clamp
@@ -121,6 +128,11 @@ def gguf_of(name, cfg, tensors):
     kv = cfg.get("num_key_value_heads", heads)
     keys = {"block_count": n, "embedding_length": width, "attention.head_count": heads, "attention.head_count_kv": kv,
             "feed_forward_length": cfg.get("intermediate_size") or 4 * width, "context_length": 256}
+    if name == "lfm2_gguf":
+        # What the converter makes of it: two thirds, in whole multiples; no key heads where a layer convolves.
+        keys["feed_forward_length"] = -(-(2 * cfg["intermediate_size"] // 3) // cfg["block_multiple_of"]) * cfg["block_multiple_of"]
+        keys["attention.head_count_kv"] = [kv if t == "full_attention" else 0 for t in cfg["layer_types"]]
+        keys["shortconv.l_cache"] = cfg["conv_L_cache"]
     reals = {}
     if name == "gpt2":
         reals["attention.layer_norm_epsilon"] = cfg["layer_norm_epsilon"]
@@ -128,7 +140,7 @@ def gguf_of(name, cfg, tensors):
         reals["attention.layer_norm_epsilon"] = cfg["norm_epsilon"]
     else:
         keys |= {"attention.key_length": head, "attention.value_length": head}
-        reals["attention.layer_norm_rms_epsilon"] = cfg["rms_norm_eps"]
+        reals["attention.layer_norm_rms_epsilon"] = cfg["norm_eps"] if name == "lfm2_gguf" else cfg["rms_norm_eps"]
     p = cfg.get("rope_parameters") or {}
     p = p.get("full_attention", p)
     if name != "gpt2":
@@ -152,6 +164,8 @@ def gguf_of(name, cfg, tensors):
         keys |= {"expert_count": experts, "expert_used_count": cfg["num_experts_per_tok"]}
         if "moe_intermediate_size" in cfg:
             keys["expert_feed_forward_length"] = cfg["moe_intermediate_size"]
+        if "shared_expert_intermediate_size" in cfg:
+            keys["expert_shared_feed_forward_length"] = cfg["shared_expert_intermediate_size"]
     parts = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
              "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "self_attn.qkv_proj": "attn_qkv",
              "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate_up_proj": "ffn_up",
@@ -164,6 +178,14 @@ def gguf_of(name, cfg, tensors):
     stacks = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps", "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps"}
     if name == "gpt_oss_gguf":
         parts |= {"post_attention_layernorm": "post_attention_norm", "mlp.router": "ffn_gate_inp"}
+    if name == "lfm2_gguf":
+        parts |= {"operator_norm": "attn_norm", "ffn_norm": "ffn_norm", "self_attn.q_layernorm": "attn_q_norm", "self_attn.k_layernorm": "attn_k_norm",
+                  "self_attn.out_proj": "attn_output", "feed_forward.w1": "ffn_gate", "feed_forward.w3": "ffn_up", "feed_forward.w2": "ffn_down",
+                  "conv.in_proj": "shortconv.in_proj", "conv.conv": "shortconv.conv", "conv.out_proj": "shortconv.out_proj"}
+        top |= {"embedding_norm": "token_embd_norm"}
+    if name == "qwen2_moe_gguf":
+        parts |= {"mlp.shared_expert_gate": "ffn_gate_inp_shexp", "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+                  "mlp.shared_expert.up_proj": "ffn_up_shexp", "mlp.shared_expert.down_proj": "ffn_down_shexp"}
     out, stacked = [], {}
     for t in tensors:
         t = t[0]
@@ -195,6 +217,8 @@ def gguf_of(name, cfg, tensors):
             how = f"permute {heads if part == 'attn_q' else kv}"
         if name.startswith("gemma") and part.endswith("norm"):
             how = "plus_one"
+        if part in ("shortconv.conv", "ffn_gate_inp_shexp"):
+            how = "squeeze"
         if name == "gpt2" and kind == "weight" and "norm" not in part:
             how = "transpose"
         out.append([f"blk.{i}.{part}.{kind}", how, [t]])
