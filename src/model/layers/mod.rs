@@ -21,12 +21,8 @@ mod sentence;
 pub use attention::{Attention, Biases, QkNorm, late_windows};
 pub use common::{Common, Defaults};
 pub use conv::ShortConv;
-<<<<<<< HEAD
 pub use decoder::{Decoder, Passes, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
-=======
-pub use decoder::{Decoder, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
 pub use embed::embed;
->>>>>>> main
 pub use encoder::{Encoder, EncoderCommon, EncoderDefaults, Linear, Network, PostNorm, SelfAttention, Texts, encode};
 pub use experts::{Experts, Gate, Groups, Scoring};
 pub use latent::LatentAttention;
