@@ -168,7 +168,11 @@ fn any_number_of_threads_gives_the_same_bits() {
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..warpweft::cpu::available() {
-            scope.spawn(|| while !done.load(std::sync::atomic::Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::spin_loop()
+                }
+            });
         }
         let same = std::panic::catch_unwind(threads_give_the_same_bits);
         done.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -74,7 +74,7 @@ struct Parameter<'g> {
 /// let distance = x.matmul_t(w) - y;
 /// let loss = (distance * distance).mean(&[0, 1]);
 /// g.output("loss", loss);
-/// let (rate, step) = (g.input("rate", DType::F32, []), g.input("step", DType::F32, []));
+/// let (rate, step) = (g.constant(1e-3), g.input("step", DType::F32, [1]).sum(&[0]));
 /// parameters.update(loss, Optimiser::ADAMW, rate, step);
 /// assert!(g.finish().is_ok());
 /// ```

@@ -217,26 +217,7 @@ fn read_of<'a>(weights: &'a dyn Weights, derived: &Derived, name: &str, rows: Ra
             }
             Ok(Cow::Owned(out))
         }
-        Derived::Every { start, step, of } => {
-            let from = weights.info(of)?.shape.known().unwrap_or_default();
-            let mut out = vec![];
-            if let [_, _] = from[..] {
-                let (each, size) = (from[1], ty.dtype.block_bytes());
-                for row in weights.read(of, rows)?.chunks_exact(each * size) {
-                    row.chunks_exact(size).skip(*start).step_by(*step).for_each(|x| out.extend_from_slice(x));
-                }
-                return Ok(Cow::Owned(out));
-            }
-            for (expert, part) in by_expert(rows, from[1] / step) {
-                let all = weights.read(of, expert..expert + 1)?;
-                let row = all.len() / from[1];
-                for j in part {
-                    let at = (start + j * step) * row;
-                    out.extend_from_slice(&all[at..at + row]);
-                }
-            }
-            Ok(Cow::Owned(out))
-        }
+        Derived::Every { start, step, of } => every(weights, of, (*start, *step), rows, ty.dtype.block_bytes()),
         Derived::Transpose { of } => {
             let (n, size) = (shape[1], ty.dtype.block_bytes());
             let all = weights.read(of, 0..n)?;
@@ -275,30 +256,67 @@ fn read_of<'a>(weights: &'a dyn Weights, derived: &Derived, name: &str, rows: Ra
             }
             Ok(Cow::Owned(out))
         }
-        Derived::Columns { start, step, of } => {
-            let (from, size) = (weights.info(of)?.shape.known().unwrap_or_default(), ty.dtype.block_bytes());
-            let mut out = vec![];
-            if let [_, cols] = from[..] {
-                let all = weights.read(of, rows)?;
-                for row in all.chunks_exact(cols * size) {
-                    let picked = row.chunks_exact(size).skip(*start).step_by(*step);
-                    picked.for_each(|x| out.extend_from_slice(x));
-                }
-                return Ok(Cow::Owned(out));
-            }
-            let (inner, cols) = (from[1], from[2]);
-            for (expert, part) in by_expert(rows, cols / step) {
-                let all = weights.read(of, expert..expert + 1)?;
-                for column in part.map(|j| start + j * step) {
-                    for i in 0..inner {
-                        let at = (i * cols + column) * size;
-                        out.extend_from_slice(&all[at..at + size]);
-                    }
-                }
-            }
-            Ok(Cow::Owned(out))
+        Derived::Columns { start, step, of } => columns(weights, of, (*start, *step), rows, ty.dtype.block_bytes()),
+    }
+}
+
+/// Every `step`th row of each expert, or element of a row, from `start` on.
+fn every<'a>(
+    weights: &'a dyn Weights,
+    of: &str,
+    (start, step): (usize, usize),
+    rows: Range<usize>,
+    size: usize,
+) -> Result<Cow<'a, [u8]>> {
+    let from = weights.info(of)?.shape.known().unwrap_or_default();
+    let mut out = vec![];
+    if let [_, _] = from[..] {
+        let each = from[1];
+        for row in weights.read(of, rows)?.chunks_exact(each * size) {
+            row.chunks_exact(size).skip(start).step_by(step).for_each(|x| out.extend_from_slice(x));
+        }
+        return Ok(Cow::Owned(out));
+    }
+    for (expert, part) in by_expert(rows, from[1] / step) {
+        let all = weights.read(of, expert..expert + 1)?;
+        let row = all.len() / from[1];
+        for j in part {
+            let at = (start + j * step) * row;
+            out.extend_from_slice(&all[at..at + row]);
         }
     }
+    Ok(Cow::Owned(out))
+}
+
+/// Every `step`th column, from `start` on, as rows.
+fn columns<'a>(
+    weights: &'a dyn Weights,
+    of: &str,
+    (start, step): (usize, usize),
+    rows: Range<usize>,
+    size: usize,
+) -> Result<Cow<'a, [u8]>> {
+    let from = weights.info(of)?.shape.known().unwrap_or_default();
+    let mut out = vec![];
+    if let [_, cols] = from[..] {
+        let all = weights.read(of, rows)?;
+        for row in all.chunks_exact(cols * size) {
+            let picked = row.chunks_exact(size).skip(start).step_by(step);
+            picked.for_each(|x| out.extend_from_slice(x));
+        }
+        return Ok(Cow::Owned(out));
+    }
+    let (inner, cols) = (from[1], from[2]);
+    for (expert, part) in by_expert(rows, cols / step) {
+        let all = weights.read(of, expert..expert + 1)?;
+        for column in part.map(|j| start + j * step) {
+            for i in 0..inner {
+                let at = (i * cols + column) * size;
+                out.extend_from_slice(&all[at..at + size]);
+            }
+        }
+    }
+    Ok(Cow::Owned(out))
 }
 
 /// The experts that rows of all of them touch, and which rows of each.

@@ -283,7 +283,12 @@ fn sentence(at: &Keys, architecture: &Architecture) -> Result<Option<Sentence>> 
         Architecture::Encoder(e) => return Ok(Some(e.common().sentence.clone())),
         Architecture::Decoder(d) => d,
     };
-    if at.is_gguf() || at.side_json("modules.json")?.is_none() {
+    // Converters write how embedders pool, and nothing of others.
+    let embeds = match at.is_gguf() {
+        true => at.number("pooling_type", "")?.unwrap_or(0.0) > 0.0,
+        false => at.side_json("modules.json")?.is_some(),
+    };
+    if !embeds {
         return Ok(None);
     }
     if at.flag("", "is_causal")? == Some(false) {

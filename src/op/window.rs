@@ -230,7 +230,7 @@ fn conv_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
     let fits = w.shape.rank() == x.shape.rank()
         && (w.shape[1] * groups as i64) == c
         && w.shape[2..].iter().zip(&window.size).all(|(d, n)| d.is(*n as i64))
-        && w.shape[0].known().is_some_and(|o| o as usize % groups == 0);
+        && w.shape[0].known().is_some_and(|o| (o as usize).is_multiple_of(groups));
     if !fits {
         let size = window.size.iter().map(|n| format!(", {n}")).collect::<String>();
         return rule::err("conv", format!("weights are {}, they must be [o, {c} / {groups}{size}]", w.shape));

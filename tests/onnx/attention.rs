@@ -18,6 +18,50 @@ fn heads<'g>(x: Tensor<'g>, heads: usize) -> Result<Tensor<'g>, String> {
     }
 }
 
+/// The mask, as wide as there are keys: those beyond it are hidden.
+fn mask<'g>(c: &Call<'g, '_>, keys: usize) -> Result<Option<Tensor<'g>>, String> {
+    if !c.has(3) {
+        return Ok(None);
+    }
+    let mask = c.x(3)?;
+    let truth = mask.dtype() == DType::Bool;
+    let last = mask.shape().rank() - 1;
+    let have = known(mask)[last];
+    if have >= keys {
+        return Ok(Some(if truth { mask } else { mask.cast(DType::F32) }));
+    }
+    let none = if truth { 0.0 } else { f32::NEG_INFINITY };
+    let wide = mask.cast(DType::F32).pad(last, 0, keys - have, none);
+    Ok(Some(if truth { wide.cast(DType::Bool) } else { wide }))
+}
+
+/// What hides keys behind a query, outside of its window or beyond a sequence's length: 0 or −∞.
+fn bias<'g>(c: &Call<'g, '_>, b: usize, (s, t): (usize, usize), past: usize) -> Result<Option<Tensor<'g>>, String> {
+    let hidden = c.g.constant(f32::NEG_INFINITY);
+    let lengths = if c.has(6) { Some(c.x(6)?.reshape([b, 1, 1, 1])) } else { None };
+    let row = c.g.iota(DType::I32, [s, 1], 0, past as i64);
+    let row = lengths.map_or(row, |n| row + n - c.g.integer(DType::I32, s as i32));
+    let key = c.g.iota(DType::I32, [1, t], 1, 0);
+    let mut bias = None;
+    let mut keep = |seen: Tensor<'g>| {
+        let before = bias.unwrap_or(c.g.constant(0.0).broadcast([s, t]));
+        bias = Some(seen.select(before, hidden));
+    };
+    if c.node.int("is_causal", 0) == 1 {
+        keep(key.le(row));
+    }
+    if let Some(n) = lengths {
+        keep(key.lt(n));
+    }
+    for (side, far) in [("left_window_size", row - key), ("right_window_size", key - row)] {
+        let most = c.node.int(side, -1);
+        if most >= 0 {
+            keep(far.le(c.g.integer(DType::I32, most as i32)));
+        }
+    }
+    Ok(bias)
+}
+
 pub fn attention<'g>(c: &Call<'g, '_>) -> Made<'g> {
     let flat = c.x(0)?.shape().rank() == 3;
     let (qh, kh) = (c.node.int("q_num_heads", 0) as usize, c.node.int("kv_num_heads", 0) as usize);
@@ -39,56 +83,12 @@ pub fn attention<'g>(c: &Call<'g, '_>) -> Made<'g> {
     let mut scores = raw;
     let cap = c.node.float("softcap", 0.0);
     let hidden = c.g.constant(f32::NEG_INFINITY);
-    let mut masked = None;
-    if c.has(3) {
-        let mut mask = c.x(3)?;
-        let last = mask.shape().rank() - 1;
-        let have = known(mask)[last];
-        if mask.dtype() != DType::Bool {
-            mask = mask.cast(DType::F32);
-        }
-        if have < t {
-            // Keys beyond the mask are hidden.
-            let wide = if mask.dtype() == DType::Bool { mask.cast(DType::F32) } else { mask };
-            let none = if mask.dtype() == DType::Bool { 0.0 } else { f32::NEG_INFINITY };
-            let wide = wide.pad(last, 0, t - have, none);
-            mask = if mask.dtype() == DType::Bool { wide.cast(DType::Bool) } else { wide };
-        }
-        masked = Some(mask);
-    }
+    let masked = mask(c, t)?;
     let apply = |x: Tensor<'g>, mask: Tensor<'g>| match mask.dtype() {
         DType::Bool => mask.select(x, hidden),
         _ => x + mask,
     };
-    let mut bias = c.g.constant(0.0).broadcast([s, t]);
-    let mut biased = false;
-    if c.node.int("is_causal", 0) == 1 {
-        let row = c.g.iota(DType::I32, [s, 1], 0, past as i64);
-        let lengths = if c.has(6) { Some(c.x(6)?.reshape([b, 1, 1, 1])) } else { None };
-        let row = lengths.map_or(row, |n| row + n - c.g.integer(DType::I32, s as i32));
-        let seen = c.g.iota(DType::I32, [1, t], 1, 0).le(row);
-        bias = seen.select(c.g.constant(0.0), hidden);
-        biased = true;
-    }
-    if c.has(6) {
-        let seen = c.g.iota(DType::I32, [1, t], 1, 0).lt(c.x(6)?.reshape([b, 1, 1, 1]));
-        bias = seen.select(bias, hidden);
-        biased = true;
-    }
-    let (left, right) = (c.node.int("left_window_size", -1), c.node.int("right_window_size", -1));
-    if left >= 0 || right >= 0 {
-        let row = c.g.iota(DType::I32, [s, 1], 0, past as i64);
-        let lengths = if c.has(6) { Some(c.x(6)?.reshape([b, 1, 1, 1])) } else { None };
-        let row = lengths.map_or(row, |n| row + n - c.g.integer(DType::I32, s as i32));
-        let key = c.g.iota(DType::I32, [1, t], 1, 0);
-        let whole = |n: i64| c.g.integer(DType::I32, n as i32);
-        for (side, far) in [(left, row - key), (right, key - row)] {
-            if side >= 0 {
-                bias = far.le(whole(side)).select(bias, hidden);
-            }
-        }
-        biased = true;
-    }
+    let bias = bias(c, b, (s, t), past)?;
     if cap != 0.0 {
         scores = (scores * (1.0 / cap)).tanh() * cap;
     }
@@ -96,7 +96,7 @@ pub fn attention<'g>(c: &Call<'g, '_>) -> Made<'g> {
     if let Some(mask) = masked {
         scores = apply(scores, mask);
     }
-    if biased {
+    if let Some(bias) = bias {
         scores = scores + bias;
     }
     let weights = scores.softmax();

@@ -37,6 +37,7 @@ pub fn op<'g>(c: &Call<'g, '_>) -> Option<Made<'g>> {
     })
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: a line for each op")]
 fn unary<'g>(c: &Call<'g, '_>) -> Option<Result<Tensor<'g>, String>> {
     let n = c.node;
     let f = |name, default| n.float(name, default);
