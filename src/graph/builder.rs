@@ -129,6 +129,25 @@ impl GraphBuilder {
         });
         made.into_iter().map(|v| self.wrap(v)).collect()
     }
+    /// How many nodes there are: a range between two of these is what was added between.
+    pub(crate) fn mark(&self) -> usize {
+        self.graph.borrow().nodes.len()
+    }
+    /// As [`Graph::pullback`]; nothing for each of `wrt` once something went wrong.
+    pub(crate) fn pullback<'g>(
+        &'g self,
+        (y, seed): (Tensor<'g>, Tensor<'g>),
+        wrt: &[Tensor<'g>],
+        nodes: std::ops::Range<usize>,
+    ) -> Vec<Option<Tensor<'g>>> {
+        let all: Vec<Tensor> = [&[y, seed], wrt].concat();
+        let mut made = vec![None; wrt.len()];
+        self.with(&all, |graph, all| {
+            made = graph.pullback((all[0], all[1]), &all[2..], nodes)?;
+            Ok(all[0])
+        });
+        made.into_iter().map(|v| v.map(|v| self.wrap(v))).collect()
+    }
     /// The graph.
     ///
     /// # Errors

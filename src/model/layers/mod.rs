@@ -22,7 +22,7 @@ mod sentence;
 pub use attention::{Attention, Biases, QkNorm, late_windows};
 pub use common::{Common, Defaults};
 pub use conv::ShortConv;
-pub use decoder::{Decoder, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
+pub use decoder::{Decoder, Passes, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
 pub use embed::embed;
 pub use encoder::{Encoder, EncoderCommon, EncoderDefaults, Linear, Network, PostNorm, SelfAttention, Texts, encode};
 pub use experts::{Experts, Gate, Groups, Scoring};
@@ -168,7 +168,7 @@ impl<'g> Blocks<'_, 'g> {
         let places: Vec<(MeshAxis, Placement, Cut)> =
             lies.into_iter().map(|(p, cut)| (MeshAxis::Tensor, p, cut)).collect();
         match &self.origin {
-            Origin::Trained(parameters) => parameters.add(&name, shape, &places),
+            Origin::Trained(parameters) => parameters.again(&name, shape, &places),
             Origin::File(weights) => {
                 let w = self.g.or_fail(declare(self.g, *weights, self.model, &name, shape));
                 places.iter().fold(w, |w, (over, p, cut)| w.cut(*over, *p, *cut))
