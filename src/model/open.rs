@@ -4,7 +4,7 @@ use super::ModelSource;
 use super::arch::{self, Architecture, Family};
 use super::derived;
 use super::keys::{Keys, short};
-use super::layers::{self, Decoder, Encoder, Sentence, StepShape};
+use super::layers::{self, Decoder, Encoder, PagedShape, Sentence, StepShape};
 use crate::base::{Bindings, Error, Result, Var};
 use crate::format;
 use crate::graph::{Graph, Source};
@@ -223,6 +223,21 @@ impl Model {
     /// The graph of a decoder's step.
     pub fn step_graph(&self, step: &StepShape) -> Result<Graph> {
         layers::step(self.generator()?, &self.source, &self.name, step)
+    }
+
+    /// The graph of a decoder's step over rows of many sequences.
+    pub fn paged_graph(&self, step: &PagedShape) -> Result<Graph> {
+        layers::paged_step(self.generator()?, &self.source, &self.name, step)
+    }
+
+    /// Whether it has such a step.
+    pub fn has_pages(&self) -> bool {
+        self.decoder().is_some_and(Decoder::has_pages)
+    }
+
+    /// Tokens before its own that a row of such a step is told the places of.
+    pub fn looks_back(&self) -> usize {
+        self.decoder().map_or(0, Decoder::looks_back)
     }
 
     /// A step that stands for the model's use: one token at half of the context, or one text of 32 tokens.

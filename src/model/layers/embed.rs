@@ -19,6 +19,7 @@ pub fn embed(family: &dyn Decoder, sentence: &Sentence, weights: &dyn Weights, m
     let mut b = Blocks {
         g: &g,
         rows: Rows::Cached { seq, total: seq, context: longest },
+        pages: None,
         origin: Origin::File(weights),
         names: &family.common().names,
         model,
