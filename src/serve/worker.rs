@@ -16,7 +16,9 @@ use tokio::sync::mpsc::UnboundedSender;
 /// A model that is open.
 #[allow(clippy::large_enum_variant, reason = "there is one for each engine")]
 pub enum Loaded {
+    /// It generates text.
     Generator(Generator),
+    /// It makes embeddings.
     Embedder(Embedder),
 }
 
