@@ -8,6 +8,7 @@
 
 mod attend;
 mod blocks;
+mod columns;
 mod compile;
 mod exec;
 mod isa;
@@ -15,6 +16,7 @@ mod kv;
 mod lines;
 mod map;
 mod pack;
+mod pages;
 mod pool;
 mod product;
 mod program;
@@ -318,6 +320,11 @@ impl Program {
         let (_, dtype, id) = found.ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))?;
         // SAFETY: no step is under way.
         let view = unsafe { core.state().memory.views[*id] };
+        if !dtype.is_narrow() && view.is_dense() {
+            // SAFETY: the value has as many words, one behind the other.
+            let bytes = unsafe { std::slice::from_raw_parts(view.ptr.cast::<u8>(), view.count() * 4) };
+            return Ok(Array { dtype: *dtype, shape: view.shape().to_vec(), bytes: bytes.to_vec() });
+        }
         // SAFETY: every element is within the value's memory.
         let words = (0..view.count()).map(|i| unsafe { *view.ptr.add(view.offset(i)) });
         Ok(array(*dtype, view.shape(), words))

@@ -50,11 +50,12 @@ impl Embedder {
         }
         let batch = if model.decoder().is_some() { 1 } else { (BATCH_TOKENS / tokens).clamp(1, BATCH) };
         let graph = model.embed_graph(Var::new("batch", batch as u32), Var::new("seq", tokens as u32))?;
-        let json = model
-            .source
-            .side_file("tokenizer.json")
-            .ok_or_else(|| Error::model(&model.name, "lacks tokenizer.json"))?;
-        let tokenizer = Tokenizer::from_json(json).map_err(|e| super::words::told_of(&model.name, e, ""))?;
+        let tokenizer = match model.source.side_file("tokenizer.json") {
+            _ if model.source.gguf().is_some() => super::words::Words::read(model)?.into_tokenizer(),
+            Some(json) => Tokenizer::from_json(json).map_err(|e| super::words::told_of(&model.name, e, ""))?,
+            None => return Err(Error::model(&model.name, "lacks tokenizer.json")),
+        };
+        tokenizer.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
         let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
         picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
         let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
