@@ -13,6 +13,7 @@ struct Params {
     y0: u32, past: u32, window: u32, scale: f32,
     softcap: f32, sinks0: u32,
     mask0: u32, mask_batch: u32, mask_head: u32, mask_row: u32, mask_key: u32,
+    pool: u32, page: u32, per: u32, sequences: u32, tables0: u32, sequences0: u32, positions0: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
@@ -44,6 +45,11 @@ fn keys_end(s: u32) -> u32 { return p.keys; }
 fn keys_start(s: u32) -> u32 { return 0u; }
 //}
 
+//{ place
+// The row in memory of key t, as query s finds it.
+fn place(s: u32, t: u32) -> u32 { return t; }
+//}
+
 //{ body
 fn query(b: u32, s: u32, h: u32, lane: u32) {
     let g = h / (p.heads / p.kv_heads);
@@ -57,13 +63,13 @@ fn query(b: u32, s: u32, h: u32, lane: u32) {
     for (var i = 0u; i < p.width; i++) { acc[i] = 0.0; }
     for (var t = keys_start(s); t < keys_end(s); t++) {
         var score = 0.0;
-        for (var i = 0u; i < p.width; i++) { score += q[q_at + i] * k[k_at + t * p.k_row + i]; }
+        for (var i = 0u; i < p.width; i++) { score += q[q_at + i] * k[k_at + place(s, t) * p.k_row + i]; }
         score = masked(capped(score * p.scale), b, h, s, t);
         let next = max(most, score);
         let keep = exp(most - next);
         let e = select(0.0, exp(score - next), score > -3.4028234e38);
         sum = sum * keep + e;
-        for (var i = 0u; i < p.width; i++) { acc[i] = acc[i] * keep + e * v[v_at + t * p.v_row + i]; }
+        for (var i = 0u; i < p.width; i++) { acc[i] = acc[i] * keep + e * v[v_at + place(s, t) * p.v_row + i]; }
         most = next;
     }
     for (var i = 0u; i < p.width; i++) { y[out + i] = select(0.0, acc[i] / sum, sum > 0.0); }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::gguf::{GgufFile, Meta, RawTensor};
 use common::{Folder, Found, device, tiny};
 use pollster::block_on;
 use serde_json::{Value as Json, json};
@@ -71,12 +72,65 @@ impl Case {
         self.figures["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect()
     }
 
+    /// BERT as a converter writes it: words begin with a mark, and what goes on has none.
+    fn gguf(&self, at: &Folder) -> PathBuf {
+        let (mut file, config) = (GgufFile::default(), &self.figures["config"]);
+        file.set("general.architecture", Meta::Text("bert".into()));
+        let number = |key: &str| Meta::U32(config[key].as_u64().unwrap() as u32);
+        for (gguf, key) in [
+            ("block_count", "num_hidden_layers"),
+            ("embedding_length", "hidden_size"),
+            ("feed_forward_length", "intermediate_size"),
+            ("attention.head_count", "num_attention_heads"),
+            ("context_length", "max_position_embeddings"),
+        ] {
+            file.set(&format!("bert.{gguf}"), number(key));
+        }
+        file.set("bert.attention.layer_norm_epsilon", Meta::F32(config["layer_norm_eps"].as_f64().unwrap() as f32));
+        file.set("bert.attention.causal", Meta::Bool(0));
+        file.set("bert.pooling_type", Meta::U32(1));
+        let tokenizer: Json = serde_json::from_slice(&self.tokenizer).unwrap();
+        let vocab = tokenizer["model"]["vocab"].as_object().unwrap();
+        let mut tokens = vec![String::new(); vocab.len()];
+        let special = |t: &str| t.starts_with('<') && t.ends_with('>');
+        for (token, id) in vocab {
+            let stored = match token.strip_prefix("##") {
+                Some(rest) => rest.into(),
+                None if special(token) => token.clone(),
+                None => format!("▁{token}"),
+            };
+            tokens[id.as_u64().unwrap() as usize] = stored;
+        }
+        let kinds = tokens.iter().map(|t| if special(t) { 3 } else { 1 }).collect();
+        file.set("tokenizer.ggml.model", Meta::Text("bert".into()));
+        file.set("tokenizer.ggml.tokens", Meta::Texts(tokens));
+        file.set("tokenizer.ggml.token_type", Meta::Ints(kinds));
+        for (key, id) in [("bos", 1), ("cls", 1), ("eos", 2), ("seperator", 2), ("unknown", 3)] {
+            file.set(&format!("tokenizer.ggml.{key}_token_id"), Meta::U32(id));
+        }
+        for t in self.figures["tensors"].as_array().unwrap() {
+            let name = t[0].as_str().unwrap();
+            let mut dims: Vec<u64> = t[1].as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).collect();
+            let count = dims.iter().product::<u64>() as usize;
+            let values = tiny::fill(name, count, t[2].as_f64().unwrap(), t[3].as_f64().unwrap());
+            dims.reverse();
+            let Some(name) = in_gguf(name) else { continue };
+            let data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            file.tensors.push(RawTensor { name, dims, ty: 0, data, offset: None });
+        }
+        at.file("bert.gguf", file.bytes())
+    }
+
     /// The vectors of all texts in one batch, in which each but the longest is padded.
     fn check(&self, device: DeviceChoice) {
         let folder = Folder::new("encoders");
+        self.check_file(self.write(&folder), device);
+    }
+
+    fn check_file(&self, path: PathBuf, device: DeviceChoice) {
         let options = Options { device, precision: Precision::F32, ..Options::default() };
-        let mut model = block_on(Embedder::open(self.write(&folder), &options, &mut |_| {}))
-            .unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let mut model =
+            block_on(Embedder::open(path, &options, &mut |_| {})).unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let got = block_on(model.embed(&self.texts())).unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let want = self.figures["vectors"].as_array().unwrap();
         assert_eq!(got.len(), want.len());
@@ -88,6 +142,29 @@ impl Case {
             }
         }
     }
+}
+
+/// What llama.cpp's converter calls a tensor of BERT; the pooler it leaves out.
+fn in_gguf(name: &str) -> Option<String> {
+    let (path, kind) = name.rsplit_once('.').unwrap();
+    let pairs = [
+        ("embeddings.word_embeddings", "token_embd"),
+        ("embeddings.position_embeddings", "position_embd"),
+        ("embeddings.token_type_embeddings", "token_types"),
+        ("embeddings.LayerNorm", "token_embd_norm"),
+        ("attention.self.query", "attn_q"),
+        ("attention.self.key", "attn_k"),
+        ("attention.self.value", "attn_v"),
+        ("attention.output.dense", "attn_output"),
+        ("attention.output.LayerNorm", "attn_output_norm"),
+        ("intermediate.dense", "ffn_up"),
+        ("output.dense", "ffn_down"),
+        ("output.LayerNorm", "layer_output_norm"),
+    ];
+    let layer = path.strip_prefix("encoder.layer.").and_then(|p| p.split_once('.'));
+    let part = layer.map_or(path, |l| l.1);
+    let own = pairs.iter().find(|p| p.0 == part)?.1;
+    Some(layer.map_or(format!("{own}.{kind}"), |(n, _)| format!("blk.{n}.{own}.{kind}")))
 }
 
 /// Runs a check on every case; tells all that fail.
@@ -105,6 +182,14 @@ fn all(check: impl Fn(&Case)) {
 #[test]
 fn encoders_are_right_on_the_cpu() {
     all(|case| case.check(DeviceChoice::Cpu));
+}
+
+#[test]
+fn a_gguf_file_of_an_encoder_is_right() {
+    let cases = cases();
+    let Some(case) = cases.iter().find(|c| c.name == "bert") else { return };
+    let folder = Folder::new("encoders");
+    case.check_file(case.gguf(&folder), DeviceChoice::Cpu);
 }
 
 #[test]

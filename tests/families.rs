@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use warpweft::session::{DeviceChoice, Generator, Layout, Options, Precision, Request, mesh};
+use warpweft::session::{Batch, BatchOptions, DeviceChoice, Generator, Layout, Options, Precision, Request, mesh};
 use warpweft::text::Sampling;
 
 /// How far a log-probability may be off, and the margin from which greedy ids must be equal.
@@ -190,6 +190,47 @@ impl Case {
         };
         block_on(model.generate(&request, &AtomicBool::new(false), &mut on_token))
             .unwrap_or_else(|e| panic!("{what}: {e}"));
+        self.judge(&what, &ids, &top);
+    }
+
+    /// The same of a batch, beside sequences that are no business of the figures'.
+    fn check_batch(&self, path: &Path, device: DeviceChoice, tokens: usize) {
+        let what = format!("{} in a batch", self.name);
+        let options = Options { device, context: Some(64), precision: Precision::F32, ..Options::default() };
+        let how = BatchOptions { sequences: 3, ..BatchOptions::default() };
+        let opened = block_on(Batch::open(path, &options, &how, &mut |_| {}));
+        if self.name.starts_with("deepseek") {
+            let refused = opened.err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(refused.ends_with("a step takes one of its sequences only"), "{what}: {refused}");
+            return;
+        }
+        let mut batch = opened.unwrap_or_else(|e| panic!("{what}: {e}"));
+        let prompt: Vec<u32> =
+            self.figures["prompt"].as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect();
+        let backwards: Vec<u32> = prompt.iter().rev().copied().collect();
+        let mut mine = 0;
+        for (i, prompt) in [backwards[..1].to_vec(), prompt, backwards].into_iter().enumerate() {
+            let request = Request { prompt, sampling: Sampling::greedy(), max_tokens: Some(tokens), top: 12 };
+            let id = batch.add(batch.begin(&request).unwrap()).unwrap();
+            mine = if i == 1 { id } else { mine };
+        }
+        let (mut ids, mut top) = (vec![], HashMap::new());
+        while !batch.is_empty() {
+            let made = block_on(batch.step(&AtomicBool::new(false))).unwrap_or_else(|e| panic!("{what}: {e}"));
+            for t in made.into_iter().filter(|m| m.id == mine).filter_map(|m| m.token) {
+                if ids.is_empty() {
+                    top = t.top.iter().map(|a| (a.id as u64, a.logprob as f64)).collect();
+                }
+                ids.push(t.id as u64);
+            }
+        }
+        assert!(!ids.is_empty(), "{what}: no token came");
+        self.judge(&what, &ids, &top);
+    }
+
+    /// Holds the first token's likeliest ones, and the greedy ones, to the figures.
+    fn judge(&self, what: &str, ids: &[u64], top: &HashMap<u64, f64>) {
+        let list = |key: &str| self.figures[key].as_array().unwrap().clone();
         let least = top.values().fold(f64::INFINITY, |m: f64, x| m.min(*x));
         for pair in list("top") {
             let (id, want) = (pair[0].as_u64().unwrap(), pair[1].as_f64().unwrap());
@@ -244,6 +285,17 @@ fn all(test: &str, check: impl Fn(&Case, &Path)) {
 #[test]
 fn folders_are_right_on_the_cpu() {
     all("cpu", |case, at| case.check(&case.folder(at), DeviceChoice::Cpu, "", 8));
+}
+
+#[test]
+fn batches_are_right_on_the_cpu() {
+    all("batch", |case, at| case.check_batch(&case.folder(at), DeviceChoice::Cpu, 8));
+}
+
+#[test]
+fn batches_are_right_on_the_device() {
+    let Found::Device(gpu) = device(None) else { return };
+    all("batch-device", |case, at| case.check_batch(&case.folder(at), DeviceChoice::Open(gpu.clone()), 3));
 }
 
 #[test]

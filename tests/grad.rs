@@ -184,6 +184,7 @@ fn cut(def: &OpDef, case: &Case, s: &Strategy, out: &Shape) -> Option<Cut> {
     match (def.name, s.args[0], s.out) {
         ("attention" | "attention_part", Placement::Split(1), _) => None,
         ("attention" | "attention_part", _, _) => (types[0].shape[2] == types[1].shape[2]).then_some(Cut::ONES),
+        ("paged_attention", _, _) => (types[0].shape[1] == types[1].shape[1]).then_some(Cut::ONES),
         ("append" | "slice", Placement::Split(0), Placement::Split(0)) => None,
         ("slice", Placement::Split(_), Placement::Split(_)) => Some(Cut::ONES),
         ("reshape", Placement::Split(a), Placement::Split(b)) => {

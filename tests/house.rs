@@ -225,7 +225,16 @@ const CIRCLES: &[(&[&str], &str)] = &[
         "variants are rows of a table that names the functions that fill them",
     ),
     (
-        &["plan/attend", "plan/code", "plan/fuse", "plan/heavy", "plan/lower", "plan/product", "plan/tiled"],
+        &[
+            "plan/attend",
+            "plan/code",
+            "plan/fuse",
+            "plan/heavy",
+            "plan/lower",
+            "plan/product",
+            "plan/scatter",
+            "plan/tiled",
+        ],
         "emitters push into the lowering that calls them",
     ),
     (&["session/engine", "session/mesh"], "a mesh is an engine of engines"),
@@ -234,7 +243,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
         "a call is a tensor's, and tensors hold shared rows",
     ),
     (
-        &["cpu/attend", "cpu/kv", "cpu/program", "cpu/resolve"],
+        &["cpu/attend", "cpu/kv", "cpu/pages", "cpu/program", "cpu/resolve"],
         "a program names layouts whose kernels read resolved views",
     ),
 ];

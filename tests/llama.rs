@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use warpweft::base::{AdapterKind, Array, Bindings, Caps, MeshAxis};
 use warpweft::graph::{Graph, Optimiser, Zero};
 use warpweft::model::layers::Sizes;
-use warpweft::model::llama::{Config, Training, TrainingStep, training};
+use warpweft::model::llama::{Config, Passes, Training, TrainingStep, training};
 use warpweft::plan::count::name;
 use warpweft::plan::shard::{Sharded, shard};
 use warpweft::plan::{Exchange, Options, Plan, Policy, Role, plan};
 use warpweft::reference::sample::Random;
 use warpweft::reference::{Interpreter, Ranks};
 use warpweft::simulate::counts::{Counts, counts};
-use warpweft::simulate::{Layout, Shape, step};
+use warpweft::simulate::{Layout, Recompute, Shape, step};
 use warpweft::topology::{Precision, shipped};
 
 use MeshAxis::{Data, Pipeline, Tensor};
@@ -41,7 +41,14 @@ fn inputs(vocab: usize, batch: usize, seq: usize, step: usize) -> Vec<(&'static 
 fn the_loss_is_that_of_the_familys_logits() {
     let model = seeded::llama(6, 3, 2, 7);
     let (batch, seq) = (3, 5);
-    let step = TrainingStep { batch, seq, optimiser: Optimiser::ADAMW, zero: Zero::Off, tied: true };
+    let step = TrainingStep {
+        batch,
+        seq,
+        optimiser: Optimiser::ADAMW,
+        zero: Zero::Off,
+        tied: true,
+        passes: Passes::default(),
+    };
     let t = training(&model.config, "tiny", &step).unwrap();
     let mut oracle = Interpreter::<f64>::new(&t.graph, &none()).unwrap();
     for (name, shape) in &t.parameters {
@@ -72,8 +79,12 @@ fn a_step_on_a_mesh_gives_the_losses_of_one_machine() {
     let model = seeded::llama(6, 3, 2, 7);
     let (batch, seq) = (4, 5);
     let of = |zero| {
-        training(&model.config, "tiny", &TrainingStep { batch, seq, optimiser: Optimiser::ADAMW, zero, tied: true })
-            .unwrap()
+        training(
+            &model.config,
+            "tiny",
+            &TrainingStep { batch, seq, optimiser: Optimiser::ADAMW, zero, tied: true, passes: Passes::default() },
+        )
+        .unwrap()
     };
     let contents: Vec<(&str, Array)> = model.weights.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
     let steps: Vec<_> = (1..=3).map(|s| inputs(model.config.common.sizes.vocab, batch, seq, s)).collect();
@@ -141,7 +152,7 @@ struct Planned {
     layout: Layout,
 }
 
-fn planned(mesh: &[(MeshAxis, usize)], zero: Zero, tied: bool) -> Planned {
+fn planned(mesh: &[(MeshAxis, usize)], zero: Zero, tied: bool, passes: Passes) -> Planned {
     let (layers, width, heads, kv_heads, ffn, vocab) = SHAPE;
     let sizes = Sizes { layers, width, heads, kv_heads, head: width / heads, vocab, context: SEQ };
     let config = Config::new(sizes, ffn, false);
@@ -150,7 +161,7 @@ fn planned(mesh: &[(MeshAxis, usize)], zero: Zero, tied: bool) -> Planned {
     let training = training(
         &config,
         "small",
-        &TrainingStep { batch: EACH * dp, seq: SEQ, optimiser: Optimiser::ADAMW, zero, tied },
+        &TrainingStep { batch: EACH * dp, seq: SEQ, optimiser: Optimiser::ADAMW, zero, tied, passes },
     )
     .unwrap();
     let sharded = shard(&training.graph, mesh).unwrap();
@@ -169,7 +180,8 @@ fn planned(mesh: &[(MeshAxis, usize)], zero: Zero, tied: bool) -> Planned {
         pp: ways(Pipeline),
         zero,
         micro_batch: EACH,
-        global_batch: EACH * dp,
+        global_batch: EACH * dp * passes.micro_batches,
+        recompute: if passes.recompute { Recompute::Full } else { Recompute::None },
         precision: Precision::Fp32,
         ..Layout::single(SEQ)
     };
@@ -228,6 +240,91 @@ impl Planned {
     }
 }
 
+/// Several micro-batches, and layers that are computed again: the products are those that pricing counts, gradients and the
+/// loss those of one pass, and what is kept is less.
+#[test]
+fn passes_in_parts_count_what_pricing_counts() {
+    for (mesh, micro_batches, recompute) in [
+        (vec![], 1, true),
+        (vec![], 4, false),
+        (vec![(Tensor, 2)], 2, true),
+        (vec![(Data, 2)], 2, false),
+        (vec![(Pipeline, 2)], 4, true),
+    ] {
+        let passes = Passes { micro_batches, recompute, forward_first: mesh.iter().any(|a| a.0 == Pipeline) };
+        let what = format!("{mesh:?} {passes:?}");
+        let p = planned(&mesh, Zero::Off, false, passes);
+        let c = counts(&shape(false), &p.layout).unwrap();
+        let (outside, within) = p.products();
+        // The last product of a layer that is computed again gives what is there already: nothing runs it, unless tensor ranks
+        // add it up, where each has to come.
+        let spare = if recompute && p.layout.tp == 1 {
+            let rows = (EACH * p.layout.dp * SEQ * micro_batches) as f64;
+            2.0 * rows * (SHAPE.0 * SHAPE.1 * SHAPE.4) as f64
+        } else {
+            0.0
+        };
+        assert_eq!((outside, within), (c.products - spare, 2.0 * c.attention), "{what}");
+    }
+}
+
+/// Of 32 sequences: all at once, and eight at a time.
+#[test]
+fn passes_in_parts_keep_less() {
+    let scratch = |micro_batches: usize| {
+        let (layers, width, heads, kv_heads, ffn, vocab) = SHAPE;
+        let sizes = Sizes { layers, width, heads, kv_heads, head: width / heads, vocab, context: SEQ };
+        let step = TrainingStep {
+            batch: 32 / micro_batches,
+            seq: SEQ,
+            optimiser: Optimiser::ADAMW,
+            zero: Zero::Off,
+            tied: false,
+            passes: Passes { micro_batches, ..Passes::default() },
+        };
+        let t = training(&Config::new(sizes, ffn, false), "small", &step).unwrap();
+        let caps = Caps {
+            kind: AdapterKind::Discrete,
+            binding_bytes: 1 << 30,
+            buffer_bytes: 1 << 30,
+            storage_buffers: 16,
+            ..Caps::FLOOR
+        };
+        plan(&t.graph, &caps, &Options::for_caps(&caps)).unwrap().bytes_where(|r| *r == Role::Scratch) as f64
+    };
+    let (whole, parts) = (scratch(1), scratch(4));
+    assert!(parts < 0.75 * whole, "{parts} of {whole}");
+}
+
+/// In f64 against one pass over all of them.
+#[test]
+fn micro_batches_and_recomputing_give_the_losses_of_one_pass() {
+    let model = seeded::llama(6, 3, 2, 7);
+    let (batch, seq, vocab) = (4, 5, model.config.common.sizes.vocab);
+    let losses = |n: usize, recompute, forward_first| -> Vec<f64> {
+        let passes = Passes { micro_batches: n, recompute, forward_first };
+        let step =
+            TrainingStep { batch: batch / n, seq, optimiser: Optimiser::ADAMW, zero: Zero::Off, tied: true, passes };
+        let t = training(&model.config, "tiny", &step).unwrap();
+        let mut oracle = Interpreter::<f64>::new(&t.graph, &none()).unwrap();
+        model.weights.iter().for_each(|(name, a)| oracle.set_state(name, a));
+        let given = |s: usize| -> Vec<(&'static str, Array)> {
+            let shaped = |(name, a): (&'static str, Array)| match name {
+                "tokens" | "targets" if n > 1 => (name, Array::u32(&[n, batch / n, seq], &a.to_u32())),
+                _ => (name, a),
+            };
+            inputs(vocab, batch, seq, s).into_iter().map(shaped).collect()
+        };
+        (1..=3).map(|s| oracle.step_values(&Bindings::new(), &given(s)).unwrap()[0].1[0]).collect()
+    };
+    let want = losses(1, false, false);
+    for (n, recompute, forward_first) in [(1, true, false), (2, false, false), (4, true, true), (2, true, false)] {
+        let found = losses(n, recompute, forward_first);
+        let near = found.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-9);
+        assert!(near, "{n} micro-batches, recompute {recompute}: {found:?} for {want:?}");
+    }
+}
+
 /// Where both sides count one thing they count the same; where they do not, this says what differs and by how much:
 /// * attention: the plan multiplies whole scores, a fused kernel skips what a causal mask hides, half of them;
 /// * tensor ranks: besides what the shape counts, the plan sums the gradients of norms (of one element a column, of the
@@ -250,7 +347,7 @@ fn a_plan_counts_what_pricing_counts_from_the_shape() {
     layouts.push((vec![(Pipeline, 2), (Data, 2), (Tensor, 2)], Zero::Weights));
     for (mesh, zero) in layouts {
         let what = format!("{mesh:?} {zero:?}");
-        let p = planned(&mesh, zero, false);
+        let p = planned(&mesh, zero, false, Passes::default());
         let c: Counts = counts(&shape(false), &p.layout).unwrap();
         assert_eq!(p.products(), (c.products, 2.0 * c.attention), "{what}");
 
@@ -297,8 +394,8 @@ fn a_plan_counts_what_pricing_counts_from_the_shape() {
 }
 
 /// Parameters and moments to the byte. The rest within a fourth: the plan writes scores out on the way back, and lets what is
-/// never alive together share, gradients with activations. Under ZeRO 2 and 3 it holds whole gradients to the end of the
-/// way back, where others scatter each when it is there: so whole ones are compared.
+/// never alive together share, gradients with activations. Under ZeRO 2 and 3 gradients are scattered, and freed, layer by
+/// layer on both sides; of ZeRO 3 the plan keeps the weights that it gathered.
 fn check_memory(p: &Planned, what: &str) {
     let machine = shipped("dgx-h100").unwrap().with_nodes(2).unwrap();
     let priced = step(&shape(false), &machine, &p.layout).unwrap();
@@ -309,9 +406,12 @@ fn check_memory(p: &Planned, what: &str) {
         let state =
             |is: bool| plan.bytes_where(|r| matches!(r, Role::State(n) if names.contains(n.as_str()) == is)) as f64;
         assert_eq!((state(true), state(false)), (m.weights.0, m.optimizer.0), "{what}, stage {stage}");
-        let gradients = if p.layout.zero == 3 { m.weights.0 * p.layout.dp as f64 } else { m.weights.0 };
+        let gathered = if p.layout.zero == 3 { m.weights.0 * p.layout.dp as f64 } else { 0.0 };
+        let gradients = if p.layout.zero >= 2 { m.gradients.0 + gathered } else { m.weights.0 };
         let rest = gradients + m.activations.0 + m.buffers.0 + m.slack.0;
         let ratio = plan.bytes_where(|r| *r == Role::Scratch) as f64 / rest;
-        assert!((0.75..1.25).contains(&ratio), "{what}, stage {stage}: {ratio:.2} of {rest}");
+        // While a layer's gradient is scattered, the whole of it is there.
+        let (least, most) = if p.layout.zero >= 2 { (0.65, 1.4) } else { (0.75, 1.25) };
+        assert!((least..most).contains(&ratio), "{what}, stage {stage}: {ratio:.2} of {rest}");
     }
 }

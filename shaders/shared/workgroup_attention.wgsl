@@ -17,7 +17,7 @@ fn query(b: u32, s: u32, h: u32, lane: u32) {
         var score = -3.4028234e38;
         if (t < end) {
             score = 0.0;
-            for (var i = 0u; i < p.width; i++) { score += q[q_at + i] * k[k_at + t * p.k_row + i]; }
+            for (var i = 0u; i < p.width; i++) { score += q[q_at + i] * k[k_at + place(s, t) * p.k_row + i]; }
             score = masked(capped(score * p.scale), b, h, s, t);
         }
         let next = max(most, all_max(score, lane));
@@ -31,7 +31,7 @@ fn query(b: u32, s: u32, h: u32, lane: u32) {
             let d = lane + i * WG;
             if (d < p.width) {
                 var a = acc[i] * keep;
-                for (var j = 0u; j < tile; j++) { a += weight[j] * v[v_at + (first + j) * p.v_row + d]; }
+                for (var j = 0u; j < tile; j++) { a += weight[j] * v[v_at + place(s, first + j) * p.v_row + d]; }
                 acc[i] = a;
             }
         }

@@ -35,6 +35,15 @@ pub struct Serve {
     /// Requests that may wait for each model; more are refused with status 429
     #[arg(long, default_value_t = 256, value_name = "N")]
     max_queue: usize,
+    /// Requests that are computed together
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    parallel: u16,
+    /// Bytes of keys and values of each model; 1 GiB, or one whole context, where not given
+    #[arg(long, value_name = "N")]
+    kv_bytes: Option<u64>,
+    /// A request's tokens are those that it gets alone, on adapters too (the CPU gives no others), at some cost
+    #[arg(long)]
+    deterministic: bool,
     /// Connections at a time; more are closed
     #[arg(long, default_value_t = 512, value_name = "N")]
     max_connections: usize,
@@ -75,7 +84,12 @@ impl Serve {
         let done = runtime.block_on(async {
             let listener = bind(&self.host, self.port).await?;
             let at = listener.local_addr().map_err(failed)?;
-            let limits = Limits { queue: self.max_queue };
+            let limits = Limits {
+                queue: self.max_queue,
+                parallel: self.parallel as usize,
+                kv_bytes: self.kv_bytes,
+                deterministic: self.deterministic,
+            };
             let engines: Vec<_> =
                 models.into_iter().map(|(n, path)| (n, Engine::open(path, &options, limits.clone()))).collect();
             style::out(&format!("http://{at}/\n"));

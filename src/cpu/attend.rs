@@ -4,7 +4,7 @@
 //! order of their chunks, whether one task goes through all of them or each is a task's: the bits are the same.
 
 use super::isa::{Isa, Kernel, LANES, math};
-use super::product::{Element, floats, store_some};
+use super::product::{Element, floats};
 use super::resolve::View;
 use std::ops::Range;
 
@@ -12,6 +12,28 @@ use std::ops::Range;
 const CHUNK: usize = 256;
 /// Queries that a task reads keys for, about.
 const QUERIES: usize = 24;
+
+/// Where keys lie that are in pages.
+#[derive(Clone, Copy)]
+pub struct Table {
+    /// The sequence's pages, keys of one, and the pool's last page: what entries beyond it stand for.
+    pub pages: *const u32,
+    pub page: usize,
+    pub last: usize,
+}
+
+impl Table {
+    /// The pool's row of a key.
+    ///
+    /// # Safety
+    /// The table has an entry for the key.
+    #[inline(always)]
+    unsafe fn row(&self, key: usize) -> usize {
+        // SAFETY: as promised.
+        let page = unsafe { *self.pages.add(key / self.page) } as usize;
+        page.min(self.last) * self.page + key % self.page
+    }
+}
 
 /// How an attention is cut.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +63,16 @@ impl Cut {
         let split = chunks > 1 && batch * g * s.div_ceil(block) < 8;
         let (past, window) = (past.map(|p| p as i64), window.map(|w| w as usize));
         Cut { s, h, d, t, g, batch, each, block, chunks, split, past, window }
+    }
+    /// Rows of one sequence from position `past` on, `rows` of them, all in one block, over the first `t` keys.
+    pub fn run(rows: usize, [h, d, g]: [usize; 3], t: usize, past: usize, window: Option<u32>) -> Cut {
+        let (each, chunks) = (h / g.max(1), t.div_ceil(CHUNK).max(1));
+        let (past, window) = (Some(past as i64), window.map(|w| w as usize));
+        Cut { s: rows, h, d, t, g, batch: 1, each, block: rows, chunks, split: false, past, window }
+    }
+    /// Rows of queries of a task, for so many query heads of a key head.
+    pub fn rows_of_block(each: usize) -> usize {
+        (QUERIES / each.max(1)).max(1)
     }
     fn blocks(&self) -> usize {
         self.s.div_ceil(self.block.max(1))
@@ -98,6 +130,8 @@ pub struct Attend {
     pub v: Heads,
     /// The mask, and whether it is of truth.
     pub mask: Option<(View, bool)>,
+    /// Where keys lie, if not one behind another.
+    pub table: Option<Table>,
     pub scale: f32,
     /// Scores are bent to within ± this.
     pub softcap: Option<f32>,
@@ -156,6 +190,22 @@ impl Kernel for Attend {
 }
 
 impl Attend {
+    /// A run of rows ([`Cut::run`]) of the heads that share key head `g`.
+    #[inline(always)]
+    pub unsafe fn one<S: Isa>(&self, g: usize) {
+        unsafe {
+            let (room, block) = (self.room(), Block { batch: 0, g, first: 0, rows: self.cut.s });
+            self.queries(block, room);
+            self.all::<S>(block, room);
+        }
+    }
+
+    /// Where a key lies.
+    #[inline(always)]
+    unsafe fn row(&self, key: usize) -> usize {
+        unsafe { self.table.map_or(key, |t| t.row(key)) }
+    }
+
     unsafe fn room(&self) -> Room {
         unsafe {
             let c = self.cut;
@@ -237,14 +287,14 @@ impl Attend {
             }
             for key in (first..end).step_by(LANES) {
                 // Panels of a state: `[t / 16, g, d, 16]`.
-                let place = (key / LANES * c.g + b.g) * c.d * LANES;
+                let place = || (self.row(key) / LANES * c.g + b.g) * c.d * LANES;
                 match self.k {
                     Heads::View(k) => {
                         self.panel(k, b, key, room);
                         self.scores::<S, f32>(room.panel, n, key - from, room);
                     }
-                    Heads::Wide(k) => self.scores::<S, f32>(k.add(place), n, key - from, room),
-                    Heads::Narrow(k) => self.scores::<S, u16>(k.add(place), n, key - from, room),
+                    Heads::Wide(k) => self.scores::<S, f32>(k.add(place()), n, key - from, room),
+                    Heads::Narrow(k) => self.scores::<S, u16>(k.add(place()), n, key - from, room),
                 }
             }
             for i in 0..n {
@@ -256,10 +306,10 @@ impl Attend {
             match self.v {
                 Heads::View(v) => self.rows::<S>(v, b, (from, first..end), room),
                 Heads::Wide(v) => {
-                    self.values::<S, f32>((v.add(first * n + b.g * c.d), n), b, (from, first..end), room);
+                    self.values::<S, f32>((v.add(b.g * c.d), n), b, (from, first..end), room);
                 }
                 Heads::Narrow(v) => {
-                    self.values::<S, u16>((v.add(first * n + b.g * c.d), n), b, (from, first..end), room);
+                    self.values::<S, u16>((v.add(b.g * c.d), n), b, (from, first..end), room);
                 }
             }
             true
@@ -270,11 +320,12 @@ impl Attend {
     unsafe fn panel(&self, k: View, b: Block, key: usize, room: Room) {
         unsafe {
             let c = self.cut;
-            let from = k.f32s().add(b.batch * k.strides[0] + key * k.strides[1] + b.g * k.strides[2]);
+            let from = k.f32s().add(b.batch * k.strides[0] + b.g * k.strides[2]);
             let n = LANES.min(c.t - key);
             for j in 0..LANES {
+                let row = if j < n { self.row(key + j) * k.strides[1] } else { 0 };
                 for e in 0..c.d {
-                    let x = if j < n { *from.add(j * k.strides[1] + e * k.strides[3]) } else { 0.0 };
+                    let x = if j < n { *from.add(row + e * k.strides[3]) } else { 0.0 };
                     *room.panel.add(e * LANES + j) = x;
                 }
             }
@@ -286,7 +337,7 @@ impl Attend {
         unsafe {
             let c = self.cut;
             let (x, to) = ((room.q.cast_const(), c.width()), (room.scores.add(at), CHUNK));
-            tiles::<S, E>(n, x, (panel, LANES), c.d, to);
+            tiles::<S, E, true>(n, x, (panel, LANES), c.d, to);
         }
     }
 
@@ -361,7 +412,8 @@ impl Attend {
         }
     }
 
-    /// Weighted sums of values, sixteen elements at a time.
+    /// Weighted sums of values, sixteen elements at a time; `base` is where the pool or the state begins. Keys of a page lie
+    /// one behind another: sums go on from page to page, so that they are the same whichever pages those are.
     #[inline(always)]
     unsafe fn values<S: Isa, E: Element>(
         &self,
@@ -372,10 +424,19 @@ impl Attend {
     ) {
         unsafe {
             let c = self.cut;
-            for e in (0..c.d).step_by(LANES) {
-                let x = (room.scores.add(keys.start - from).cast_const(), CHUNK);
-                let to = (room.fresh.add(LANES + e), c.part());
-                tiles::<S, E>(b.rows * c.each, x, (base.add(e), step), keys.len(), to);
+            let mut first = keys.start;
+            while first < keys.end {
+                let end = self.table.map_or(keys.end, |t| ((first / t.page + 1) * t.page).min(keys.end));
+                let base = base.add(self.row(first) * step);
+                for e in (0..c.d).step_by(LANES) {
+                    let x = (room.scores.add(first - from).cast_const(), CHUNK);
+                    let to = (room.fresh.add(LANES + e), c.part());
+                    match first == keys.start {
+                        true => tiles::<S, E, true>(b.rows * c.each, x, (base.add(e), step), end - first, to),
+                        false => tiles::<S, E, false>(b.rows * c.each, x, (base.add(e), step), end - first, to),
+                    }
+                }
+                first = end;
             }
         }
     }
@@ -385,26 +446,34 @@ impl Attend {
     unsafe fn rows<S: Isa>(&self, v: View, b: Block, (from, keys): (usize, Range<usize>), room: Room) {
         unsafe {
             let c = self.cut;
-            let base = v.f32s().add(b.batch * v.strides[0] + keys.start * v.strides[1] + b.g * v.strides[2]);
+            let base = v.f32s().add(b.batch * v.strides[0] + b.g * v.strides[2]);
             if v.strides[3] == 1 && c.d.is_multiple_of(LANES) {
                 return self.values::<S, f32>((base, v.strides[1]), b, (from, keys), room);
             }
             for e in (0..c.d).step_by(LANES) {
-                let w = self.padded(v, base, e, keys.len(), room);
+                let w = self.padded(v, base, e, keys.clone(), room);
                 let x = (room.scores.add(keys.start - from).cast_const(), CHUNK);
-                tiles::<S, f32>(b.rows * c.each, x, w, keys.len(), (room.fresh.add(LANES + e), c.part()));
+                tiles::<S, f32, true>(b.rows * c.each, x, w, keys.len(), (room.fresh.add(LANES + e), c.part()));
             }
         }
     }
 
     /// Elements of values that do not fill a vector, with zeros behind them.
-    unsafe fn padded(&self, v: View, base: *const f32, e: usize, keys: usize, room: Room) -> (*const f32, usize) {
+    unsafe fn padded(
+        &self,
+        v: View,
+        base: *const f32,
+        e: usize,
+        keys: Range<usize>,
+        room: Room,
+    ) -> (*const f32, usize) {
         unsafe {
             let c = self.cut;
-            for key in 0..keys {
+            for (i, key) in keys.enumerate() {
+                let row = base.add(self.row(key) * v.strides[1]);
                 for j in 0..LANES {
-                    let x = if e + j < c.d { *base.add(key * v.strides[1] + (e + j) * v.strides[3]) } else { 0.0 };
-                    *room.values.add(key * LANES + j) = x;
+                    let x = if e + j < c.d { *row.add((e + j) * v.strides[3]) } else { 0.0 };
+                    *room.values.add(i * LANES + j) = x;
                 }
             }
             (room.values, LANES)
@@ -412,9 +481,9 @@ impl Attend {
     }
 }
 
-/// Sixteen outputs for each of `n` rows.
+/// Sixteen outputs for each of `n` rows, from zeros or on top of what is there.
 #[inline(always)]
-unsafe fn tiles<S: Isa, E: Element>(
+unsafe fn tiles<S: Isa, E: Element, const FRESH: bool>(
     n: usize,
     (x, stride): (*const f32, usize),
     w: (*const E, usize),
@@ -426,25 +495,29 @@ unsafe fn tiles<S: Isa, E: Element>(
         while i < n {
             let (x, to) = ((x.add(i * stride), stride), (to.add(i * apart), apart));
             i += match n - i {
-                8.. if S::TALL == 8 => tile::<S, E, 8>(x, w, k, to),
-                4.. => tile::<S, E, 4>(x, w, k, to),
-                3 => tile::<S, E, 3>(x, w, k, to),
-                2 => tile::<S, E, 2>(x, w, k, to),
-                _ => tile::<S, E, 1>(x, w, k, to),
+                8.. if S::TALL == 8 => tile::<S, E, 8, FRESH>(x, w, k, to),
+                4.. => tile::<S, E, 4, FRESH>(x, w, k, to),
+                3 => tile::<S, E, 3, FRESH>(x, w, k, to),
+                2 => tile::<S, E, 2, FRESH>(x, w, k, to),
+                _ => tile::<S, E, 1, FRESH>(x, w, k, to),
             };
         }
     }
 }
 
 #[inline(always)]
-unsafe fn tile<S: Isa, E: Element, const T: usize>(
+unsafe fn tile<S: Isa, E: Element, const T: usize, const FRESH: bool>(
     x: (*const f32, usize),
     w: (*const E, usize),
     k: usize,
     (to, apart): (*mut f32, usize),
 ) -> usize {
     unsafe {
-        let acc = floats::<S, E, T>(x, w, k, [S::splat(0.0); T]);
+        let mut acc = [S::splat(0.0); T];
+        for (t, acc) in acc.iter_mut().enumerate().filter(|_| !FRESH) {
+            *acc = S::load(to.add(t * apart));
+        }
+        let acc = floats::<S, E, T>(x, w, k, acc);
         for (t, acc) in acc.into_iter().enumerate() {
             S::store(to.add(t * apart), acc);
         }
@@ -506,72 +579,4 @@ pub unsafe fn merge_rows(cut: Cut, parts: *mut f32, out: *mut f32, sinks: Option
             finish(first, out.add(row * cut.d), cut.d, sinks.map(|s| *s.add(row % cut.h)));
         }
     }
-}
-
-/// Rows of a matrix product whose right operand is no weight: sixteen columns of one batch.
-pub struct Columns {
-    pub a: View,
-    pub b: View,
-    pub out: View,
-    pub scratch: *mut f32,
-    pub units: Range<usize>,
-}
-
-impl Kernel for Columns {
-    type Out = ();
-    #[inline(always)]
-    unsafe fn run<S: Isa>(self) {
-        unsafe {
-            let (r, k) = (self.out.rank, self.a.width());
-            let (m, n) = (self.out.shape[r - 2], self.out.shape[r - 1]);
-            let columns = n.div_ceil(LANES);
-            let lead = &self.out.shape[..r - 2];
-            let (a, b) = (lead_of(&self.a, lead), lead_of(&self.b, lead));
-            for unit in self.units.clone() {
-                let (batch, first) = (unit / columns, unit % columns * LANES);
-                let (x, w) = (self.a.f32s().add(a.offset(batch)), self.b.f32s().add(b.offset(batch)));
-                let ([row, step], [down, across]) = (last_two(&self.a), last_two(&self.b));
-                for i in 0..k {
-                    for j in 0..LANES {
-                        let at = w.add(i * down + (first + j) * across);
-                        *self.scratch.add(i * LANES + j) = if first + j < n { *at } else { 0.0 };
-                    }
-                }
-                let rows = self.scratch.add(k * LANES);
-                let mut i = 0;
-                while step == 1 && i + 4 <= m {
-                    let x = (x.add(i * row).cast_const(), row);
-                    let acc = floats::<S, f32, 4>(x, (self.scratch, LANES), k, [S::splat(0.0); 4]);
-                    for (t, acc) in acc.into_iter().enumerate() {
-                        let to = self.out.f32s().add((batch * m + i + t) * n + first);
-                        store_some::<S>(to, acc, n - first, first + LANES <= n);
-                    }
-                    i += 4;
-                }
-                for i in i..m {
-                    let x = x.add(i * row);
-                    let x = if step == 1 {
-                        x.cast_const()
-                    } else {
-                        for l in 0..k {
-                            *rows.add(l) = *x.add(l * step);
-                        }
-                        rows.cast_const()
-                    };
-                    let [acc] = floats::<S, f32, 1>((x, k), (self.scratch, LANES), k, [S::splat(0.0)]);
-                    let to = self.out.f32s().add((batch * m + i) * n + first);
-                    store_some::<S>(to, acc, n - first, first + LANES <= n);
-                }
-            }
-        }
-    }
-}
-
-fn last_two(v: &View) -> [usize; 2] {
-    [v.strides[v.rank - 2], v.strides[v.rank - 1]]
-}
-
-/// The leading axes of an operand, broadcast to those of the result.
-fn lead_of(v: &View, lead: &[usize]) -> View {
-    View { rank: v.rank - 2, ..*v }.broadcast(lead)
 }

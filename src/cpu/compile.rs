@@ -16,7 +16,7 @@ fn is_whole(def: &OpDef) -> bool {
     let Body::Composite { fused, .. } = &def.body else { return false };
     match fused {
         Fused::Softmax | Fused::LogSoftmax | Fused::LayerNorm | Fused::RmsNorm => true,
-        Fused::Attention | Fused::ExpertMatmul => true,
+        Fused::Attention | Fused::PagedAttention | Fused::ExpertMatmul => true,
         _ => def.is(&op::ROPE),
     }
 }
@@ -294,6 +294,30 @@ impl Compiler<'_> {
 
     /// Keys or values that are a state's rows and nothing else's: the state may lie as attention likes it.
     fn heads(&mut self, v: Value, keys: bool) -> Result<Kv> {
+        let shape = &self.graph.node(v).ty.shape;
+        let (heads, width) = (shape[2].known().unwrap_or(0) as usize, shape[3].known().unwrap_or(0) as usize);
+        let fits = |path: &[(&str, &Attrs)]| match path {
+            [("reshape", _), ("slice", Attrs::Slice { axis: 0, start, step: 1, .. }), ("append", _)] => start.is(0),
+            _ => false,
+        };
+        self.state_of(v, (heads, width, keys), shape[0].is(1), fits)
+    }
+
+    /// The same of a pool of pages, which hold whole panels.
+    fn pool(&mut self, v: Value, keys: bool, page: usize) -> Result<Kv> {
+        let shape = &self.graph.node(v).ty.shape;
+        let (heads, width) = (shape[1].known().unwrap_or(0) as usize, shape[2].known().unwrap_or(0) as usize);
+        let fits = |path: &[(&str, &Attrs)]| matches!(path, [("reshape", _), ("append", _)]);
+        self.state_of(v, (heads, width, keys), page.is_multiple_of(LANES), fits)
+    }
+
+    fn state_of(
+        &mut self,
+        v: Value,
+        (heads, width, keys): (usize, usize, bool),
+        may: bool,
+        fits: impl Fn(&[(&str, &Attrs)]) -> bool,
+    ) -> Result<Kv> {
         let id = self.id(v)?;
         let mut at = v;
         let mut path = vec![];
@@ -304,20 +328,14 @@ impl Compiler<'_> {
             path.push((def.name, attrs));
             at = args[0];
         }
-        let shape = &self.graph.node(v).ty.shape;
-        let width = shape[3].known().unwrap_or(0) as usize;
         let known = self.ids.get(&at).map(|id| &self.p.vals[*id].from);
         let (Some(From::State(state)), true) = (known, self.uses[at.0 as usize] == 1) else {
             return Ok(Kv::Value(self.dense(id)));
         };
-        let (state, heads) = (*state, shape[2].known().unwrap_or(0) as usize);
-        let fits = match &path[..] {
-            [("reshape", _), ("slice", Attrs::Slice { axis: 0, start, step: 1, .. }), ("append", _)] => start.is(0),
-            _ => false,
-        };
+        let state = *state;
         let ty = &self.graph.node(at).ty;
         let rows = ty.shape.rank() == 2 && ty.shape[1].is((heads * width) as i64) && ty.dtype == DType::F32;
-        if !fits || !rows || !shape[0].is(1) || width == 0 || !width.is_multiple_of(LANES) {
+        if !may || !fits(&path) || !rows || width == 0 || !width.is_multiple_of(LANES) {
             return Ok(Kv::Value(self.dense(id)));
         }
         let narrow = self.precision == Precision::Int8;
@@ -340,6 +358,17 @@ impl Compiler<'_> {
             let out = self.result(From::Made, v);
             self.emit(Op::Attention { q, k, v: w, mask, how: *how, past, parts }, out, v);
             self.emit(Op::Merge { attention }, out, v);
+            return Ok(());
+        }
+        if let Attrs::Pages { how, page } = attrs {
+            let page = *page as usize;
+            let (q, k, w) =
+                (self.dense_of(args[0])?, self.pool(args[1], true, page)?, self.pool(args[2], false, page)?);
+            let (tables, sequences) = (self.dense_of(args[3])?, self.dense_of(args[4])?);
+            let positions = self.dense_of(args[5])?;
+            let sinks = args.get(6).map(|s| self.dense_of(*s)).transpose()?;
+            let out = self.result(From::Made, v);
+            self.emit(Op::Pages { q, k, v: w, tables, sequences, positions, sinks, how: *how, page }, out, v);
             return Ok(());
         }
         if matches!(&def.body, Body::Composite { fused: Fused::ExpertMatmul, .. }) {
@@ -425,7 +454,11 @@ impl Compiler<'_> {
             (Primitive::Cast, _) => Op::Cast { x: self.dense_of(args[0])? },
             (Primitive::Iota, Attrs::Iota { axis, start, .. }) => Op::Iota { axis: *axis, start: self.dim(*start) },
             (Primitive::Append, Attrs::Append { at }) => {
-                let (of, rows, at) = (self.id(args[0])?, self.dense_of(args[1])?, self.dim(*at));
+                let (of, rows) = (self.id(args[0])?, self.dense_of(args[1])?);
+                let at = match args.get(2) {
+                    Some(ids) => At::Ids(self.dense_of(*ids)?),
+                    None => At::Behind(self.dim(*at)),
+                };
                 let From::State(state) = self.p.vals[of].from else { return Err(wrong(def, attrs)) };
                 let out = self.result(From::Alias { of }, v);
                 self.emit(Op::Append { state, rows, at }, out, v);

@@ -1,10 +1,12 @@
 //! Running a program: the tasks of its instructions.
 
-use super::attend::{self, Attend, Columns, Heads};
+use super::attend::{self, Attend, Heads};
 use super::blocks::BLOCK;
+use super::columns::Columns;
 use super::isa::{LANES, Set};
-use super::kv::{Append, Layout};
+use super::kv::{Append, Layout, Place};
 use super::map::{Map, RUN, number, word};
+use super::pages::{self, Pages};
 use super::pool::Work;
 use super::product::{Left, Post, Product, Quantise, Quantised};
 use super::program::*;
@@ -188,6 +190,7 @@ impl Core {
                     rows: units,
                 }),
                 Op::Attention { .. } => self.attention(m, &instr.op, (out, worker), units),
+                Op::Pages { .. } => self.pages(m, &instr.op, (out, worker), units),
                 Op::Merge { attention } => self.merge(m, &self.program.instrs[*attention].op, out, units),
                 Op::Map { def, args } => {
                     let mut views = [(out, DType::F32); 3];
@@ -197,7 +200,7 @@ impl Core {
                         self.set.run(Map { def, scalar, dtype: dtype(&instr.out), out, args, units });
                     }
                 }
-                Op::Append { state, rows, at } => self.append(m, *state, view(rows), m.sizes[*at], units),
+                Op::Append { state, rows, at } => self.append(m, *state, view(rows), *at, units),
                 Op::Assign { state, x } => {
                     let x = view(x);
                     let r = runs(units, x.count());
@@ -213,18 +216,47 @@ impl Core {
         }
     }
 
-    /// Rows of a state replaced, from row `at` on.
-    unsafe fn append(&self, m: &Memory, state: usize, rows: View, at: usize, units: Range<usize>) {
-        let layout = self.program.states[state].layout;
+    /// Rows of a state replaced.
+    unsafe fn append(&self, m: &Memory, state: usize, rows: View, at: At, units: Range<usize>) {
+        let info = &self.program.states[state];
         let to = m.states[state].as_ptr().cast_mut();
-        // SAFETY: the caller's: the step was refused if these rows reached past the state.
+        let at = match at {
+            At::Behind(at) => Place::Behind(m.sizes[at]),
+            At::Ids(ids) => Place::Ids(m.views[ids].ptr, info.ty.shape[0].bound().max(0) as usize),
+        };
+        // SAFETY: the caller's: the step was refused if these rows reached past the state; ids that do are passed over.
         unsafe {
-            if layout != Layout::Plain {
-                return self.set.run(Append { layout, x: rows, to, at, rows: units });
+            if info.layout != Layout::Plain {
+                return self.set.run(Append { layout: info.layout, x: rows, to, at, rows: units });
             }
             let row = rows.count() / rows.shape[0].max(1);
-            let to = to.cast::<u32>().add((at + units.start) * row);
-            std::ptr::copy_nonoverlapping(rows.ptr.add(units.start * row), to, units.len() * row);
+            for r in units {
+                let Some(at) = at.of(r) else { continue };
+                std::ptr::copy_nonoverlapping(rows.ptr.add(r * row), to.cast::<u32>().add(at * row), row);
+            }
+        }
+    }
+
+    /// A task of attention over pages.
+    unsafe fn pages(&self, m: &Memory, op: &Op, (out, worker): (View, usize), units: Range<usize>) {
+        let Op::Pages { q, k, v, tables, sequences, positions, sinks, how, page } = op else { return };
+        let view = |id: &Id| m.views[*id];
+        // SAFETY: the caller's: the views are of this step's memory, and no other task has these rows.
+        unsafe {
+            self.set.run(Pages {
+                cut: pages::Cut::of(&view(q), &view(&k.id()), &view(tables), *page),
+                q: view(q),
+                k: self.heads(m, *k),
+                v: self.heads(m, *v),
+                tables: view(tables).ptr,
+                sequences: view(sequences).ptr,
+                positions: view(positions).ptr,
+                how: *how,
+                sinks: sinks.map(|s| view(&s).f32s().cast_const()),
+                out: out.f32s(),
+                scratch: m.scratch[worker].as_ptr().cast_mut().cast(),
+                units,
+            })
         }
     }
 
@@ -247,6 +279,7 @@ impl Core {
                 k: self.heads(m, *k),
                 v: self.heads(m, *v),
                 mask,
+                table: None,
                 scale,
                 softcap,
                 sinks,

@@ -59,13 +59,35 @@ impl Layout {
     }
 }
 
+/// Where rows go in a state.
+#[derive(Clone, Copy)]
+pub enum Place {
+    /// Behind so many others.
+    Behind(usize),
+    /// Where ids say, of a state of so many rows.
+    Ids(*const u32, usize),
+}
+
+impl Place {
+    /// The state's row for row `r`; none where there is no such row.
+    ///
+    /// # Safety
+    /// There are ids for so many rows.
+    pub unsafe fn of(&self, r: usize) -> Option<usize> {
+        match *self {
+            Place::Behind(at) => Some(at + r),
+            // SAFETY: as promised.
+            Place::Ids(ids, rows) => Some(unsafe { *ids.add(r) } as usize).filter(|id| *id < rows),
+        }
+    }
+}
+
 /// Rows into a state that lies by heads.
 pub struct Append {
     pub layout: Layout,
     pub x: View,
     pub to: *mut u8,
-    /// The state's row of the first of `x`.
-    pub at: usize,
+    pub at: Place,
     pub rows: Range<usize>,
 }
 
@@ -90,7 +112,8 @@ impl Append {
             let Layout::Heads { keys, heads, width, .. } = self.layout else { return };
             let n = heads * width;
             for r in self.rows.clone() {
-                let (x, row) = (self.x.f32s().add(r * n), self.at + r);
+                let Some(row) = self.at.of(r) else { continue };
+                let x = self.x.f32s().add(r * n);
                 for i in (0..n).step_by(LANES) {
                     let mut some = [E::ZERO; LANES];
                     let count = LANES.min(n - i);

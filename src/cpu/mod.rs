@@ -8,6 +8,7 @@
 
 mod attend;
 mod blocks;
+mod columns;
 mod compile;
 mod exec;
 mod isa;
@@ -15,6 +16,7 @@ mod kv;
 mod lines;
 mod map;
 mod pack;
+mod pages;
 mod pool;
 mod product;
 mod program;

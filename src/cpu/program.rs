@@ -134,6 +134,18 @@ pub enum Op {
         past: Option<DimId>,
         parts: Id,
     },
+    /// Attention of rows of many sequences to keys and values in pages.
+    Pages {
+        q: Id,
+        k: Kv,
+        v: Kv,
+        tables: Id,
+        sequences: Id,
+        positions: Id,
+        sinks: Option<Id>,
+        how: Attention,
+        page: usize,
+    },
     /// Parts of an attention, where there are several, become its result.
     Merge {
         attention: usize,
@@ -183,7 +195,7 @@ pub enum Op {
     Append {
         state: usize,
         rows: Id,
-        at: DimId,
+        at: At,
     },
     /// A state's new contents, behind everything else.
     Assign {
@@ -222,6 +234,15 @@ pub struct StateInfo {
     pub name: String,
     pub ty: Type,
     pub layout: Layout,
+}
+
+/// Where rows go in a state.
+#[derive(Debug, Clone, Copy)]
+pub enum At {
+    /// Behind so many others.
+    Behind(DimId),
+    /// Each where its id says.
+    Ids(Id),
 }
 
 /// What attention reads keys and values of.
@@ -288,6 +309,9 @@ impl Program {
             Op::Norm { x, w, b, .. } => [*x, *w].into_iter().chain(*b).collect(),
             Op::Rope { x, cos, sin, .. } => vec![*x, *cos, *sin],
             Op::Attention { q, k, v, mask, .. } => [*q, k.id(), v.id()].into_iter().chain(*mask).collect(),
+            Op::Pages { q, k, v, tables, sequences, positions, sinks, .. } => {
+                [*q, k.id(), v.id(), *tables, *sequences, *positions].into_iter().chain(*sinks).collect()
+            }
             Op::Merge { attention } => match &self.instrs[*attention].op {
                 Op::Attention { q, parts, .. } => vec![*q, *parts],
                 _ => vec![],
@@ -304,6 +328,7 @@ impl Program {
             }
             Op::ScatterAdd { x, ids } => vec![*x, *ids],
             Op::Iota { .. } => vec![],
+            Op::Append { rows, at: At::Ids(ids), .. } => vec![*rows, *ids],
             Op::Append { rows, .. } => vec![*rows],
         }
     }

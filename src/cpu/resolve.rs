@@ -6,7 +6,7 @@ use super::lines::Lines;
 use super::pack::Packed;
 use super::product::scratch_floats;
 use super::program::*;
-use super::{RANK, attend};
+use super::{RANK, attend, pages};
 use crate::base::{Bindings, Error, Result};
 
 /// A value's elements: words, `strides` apart.
@@ -300,7 +300,7 @@ impl Memory {
     }
 
     fn check(&self, p: &Program, at: usize) -> Result<()> {
-        if let Op::Append { state, rows, at } = &p.instrs[at].op {
+        if let Op::Append { state, rows, at: At::Behind(at) } = &p.instrs[at].op {
             let (have, n, at) = (p.states[*state].ty.shape[0].bound(), self.views[*rows].shape[0], self.sizes[*at]);
             if (at as isize) < 0 || (at + n) as i64 > have {
                 let what = format!("{n} rows at {at} reach past the state's {have}");
@@ -412,6 +412,10 @@ impl Memory {
             Op::Rope { .. } => (Span::of(out.rows(), out.width() + 10), 0),
             Op::Attention { q, k, past, how, .. } => {
                 let cut = attend::Cut::of(view(q), view(&k.id()), past.map(|d| self.sizes[d]), how.window);
+                (Span::of(cut.units(), cut.unit_ns()), cut.scratch_floats())
+            }
+            Op::Pages { q, k, tables, page, .. } => {
+                let cut = pages::Cut::of(view(q), view(&k.id()), view(tables), *page);
                 (Span::of(cut.units(), cut.unit_ns()), cut.scratch_floats())
             }
             Op::Merge { attention } => match &p.instrs[*attention].op {

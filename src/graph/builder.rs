@@ -41,6 +41,21 @@ pub struct Tensor<'g> {
     value: Value,
 }
 
+/// Where [`Tensor::paged_attention`] finds keys and values.
+#[derive(Clone, Copy)]
+pub struct Paged<'g> {
+    /// The pools `[pages · page, kv heads, width]`.
+    pub keys: Tensor<'g>,
+    /// The same of values.
+    pub values: Tensor<'g>,
+    /// For each sequence its pages in order: u32 `[sequences, pages of one]`.
+    pub tables: Tensor<'g>,
+    /// For each row its sequence: u32 `[rows]`.
+    pub sequences: Tensor<'g>,
+    /// For each row its position in its sequence: u32 `[rows]`.
+    pub positions: Tensor<'g>,
+}
+
 impl GraphBuilder {
     /// An empty graph.
     pub fn new() -> Self {
@@ -113,6 +128,25 @@ impl GraphBuilder {
             Ok(all[0])
         });
         made.into_iter().map(|v| self.wrap(v)).collect()
+    }
+    /// How many nodes there are: a range between two of these is what was added between.
+    pub(crate) fn mark(&self) -> usize {
+        self.graph.borrow().nodes.len()
+    }
+    /// As [`Graph::pullback`]; nothing for each of `wrt` once something went wrong.
+    pub(crate) fn pullback<'g>(
+        &'g self,
+        (y, seed): (Tensor<'g>, Tensor<'g>),
+        wrt: &[Tensor<'g>],
+        nodes: std::ops::Range<usize>,
+    ) -> Vec<Option<Tensor<'g>>> {
+        let all: Vec<Tensor> = [&[y, seed], wrt].concat();
+        let mut made = vec![None; wrt.len()];
+        self.with(&all, |graph, all| {
+            made = graph.pullback((all[0], all[1]), &all[2..], nodes)?;
+            Ok(all[0])
+        });
+        made.into_iter().map(|v| v.map(|v| self.wrap(v))).collect()
     }
     /// The graph.
     ///
@@ -324,6 +358,13 @@ impl<'g> Tensor<'g> {
     pub fn attention_with_sinks(self, k: Tensor<'_>, v: Tensor<'_>, sinks: Tensor<'_>, how: Attention) -> Self {
         self.with(&op::ATTENTION, Attrs::Attention(Attention { sinks: true, ..how }), &[k, v, sinks])
     }
+    /// Attention over pages of keys and values of many sequences; see the op `paged_attention` in docs/ops.md.
+    pub fn paged_attention(self, at: Paged<'_>, sinks: Option<Tensor<'_>>, page: u32, how: Attention) -> Self {
+        let mut rest = vec![at.keys, at.values, at.tables, at.sequences, at.positions];
+        rest.extend(sinks);
+        let how = Attention { sinks: sinks.is_some(), ..how };
+        self.with(&op::PAGED_ATTENTION, Attrs::Pages { how, page }, &rest)
+    }
     /// Products with `rows` rows of a weight `[.., k]` from each of `first` (u32 `[n, t]`) on; self is `[n, t, k]` or `[n, 1, k]`.
     pub fn expert_matmul(self, w: Tensor<'_>, first: Tensor<'_>, rows: usize) -> Self {
         self.with(&op::EXPERT_MATMUL, Attrs::Rows(rows.into()), &[w, first])
@@ -331,6 +372,10 @@ impl<'g> Tensor<'g> {
     /// This state with rows from `at` on replaced by `rows`, in place.
     pub fn append(self, rows: Tensor<'_>, at: impl Into<Dim>) -> Self {
         self.with(&op::APPEND, Attrs::Append { at: at.into() }, &[rows])
+    }
+    /// This state with row `i` of `rows` in place of its row `ids[i]` (u32 `[n]`, no number twice); nowhere where it has no such row.
+    pub fn append_at(self, rows: Tensor<'_>, ids: Tensor<'_>) -> Self {
+        self.with(&op::APPEND, Attrs::Append { at: Dim::new(0) }, &[rows, ids])
     }
     /// This state with `value` for its contents from now on; earlier ops have read the old ones.
     pub fn assign(self, value: Tensor<'_>) -> Self {

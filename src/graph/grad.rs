@@ -40,6 +40,33 @@ impl Graph {
         wrt.iter().map(|w| up.get(w).copied().ok_or_else(|| self.unreached(*w))).collect()
     }
 
+    /// Carries `seed`, the gradient of `y`, back through the nodes of a range only: the gradient in each of `wrt`, none where `y`
+    /// does not depend on it through them. What `wrt` and `seed` are made of is left alone.
+    ///
+    /// # Errors
+    /// Those of the ops' gradient rules.
+    pub fn pullback(
+        &mut self,
+        (y, seed): (Value, Value),
+        wrt: &[Value],
+        nodes: std::ops::Range<usize>,
+    ) -> Result<Vec<Option<Value>>> {
+        let (place, layer) = (self.place.clone(), self.layer);
+        let mut tape = Tape { graph: self, needs: vec![false; nodes.start], up: HashMap::new() };
+        for w in wrt {
+            if let Some(needs) = tape.needs.get_mut(w.0 as usize) {
+                *needs = true;
+            }
+        }
+        tape.grow(nodes.start, wrt);
+        tape.up.insert(y, seed);
+        tape.back(nodes.start, nodes.end)?;
+        let up = tape.up;
+        self.set_place(place);
+        self.set_layer(layer);
+        Ok(wrt.iter().map(|w| up.get(w).copied()).collect())
+    }
+
     fn check_gradients(&self, loss: Value, wrt: &[Value]) -> Result<()> {
         let node = self.node(loss);
         if node.ty.dtype != DType::F32 || !node.ty.shape.count().is(1) {

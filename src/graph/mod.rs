@@ -11,7 +11,7 @@ mod shape;
 mod text;
 
 pub use crate::op::{Attention, RopeLayout, Window};
-pub use builder::{GraphBuilder, Tensor};
+pub use builder::{GraphBuilder, Paged, Tensor};
 pub use optimiser::{Optimiser, Parameters, Zero};
 pub use rewrite::{Renamed, Rewritten};
 

@@ -56,6 +56,8 @@ type Places = Vec<(MeshAxis, Placement, Cut)>;
 struct Parameter<'g> {
     name: String,
     state: Tensor<'g>,
+    /// As products use it: the state, or what was gathered of its pieces.
+    used: Tensor<'g>,
     places: Places,
     layer: u32,
 }
@@ -80,12 +82,14 @@ pub struct Parameters<'g> {
     builder: &'g GraphBuilder,
     zero: Zero,
     all: RefCell<Vec<Parameter<'g>>>,
+    /// Those that were asked for since somebody looked.
+    touched: RefCell<Vec<usize>>,
 }
 
 impl<'g> Parameters<'g> {
     /// Of a graph under construction, none yet; `zero` says what data parallel ranks share.
     pub fn new(builder: &'g GraphBuilder, zero: Zero) -> Self {
-        Parameters { builder, zero, all: RefCell::default() }
+        Parameters { builder, zero, all: RefCell::default(), touched: RefCell::default() }
     }
 
     /// A parameter, f32 of known shape, and where it lies along mesh axes other than the data axis. Its contents are
@@ -94,14 +98,54 @@ impl<'g> Parameters<'g> {
         let shape = shape.into();
         let state = placed(self.builder.state(name, DType::F32, shape.clone()), places);
         let layer = self.builder.current_layer();
-        self.all.borrow_mut().push(Parameter { name: name.into(), state, places: places.to_vec(), layer });
-        match share(&shape, places) {
+        let used = match share(&shape, places) {
             Some(axis) if self.zero == Zero::Weights => {
                 state.place(MeshAxis::Data, Placement::Split(axis));
                 state.reshape(shape).place(MeshAxis::Data, Placement::Whole)
             }
             _ => state,
+        };
+        self.touch(self.all.borrow().len());
+        self.all.borrow_mut().push(Parameter { name: name.into(), state, used, places: places.to_vec(), layer });
+        used
+    }
+
+    /// A parameter that may be there already, for another pass over the same model.
+    pub(crate) fn again(&self, name: &str, shape: &[usize], places: &[(MeshAxis, Placement, Cut)]) -> Tensor<'g> {
+        let shape = Shape::from(shape);
+        let known = self.all.borrow().iter().position(|p| p.name == name && p.state.shape() == shape);
+        let Some(i) = known else { return self.add(name, shape, places) };
+        self.touch(i);
+        self.all.borrow()[i].used
+    }
+
+    fn touch(&self, i: usize) {
+        let mut touched = self.touched.borrow_mut();
+        if !touched.contains(&i) {
+            touched.push(i);
         }
+    }
+
+    /// Which parameters were added or asked for since the last call, by their order.
+    pub(crate) fn take_touched(&self) -> Vec<usize> {
+        self.touched.take()
+    }
+
+    /// A parameter as products use it.
+    pub(crate) fn used(&self, i: usize) -> Tensor<'g> {
+        self.all.borrow()[i].used
+    }
+
+    /// Adds to a parameter's gradient so far. Where data-parallel ranks share gradients each part is scattered at once, so that
+    /// no whole one is kept; else the sum is all-reduced when it is used.
+    pub(crate) fn sum(&self, i: usize, before: Option<Tensor<'g>>, g: Tensor<'g>) -> Tensor<'g> {
+        let all = self.all.borrow();
+        let layer = self.builder.current_layer();
+        self.builder.layer(all[i].layer);
+        let g = if self.zero >= Zero::Gradients { self.gradient(&all[i], g) } else { g };
+        let sum = before.map_or(g, |b| b + g);
+        self.builder.layer(layer);
+        sum
     }
 
     /// Names and shapes, in the order in which they were added.
@@ -115,9 +159,14 @@ impl<'g> Parameters<'g> {
     /// The builder keeps the errors of [`Graph::gradients`](super::Graph::gradients): a parameter that the loss does not
     /// depend on, by name.
     pub fn update(&self, loss: Tensor<'g>, how: Optimiser, rate: Tensor<'g>, step: Tensor<'g>) {
-        let all = self.all.borrow();
-        let states: Vec<Tensor> = all.iter().map(|p| p.state).collect();
+        let states: Vec<Tensor> = self.all.borrow().iter().map(|p| p.state).collect();
         let gradients = self.builder.gradients(loss, &states);
+        self.follow(gradients, how, rate, step);
+    }
+
+    /// The update of every parameter by its gradient, in the order in which they were added.
+    pub(crate) fn follow(&self, gradients: Vec<Tensor<'g>>, how: Optimiser, rate: Tensor<'g>, step: Tensor<'g>) {
+        let all = self.all.borrow();
         let before = self.builder.current_layer();
         self.builder.at("optimiser");
         let corrections = match how {

@@ -34,6 +34,8 @@ pub struct Spec {
     pub softcap: bool,
     /// Whether each head has a score beside those of its keys.
     pub sinks: bool,
+    /// Queries are rows of many sequences, whose keys lie in pages.
+    pub pages: bool,
     /// One invocation a query (adapters that run on a CPU, long prompts); else a workgroup, lanes along the keys.
     pub serial: bool,
 }
@@ -60,8 +62,12 @@ pub fn holes(spec: Spec) -> Vec<(&'static str, String)> {
     let mask = spec.mask.map(|boolean| ("mask", mask(boolean)));
     let cap = spec.softcap.then(|| ("cap", CAP.to_string()));
     let sinks = spec.sinks.then(|| ("sinks", SINKS.to_string()));
-    let last = spec.causal.then(|| ("last", last(spec.window)));
-    [mask, cap, sinks, last].into_iter().flatten().collect()
+    let last = match spec.pages {
+        true => Some(("last", pages_end(spec.window))),
+        false => spec.causal.then(|| ("last", last(spec.window))),
+    };
+    let place = spec.pages.then(|| ("place", PLACE.to_string()));
+    [mask, cap, sinks, last, place].into_iter().flatten().collect()
 }
 
 /// Beyond ±15 tanh is ±1 in f32, and some drivers overflow in exp there.
@@ -94,6 +100,29 @@ fn last(window: bool) -> String {
     )
 }
 
+/// Entries beyond the pool stand for its last page: nothing is read outside of it.
+const PLACE: &str = "fn place(s: u32, t: u32) -> u32 {\n    \
+    let entry = tables[p.tables0 + sequences[p.sequences0 + s] * p.per + t / p.page];\n    \
+    return min(entry, p.pool / p.page - 1u) * p.page + t % p.page;\n}\n";
+
+/// A row sees keys up to its position, and none of a sequence that there is not.
+fn pages_end(window: bool) -> String {
+    let start = if window {
+        "let end = positions[p.positions0 + s];\n    return select(0u, end - p.window + 1u, end >= p.window);"
+    } else {
+        "return 0u;"
+    };
+    format!(
+        "@group(0) @binding(6) var<storage, read> tables: array<u32>;\n\
+         @group(0) @binding(7) var<storage, read> sequences: array<u32>;\n\
+         @group(0) @binding(8) var<storage, read> positions: array<u32>;\n\
+         fn keys_end(s: u32) -> u32 {{\n    \
+         if (sequences[p.sequences0 + s] >= p.sequences) {{ return 0u; }}\n    \
+         return min(positions[p.positions0 + s], p.keys - 1u) + 1u;\n}}\n\
+         fn keys_start(s: u32) -> u32 {{\n    {start}\n}}\n"
+    )
+}
+
 /// The loop with the query and the accumulators in named registers.
 fn serial_body(vectors: u32) -> String {
     let mut t = String::from(
@@ -114,7 +143,7 @@ fn serial_body(vectors: u32) -> String {
             load("q", &format!("q_at + {}u", i * 4))
         );
     }
-    t += "    for (var t = keys_start(s); t < keys_end(s); t++) {\n        let kt = k_at + t * p.k_row;\n        let vt = v_at + t * p.v_row;\n        var score = 0.0;\n";
+    t += "    for (var t = keys_start(s); t < keys_end(s); t++) {\n        let row = place(s, t);\n        let kt = k_at + row * p.k_row;\n        let vt = v_at + row * p.v_row;\n        var score = 0.0;\n";
     for i in 0..vectors {
         let _ = writeln!(t, "        score += dot(q{i}, {});", load("k", &format!("kt + {}u", i * 4)));
     }

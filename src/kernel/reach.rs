@@ -28,11 +28,9 @@ pub fn reach(kernel: &Kernel, name: &str, number: &dyn Fn(&str) -> Expr) -> Opti
         }
         ("attention" | "attention_tiles", "k" | "v") => {
             let of = |part: &str| n(&format!("{name}{part}"));
-            of("0")
-                + last("batch") * of("_batch")
-                + last("keys") * of("_row")
-                + last("kv_heads") * of("_head")
-                + n("width")
+            // Of pages any row of the pool.
+            let rows = if n("pool").is(0) { last("keys") } else { last("pool") };
+            of("0") + last("batch") * of("_batch") + rows * of("_row") + last("kv_heads") * of("_head") + n("width")
         }
         ("attention", "y") => n("y0") + n("batch") * n("queries") * n("heads") * n("width"),
         ("attention_tiles", "y") if n("parts").is(1) => n("y0") + n("batch") * n("queries") * n("heads") * n("width"),
@@ -40,6 +38,8 @@ pub fn reach(kernel: &Kernel, name: &str, number: &dyn Fn(&str) -> Expr) -> Opti
             n("parts") * n("batch") * n("queries") * n("heads") * (n("width") + Expr::new(4)) + n("y0")
         }
         ("attention" | "attention_tiles", "sinks") => n("sinks0") + n("heads"),
+        ("attention", "tables") => n("tables0") + n("sequences") * n("per"),
+        ("attention", "sequences" | "positions") => n(&format!("{name}0")) + n("queries"),
         ("attention_merge", "y") => n("y0") + n("rows") * n("width"),
         ("attention_merge", "x") => n("rows") * n("parts") * (n("width") + Expr::new(4)),
         _ => return None,

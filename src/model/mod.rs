@@ -15,7 +15,7 @@ mod tensor;
 pub mod write;
 
 pub use arch::{Architecture, bert, llama};
-pub use layers::StepShape;
+pub use layers::{PagedShape, StepShape};
 pub use open::{Model, ModelInfo};
 pub use source::ModelSource;
 pub use tensor::{TensorInfo, TensorType};

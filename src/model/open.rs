@@ -4,7 +4,7 @@ use super::ModelSource;
 use super::arch::{self, Architecture, Family};
 use super::derived;
 use super::keys::{Keys, short};
-use super::layers::{self, Decoder, Encoder, Sentence, StepShape};
+use super::layers::{self, Decoder, Encoder, PagedShape, Sentence, StepShape};
 use crate::base::{Bindings, Error, Result, Var};
 use crate::format;
 use crate::graph::{Graph, Source};
@@ -225,6 +225,21 @@ impl Model {
         layers::step(self.generator()?, &self.source, &self.name, step)
     }
 
+    /// The graph of a decoder's step over rows of many sequences.
+    pub fn paged_graph(&self, step: &PagedShape) -> Result<Graph> {
+        layers::paged_step(self.generator()?, &self.source, &self.name, step)
+    }
+
+    /// Whether it has such a step.
+    pub fn has_pages(&self) -> bool {
+        self.decoder().is_some_and(Decoder::has_pages)
+    }
+
+    /// Tokens before its own that a row of such a step is told the places of.
+    pub fn looks_back(&self) -> usize {
+        self.decoder().map_or(0, Decoder::looks_back)
+    }
+
     /// A step that stands for the model's use: one token at half of the context, or one text of 32 tokens.
     pub fn typical_step(&self, context: usize) -> Result<(Graph, Bindings)> {
         match &self.architecture {
@@ -283,7 +298,12 @@ fn sentence(at: &Keys, architecture: &Architecture) -> Result<Option<Sentence>> 
         Architecture::Encoder(e) => return Ok(Some(e.common().sentence.clone())),
         Architecture::Decoder(d) => d,
     };
-    if at.is_gguf() || at.side_json("modules.json")?.is_none() {
+    // Converters write how embedders pool, and nothing of others.
+    let embeds = match at.is_gguf() {
+        true => at.number("pooling_type", "")?.unwrap_or(0.0) > 0.0,
+        false => at.side_json("modules.json")?.is_some(),
+    };
+    if !embeds {
         return Ok(None);
     }
     if at.flag("", "is_causal")? == Some(false) {

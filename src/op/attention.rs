@@ -178,7 +178,16 @@ fn attention_rule(op: &str, attrs: &Attrs, types: &[Type]) -> Result<Type> {
 }
 
 /// What no score can be below: hidden keys have it.
-const HIDDEN: f32 = -f32::MAX;
+pub(super) const HIDDEN: f32 = -f32::MAX;
+
+/// Products of queries and keys, scaled and bent.
+pub(super) fn scaled(b: &mut dyn Build, products: Value, a: &Attention) -> Result<Value> {
+    let scores = b.mul_const(products, a.scale)?;
+    let Some(cap) = a.softcap else { return Ok(scores) };
+    let part = b.mul_const(scores, 1.0 / cap)?;
+    let bent = b.unary(&TANH, part)?;
+    b.mul_const(bent, cap)
+}
 
 /// Scores with masks, `[b, g, h/g, s, t]`, and values as `[b, g, 1, t, d]`.
 fn scores(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<(Value, Value)> {
@@ -194,12 +203,7 @@ fn scores(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<(Value, Va
     };
     let (k, v) = (grouped(b, args[1])?, grouped(b, args[2])?);
     let scores = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: true }, &[q, k])?;
-    let mut scores = b.mul_const(scores, a.scale)?;
-    if let Some(cap) = a.softcap {
-        let part = b.mul_const(scores, 1.0 / cap)?;
-        let bent = b.unary(&TANH, part)?;
-        scores = b.mul_const(bent, cap)?;
-    }
+    let mut scores = scaled(b, scores, a)?;
     if let Some(&mask) = args.get(3).filter(|_| !a.sinks) {
         let ty = b.ty(mask);
         let mask = b.broadcast(mask, vec![batch, h, s, t])?;
@@ -231,19 +235,24 @@ fn scores(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<(Value, Va
 fn attention(b: &mut dyn Build, attrs: &Attrs, args: &[Value]) -> Result<Value> {
     let (scores, v) = scores(b, attrs, args)?;
     let sinks = args.get(3).filter(|_| matches!(attrs, Attrs::Attention(a) if a.sinks));
+    let y = weighted(b, scores, v, sinks.copied())?;
+    let y = b.transpose(y, &[0, 3, 1, 2, 4])?;
+    let shape = b.shape(args[0]);
+    b.reshape(y, shape)
+}
+
+/// Values weighted by the softmax of their scores; zeros where nothing is seen.
+pub(super) fn weighted(b: &mut dyn Build, scores: Value, v: Value, sinks: Option<Value>) -> Result<Value> {
     let weights = match sinks {
         None => b.apply(&SOFTMAX, Attrs::None, &[scores])?,
-        Some(&sinks) => with_sinks(b, scores, sinks)?,
+        Some(sinks) => with_sinks(b, scores, sinks)?,
     };
     // Where nothing is seen all scores are alike: such weights are dropped.
     let most = b.reduce_last(&MAX, scores)?;
     let (low, zero) = (b.constant(HIDDEN), b.constant(0.0));
     let sees = b.binary(&GT, most, low)?;
     let weights = b.apply(&WHERE, Attrs::None, &[sees, weights, zero])?;
-    let y = b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: false }, &[weights, v])?;
-    let y = b.transpose(y, &[0, 3, 1, 2, 4])?;
-    let shape = b.shape(args[0]);
-    b.reshape(y, shape)
+    b.apply(&MATMUL, Attrs::Matmul { ta: false, tb: false }, &[weights, v])
 }
 
 /// The softmax of scores `[b, g, h/g, s, t]` beside one more score a head, whose own share is left out.

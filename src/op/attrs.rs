@@ -42,6 +42,13 @@ pub enum Attrs {
     },
     Rope(RopeLayout),
     Attention(Attention),
+    /// Attention over pages of so many keys.
+    Pages {
+        /// Scale, window, cap and sinks.
+        how: Attention,
+        /// Keys of a page.
+        page: u32,
+    },
     /// Where in axis 0 of the state the new rows go.
     Append {
         at: Dim,
@@ -103,6 +110,18 @@ impl Attrs {
     }
 }
 
+impl fmt::Display for Attention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "scale={}", self.scale)?;
+        if let Some(past) = self.causal {
+            write!(f, " causal past={past}")?;
+        }
+        self.window.map_or(Ok(()), |w| write!(f, " window={w}"))?;
+        self.softcap.map_or(Ok(()), |c| write!(f, " softcap={c}"))?;
+        if self.sinks { f.write_str(" sinks") } else { Ok(()) }
+    }
+}
+
 impl fmt::Display for Attrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -120,15 +139,8 @@ impl fmt::Display for Attrs {
             Attrs::Matmul { ta, tb } => write!(f, "ta={ta} tb={tb}"),
             Attrs::Norm { eps } => write!(f, "eps={eps:e}"),
             Attrs::Rope(l) => write!(f, "layout={l:?}"),
-            Attrs::Attention(a) => {
-                write!(f, "scale={}", a.scale)?;
-                if let Some(past) = a.causal {
-                    write!(f, " causal past={past}")?;
-                }
-                a.window.map_or(Ok(()), |w| write!(f, " window={w}"))?;
-                a.softcap.map_or(Ok(()), |c| write!(f, " softcap={c}"))?;
-                if a.sinks { f.write_str(" sinks") } else { Ok(()) }
-            }
+            Attrs::Attention(a) => write!(f, "{a}"),
+            Attrs::Pages { how, page } => write!(f, "{how} page={page}"),
             Attrs::Append { at } => write!(f, "at={at}"),
             Attrs::Rows(n) => write!(f, "rows={n}"),
             Attrs::Collective(c) => write!(f, "{c}"),

@@ -14,6 +14,8 @@ pub enum Fill {
     Wide,
     /// Whole numbers below this.
     Below(u32),
+    /// The same, no number twice.
+    Different(u32),
     /// 0 or 1.
     Truth,
     /// Whole numbers with many ties.

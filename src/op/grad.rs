@@ -430,6 +430,9 @@ pub fn pad(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
 pub fn append(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
     let Attrs::Append { at } = *p.attrs else { return rule::wrong_attrs("append", p.attrs) };
     let (state, rows) = (b.shape(p.args[0]), b.shape(p.args[1])[0]);
+    if let Some(&ids) = p.args.get(2) {
+        return append_by_ids(b, p, (state, rows), ids);
+    }
     let before = to(b, p, 0, |b| {
         let mut column = vec![Dim::new(1); state.rank()];
         column[0] = state[0];
@@ -440,6 +443,21 @@ pub fn append(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {
         b.apply(&WHERE, Attrs::None, &[early, p.up, late])
     })?;
     Ok(vec![before, to(b, p, 1, |b| b.slice(p.up, 0, at, rows))?])
+}
+/// The same of rows that went where ids say: rows that none went to keep theirs.
+fn append_by_ids(b: &mut dyn Build, p: &Pull, (state, rows): (Shape, Dim), ids: Value) -> Result<Vec<Option<Value>>> {
+    let before = to(b, p, 0, |b| {
+        let (one, zero) = (b.constant(1.0), b.constant(0.0));
+        let ones = b.broadcast(one, vec![rows])?;
+        let written = b.apply(&SCATTER_ADD, Attrs::Rows(state[0]), &[ones, ids])?;
+        let mut column = vec![Dim::new(1); state.rank()];
+        column[0] = state[0];
+        let written = b.reshape(written, column)?;
+        let kept = b.binary(&LE, written, zero)?;
+        only(b, kept, p.up)
+    })?;
+    let new = to(b, p, 1, |b| b.apply(&GATHER, Attrs::None, &[p.up, ids]))?;
+    Ok(vec![before, new, None])
 }
 /// All to the new value: of the old one nothing is left.
 pub fn assign(b: &mut dyn Build, p: &Pull) -> Result<Vec<Option<Value>>> {

@@ -138,7 +138,9 @@ ops! {
     };
     APPEND = OpDef {
         name: "append",
-        doc: "A state with rows [at, at + n) of axis 0 replaced by x [n, …], in place. The result is the state after the step's write.",
+        doc: "A state with rows [at, at + n) of axis 0 replaced by x [n, …], in place. The result is the state after the step's write. \
+              With a third operand, ids u32 or i32 [n] that differ from each other, row i goes to row ids[i], and nowhere where that is outside \
+              of the state; `at` is 0 then.",
         rule: append_rule,
         shard: shard::append,
         cost: rule::free,
@@ -150,8 +152,14 @@ ops! {
             Case::new(vec![normal([17]), normal([17])], Attrs::Append { at: 0.into() }),
             Case::new(vec![normal([5, 3, 2]), normal([1, 3, 2])], Attrs::Append { at: 4.into() }),
             Case::new(vec![normal([5, 3]), normal([0, 3])], Attrs::Append { at: 5.into() }),
+            Case::new(vec![normal([9, 4]), normal([3, 4]), (of(DType::U32, [3]), Fill::Different(9))], Attrs::Append { at: 0.into() }),
+            Case::new(vec![normal([6, 2, 16]), normal([5, 2, 16]), (of(DType::I32, [5]), Fill::Different(8))], Attrs::Append { at: 0.into() }),
+            Case::new(vec![normal([40]), normal([17]), (of(DType::U32, [17]), Fill::Different(60))], Attrs::Append { at: 0.into() }),
+            Case::new(vec![normal([5, 3]), normal([0, 3]), (of(DType::U32, [0]), Fill::Below(5))], Attrs::Append { at: 0.into() }),
         ],
         errors: || vec![
+            ErrorCase::new(vec![f32s([9, 4]), f32s([2, 4]), of(DType::U32, [3])], Attrs::Append { at: 0.into() }, "ids are u32[3], they must be u32[2] or i32[2]"),
+            ErrorCase::new(vec![f32s([9, 4]), f32s([2, 4]), of(DType::U32, [2])], Attrs::Append { at: 1.into() }, "rows go where ids say, not behind 1 others"),
             ErrorCase::new(vec![f32s([9, 4]), f32s([2, 5])], Attrs::Append { at: 0.into() }, "rows of [2, 5] do not fit the state [9, 4]"),
             ErrorCase::new(vec![f32s([9, 4]), f32s([2, 4])], Attrs::Append { at: 8.into() }, "2 rows at 8 reach past the state's 9"),
             ErrorCase::new(vec![f32s([9]), of(DType::I32, [2])], Attrs::Append { at: 0.into() }, "rows are i32, the state is f32"),
@@ -362,7 +370,9 @@ fn pad_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
 }
 
 fn append_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
-    rule::arity("append", types, 2)?;
+    if types.len() != 3 {
+        rule::arity("append", types, 2)?;
+    }
     let Attrs::Append { at } = *attrs else { return rule::wrong_attrs("append", attrs) };
     let (state, x) = (&types[0], &types[1]);
     if state.dtype != x.dtype {
@@ -370,6 +380,15 @@ fn append_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
     }
     if state.shape.rank() == 0 || x.shape.rank() != state.shape.rank() || x.shape[1..] != state.shape[1..] {
         return rule::err("append", format!("rows of {} do not fit the state {}", x.shape, state.shape));
+    }
+    if let Some(ids) = types.get(2) {
+        if !ids.dtype.is_int() || ids.shape.0 != [x.shape[0]] {
+            return rule::err("append", format!("ids are {ids}, they must be u32[{0}] or i32[{0}]", x.shape[0]));
+        }
+        if !at.is(0) {
+            return rule::err("append", format!("rows go where ids say, not behind {at} others"));
+        }
+        return Ok(state.clone());
     }
     // A rank's own numbers are within its state, but not each at its bound.
     let trusted = at.terms().chain(x.shape[0].terms()).any(|(v, _)| v.is_local());

@@ -15,6 +15,7 @@ mod index;
 mod logic;
 mod matmul;
 mod norm;
+mod pages;
 mod reduce;
 mod rule;
 mod scalar;
@@ -37,6 +38,7 @@ pub use index::{APPEND, ASSIGN, CAST, CONCAT, GATHER, IOTA, PAD, SCATTER, SCATTE
 pub use logic::{AND, MOD, NOT, OR, REM, SHL, SHR, XOR};
 pub use matmul::MATMUL;
 pub use norm::{LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX};
+pub use pages::PAGED_ATTENTION;
 pub use reduce::{ARGMAX, MAX, MEAN, MIN, SUM};
 pub use scalar::*;
 pub use scan::{CUMPROD, CUMSUM, INT_MAX, INT_MIN, INT_SUM, PROD, TOP_INDICES};
@@ -121,6 +123,7 @@ pub enum Fused {
     LayerNorm,
     RmsNorm,
     Attention,
+    PagedAttention,
     ExpertMatmul,
 }
 
@@ -164,6 +167,7 @@ pub fn table() -> impl Iterator<Item = &'static OpDef> {
         expert::FAMILY,
         norm::FAMILY,
         attention::FAMILY,
+        pages::FAMILY,
         window::FAMILY,
         scalar::FAMILY,
         logic::FAMILY,

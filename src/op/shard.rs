@@ -169,8 +169,13 @@ pub fn pad(attrs: &Attrs, types: &[Type], out: &Type) -> Vec<Strategy> {
     all_but(types, out, axis)
 }
 
-/// Columns of the state; or its rows in stripes, where each rank appends what is its own (`plan::shard`).
+/// Columns of the state; or its rows in stripes, where each rank appends what is its own (`plan::shard`). Rows that go where ids
+/// say go there on every rank.
 pub fn append(_: &Attrs, types: &[Type], out: &Type) -> Vec<Strategy> {
+    if types.len() == 3 {
+        let columns = |axis| strategy(vec![Split(axis), Split(axis), Whole], Split(axis));
+        return (1..out.shape.rank()).filter(|a| !out.shape[*a].is(1)).map(columns).collect();
+    }
     let mut all = all_but(types, out, 0);
     all.push(strategy(vec![Split(0), Split(0)], Split(0)));
     all
@@ -200,6 +205,13 @@ pub fn attention(attrs: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
         all.push(strategy(vec![Split(1); 3], Split(1)));
     }
     all
+}
+
+/// Heads: of queries, of the pools of keys and values, and of sinks.
+pub fn paged_attention(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
+    let mut args = vec![Split(1), Split(1), Split(1), Whole, Whole, Whole];
+    args.extend(types.get(6).map(|_| Split(0)));
+    vec![strategy(args, Split(1))]
 }
 
 pub fn transpose(attrs: &Attrs, _: &[Type], _: &Type) -> Vec<Strategy> {

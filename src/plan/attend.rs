@@ -1,12 +1,12 @@
 //! Attention by tiles of keys: when layouts allow it, and its dispatches.
 
 use super::code::Bound;
-use super::heavy::{Launch, Operand, bound, ceil, launch, read_bytes, u};
+use super::heavy::{Launch, Operand, bound, ceil, launch, operand, read_bytes, u};
 use super::lower::Lower;
 use super::{Buffer, BufferId, Param, Role};
-use crate::base::Expr;
-use crate::kernel::{Kernel, flash};
-use crate::op::Value;
+use crate::base::{DeviceFault, Error, Expr, Result};
+use crate::kernel::{Kernel, attention, flash};
+use crate::op::{Attrs, Value};
 
 /// Invocations of a workgroup that merges parts.
 const GROUP: u32 = 64;
@@ -67,4 +67,68 @@ pub fn emit(l: &mut Lower, v: Value, a: Attention) {
         // The first dispatch has all of the work.
         l.share(|_| Expr::new(0));
     }
+}
+
+/// Attention over pages: an invocation or a workgroup makes a row of a head, and walks through its sequence's pages.
+pub fn emit_pages(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Result<()> {
+    let name = l.graph.node(v).name.clone();
+    let Attrs::Pages { how, page } = attrs else {
+        return Err(Error::op("paged_attention", &name, "lacks its attributes"));
+    };
+    let o = args.iter().map(|a| operand(l, *a)).collect::<Result<Vec<_>>>()?;
+    let (q, pool, tables) = (&o[0].shape, &o[1].shape, &o[3].shape);
+    let width = q[2].known().unwrap_or(0) as u32;
+    if width == 0 || width > attention::MAX_WIDTH {
+        let what = format!("\"{name}\" has heads of {}, kernels take up to {}", q[2], attention::MAX_WIDTH);
+        return Err(Error::device(DeviceFault::Limit, "paged_attention", what));
+    }
+    let keys = Expr::from(tables[1]) * *page as i64;
+    let spec = attention::Spec {
+        width,
+        causal: true,
+        window: how.window.is_some(),
+        mask: None,
+        softcap: how.softcap.is_some(),
+        sinks: how.sinks,
+        pages: true,
+        serial: l.options.tuning.serial && keys.bound() <= attention::serial_keys(width),
+    };
+    let mut bounds: Vec<Bound> = o.iter().zip(["q", "k", "v"]).map(|(x, n)| bound(n, x.buffer, "f32", false)).collect();
+    bounds.push(bound("y", l.buffers(v)[0], "f32", true));
+    let words = o[3..6].iter().zip(["tables", "sequences", "positions"]);
+    bounds.extend(words.clone().map(|(x, n)| bound(n, x.buffer, "u32", false)));
+    bounds.extend(o.get(6).map(|s| bound("sinks", s.buffer, "f32", false)));
+    let mut params = vec![
+        u("batch", 1),
+        u("queries", q[0]),
+        u("heads", q[1]),
+        u("keys", keys),
+        u("kv_heads", pool[1]),
+        u("width", q[2]),
+        u("y0", 0),
+        ("scale".to_string(), Param::F(how.scale)),
+        u("past", 0),
+        u("window", how.window.unwrap_or(0) as i64),
+        ("softcap".to_string(), Param::F(how.softcap.unwrap_or(0.0))),
+        u("sinks0", o.get(6).map_or(Expr::new(0), |s| s.layout.offset.clone())),
+        u("pool", pool[0]),
+        u("page", *page as i64),
+        u("per", tables[1]),
+        u("sequences", tables[0]),
+    ];
+    for (x, n) in o.iter().zip(["q", "k", "v"]) {
+        params.extend([
+            u(&format!("{n}0"), x.layout.offset.clone()),
+            u(&format!("{n}_batch"), 0),
+            u(&format!("{n}_row"), x.layout.strides[0].clone()),
+            u(&format!("{n}_head"), x.layout.strides[1].clone()),
+        ]);
+    }
+    params.extend(words.map(|(x, n)| u(&format!("{n}0"), x.layout.offset.clone())));
+    params.extend(["mask0", "mask_batch", "mask_head", "mask_row", "mask_key"].map(|n| u(n, 0)));
+    let (kernel, per_group) = attention::kernel(spec);
+    let bytes = o.iter().fold(q.count() * 4, |sum, x| sum + read_bytes(x));
+    let grid = [ceil(Expr::from(q[0]) * Expr::from(q[1]), per_group), ceil(1, 1), ceil(1, 1)];
+    launch(l, v, v, Launch { kernel, bound: bounds, params, grid, bytes });
+    Ok(())
 }

@@ -100,6 +100,9 @@ impl Pass<'_> {
                     Body::View => self.view(v, args[0]),
                     Body::Primitive(Primitive::Append) => {
                         self.operand_expression(&[args[1]]);
+                        if let Some(&ids) = args.get(2) {
+                            self.ids(ids);
+                        }
                         self.store(v);
                     }
                     Body::Primitive(Primitive::Assign) => self.assign(v, &args),
@@ -310,6 +313,16 @@ impl Pass<'_> {
                 .node(v)
                 .def()
                 .is_some_and(|d| matches!(d.body, Body::Primitive(Primitive::Matmul | Primitive::Reduce(_))))
+    }
+
+    /// Ids of rows that are appended: read as plain words.
+    fn ids(&mut self, ids: Value) {
+        let base = self.base(ids);
+        self.store(base);
+        let plain = |(_, layout): (Value, Layout)| layout.is_contiguous(&self.graph.node(ids).ty.shape);
+        if !resolve(self.graph, ids, &self.out.stored).is_some_and(plain) {
+            self.store(ids);
+        }
     }
 
     /// A matmul or reduction: stored, unless its one user can be its epilogue.

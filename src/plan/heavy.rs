@@ -33,6 +33,7 @@ pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout, serial: boo
             }
             _ => true,
         },
+        "paged_attention" if index < 3 => arg.ty.dtype == DType::F32 && layout.strides[rank - 1].is(1),
         "attention" => arg.ty.dtype == DType::F32 && (layout.strides[rank - 1].is(1) || arg.ty.shape[rank - 1].is(1)),
         // The row kernels and gather's ids read plain rows of f32 or words.
         _ => layout.is_contiguous(&arg.ty.shape) && (!arg.ty.dtype.is_narrow() || node.kind() == "gather"),
@@ -52,6 +53,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
         Body::Primitive(Primitive::ScatterAdd) => emit_scatter_add(l, root, args),
         Body::Composite { fused: Fused::ExpertMatmul, .. } => emit_expert_matmul(l, root, attrs, args),
         Body::Composite { fused: Fused::Attention, .. } => emit_attention(l, root, attrs, args),
+        Body::Composite { fused: Fused::PagedAttention, .. } => attend::emit_pages(l, root, attrs, args),
         Body::Composite { fused, .. } => emit_rows(l, root, *fused, attrs, args),
         _ => Err(Error::op(def.name, &graph.node(anchor).name, "has no kernel")),
     }
@@ -447,6 +449,7 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         mask: o.get(3).filter(|_| !how.sinks).map(|m| m.dtype == DType::Bool),
         softcap: how.softcap.is_some(),
         sinks: how.sinks,
+        pages: false,
         serial: l.options.tuning.serial && k[1].bound() as u64 <= attention::serial_keys(width),
     };
     let mut bounds: Vec<Bound> = o.iter().zip(["q", "k", "v"]).map(|(x, n)| bound(n, x.buffer, "f32", false)).collect();
@@ -492,6 +495,10 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         u("mask_row", at(Some(2))),
         u("mask_key", at(Some(3))),
     ]);
+    if spec.serial || !attend::fits(&o) {
+        let pages = ["pool", "page", "per", "sequences", "tables0", "sequences0", "positions0"];
+        params.extend(pages.map(|n| u(n, 0)));
+    }
     if !spec.serial && attend::fits(&o) {
         let mask = (bounds.len() > 4).then(|| bounds.remove(4));
         attend::emit(l, v, attend::Attention { operands: &o, holes: attention::holes(spec), params, mask });

@@ -2,6 +2,7 @@
 
 use super::code::{Bound, Code, Coord, Space};
 use super::fuse::{self, Fusion};
+use super::scatter::{Rows, scattered};
 use super::{
     Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory,
 };
@@ -201,6 +202,8 @@ struct Target {
     dtype: DType,
     offset: Expr,
     count: Expr,
+    /// Where ids say which rows of the target are written.
+    rows: Option<Rows>,
 }
 
 impl<'a> Lower<'a> {
@@ -314,7 +317,13 @@ impl<'a> Lower<'a> {
 
     fn whole(&self, v: Value) -> Target {
         let ty = &self.graph.node(v).ty;
-        Target { buffer: self.places.map[&v], dtype: ty.dtype, offset: Expr::new(0), count: ty.shape.count() }
+        Target {
+            buffer: self.places.map[&v],
+            dtype: ty.dtype,
+            offset: Expr::new(0),
+            count: ty.shape.count(),
+            rows: None,
+        }
     }
 
     fn append(&mut self, v: Value, attrs: &Attrs, args: &[Value]) -> Result<()> {
@@ -330,12 +339,16 @@ impl<'a> Lower<'a> {
                 format!("rows of {row} {} elements do not fill whole words", state.dtype),
             ));
         }
-        let target = Target {
-            buffer: self.places.map[&v],
-            dtype: state.dtype,
-            offset: Expr::from(*at) * row,
-            count: rows.shape.count(),
+        let (dtype, count) = (state.dtype, rows.shape.count());
+        let (buffer, all) = (self.places.map[&v], Expr::from(state.shape[0]));
+        let rows = match args.get(2) {
+            Some(ids) => {
+                let o = heavy::operand(self, *ids)?;
+                Some(Rows { ids: o.buffer, dtype: o.dtype, first: o.layout.offset, row: row.clone(), all })
+            }
+            None => None,
         };
+        let target = Target { buffer, dtype, offset: Expr::from(*at) * row, count, rows };
         self.segment(v, args[1], target)
     }
 
@@ -389,10 +402,16 @@ impl<'a> Lower<'a> {
         // What an earlier segment writes may not be read here, nor written what an earlier one reads or writes. A segment
         // may read what it writes itself: an assigned state, each element at its own place.
         let touches = map.results.iter().any(|r| map.code.read_since(earlier_reads, *r))
-            || map.code.bound[..earlier_bound].iter().any(|b| b.buffer == target.buffer);
+            || map.code.bound[..earlier_bound].iter().any(|b| b.buffer == target.buffer)
+            || target.rows.as_ref().is_some_and(|r| map.results.contains(&r.ids));
         map.functions.push_str(&text);
         let y = map.code.bind(target.buffer, target.dtype, true);
         let n = map.code.param(&target.count);
+        if let Some(rows) = &target.rows {
+            map.run.push_str(&scattered(&mut map.code, rows, (k, &y, &n), target.dtype));
+            self.count(map, v, target);
+            return touches;
+        }
         let offset = if target.offset.is(0) { String::new() } else { format!("{} + ", map.code.param(&target.offset)) };
         map.run.push_str(&match target.dtype.store() {
             Some(store) => format!(
@@ -401,11 +420,16 @@ impl<'a> Lower<'a> {
             ),
             None => format!("    if (j < {n}) {{ {y}[{offset}j] = f{k}(j); return; }}\n    j -= {n};\n"),
         });
+        self.count(map, v, target);
+        touches
+    }
+
+    /// What a segment adds to its map beside text.
+    fn count(&self, map: &mut Map<'a>, v: Value, target: &Target) {
         map.count = map.count.clone() + target.count.clone();
         map.written = map.written.clone() + target.count.clone() * target.dtype.block_bytes() as i64;
         map.results.push(target.buffer);
         self.describe(v, map);
-        touches
     }
 
     /// Ops, cost and label of the expression that ends at `v`.
@@ -499,8 +523,13 @@ impl<'a> Lower<'a> {
                 });
                 let buffer = BufferId(self.plan.buffers.len() as u32 - 1);
                 self.flush()?;
-                let target =
-                    Target { buffer, dtype: node.ty.dtype, offset: Expr::new(0), count: node.ty.shape.count() };
+                let target = Target {
+                    buffer,
+                    dtype: node.ty.dtype,
+                    offset: Expr::new(0),
+                    count: node.ty.shape.count(),
+                    rows: None,
+                };
                 self.copy(*v, target)?;
                 buffer
             };

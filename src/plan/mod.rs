@@ -13,6 +13,7 @@ mod join;
 mod lower;
 mod memory;
 mod product;
+mod scatter;
 pub mod shard;
 mod text;
 mod tiled;

@@ -49,7 +49,7 @@ pub struct Running<T> {
 
 /// Composites that have a native f32 form.
 fn is_native(def: &OpDef) -> bool {
-    matches!(&def.body, Body::Composite { fused, .. } if *fused != Fused::Parts)
+    matches!(&def.body, Body::Composite { fused, .. } if !matches!(fused, Fused::Parts | Fused::PagedAttention))
 }
 
 impl<T: Real> Interpreter<T> {
@@ -341,6 +341,17 @@ impl<T: Real> Interpreter<T> {
             .ok_or_else(|| Error::op("append", &node.name, "its rows were not computed"))?;
         let tensor =
             self.states.get_mut(name).ok_or_else(|| Error::op("append", &node.name, "its state does not exist"))?;
+        if let Some(ids) = node.args().get(2) {
+            let ids = values[ids.0 as usize]
+                .as_ref()
+                .ok_or_else(|| Error::op("append", &node.name, "its ids were not computed"))?;
+            for (i, id) in ids.to_f64().into_iter().enumerate() {
+                if id >= 0.0 && (id as usize) < tensor.shape[0] {
+                    tensor.write_rows(id as usize, &rows.row(i));
+                }
+            }
+            return Ok(tensor.clone());
+        }
         if at + rows.shape[0] > tensor.shape[0] {
             let what = format!("{} rows at {at} reach past the state's {}", rows.shape[0], tensor.shape[0]);
             return Err(Error::op("append", &node.name, what));

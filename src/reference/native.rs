@@ -20,7 +20,8 @@ pub fn run<T: Real>(call: &Call<T>, fused: Fused) -> Result<Tensor<T>> {
         Fused::RmsNorm => norm(call, false),
         Fused::Attention => attention(call),
         Fused::ExpertMatmul => expert_matmul(call),
-        Fused::Parts => Err(call.wrong()),
+        // Run as their definitions.
+        Fused::Parts | Fused::PagedAttention => Err(call.wrong()),
     }
 }
 

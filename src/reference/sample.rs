@@ -40,6 +40,11 @@ pub fn operand(ty: &Type, fill: Fill, seed: u64) -> Array {
     let shape = ty.shape.known().unwrap_or_default();
     let n: usize = shape.iter().product();
     let mut r = Random::new(seed);
+    let mut order: Vec<usize> = match fill {
+        Fill::Different(n) => (0..n as usize).collect(),
+        _ => vec![],
+    };
+    (1..order.len()).rev().for_each(|i| order.swap(i, r.below(i + 1)));
     let one = |i: usize, r: &mut Random| match fill {
         Fill::Normal => r.normal(),
         Fill::Positive if ty.dtype.is_float() => 0.1 + 3.9 * r.unit(),
@@ -52,6 +57,7 @@ pub fn operand(ty: &Type, fill: Fill, seed: u64) -> Array {
             _ => 4.0 * r.normal(),
         },
         Fill::Below(n) => r.below(n as usize) as f64,
+        Fill::Different(_) => order[i] as f64,
         // Every third is true, so that a mask never hides all.
         Fill::Truth => (i.is_multiple_of(3) || r.below(2) == 1) as u8 as f64,
         Fill::Ties => r.below(7) as f64 - if ty.dtype == DType::U32 { 0.0 } else { 3.0 },

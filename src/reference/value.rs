@@ -204,6 +204,17 @@ impl<T: Real> Tensor<T> {
         }
     }
     /// Writes `rows` at row `at` of this contiguous tensor, in place where nothing else holds the elements.
+    /// One index of the first axis.
+    pub fn row(&self, i: usize) -> Self {
+        let mut shape = self.shape.clone();
+        shape[0] = 1;
+        Tensor {
+            data: self.data.clone(),
+            strides: self.strides.clone(),
+            offset: self.offset + i * self.strides[0],
+            shape,
+        }
+    }
     pub fn write_rows(&mut self, at: usize, rows: &Self) {
         let start = at * self.strides.first().copied().unwrap_or(1);
         match &mut self.data {

@@ -7,7 +7,7 @@ use super::stops::{MOST_STOP_BYTES, MOST_STOPS};
 use super::worker::{self, Loaded};
 use crate::base::{Error, Result};
 use crate::model::{Model, ModelInfo, ModelSource};
-use crate::session::{Embedder, Generator, Notice, Options, Words};
+use crate::session::{Batch, BatchOptions, Embedder, Generator, Notice, Options, Words};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,11 +18,17 @@ use tokio::sync::{mpsc, oneshot};
 pub struct Limits {
     /// Requests that may wait; beyond it [`Error::Busy`].
     pub queue: usize,
+    /// Requests whose sequences share a step.
+    pub parallel: usize,
+    /// Bytes of their keys and values; see [`BatchOptions::kv_bytes`].
+    pub kv_bytes: Option<u64>,
+    /// See [`BatchOptions::deterministic`].
+    pub deterministic: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { queue: 256 }
+        Limits { queue: 256, parallel: 8, kv_bytes: None, deterministic: false }
     }
 }
 
@@ -104,6 +110,12 @@ impl Engine {
         let device = options.device.clone();
         let (context, check_numerics, cache) = (options.context, options.check_numerics, options.cache.clone());
         let (layout, cancel) = (options.layout.clone(), options.cancel.clone());
+        let (precision, threads) = (options.precision, options.threads);
+        let how = BatchOptions {
+            sequences: limits.parallel.max(1),
+            kv_bytes: limits.kv_bytes,
+            deterministic: limits.deterministic,
+        };
         Engine::spawn(limits, move |notify| {
             let options = Options {
                 device: device.clone(),
@@ -112,11 +124,19 @@ impl Engine {
                 cache: cache.clone(),
                 layout: layout.clone(),
                 cancel: cancel.clone(),
+                precision,
+                threads,
                 ..Options::default()
             };
-            let decodes = Model::new(ModelSource::open(&path)?)?.check_generates().is_ok();
+            let model = Model::new(ModelSource::open(&path)?)?;
+            let (decodes, pages) = (model.check_generates().is_ok(), model.has_pages() && options.layout.is_single());
+            drop(model);
+            if decodes && !pages {
+                log::info!("{}: requests are answered one after another", path.display());
+            }
             pollster::block_on(async {
                 Ok(match decodes {
+                    true if pages => Loaded::Batch(Box::new(Batch::open(&path, &options, &how, notify).await?)),
                     true => Loaded::Generator(Generator::open(&path, &options, notify).await?),
                     false => Loaded::Embedder(Embedder::open(&path, &options, notify).await?),
                 })

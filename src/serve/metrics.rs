@@ -65,6 +65,12 @@ pub struct Metrics {
     pub devices_lost: AtomicU64,
     /// Requests that are being computed.
     pub running: AtomicU64,
+    /// Pages of keys and values that requests have.
+    pub pages_used: AtomicU64,
+    /// Pages that there are.
+    pub pages: AtomicU64,
+    /// How often a request gave its pages to an older one, and computed them anew later.
+    pub preempted: AtomicU64,
     /// Seconds of a decode step with its sampling.
     pub decode: Histogram,
     /// Seconds from the beginning of a request's computation to its first token.
@@ -83,7 +89,7 @@ impl Metrics {
 pub(super) fn render(engines: &[(&str, &Metrics, usize)]) -> String {
     type Counter = fn(&Metrics) -> &AtomicU64;
     type Times = fn(&Metrics) -> &Histogram;
-    let counters: [(&str, &str, Counter); 11] = [
+    let counters: [(&str, &str, Counter); 12] = [
         ("requests_total", "Requests that were taken", |m| &m.submitted),
         ("requests_busy_total", "Requests refused because the queue was full", |m| &m.busy),
         ("requests_finished_total", "Requests answered to their end", |m| &m.finished),
@@ -94,6 +100,7 @@ pub(super) fn render(engines: &[(&str, &Metrics, usize)]) -> String {
         ("cached_tokens_total", "Tokens of prompts that were not computed again", |m| &m.cached_tokens),
         ("generated_tokens_total", "Tokens that were generated", |m| &m.generated_tokens),
         ("embedded_texts_total", "Texts that were embedded", |m| &m.embedded_texts),
+        ("preempted_total", "Requests that gave their pages to an older one for a while", |m| &m.preempted),
         ("devices_lost_total", "Devices that were lost and opened anew", |m| &m.devices_lost),
     ];
     let times: [(&str, &str, Times); 3] = [
@@ -114,6 +121,12 @@ pub(super) fn render(engines: &[(&str, &Metrics, usize)]) -> String {
     family("requests_waiting", "Requests in the queue", "gauge", &|out, name, e| gauge(out, name, e.0, e.2 as u64));
     family("requests_running", "Requests being computed", "gauge", &|out, name, e| {
         gauge(out, name, e.0, e.1.running.load(Ordering::Relaxed))
+    });
+    family("pages_used", "Pages of keys and values that requests have", "gauge", &|out, name, e| {
+        gauge(out, name, e.0, e.1.pages_used.load(Ordering::Relaxed))
+    });
+    family("pages", "Pages of keys and values", "gauge", &|out, name, e| {
+        gauge(out, name, e.0, e.1.pages.load(Ordering::Relaxed))
     });
     for (name, help, of) in counters {
         family(name, help, "counter", &|out, name, e| gauge(out, name, e.0, of(e.1).load(Ordering::Relaxed)));

@@ -16,9 +16,10 @@
 //! # }
 //! ```
 //!
-//! The engine computes one sequence at a time: who comes first is answered first, within a priority.
+//! Requests share steps, as many as [`Limits::parallel`] says; others wait, and who comes first is taken first, within a priority.
 
 mod answer;
+mod batching;
 mod engine;
 pub mod http;
 mod metrics;

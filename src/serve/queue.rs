@@ -74,7 +74,7 @@ pub(super) struct Job {
 struct Queue {
     waiting: BTreeMap<Place, Job>,
     next: u64,
-    running: Option<Arc<Ticket>>,
+    running: Vec<Arc<Ticket>>,
     /// New requests are refused.
     closed: Option<&'static str>,
     /// The thread takes no more.
@@ -140,14 +140,12 @@ impl Shared {
     /// The next job; waits for one. `None` when there will be no more.
     pub fn take(&self) -> Option<Job> {
         let mut queue = self.queue();
-        queue.running = None;
+        queue.running.clear();
         loop {
             if queue.stopped {
                 return None;
             }
-            if let Some((_, job)) = queue.waiting.pop_first() {
-                queue.running = Some(job.ticket.clone());
-                self.metrics.running.store(1, Ordering::Relaxed);
+            if let Some(job) = self.first(&mut queue) {
                 return Some(job);
             }
             self.metrics.running.store(0, Ordering::Relaxed);
@@ -156,13 +154,35 @@ impl Shared {
         }
     }
 
+    /// The next job if one waits, to be computed beside those that run.
+    pub fn try_take(&self) -> Option<Job> {
+        let mut queue = self.queue();
+        if queue.stopped { None } else { self.first(&mut queue) }
+    }
+
+    fn first(&self, queue: &mut Queue) -> Option<Job> {
+        let (_, job) = queue.waiting.pop_first()?;
+        queue.running.push(job.ticket.clone());
+        self.metrics.running.store(queue.running.len() as u64, Ordering::Relaxed);
+        // Its deadline may be the next.
+        self.clock.notify_one();
+        Some(job)
+    }
+
+    /// A job that ran beside others has ended.
+    pub fn done(&self, ticket: &Ticket) {
+        let mut queue = self.queue();
+        queue.running.retain(|t| !std::ptr::eq(&**t, ticket));
+        self.metrics.running.store(queue.running.len() as u64, Ordering::Relaxed);
+    }
+
     /// A caller has gone.
     pub fn cancel(&self, ticket: &Ticket) {
         ticket.cancel.store(true, Ordering::Relaxed);
         let mut queue = self.queue();
         if queue.waiting.remove(&ticket.place).is_some() {
             Metrics::one(&self.metrics.cancelled);
-            if queue.waiting.is_empty() && queue.running.is_none() {
+            if queue.waiting.is_empty() && queue.running.is_empty() {
                 self.idle.send_replace(true);
             }
         }
@@ -178,9 +198,7 @@ impl Shared {
         let mut queue = self.queue();
         queue.closed.get_or_insert("the engine has ended");
         queue.stopped = true;
-        if let Some(ticket) = &queue.running {
-            ticket.cancel.store(true, Ordering::Relaxed);
-        }
+        queue.running.iter().for_each(|ticket| ticket.cancel.store(true, Ordering::Relaxed));
         let left = std::mem::take(&mut queue.waiting);
         self.work.notify_all();
         self.clock.notify_all();
@@ -197,7 +215,7 @@ impl Shared {
     /// Marks the engine's last moment.
     pub fn ended(&self) {
         let mut queue = self.queue();
-        queue.running = None;
+        queue.running.clear();
         self.metrics.running.store(0, Ordering::Relaxed);
         self.idle.send_replace(true);
     }
@@ -213,8 +231,8 @@ impl Shared {
                 Metrics::one(&self.metrics.expired);
                 job.work.fail(Error::Deadline);
             }
-            let running = queue.running.as_ref();
-            if let Some(ticket) = running.filter(|t| t.is_past(now)) {
+            let running = queue.running.iter();
+            for ticket in running.clone().filter(|t| t.is_past(now)) {
                 ticket.expired.store(true, Ordering::Relaxed);
                 ticket.cancel.store(true, Ordering::Relaxed);
             }

@@ -1,4 +1,5 @@
-//! The engine's own thread: it owns the model, and computes one request after another.
+//! The engine's own thread: it owns the model. Requests share its steps, or are computed one after another where a model or a mesh
+//! has no steps over pages.
 
 use super::answer::{Ended, Event, Reason, Request};
 use super::engine::{Card, Kind, State};
@@ -6,7 +7,7 @@ use super::metrics::Metrics;
 use super::queue::{Embedded, Job, Shared, Ticket, Work};
 use super::stops::Stops;
 use crate::base::{DeviceFault, Error, Result};
-use crate::session::{Embedder, Generation, Generator, Notice, Token};
+use crate::session::{Batch, Embedder, Generation, Generator, Notice, Token};
 use pollster::block_on;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +17,9 @@ use tokio::sync::mpsc::UnboundedSender;
 /// A model that is open.
 #[allow(clippy::large_enum_variant, reason = "there is one for each engine")]
 pub enum Loaded {
+    /// Answers many requests at once.
+    Batch(Box<Batch>),
+    /// Answers one request after another.
     Generator(Generator),
     Embedder(Embedder),
 }
@@ -23,7 +27,7 @@ pub enum Loaded {
 pub(super) type Open = Box<dyn FnMut(&mut dyn FnMut(Notice)) -> Result<Loaded> + Send>;
 
 /// How often a request may find its device lost before it fails.
-const MOST_LOSSES: usize = 3;
+pub(super) const MOST_LOSSES: usize = 3;
 
 /// Runs until the engine is stopped.
 pub(super) fn run(shared: &Arc<Shared>, open: Open) {
@@ -52,11 +56,11 @@ impl Drop for LastWord<'_> {
     }
 }
 
-struct Worker<'a> {
-    shared: &'a Shared,
+pub(super) struct Worker<'a> {
+    pub(super) shared: &'a Shared,
     open: Open,
     /// None where a lost device could not be opened anew: the next request tries again.
-    model: Option<Loaded>,
+    pub(super) model: Option<Loaded>,
 }
 
 impl Worker<'_> {
@@ -76,6 +80,11 @@ impl Worker<'_> {
         };
         let model = (self.open)(&mut notify)?;
         let card = match &model {
+            Loaded::Batch(b) => Card {
+                info: b.info().clone(),
+                adapter: b.adapter(),
+                kind: Kind::Decoder { words: b.words(), context: b.context() },
+            },
             Loaded::Generator(g) => Card {
                 info: g.info().clone(),
                 adapter: g.adapter(),
@@ -91,33 +100,50 @@ impl Worker<'_> {
     }
 
     fn job(&mut self, job: Job) {
-        let Job { work, ticket, since } = job;
-        let metrics = &self.shared.metrics;
-        let waited = since.elapsed();
-        metrics.wait.add(waited);
+        if self.model.is_none() {
+            if let Err(e) = self.load() {
+                Metrics::one(count(&self.shared.metrics, Some(&e)));
+                return job.work.fail(e);
+            }
+        }
+        if matches!(self.model, Some(Loaded::Batch(_))) {
+            return self.together(job);
+        }
+        let Some(Job { work, ticket, since }) = self.still_wanted(job) else { return };
+        match work {
+            Work::Answer(request, to) => {
+                let done = self.answer(*request, &ticket, since.elapsed(), &to);
+                Metrics::one(count(&self.shared.metrics, done.as_ref().err()));
+                drop(to.send(Event::End(done)));
+            }
+            embed => self.embeds(embed, &ticket),
+        }
+    }
+
+    /// A job that is taken, unless nobody waits for it any more.
+    pub(super) fn still_wanted(&self, job: Job) -> Option<Job> {
+        let (metrics, ticket) = (&self.shared.metrics, &job.ticket);
+        metrics.wait.add(job.since.elapsed());
         if ticket.deadline.is_some_and(|d| d <= Instant::now()) {
             ticket.expired.store(true, Ordering::Relaxed);
             ticket.cancel.store(true, Ordering::Relaxed);
         }
-        if ticket.is_cancelled() {
-            Metrics::one(count(metrics, Some(&ticket.error())));
-            return work.fail(ticket.error());
+        if !ticket.is_cancelled() {
+            return Some(job);
         }
-        let failed = match work {
-            Work::Answer(request, to) => {
-                let done = self.answer(*request, &ticket, waited, &to);
-                let failed = done.as_ref().err().cloned();
-                drop(to.send(Event::End(done)));
-                failed
-            }
-            Work::Embed(texts) => {
-                let done = self.embed(&texts.texts, &ticket);
-                let failed = done.as_ref().err().cloned();
-                drop(texts.done.send(done));
-                failed
-            }
-        };
-        Metrics::one(count(metrics, failed.as_ref()));
+        let error = ticket.error();
+        Metrics::one(count(metrics, Some(&error)));
+        self.shared.done(ticket);
+        job.work.fail(error);
+        None
+    }
+
+    /// Computes embeddings, and tells them.
+    pub(super) fn embeds(&mut self, work: Work, ticket: &Ticket) {
+        let Work::Embed(texts) = work else { return };
+        let done = self.embed(&texts.texts, ticket);
+        Metrics::one(count(&self.shared.metrics, done.as_ref().err()));
+        drop(texts.done.send(done));
     }
 
     fn generator(&mut self) -> Result<&mut Generator> {
@@ -126,6 +152,7 @@ impl Worker<'_> {
         }
         match &mut self.model {
             Some(Loaded::Generator(g)) => Ok(g),
+            Some(Loaded::Batch(_)) => Err(Error::closed("the model answers in batches")),
             Some(Loaded::Embedder(e)) => {
                 Err(Error::model(&e.info().name, "is an encoder: it makes embeddings, it does not generate text"))
             }
@@ -204,7 +231,7 @@ impl Worker<'_> {
         }
     }
 
-    fn lost(&mut self, adapter: &str, what: &str) -> Result<()> {
+    pub(super) fn lost(&mut self, adapter: &str, what: &str) -> Result<()> {
         Metrics::one(&self.shared.metrics.devices_lost);
         log::warn!("{adapter}: {what}; opening the model anew");
         self.load()
@@ -218,12 +245,8 @@ impl Worker<'_> {
             }
             let embedder = match &mut self.model {
                 Some(Loaded::Embedder(e)) => e,
-                Some(Loaded::Generator(g)) => {
-                    return Err(Error::model(
-                        &g.info().name,
-                        "is a decoder: it generates text, it makes no embeddings",
-                    ));
-                }
+                Some(Loaded::Generator(g)) => return Err(no_encoder(&g.info().name)),
+                Some(Loaded::Batch(b)) => return Err(no_encoder(&b.info().name)),
                 None => return Err(Error::closed("no model is open")),
             };
             match block_on(embedder.embed_until(texts, &ticket.cancel)) {
@@ -245,13 +268,17 @@ impl Worker<'_> {
     }
 }
 
+fn no_encoder(name: &str) -> Error {
+    Error::model(name, "is a decoder: it generates text, it makes no embeddings")
+}
+
 /// Who has gone does not hear it: the ticket says so at the next step.
-fn send(to: &UnboundedSender<Event>, tokens: Vec<Token>) {
+pub(super) fn send(to: &UnboundedSender<Event>, tokens: Vec<Token>) {
     tokens.into_iter().for_each(|t| drop(to.send(Event::Token(t))));
 }
 
 /// Which counter a request's end belongs to.
-fn count<'a>(metrics: &'a Metrics, failed: Option<&Error>) -> &'a std::sync::atomic::AtomicU64 {
+pub(super) fn count<'a>(metrics: &'a Metrics, failed: Option<&Error>) -> &'a std::sync::atomic::AtomicU64 {
     match failed {
         None => &metrics.finished,
         Some(Error::Cancelled) => &metrics.cancelled,

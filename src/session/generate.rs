@@ -7,7 +7,7 @@ use super::{Generation, Notice, Options};
 use crate::base::{Array, Bindings, Error, Result};
 use crate::device::{DispatchTime, Gpu};
 use crate::model::{Model, ModelInfo};
-use crate::text::{Choice, Message, Sampling, Tokenizer, top_logprobs};
+use crate::text::{Message, Sampling, Tokenizer};
 use crate::trace::{Span, Trace};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -130,19 +130,7 @@ impl Generator {
 
     /// From a model whose weights are there, or arrive later.
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
-        model.check_generates()?;
-        model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
-        let info = model.info();
-        let context = options.context.unwrap_or(info.context.min(DEFAULT_CONTEXT));
-        if context == 0 || context > info.context {
-            return Err(Error::usage(format!(
-                "the context is {context} tokens, {} was made for 1 to {}",
-                info.name, info.context
-            )));
-        }
-        options.cancel.check()?;
-        let words = Arc::new(Words::read(model)?);
-        words.tokenizer.notes().iter().for_each(|n| notify(Notice::Say(format!("{}: {n}", info.name))));
+        let (info, context, words) = prepare(model, options, notify)?;
         let (engine, chunk) = open_engine(model, context, options, notify).await?;
         let cached = vec![vec![]; options.layout.mesh.size("dp")];
         Ok(Generator { engine, info, words, context, chunk, cached })
@@ -150,9 +138,6 @@ impl Generator {
 
     pub(super) fn engine(&mut self) -> &mut Engine {
         &mut self.engine
-    }
-    pub(super) fn stops(&self) -> &[u32] {
-        &self.words.stops
     }
     /// The sizes of the model.
     pub fn info(&self) -> &ModelInfo {
@@ -279,22 +264,7 @@ impl Generator {
         if replica >= self.replicas() {
             return Err(Error::usage(format!("there is no replica {replica}: the mesh has dp={}", self.replicas())));
         }
-        let prompt = &request.prompt;
-        if prompt.is_empty() {
-            return Err(Error::usage("the prompt is empty"));
-        }
-        if prompt.len() >= self.context {
-            let what = format!(
-                "the prompt has {} tokens, the context {}: shorten it, or raise --ctx (up to {})",
-                prompt.len(),
-                self.context,
-                self.info.context
-            );
-            return Err(Error::usage(what));
-        }
-        if let Some(id) = prompt.iter().find(|id| **id as usize >= self.info.vocab) {
-            return Err(Error::usage(format!("token {id} is outside of the vocabulary of {}", self.info.vocab)));
-        }
+        check_prompt(&request.prompt, self.context, &self.info)?;
         Generation::new(replica, request)
     }
 
@@ -366,15 +336,6 @@ impl Generator {
         Ok(logits.to_f32())
     }
 
-    pub(super) fn alternatives(&self, logits: &[f32], n: usize) -> Result<Vec<Alternative>> {
-        if n == 0 {
-            return Ok(vec![]);
-        }
-        let named =
-            |c: Choice| Alternative { id: c.id, text: self.words.tokenizer.token_text(c.id), logprob: c.logprob };
-        Ok(top_logprobs(logits, n)?.into_iter().map(named).collect())
-    }
-
     /// Logits after each token of a fresh conversation: what golden figures are compared with.
     pub async fn logits(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
         self.cached[0].clear();
@@ -426,6 +387,47 @@ impl Generator {
             }
         };
         Ok(Trace { spans: times.iter().map(span).collect() })
+    }
+}
+
+/// What all that generates begins with: sizes, the context, what makes prompts.
+pub(super) fn prepare(
+    model: &Model,
+    options: &Options,
+    notify: &mut dyn FnMut(Notice),
+) -> Result<(ModelInfo, usize, Arc<Words>)> {
+    model.check_generates()?;
+    model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
+    let info = model.info();
+    let context = options.context.unwrap_or(info.context.min(DEFAULT_CONTEXT));
+    if context == 0 || context > info.context {
+        return Err(Error::usage(format!(
+            "the context is {context} tokens, {} was made for 1 to {}",
+            info.name, info.context
+        )));
+    }
+    options.cancel.check()?;
+    let words = Arc::new(Words::read(model)?);
+    words.tokenizer.notes().iter().for_each(|n| notify(Notice::Say(format!("{}: {n}", info.name))));
+    Ok((info, context, words))
+}
+
+/// Refuses prompts that cannot be computed.
+pub(super) fn check_prompt(prompt: &[u32], context: usize, info: &ModelInfo) -> Result<()> {
+    if prompt.is_empty() {
+        return Err(Error::usage("the prompt is empty"));
+    }
+    if prompt.len() >= context {
+        let what = format!(
+            "the prompt has {} tokens, the context {context}: shorten it, or raise --ctx (up to {})",
+            prompt.len(),
+            info.context
+        );
+        return Err(Error::usage(what));
+    }
+    match prompt.iter().find(|id| **id as usize >= info.vocab) {
+        Some(id) => Err(Error::usage(format!("token {id} is outside of the vocabulary of {}", info.vocab))),
+        None => Ok(()),
     }
 }
 

@@ -1,8 +1,9 @@
 //! A generation under way, token by token.
 
-use super::{Finished, Generator, Request, Stop, Token};
+use super::words::Words;
+use super::{Alternative, Finished, Generator, Request, Stop, Token};
 use crate::base::Result;
-use crate::text::{Constraint, Sampler, StreamDecoder};
+use crate::text::{Choice, Constraint, Sampler, StreamDecoder, top_logprobs};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use web_time::Instant;
@@ -50,9 +51,73 @@ impl Generation {
     pub fn stop(&self) -> Option<Stop> {
         self.stop
     }
-    fn is_full(&self) -> bool {
+    /// Whether as many tokens are made as were asked for.
+    pub(super) fn is_full(&self) -> bool {
         self.request.max_tokens.is_some_and(|n| self.made >= n)
     }
+    /// Prompt and answer so far.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+    pub(super) fn end(&mut self, stop: Stop) {
+        self.stop = Some(stop);
+    }
+    /// Counts rows of a step, and the time that it took.
+    pub(super) fn spent(&mut self, rows: usize, time: Duration) {
+        if self.made == 0 {
+            self.fresh += rows;
+            self.prompt_time += time;
+        } else {
+            self.decode_time += time;
+        }
+    }
+
+    /// Chooses a token, and says whether it is the last.
+    pub(super) fn choose(&mut self, words: &Words, context: usize, logits: &[f32]) -> Result<Token> {
+        let allowed = self.constraint.as_mut().map_or(Ok(None), |c| c.allowed())?;
+        let choice = self.sampler.sample_within(logits, &self.tokens, allowed.as_deref())?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(choice.id)?;
+        }
+        self.made += 1;
+        let ends = words.stops.contains(&choice.id);
+        self.stop = match ends {
+            true => Some(Stop::End),
+            false if self.tokens.len() >= context => Some(Stop::Context),
+            false if self.is_full() => Some(Stop::Length),
+            false => None,
+        };
+        let mut text = if ends { String::new() } else { self.stream.push(&words.tokenizer, choice.id)? };
+        if self.stop.is_some() {
+            text += &self.stream.finish(&words.tokenizer)?;
+        }
+        let top = alternatives(words, logits, self.request.top)?;
+        self.tokens.push(choice.id);
+        Ok(Token { id: choice.id, text, logprob: choice.logprob, top })
+    }
+
+    pub(super) fn finished(&self, adapter: String, peak_bytes: u64) -> Finished {
+        let rate = |n: usize, t: Duration| if t.is_zero() { 0.0 } else { n as f64 / t.as_secs_f64() };
+        Finished {
+            stop: self.stop.unwrap_or(Stop::Cancelled),
+            tokens: self.made,
+            prompt_tokens: self.request.prompt.len(),
+            cached_tokens: self.request.prompt.len().saturating_sub(self.fresh),
+            prompt_per_second: rate(self.fresh, self.prompt_time),
+            // The first token comes from the prompt's own step.
+            tokens_per_second: rate(self.made.saturating_sub(1), self.decode_time),
+            adapter,
+            peak_bytes,
+        }
+    }
+}
+
+fn alternatives(words: &Words, logits: &[f32], n: usize) -> Result<Vec<Alternative>> {
+    if n == 0 {
+        return Ok(vec![]);
+    }
+    let named = |c: Choice| Alternative { id: c.id, text: words.tokenizer.token_text(c.id), logprob: c.logprob };
+    Ok(top_logprobs(logits, n)?.into_iter().map(named).collect())
 }
 
 impl Generator {
@@ -66,12 +131,7 @@ impl Generator {
         }
         let start = Instant::now();
         let (fresh, logits) = self.logits_after(g.replica, &g.tokens, cancel).await?;
-        if g.made == 0 {
-            g.fresh += fresh;
-            g.prompt_time += start.elapsed();
-        } else {
-            g.decode_time += start.elapsed();
-        }
+        g.spent(fresh, start.elapsed());
         let Some(logits) = logits else {
             g.stop = Some(Stop::Cancelled);
             return Ok(None);
@@ -81,48 +141,13 @@ impl Generator {
             return Ok(None);
         }
         let choosing = Instant::now();
-        let token = self.choose(g, &logits)?;
+        let token = g.choose(&self.words(), self.context(), &logits)?;
         g.decode_time += choosing.elapsed();
         Ok(Some(token))
     }
 
-    /// Chooses a token, and says whether it is the last.
-    fn choose(&self, g: &mut Generation, logits: &[f32]) -> Result<Token> {
-        let allowed = g.constraint.as_mut().map_or(Ok(None), |c| c.allowed())?;
-        let choice = g.sampler.sample_within(logits, &g.tokens, allowed.as_deref())?;
-        if let Some(constraint) = &mut g.constraint {
-            constraint.accept(choice.id)?;
-        }
-        g.made += 1;
-        let ends = self.stops().contains(&choice.id);
-        g.stop = match ends {
-            true => Some(Stop::End),
-            false if g.tokens.len() >= self.context() => Some(Stop::Context),
-            false if g.is_full() => Some(Stop::Length),
-            false => None,
-        };
-        let mut text = if ends { String::new() } else { g.stream.push(self.tokenizer(), choice.id)? };
-        if g.stop.is_some() {
-            text += &g.stream.finish(self.tokenizer())?;
-        }
-        let top = self.alternatives(logits, g.request.top)?;
-        g.tokens.push(choice.id);
-        Ok(Token { id: choice.id, text, logprob: choice.logprob, top })
-    }
-
     /// The figures of a generation.
     pub fn finished(&self, g: &Generation) -> Finished {
-        let rate = |n: usize, t: Duration| if t.is_zero() { 0.0 } else { n as f64 / t.as_secs_f64() };
-        Finished {
-            stop: g.stop.unwrap_or(Stop::Cancelled),
-            tokens: g.made,
-            prompt_tokens: g.request.prompt.len(),
-            cached_tokens: g.request.prompt.len().saturating_sub(g.fresh),
-            prompt_per_second: rate(g.fresh, g.prompt_time),
-            // The first token comes from the prompt's own step.
-            tokens_per_second: rate(g.made.saturating_sub(1), g.decode_time),
-            adapter: self.adapter(),
-            peak_bytes: self.peak_bytes(),
-        }
+        g.finished(self.adapter(), self.peak_bytes())
     }
 }

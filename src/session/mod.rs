@@ -1,5 +1,7 @@
 //! What a library user holds: a model on a device, and what it can be asked.
 
+#[cfg(feature = "text")]
+mod batch;
 mod cancel;
 mod choose;
 mod compare;
@@ -15,6 +17,8 @@ mod loading;
 mod mesh;
 mod open;
 #[cfg(feature = "text")]
+mod pages;
+#[cfg(feature = "text")]
 mod perplexity;
 mod probes;
 mod processes;
@@ -28,6 +32,8 @@ mod words;
 pub use crate::cpu::Precision;
 pub use crate::model::source::Head;
 pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
+#[cfg(feature = "text")]
+pub use batch::{Batch, BatchOptions, Made};
 pub use cancel::Cancel;
 pub use choose::{DeviceChoice, Picked, pick, pick_with};
 pub use compare::Comparison;

@@ -1,12 +1,18 @@
 //! From a decoder and options to an engine: which devices, which graphs, which plans.
 
+#[cfg(feature = "text")]
+use super::BatchOptions;
 use super::cancel::Cancellable;
 use super::engine::Engine;
 use super::mesh::{MeshEngine, pick_all};
 use super::{Notice, Options, pick_with, processes, tune};
+#[cfg(feature = "text")]
+use crate::base::Error;
 use crate::base::{AdapterKind, MeshAxis, Result, Var};
 use crate::device::Gpu;
 use crate::graph::Graph;
+#[cfg(feature = "text")]
+use crate::model::PagedShape;
 use crate::model::{Model, StepShape};
 use std::sync::Arc;
 
@@ -32,6 +38,81 @@ pub(super) async fn open_engine(
     let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
     let engine = Engine::new(picked.gpu, &graphs, &weights, options, tuning, notify).await?;
     Ok((engine, chunk))
+}
+
+/// Tokens of a page.
+#[cfg(feature = "text")]
+const PAGE: usize = 32;
+/// Bytes of keys and values where nobody says how many.
+#[cfg(feature = "text")]
+const KV_BYTES: u64 = 1 << 30;
+/// Rows up to which an adapter has kernels of their own: those that multiply vectors.
+#[cfg(feature = "text")]
+const FEW: usize = 8;
+
+/// The engine of steps over pages, its sizes, and up to how many rows its second graph takes.
+#[cfg(feature = "text")]
+pub(super) async fn open_paged(
+    model: &Model,
+    context: usize,
+    options: &Options,
+    how: &BatchOptions,
+    notify: &mut dyn FnMut(Notice),
+) -> Result<(Engine, PagedShape, usize)> {
+    if !options.layout.is_single() {
+        return Err(Error::usage("a batch of sequences runs on one device: a mesh answers one request at a time"));
+    }
+    let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
+    picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
+    let rows = chunk(&[picked.gpu.clone()], context).max(how.sequences);
+    let shape = PagedShape {
+        rows: Var::new("rows", rows as u32),
+        outputs: Var::new("outputs", how.sequences as u32),
+        sequences: how.sequences,
+        context,
+        page: PAGE,
+        pages: pages(model, context, how, picked.gpu.as_deref())?,
+    };
+    let few = if picked.gpu.is_some() && !how.deterministic { FEW.min(rows - 1) } else { 0 };
+    let mut graphs = vec![model.paged_graph(&shape)?];
+    if few > 0 {
+        let outputs = Var::new("outputs", few.min(how.sequences) as u32);
+        graphs.push(model.paged_graph(&PagedShape { rows: Var::new("rows", few as u32), outputs, ..shape })?);
+    }
+    let tuning = match &picked.gpu {
+        Some(gpu) => tune::tuned(gpu, options.cache.as_deref(), notify).await?,
+        None => None,
+    };
+    options.cancel.check()?;
+    let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
+    let engine = Engine::new(picked.gpu, &graphs, &weights, options, tuning, notify).await?;
+    Ok((engine, shape, few))
+}
+
+/// Pages of the pool: as many as all sequences could fill, within the bytes that there are and what a device binds at once.
+#[cfg(feature = "text")]
+fn pages(model: &Model, context: usize, how: &BatchOptions, gpu: Option<&Gpu>) -> Result<usize> {
+    let info = model.info();
+    let page_bytes = info.state_bytes_per_token.max(1) * PAGE as u64;
+    let one = context.div_ceil(PAGE) as u64;
+    let mut most = match how.kv_bytes {
+        Some(bytes) => bytes / page_bytes,
+        None => (KV_BYTES / page_bytes).max(one),
+    };
+    if let Some(gpu) = gpu {
+        let caps = gpu.caps();
+        let of_layer = page_bytes / (2 * info.layers.max(1)) as u64;
+        most = most.min(caps.binding_bytes.min(caps.buffer_bytes) / of_layer.max(1));
+    }
+    if most < one {
+        let what = format!(
+            "keys and values of a context of {context} tokens take {} bytes, there is room for {}: give more with --kv-bytes, or a smaller --ctx",
+            one * page_bytes,
+            most * page_bytes
+        );
+        return Err(Error::usage(what));
+    }
+    Ok(most.min(one * how.sequences as u64) as usize)
 }
 
 async fn open_mesh(

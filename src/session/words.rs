@@ -52,6 +52,9 @@ impl Words {
         words.map(|w| Words { name: model.name.clone(), ..w }).map_err(|e| told_of(&model.name, e, ""))
     }
 
+    pub(super) fn into_tokenizer(self) -> Tokenizer {
+        self.tokenizer
+    }
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

@@ -36,7 +36,7 @@ pub const SUBJECTS: [Subject; 7] = [
 /// What describes a training run, and what describes serving.
 macro_rules! training_columns {
     ($($more:literal),*) => { &["model", "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "gated", "experts", "top_k", "cluster", "gpus", "dp", "tp", "pp", "vpp", "cp", "ep", "fsdp",
-        "sequence_parallel", "seq", "micro_batch", "global_batch", "dtype", "recompute", "offload",
+        "sequence_parallel", "seq", "micro_batch", "global_batch", "dtype", "recompute", "offload", "imbalance",
         "stack", "head", "kv_lora", "q_lora", "nope_head", "rope_head", "value_head", "shared_experts", "dense_layers", "dense_ffn", "moe_every", "window", "full_every", $($more),*] };
 }
 
@@ -164,7 +164,7 @@ impl std::str::FromStr for Subject {
 }
 
 /// What describes an engine under load.
-const SERVING: [&str; 56] = [
+const SERVING: [&str; 62] = [
     "model",
     "layers",
     "hidden",
@@ -219,6 +219,12 @@ const SERVING: [&str; 56] = [
     "decode_attention_dp",
     "decode_moe_tp",
     "decode_moe_ep",
+    "prefill_gemm_dtype",
+    "prefill_moe_dtype",
+    "prefill_kv_dtype",
+    "decode_gemm_dtype",
+    "decode_moe_dtype",
+    "decode_kv_dtype",
     "ttft_ms",
     "tpot_ms",
 ];

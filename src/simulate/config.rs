@@ -38,36 +38,58 @@ impl Sizes<'_> {
 }
 
 /// How families differ where their configs do not say.
+#[derive(Clone, Copy)]
 struct Kind {
     gated: bool,
     rope: bool,
     biases: bool,
     tied: bool,
+    /// Heads of keys and values, 0 for as many as of queries; elements of a head, 0 for the width's share.
+    kv_heads: usize,
+    head: usize,
+    /// Experts are published in 4 bits, all else in 16.
+    narrow_experts: bool,
 }
 
-/// By `model_type`. Encoders are no shapes: their plans can be priced.
+/// By `model_type`. Every family that can be run is here or refused by name (a test holds it): encoders and layers without
+/// attention are no shapes, but their plans can be priced.
 fn kind(name: &str, model_type: &str) -> Result<Kind> {
-    let modern = Kind { gated: true, rope: true, biases: false, tied: false };
+    let modern =
+        Kind { gated: true, rope: true, biases: false, tied: false, kv_heads: 0, head: 0, narrow_experts: false };
     match model_type {
-        "llama" | "mistral" | "mixtral" | "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe" | "deepseek_v2"
-        | "deepseek_v3" | "phi3" | "internlm2" | "olmo" | "olmo2" | "smollm3" | "granite" => Ok(modern),
-        "gemma" | "gemma2" | "gemma3" | "gemma3_text" | "cohere" => Ok(Kind { tied: true, ..modern }),
-        "gpt2" | "opt" | "bloom" | "gpt_bigcode" => Ok(Kind { gated: false, rope: false, biases: true, tied: true }),
-        "gpt_neox" | "gptj" | "phi" => Ok(Kind { gated: false, rope: true, biases: true, tied: false }),
-        "falcon" => Ok(Kind { gated: false, rope: true, biases: false, tied: true }),
-        "nemotron" => Ok(Kind { gated: false, rope: true, biases: false, tied: false }),
-        "bert" | "roberta" | "distilbert" => Err(Error::model(
+        "llama" | "qwen2" | "qwen3" | "qwen3_moe" | "deepseek_v2" | "deepseek_v3" | "phi3" | "internlm2" | "olmo"
+        | "olmo2" | "granite" => Ok(modern),
+        "mistral" | "mixtral" => Ok(Kind { kv_heads: 8, ..modern }),
+        "qwen2_moe" => Ok(Kind { kv_heads: 16, ..modern }),
+        "smollm3" => Ok(Kind { tied: true, kv_heads: 4, ..modern }),
+        "gemma" | "cohere" => Ok(Kind { tied: true, ..modern }),
+        "gemma2" | "gemma3" | "gemma3_text" => Ok(Kind { tied: true, kv_heads: 4, head: 256, ..modern }),
+        "gpt_oss" => Ok(Kind { kv_heads: 8, head: 64, narrow_experts: true, ..modern }),
+        "gpt2" | "opt" | "bloom" | "gpt_bigcode" => {
+            Ok(Kind { gated: false, rope: false, biases: true, tied: true, ..modern })
+        }
+        "starcoder2" => Ok(Kind { gated: false, biases: true, tied: true, kv_heads: 2, ..modern }),
+        "gpt_neox" | "gptj" | "phi" => Ok(Kind { gated: false, biases: true, ..modern }),
+        "falcon" => Ok(Kind { gated: false, tied: true, ..modern }),
+        "nemotron" => Ok(Kind { gated: false, ..modern }),
+        "bert" | "roberta" | "xlm-roberta" | "camembert" | "distilbert" | "mpnet" | "nomic_bert" | "modernbert" => {
+            Err(Error::model(
+                name,
+                format!(
+                    "is an encoder ({model_type}): its plan can be priced (--plan), layers written down from a shape are decoders'"
+                ),
+            ))
+        }
+        "lfm2" => Err(Error::model(
             name,
-            format!(
-                "is an encoder ({model_type}): its plan can be priced (--plan), layers written down from a shape are decoders'"
-            ),
+            "convolves in some of its layers (lfm2): its plan can be priced (--plan), layers written down from a shape all attend",
         )),
         other => {
             let other: String = other.chars().take(40).collect();
             Err(Error::model(
                 name,
                 format!(
-                    "is of the type \"{other}\": known are llama, mistral, mixtral, qwen2, qwen3 (and _moe), deepseek_v2 and _v3, gemma, phi, phi3, gpt2, gpt_neox, gptj, gpt_bigcode, opt, bloom, falcon, nemotron, olmo, granite, cohere"
+                    "is of the type \"{other}\": known are llama, mistral, mixtral, qwen2, qwen3 (and _moe), deepseek_v2 and _v3, gemma, gemma2, gemma3, gpt_oss, phi, phi3, gpt2, gpt_neox, gptj, gpt_bigcode, opt, bloom, falcon, nemotron, olmo, olmo2, granite, cohere, smollm3, starcoder2"
                 ),
             ))
         }
@@ -96,7 +118,8 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
         .maybe(&["intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"])?
         .filter(|f| *f > 0)
         .unwrap_or(4 * hidden);
-    let expert_ffn = s.maybe(&["moe_intermediate_size"])?.unwrap_or(dense_ffn);
+    let expert_ffn =
+        s.maybe(&["moe_intermediate_size"])?.unwrap_or(if model_type == "qwen2_moe" { 1408 } else { dense_ffn });
     let latent = match s.maybe(&["kv_lora_rank"])? {
         Some(kv) if kv > 0 => Some(Latent {
             query: s.or(&["q_lora_rank"], 0)?,
@@ -112,7 +135,16 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
     let kv_heads = if latent.is_some() {
         heads
     } else {
-        s.or(&["num_key_value_heads", "num_kv_heads"], if one_kv { 1 } else { 0 })?
+        // A null is as many as of queries, whatever the family has where nothing is said.
+        let said = (s.get)("num_key_value_heads").is_some();
+        let default = if one_kv {
+            1
+        } else if said {
+            0
+        } else {
+            kind.kv_heads
+        };
+        s.or(&["num_key_value_heads", "num_kv_heads"], default)?
     };
     let (window, full_every) = windows(&s, model_type, layers)?;
     let shape = Shape {
@@ -124,7 +156,7 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
         hidden,
         heads,
         kv_heads,
-        head: s.or(&["head_dim"], 0)?,
+        head: s.or(&["head_dim"], kind.head)?,
         ffn: if experts > 0 { expert_ffn } else { dense_ffn },
         vocab: s.must(&["vocab_size"])?,
         gated: kind.gated,
@@ -134,7 +166,12 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
         tied: s.flag("tie_word_embeddings", kind.tied),
         experts,
         top_k: s.or(&["num_experts_per_tok"], 0)?,
-        shared_experts: match s.maybe(&["shared_expert_intermediate_size"])? {
+        narrow_experts: kind.narrow_experts,
+        wide_attention: kind.narrow_experts,
+        shared_experts: match s
+            .maybe(&["shared_expert_intermediate_size"])?
+            .or((model_type == "qwen2_moe").then_some(5632))
+        {
             // Told by its width: as many experts side by side.
             Some(width) if experts > 0 && expert_ffn > 0 => width.div_ceil(expert_ffn),
             _ => s.or(&["n_shared_experts"], 0)?,
@@ -154,11 +191,20 @@ fn windows(s: &Sizes, model_type: &str, layers: usize) -> Result<(usize, usize)>
     let window = s.maybe(&["sliding_window"])?;
     if let Some(Value::Array(types)) = (s.get)("layer_types") {
         let sliding = types.iter().filter(|t| *t == "sliding_attention").count();
+        if let Some(other) = types.iter().find(|t| *t != "sliding_attention" && *t != "full_attention") {
+            let other: String = other.to_string().chars().take(40).collect();
+            let what = format!(
+                "has layers of the type {other} in layer_types: priced from a shape are full_attention and sliding_attention"
+            );
+            return Err(Error::model(s.name, what));
+        }
         let every = if sliding == layers { 0 } else { layers.div_ceil((layers - sliding.min(layers)).max(1)) };
         return Ok(if sliding == 0 { (0, 0) } else { (window.unwrap_or(0), every) });
     }
     Ok(match model_type {
         "mistral" | "mixtral" | "phi3" => (window.unwrap_or(0), 0),
+        "starcoder2" => (window.unwrap_or(0), 0),
+        "gpt_oss" => (window.unwrap_or(128), 2),
         "gemma2" => (window.unwrap_or(4096), 2),
         "gemma3" | "gemma3_text" => (window.unwrap_or(4096), s.or(&["sliding_window_pattern"], 6)?),
         _ if s.flag("use_sliding_window", false) && window.is_some() => {
@@ -186,6 +232,7 @@ pub fn from_metadata(get: &dyn Fn(&str) -> Option<Value>, name: &str, vocab: usi
             "qwen2moe" => "qwen2_moe",
             "qwen3moe" => "qwen3_moe",
             "phi2" => "phi",
+            "gpt-oss" => "gpt_oss",
             "gptneox" => "gpt_neox",
             "command-r" => "cohere",
             other => other,
@@ -233,6 +280,8 @@ pub fn from_metadata(get: &dyn Fn(&str) -> Option<Value>, name: &str, vocab: usi
         shared_experts: s.or(&["expert_shared_count"], 0)?,
         dense_layers: if experts > 0 { s.or(&["leading_dense_block_count"], 0)?.min(layers) } else { 0 },
         dense_ffn: if experts > 0 { dense } else { 0 },
+        narrow_experts: known.narrow_experts,
+        wide_attention: known.narrow_experts,
         latent,
         ..Shape::default()
     };

@@ -37,7 +37,12 @@ impl Counts {
                         self.travels(*axis, *kind, times * ranks / group as f64, *bytes);
                     }
                 }
-                Work::Stream { .. } => {}
+                Work::Tokens { bytes, .. } => {
+                    if l.ep > 1 && *bytes > 0.0 {
+                        self.travels(Axis::Expert, Kind::AllToAll, times * ranks / l.ep as f64, *bytes);
+                    }
+                }
+                Work::Stream { .. } | Work::Host { .. } => {}
             }
         }
     }
@@ -68,6 +73,21 @@ fn name(axis: Axis) -> &'static str {
         Axis::Data | Axis::ExpertData => "data",
         Axis::Pipeline => "pipeline",
     }
+}
+
+/// Counts a pass that answers: all layers over the layout's tokens, the head over `rows` of them, on all tensor ranks.
+///
+/// # Errors
+/// A layout that cannot be on this model ([`Layout::check`]).
+pub fn forward(shape: &Shape, l: &Layout, rows: usize) -> Result<Counts> {
+    l.check(shape)?;
+    let (mut out, ranks) = (Counts::default(), l.tp as f64);
+    (0..shape.layers).for_each(|i| out.add(&layer(shape, l, i).forward, l, 1.0, ranks));
+    let last = Layout { micro_batch: rows, seq: 1, ..l.clone() };
+    let products: Vec<Work> =
+        head(shape, &last).forward.into_iter().filter(|w| matches!(w, Work::Gemm { .. })).collect();
+    out.add(&products, l, 1.0, ranks);
+    Ok(out)
 }
 
 /// Counts a step.

@@ -1,4 +1,5 @@
-//! Energy: idle power, more while anything runs, and so much an operation, a byte of memory and a byte on a link. The power
+//! Energy: idle power, more while anything runs (not while the host is awaited), and so much an operation, a byte of memory
+//! and a byte on a link. The power
 //! limit bounds the clocks of a long run ([`clock`]): voltage falls with them, so an operation's energy falls with their
 //! square and the power of computing with their cube (Weste and Harris, CMOS VLSI Design, section 5.2).
 
@@ -45,11 +46,12 @@ fn dynamic(chip: &Chip, spent: Spent) -> (f64, f64) {
     (spent.flops * e.flop.0 * square, spent.bytes * e.byte.0 + spent.link_bytes * e.link_byte.0)
 }
 
-pub fn energy(chip: &Chip, spent: Spent, seconds: f64, devices: usize) -> Energy {
+/// Energy of `devices` that take `seconds`, of which each runs kernels for `busy`, and together spend so much.
+pub fn energy(chip: &Chip, spent: Spent, seconds: f64, busy: f64, devices: usize) -> Energy {
     let e = &chip.constants.energy;
     let n = devices as f64;
     let (idle, limit) = (chip.device.idle.0 * seconds * n, chip.device.limit.0 * seconds * n);
-    let awake = e.awake.0 * seconds * n;
+    let awake = e.awake.0 * busy.clamp(0.0, seconds) * n;
     let (computing, moving) = dynamic(chip, spent);
     let joules = idle + awake + computing + moving;
     let held = |j: f64| j.clamp(idle, limit.max(idle));

@@ -68,14 +68,20 @@ pub struct Answering {
     pub energy: Energy,
     /// What one sequence asks of all its devices.
     pub spent: Spent,
+    /// What a prompt pass and a decode step of a batch ask of one device, and the seconds of such a step that it runs kernels.
+    pub prompt_spent: Spent,
+    pub step_spent: Spent,
+    pub step_busy: Seconds,
     /// Products and attention of that pass.
     pub points: Vec<Point>,
     pub devices: usize,
 }
 
-/// What one sequence asks of its devices, prompt and answer.
-pub fn spent(shape: &Shape, topology: &Topology, s: &Serving) -> Result<Spent> {
-    Ok(answering(shape, topology, s)?.spent)
+impl Answering {
+    /// Of a token of the answer, the prompt's share with it.
+    pub fn joules_per_token(&self) -> f64 {
+        self.energy.watts.0 * self.devices as f64 / self.tokens_per_second
+    }
 }
 
 struct Server<'a> {
@@ -416,7 +422,9 @@ impl Server<'_> {
         // Ranks that spread experts attend to sequences of their own.
         let devices = s.tp * s.pp * s.ep.max(1) * s.replicas;
         let each: Spent = spent * ((s.tp * s.pp) as f64 / batch);
-        let energy = energy(self.chip, each, span / batch, s.tp * s.pp);
+        // While the host prepares a step, devices stand idle.
+        let running = span * (1.0 - self.host() / (stage(&step) * p));
+        let energy = energy(self.chip, each, span / batch, running / batch, s.tp * s.pp);
         Ok(Answering {
             busy,
             tokens_per_second: rate * (s.replicas * s.ep.max(1)) as f64,
@@ -428,6 +436,9 @@ impl Server<'_> {
             costs,
             energy,
             spent: each,
+            prompt_spent: prompt.spent * parts,
+            step_spent: step.spent * parts,
+            step_busy: Seconds(step.seconds * p),
             points: self.points(&works)?,
             devices,
         })

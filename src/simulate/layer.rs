@@ -30,6 +30,11 @@ pub enum Work {
     Attention { name: &'static str, of: Attends, flops: f64, bytes: f64 },
     /// `hidden`: the share that other work hides.
     Collective { name: &'static str, kind: Kind, bytes: f64, axis: Axis, hidden: f64 },
+    /// Tokens to the ranks of their experts, or results back: an all-to-all over the expert ranks. `bytes` are of all
+    /// `copies` that go to a token's experts; `once`: to each node one only, which hands it on within.
+    Tokens { name: &'static str, bytes: f64, copies: f64, once: bool, hidden: f64 },
+    /// The device waits for its host.
+    Host { name: &'static str, seconds: f64 },
 }
 
 /// A layer on one rank, one micro-batch.
@@ -348,7 +353,8 @@ impl Writer<'_> {
         self.both("activation", (gates + 1.0) * x * passes, (2.0 * gates + 1.0) * x * passes, true);
     }
 
-    /// Routed experts: tokens go to the ranks of their experts and come back. Routing is taken as even.
+    /// Routed experts: tokens go to the ranks of their experts and come back. The rank with the most of them sets the pace:
+    /// so many times the mean as the layout's imbalance says.
     fn experts(&mut self) {
         let (s, l, b) = (self.shape, self.layout, self.bytes());
         let (h, e, k) = (self.hidden(), s.experts as f64, s.top_k as f64);
@@ -373,21 +379,28 @@ impl Writer<'_> {
         });
         // Where experts are spread over tensor ranks, too, each of these routes its share of the tokens to whole experts.
         let te = l.expert_tensor() as f64;
-        let routed = self.tokens * k * te / self.t;
+        let routed = self.tokens * k * te / self.t * l.imbalance;
         let bytes = routed * h * b;
         self.both("permute", 4.0 * bytes, 4.0 * bytes, false);
         if l.ep > 1 {
             // With tensor ranks each sends its share of the tokens: forward in the format that the stack sends them in.
-            let c = |name, width: f64| Work::Collective {
+            let c = |name, width: f64| Work::Tokens {
                 name,
-                kind: Kind::AllToAll,
                 bytes: routed * h * width / te,
-                axis: Axis::Expert,
-                hidden: 0.0,
+                copies: k,
+                once: l.stack.once_per_node,
+                hidden: l.stack.overlap_experts,
             };
             let sent = b.min(l.stack.dispatch);
             self.layer.forward.extend([c("all-to-all dispatch", sent), c("all-to-all combine", b)]);
             self.layer.backward.extend([c("all-to-all dispatch", b), c("all-to-all combine", b)]);
+        }
+        // The host launches many small kernels, and must know how many tokens came before it can go on: of a layer's two passes
+        // the one back has two thirds of them.
+        let host = |share: f64| Work::Host { name: "host of experts", seconds: l.stack.host_experts.0 * share };
+        if l.stack.host_experts.0 > 0.0 {
+            self.layer.forward.push(host(1.0 / 3.0));
+            self.layer.backward.push(host(2.0 / 3.0));
         }
         // Few tokens do not meet every expert: as many as so many throws hit.
         let local = e / l.ep as f64;
@@ -441,8 +454,8 @@ impl Writer<'_> {
                 Work::Attention { .. } => {
                     kept += self.tokens * (self.shape.heads * self.shape.value_head()) as f64 / self.t * 2.0
                 }
-                Work::Stream { .. } => again.push(w.clone()),
-                Work::Collective { .. } => {}
+                Work::Stream { .. } | Work::Host { .. } => again.push(w.clone()),
+                Work::Collective { .. } | Work::Tokens { .. } => {}
             }
         }
         self.layer.recompute = again;

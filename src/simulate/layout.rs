@@ -79,6 +79,12 @@ pub struct Stack {
     pub host: Seconds,
     /// Bytes an element of tokens on their way to experts.
     pub dispatch: f64,
+    /// A token goes to each node once, however many of its experts are there.
+    pub once_per_node: bool,
+    /// Share of the tokens' way to experts and back that runs behind other work.
+    pub overlap_experts: f64,
+    /// Host time of a layer of experts that nothing hides, both passes.
+    pub host_experts: Seconds,
     /// Passes over memory of norms, rotations and gated activations, against one fused kernel each.
     pub passes: f64,
 }
@@ -96,6 +102,9 @@ impl Stack {
         reshard: true,
         host: Seconds(0.0),
         dispatch: 2.0,
+        once_per_node: false,
+        overlap_experts: 0.0,
+        host_experts: Seconds(0.0),
         passes: 1.0,
     };
 }
@@ -122,6 +131,8 @@ pub struct Layout {
     /// Optimiser states live on the host.
     pub offload: bool,
     pub schedule: Schedule,
+    /// Tokens of the busiest expert rank over their mean: 1 where routing is even.
+    pub imbalance: f64,
     pub stack: Stack,
 }
 
@@ -144,6 +155,7 @@ impl Layout {
             recompute: Recompute::None,
             offload: false,
             schedule: Schedule::OneForwardOneBackward,
+            imbalance: 1.0,
             stack: Stack::PRESENT,
         }
     }
@@ -271,6 +283,12 @@ impl Layout {
                 "interleaving needs micro-batches in multiples of pp {}: there are {}",
                 self.pp,
                 self.micro_batches()
+            ));
+        }
+        if !(1.0..=1024.0).contains(&self.imbalance) {
+            return bad(format!(
+                "an imbalance of {}: the busiest expert rank has 1 to 1024 times the mean",
+                self.imbalance
             ));
         }
         if self.zero > 3 {

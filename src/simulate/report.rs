@@ -29,6 +29,41 @@ fn range(out: &mut String, table: &str, figure: &str, seconds: f64) {
     }
 }
 
+/// The same for programs; null where nothing was measured.
+fn interval(table: &str, figure: &str, value: f64) -> Value {
+    Interval::known(table, figure).map_or(
+        Value::Null,
+        |i| json!({ "low": value * i.low, "high": value * i.high, "share": 0.8, "measurements": i.rows, "table": table, "figure": figure }),
+    )
+}
+
+/// The figure that steps of a model are scored as.
+fn steps(shape: &Shape) -> &'static str {
+    if shape.experts > 0 { "s, experts" } else { "seconds" }
+}
+
+/// Of a pipeline's step: what the busiest stage stands still, and what an even pipeline of this length would.
+fn bubbles(l: &Layout, s: &Step) -> (f64, f64) {
+    let (p, rounds) = (l.pp as f64 - 1.0, (l.chunks * l.micro_batches()) as f64);
+    let found = s.costs.iter().find(|c| c.name == "pipeline bubble").map_or(0.0, |c| c.seconds);
+    (found / s.seconds.0, p / (rounds + p))
+}
+
+/// Whether a layout fits its devices.
+fn fits(t: &Topology, memory: &[Memory]) -> bool {
+    fullest(memory).1.total().0 <= t.slowest().memory.0
+}
+
+/// Where sizes are from.
+fn sources(out: &mut String, shape: &Shape, t: &Topology) {
+    if !shape.source.is_empty() {
+        let _ = writeln!(out, "sizes of the model    {}", shape.source);
+    }
+    if !t.slowest().source.is_empty() {
+        let _ = writeln!(out, "sizes of the device   {}", t.slowest().source);
+    }
+}
+
 fn fullest(memory: &[Memory]) -> (usize, &Memory) {
     memory.iter().enumerate().max_by(|a, b| a.1.total().0.total_cmp(&b.1.total().0)).expect("a step has stages")
 }
@@ -81,7 +116,7 @@ pub fn training_text(shape: &Shape, t: &Topology, l: &Layout, s: &Step, prices: 
     );
     let seconds = s.seconds.0;
     let _ = writeln!(out, "step                  {}", s.seconds);
-    range(&mut out, "training.csv", "seconds", seconds);
+    range(&mut out, "training.csv", steps(shape), seconds);
     let _ = writeln!(
         out,
         "tokens                {:.0} per second, {:.1} per device",
@@ -105,13 +140,17 @@ pub fn training_text(shape: &Shape, t: &Topology, l: &Layout, s: &Step, prices: 
     let _ = writeln!(out, "\nwhere the time goes, on the busiest stage");
     costs(&mut out, &s.costs, seconds);
     if l.pp > 1 {
-        let (p, rounds) = (l.pp as f64 - 1.0, (l.chunks * l.micro_batches()) as f64);
-        let _ =
-            writeln!(out, "an even pipeline of this length would stand still for {:.1} %", 100.0 * p / (rounds + p));
+        let ideal = bubbles(l, s).1;
+        let _ = writeln!(out, "an even pipeline of this length would stand still for {:.1} %", 100.0 * ideal);
     }
     let (stage, m) = fullest(&s.memory);
     let _ = writeln!(out, "\nmemory of the fullest stage ({stage} of {})", l.pp);
     memory_text(&mut out, m, t.slowest().memory);
+    if let Some(i) = Interval::known("training.csv", "peak GiB") {
+        let _ = writeln!(out, "    {}", i.text(m.total().0, |b| Bytes(b).to_string()));
+    }
+    out.push('\n');
+    sources(&mut out, shape, t);
     out
 }
 
@@ -151,7 +190,12 @@ fn layout_json(l: &Layout) -> Value {
 
 /// A training step for programs. Units are in the keys.
 pub fn training_json(shape: &Shape, t: &Topology, l: &Layout, s: &Step) -> Value {
+    let peak = fullest(&s.memory).1.total().0;
+    let (bubble, ideal) = bubbles(l, s);
     json!({
+        "step_seconds_interval": interval("training.csv", steps(shape), s.seconds.0), "peak_bytes": peak,
+        "peak_bytes_interval": interval("training.csv", "peak GiB", peak), "fits": fits(t, &s.memory),
+        "bubble_share": bubble, "even_pipeline_bubble_share": ideal, "model_source": shape.source, "device_source": t.slowest().source,
         "model": shape.name, "parameters": shape.parameters(), "cluster": t.name, "devices": s.devices, "layout": layout_json(l), "step_seconds": s.seconds.0,
         "tokens_per_second": s.tokens / s.seconds.0, "mfu": s.mfu, "model_flops": s.model_flops, "hardware_flops": s.hardware_flops,
         "energy_joules": s.energy.joules.0, "energy_low_joules": s.energy.low.0, "energy_high_joules": s.energy.high.0, "watts_per_device": s.energy.watts.0,
@@ -169,7 +213,11 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
         a.tokens_per_second,
         a.tokens_per_second / a.devices as f64
     );
+    if let Some(i) = Interval::known("inference.csv", "tokens/s") {
+        let _ = writeln!(out, "                      {}", i.text(a.tokens_per_second, |v| format!("{v:.1}")));
+    }
     let _ = writeln!(out, "first token           {}", a.first_token);
+    range(&mut out, "inference.csv", "first token s", a.first_token.0);
     let _ = writeln!(out, "between tokens        {}", a.between_tokens);
     let _ = writeln!(out, "sequences at once     {} a copy; its cache holds {:.0} tokens", a.batch, a.cache_tokens);
     if a.busy < 1.0 {
@@ -178,8 +226,12 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
     let e = &a.energy;
     let _ = writeln!(
         out,
-        "energy                {} per sequence ({} to {}), {} per device; devices only",
-        e.joules, e.low, e.high, e.watts
+        "energy                {} per sequence ({} to {}), {:.3} J per token answered, {} per device; devices only",
+        e.joules,
+        e.low,
+        e.high,
+        a.joules_per_token(),
+        e.watts
     );
     if let Some(grams) = prices.carbon {
         let _ = writeln!(
@@ -199,6 +251,8 @@ pub fn serving_text(shape: &Shape, t: &Topology, a: &Answering, prices: Prices) 
     costs(&mut out, &a.costs, a.costs.iter().map(|c| c.seconds).sum());
     let _ = writeln!(out, "\nmemory of a device");
     memory_text(&mut out, &a.memory, t.slowest().memory);
+    out.push('\n');
+    sources(&mut out, shape, t);
     out
 }
 
@@ -207,13 +261,23 @@ pub fn serving_json(shape: &Shape, t: &Topology, a: &Answering, queued: Option<&
     let mut out = json!({
         "model": shape.name, "parameters": shape.parameters(), "cluster": t.name, "devices": a.devices, "tokens_per_second": a.tokens_per_second,
         "first_token_seconds": a.first_token.0, "between_tokens_seconds": a.between_tokens.0, "batch": a.batch, "busy": a.busy, "cache_tokens": a.cache_tokens,
-        "energy_joules_per_sequence": a.energy.joules.0, "watts_per_device": a.energy.watts.0, "memory": memory_json(&a.memory), "costs": costs_json(&a.costs),
+        "tokens_per_second_interval": interval("inference.csv", "tokens/s", a.tokens_per_second),
+        "first_token_seconds_interval": interval("inference.csv", "first token s", a.first_token.0),
+        "fits": a.memory.total().0 <= t.slowest().memory.0, "model_source": shape.source, "device_source": t.slowest().source,
+        "energy_joules_per_sequence": a.energy.joules.0, "energy_joules_per_token": a.joules_per_token(),
+        "energy_low_joules_per_sequence": a.energy.low.0, "energy_high_joules_per_sequence": a.energy.high.0, "watts_per_device": a.energy.watts.0, "memory": memory_json(&a.memory), "costs": costs_json(&a.costs),
     });
     if let (Some(o), Some(object)) = (queued, out.as_object_mut()) {
         let of = |q: &Quantiles| json!({ "mean_seconds": q.mean, "p50_seconds": q.p50, "p90_seconds": q.p90, "p99_seconds": q.p99 });
         object.insert(
             "queue".into(),
-            json!({ "first_token": of(&o.first_token), "per_token": of(&o.per_token), "tokens_per_second_per_copy": o.tokens_per_second, "requests": o.requests, "preempted": o.preempted }),
+            json!({
+                "first_token": of(&o.first_token), "per_token": of(&o.per_token),
+                "first_token_interval": interval("serving.csv", "first token ms", o.first_token.mean),
+                "per_token_interval": interval("serving.csv", "per token ms", o.per_token.mean),
+                "tokens_per_second_per_copy": o.tokens_per_second, "requests": o.requests, "preempted": o.preempted,
+                "joules_per_token": o.joules_per_token, "watts_per_device": o.watts,
+            }),
         );
     }
     out
@@ -230,6 +294,11 @@ pub fn queue_text(o: &Outcome) -> String {
     range(&mut out, "serving.csv", "first token ms", o.first_token.mean);
     out += &line("per token", &o.per_token);
     range(&mut out, "serving.csv", "per token ms", o.per_token.mean);
+    let _ = writeln!(
+        out,
+        "energy            {:.3} J per token answered, {:.0} W per device; devices only",
+        o.joules_per_token, o.watts
+    );
     if o.preempted > 0 {
         let _ = writeln!(out, "{} times a sequence was put off for want of cache", o.preempted);
     }
@@ -256,6 +325,6 @@ pub fn search_text(found: &[Found], tried: usize) -> String {
 
 /// The front for programs.
 pub fn search_json(found: &[Found], tried: usize) -> Value {
-    let one = |f: &Found| json!({ "layout": layout_json(&f.layout), "step_seconds": f.step.seconds.0, "mfu": f.step.mfu, "bytes": f.bytes(), "energy_joules": f.step.energy.joules.0 });
+    let one = |f: &Found| json!({ "layout": layout_json(&f.layout), "step_seconds": f.step.seconds.0, "step_seconds_interval": interval("training.csv", f.figure, f.step.seconds.0), "mfu": f.step.mfu, "bytes": f.bytes(), "energy_joules": f.step.energy.joules.0 });
     json!({ "tried": tried, "front": found.iter().map(one).collect::<Vec<_>>() })
 }

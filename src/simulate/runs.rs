@@ -2,6 +2,7 @@
 
 use super::chip::Chip;
 use super::constants::Constants;
+use super::energy::{self, Spent};
 use super::inference::{Mode, Serving, answering};
 use super::known::{self, Machines};
 use super::layout::{Layout, Recompute, Schedule, Stack};
@@ -182,6 +183,7 @@ pub fn run_with(row: &Row, machines: Machines, change: Change) -> Result<Run> {
         recompute,
         offload: row.flag("offload")?.unwrap_or(false),
         schedule: Schedule::OneForwardOneBackward,
+        imbalance: row.positive("imbalance")?.unwrap_or(1.0),
         stack: soft.stack,
     };
     let given = row.number("micro_batch")?.map(|_| row.count("micro_batch", 1)).transpose()?;
@@ -224,7 +226,7 @@ pub fn training(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     let seconds = row.positive("seconds")?.or(rate);
     if let Some(measured) = seconds {
         out.push(Figure {
-            what: "seconds",
+            what: if r.shape.experts > 0 { "s, experts" } else { "seconds" },
             measured,
             predicted: r.step.seconds.0,
             work: r.step.model_flops / r.step.devices as f64,
@@ -359,48 +361,76 @@ pub fn inference(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     Ok(out)
 }
 
+/// Energy of a row that decodes, as it was measured: how long it took, how many steps ran, what they spent.
+struct Answered {
+    chip: Chip,
+    devices: usize,
+    /// Of one answer of all its devices.
+    spent: Spent,
+    seconds: f64,
+    busy: f64,
+    flops: f64,
+}
+
+impl Answered {
+    fn of(row: &Row, machines: Machines) -> Result<Answered> {
+        let (shape, topology, s) = serving(row, machines)?;
+        let a = answering(&shape, &topology, &s)?;
+        let (devices, batch) = (s.tp * s.pp, a.batch.max(1) as f64);
+        let tokens = if s.mode == Mode::Prefill { s.input } else { s.output } as f64;
+        let flops = shape.forward_flops(s.input as f64, false) * (s.input + s.output) as f64;
+        let chip = Chip::new(topology.slowest())?;
+        let predicted = tokens * s.replicas as f64 / a.tokens_per_second;
+        let Some(rate) = row.positive("tokens_per_s")? else {
+            let busy = predicted * (a.step_busy.0 / a.between_tokens.0).min(1.0);
+            return Ok(Answered { chip, devices, spent: a.spent, seconds: predicted, busy, flops });
+        };
+        let seconds = tokens * s.replicas as f64 / rate;
+        if s.mode != Mode::Static {
+            let busy = predicted.min(seconds) * (a.step_busy.0 / a.between_tokens.0).min(1.0);
+            return Ok(Answered { chip, devices, spent: a.spent, seconds, busy, flops });
+        }
+        // A batch goes on at the pace of its host until its longest answer ends; what others write meanwhile is not counted.
+        let whole = seconds * batch;
+        let counted = tokens / whole;
+        let steps = if batch > 1.0 {
+            let host = software::named(row.text("stack").unwrap_or(software::LOOP))?.loops()?.host_layer.0;
+            counted.max(1.0 / (host * shape.layers as f64).max(a.step_busy.0))
+        } else {
+            counted
+        } * whole;
+        let spent = (a.prompt_spent + a.step_spent * steps) * (devices as f64 / batch);
+        let busy = (steps * a.step_busy.0).min(whole) / batch;
+        Ok(Answered { chip, devices, spent, seconds, busy, flops })
+    }
+}
+
 /// Watts of a row of decoding with another price of being awake and of a byte.
 pub fn watts_with(row: &Row, machines: Machines, awake: f64, byte: f64) -> Result<f64> {
-    let (shape, topology, s) = serving(row, machines)?;
-    let chip = Chip::new(topology.slowest())?;
-    let spent = super::inference::spent(&shape, &topology, &s)?;
-    let took = s.output as f64 * s.replicas as f64 / row.required("tokens_per_s")?;
-    Ok(chip.device.idle.0
-        + awake
-        + (spent.flops * chip.constants.energy.flop.0 + spent.bytes * byte) / took / (s.tp * s.pp) as f64)
+    let mut a = Answered::of(row, machines)?;
+    (a.chip.constants.energy.awake.0, a.chip.constants.energy.byte.0) = (awake, byte);
+    Ok(energy::energy(&a.chip, a.spent, a.seconds, a.busy, a.devices).watts.0)
 }
 
 /// Joules of a step (training) or of one answer (inference), watts a device. A row that says how long it took is priced
 /// for that long: a slow host costs idle power.
 pub fn energy(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     let serves = ["input", "output", "mode", "tokens_per_s", "batch"].iter().any(|c| row.text(c).is_some());
-    let (e, chip, devices, flops, seconds, predicted) = if serves {
-        let (shape, topology, s) = serving(row, machines)?;
-        let a = answering(&shape, &topology, &s)?;
-        let tokens = if s.mode == Mode::Prefill { s.input } else { s.output } as f64;
-        let flops = shape.forward_flops(s.input as f64, false) * (s.input + s.output) as f64;
-        let took = row.positive("tokens_per_s")?.map(|rate| tokens * s.replicas as f64 / rate);
-        (
-            a.energy,
-            Chip::new(topology.slowest())?,
-            s.tp * s.pp,
-            flops,
-            took,
-            tokens * s.replicas as f64 / a.tokens_per_second,
-        )
+    let (joules, watts, flops) = if serves {
+        let a = Answered::of(row, machines)?;
+        let e = energy::energy(&a.chip, a.spent, a.seconds, a.busy, a.devices);
+        (e.joules.0, e.watts.0, a.flops)
     } else {
         let r = run(row, machines)?;
-        let took = row
-            .positive("seconds")?
-            .or(row.positive("tokens_per_s_per_gpu")?.map(|rate| r.step.tokens / (rate * r.step.devices as f64)));
-        (r.step.energy, r.chip, r.step.devices, r.step.model_flops, took, r.step.seconds.0)
+        let rate = row.positive("tokens_per_s_per_gpu")?;
+        let seconds = row.positive("seconds")?.or(rate.map(|rate| r.step.tokens / (rate * r.step.devices as f64)));
+        let seconds = seconds.unwrap_or(r.step.seconds.0);
+        let each = seconds * r.step.devices as f64;
+        let spare = (seconds - r.step.seconds.0) * r.step.devices as f64;
+        let idle = r.chip.device.idle.0 + if spare < 0.0 { r.chip.constants.energy.awake.0 } else { 0.0 };
+        let joules = (r.step.energy.joules.0 + spare * idle).clamp(0.0, r.chip.device.limit.0 * each);
+        (joules, joules / each, r.step.model_flops)
     };
-    let spare = seconds.map_or(0.0, |s| s - predicted);
-    let limit = chip.device.limit.0 * seconds.unwrap_or(predicted) * devices as f64;
-    let joules = (e.joules.0 + spare * (chip.device.idle.0 + chip.constants.energy.awake.0) * devices as f64)
-        .min(limit)
-        .max(0.0);
-    let watts = joules / seconds.unwrap_or(predicted) / devices as f64;
     let mut out = vec![];
     if let Some(measured) = row.positive("joules")? {
         out.push(Figure { what: "joules", measured, predicted: joules, work: flops });

@@ -13,6 +13,8 @@ use rayon::prelude::*;
 pub struct Found {
     pub layout: Layout,
     pub step: Step,
+    /// What such steps are scored as (assets/validation).
+    pub figure: &'static str,
 }
 
 impl Found {
@@ -110,11 +112,13 @@ pub fn search(shape: &Shape, topology: &Topology, base: &Layout) -> Result<(Vec<
     let all = candidates(shape, topology, base);
     let tried = all.len();
     let room = chip.device.memory.0 - chip.constants.runtime.context.0;
+    let figure = if shape.experts > 0 { "s, experts" } else { "seconds" };
     let price = |l: &Layout| {
-        l.check(shape)
-            .and_then(|_| step_on(shape, topology, l, &chip))
-            .ok()
-            .map(|step| Found { layout: l.clone(), step })
+        l.check(shape).and_then(|_| step_on(shape, topology, l, &chip)).ok().map(|step| Found {
+            layout: l.clone(),
+            step,
+            figure,
+        })
     };
     let priced: Vec<Found> = all.par_iter().filter_map(price).collect();
     let mut fits: Vec<Found> = priced.iter().filter(|f| f.bytes() <= room).cloned().collect();

@@ -11,8 +11,9 @@ macro_rules! shipped {
 }
 
 /// The stacks that come along: name and file text.
-pub const SHIPPED: [(&str, &str); 10] = shipped![
+pub const SHIPPED: [(&str, &str); 12] = shipped![
     "megatron-core",
+    "megatron-core-26.06",
     "deepspeed-2021",
     "fsdp2",
     "torchtitan",
@@ -21,8 +22,12 @@ pub const SHIPPED: [(&str, &str); 10] = shipped![
     "trtllm",
     "vllm",
     "sglang",
+    "transformers",
     "warpweft"
 ];
+
+/// What answers static batches where nothing names it.
+pub const LOOP: &str = "transformers";
 
 /// A stack of software.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -38,6 +43,16 @@ pub struct Software {
     #[serde(default)]
     on: Vec<Era>,
     serving: Option<Serving>,
+    #[serde(rename = "loop")]
+    plain: Option<Loop>,
+}
+
+/// A loop over static batches: a step at a time, each kernel launched by the host.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loop {
+    /// Host time of a layer in a step.
+    pub host_layer: Seconds,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -55,6 +70,12 @@ struct Training {
     reshard: bool,
     host: Seconds,
     dispatch: f64,
+    #[serde(default)]
+    once_per_node: bool,
+    #[serde(default)]
+    overlap_experts: f64,
+    #[serde(default)]
+    host_experts: Seconds,
     passes: f64,
 }
 
@@ -177,10 +198,24 @@ impl Software {
                 reshard: t.reshard,
                 host: t.host,
                 dispatch: t.dispatch,
+                once_per_node: t.once_per_node,
+                overlap_experts: t.overlap_experts,
+                host_experts: t.host_experts,
                 passes: t.passes,
             },
             sequence_parallel: flag(|e| e.sequence_parallel, t.sequence_parallel),
             zero: era.and_then(|e| e.zero).unwrap_or(t.zero),
+        })
+    }
+
+    /// How it answers static batches.
+    ///
+    /// # Errors
+    /// A stack that is no such loop.
+    pub fn loops(&self) -> Result<Loop> {
+        self.plain.ok_or_else(|| {
+            let all = SHIPPED.iter().filter(|s| s.1.contains("[loop]")).map(|s| s.0).collect::<Vec<_>>();
+            Error::usage(format!("{} is no loop over static batches: those are {}", self.name, all.join(", ")))
         })
     }
 
@@ -204,7 +239,7 @@ mod tests {
     fn every_file_is_read_and_does_something() {
         for (name, _) in SHIPPED {
             let s = named(name).unwrap();
-            assert!(s.trains("h100").is_ok() || s.serves().is_ok(), "{name}");
+            assert!(s.trains("h100").is_ok() || s.serves().is_ok() || s.loops().is_ok(), "{name}");
         }
         assert_eq!(named("TensorRT-LLM").unwrap().name, "trtllm");
         assert_eq!(named("Megatron-Bridge 0.2").unwrap().name, "megatron-core");

@@ -1,7 +1,7 @@
 //! A training step: kernels and collectives of every stage, the pipeline's schedule, gradients, optimiser.
 
 use super::chip::Chip;
-use super::collective::{Placed, price};
+use super::collective::{Placed, price, price_tokens};
 use super::energy::{Energy, Spent};
 use super::layer::{
     Axis, Layer, Work, embedding, gather_weights, head, layer, scatter_gradients, share_embedding, share_gradients,
@@ -141,6 +141,13 @@ pub fn price_all(site: &Site, work: &[Work]) -> Result<Priced> {
                 out.add(name, p.seconds.0 * (1.0 - hidden + hidden * c.tax));
                 out.spent.link_bytes += p.near.0 + p.far.0;
             }
+            Work::Host { name, seconds } => out.add(name, *seconds),
+            Work::Tokens { name, bytes, copies, once, hidden } => {
+                let c = &chip.constants.collective;
+                let p = price_tokens(c, site.placed(Axis::Expert), *bytes, if *once { *copies } else { 1.0 });
+                out.add(name, p.seconds.0 * (1.0 - hidden + hidden * c.tax));
+                out.spent.link_bytes += p.near.0 + p.far.0;
+            }
         }
     }
     Ok(out)
@@ -274,7 +281,7 @@ fn step_at(shape: &Shape, topology: &Topology, l: &Layout, chip: &Chip) -> Resul
         mfu: model_flops / (seconds * peak),
         memory: memory(l, chip, &counts.collect::<Vec<_>>()),
         costs,
-        energy: super::energy::energy(chip, spent, seconds, l.devices()),
+        energy: super::energy::energy(chip, spent, seconds, seconds, l.devices()),
         passes,
         pipeline,
         devices: l.devices(),

@@ -71,6 +71,11 @@ fn a_training_step_is_planned_and_priced_from_sizes_alone() {
         (Some(0), Some(256.0), Some(512.0))
     );
     let bytes = |v: &Json, key: &str| v["memory"][0][key].as_f64().unwrap();
+    // Micro-batches add up; layers that are computed again do so once more, but for the head.
+    let (four, again) = (at(&["--global-batch", "4"]), at(&["--recompute", "full"]));
+    assert!((flops(&four) / flops(&one) - 4.0).abs() < 0.1 && four["tokens"] == 1024.0, "{}", flops(&four));
+    let more = flops(&again) / flops(&one) - 1.0;
+    assert!(more > 0.08 && more < 1.0 / 3.0, "{more}");
     // AdamW has two moments a parameter; ZeRO 3 and tensor ranks share all three, but for norms, which tensor ranks hold whole.
     assert_eq!(bytes(&one, "optimiser_bytes"), 2.0 * bytes(&one, "parameters_bytes"));
     assert!((bytes(&one, "parameters_bytes") / bytes(&spread, "parameters_bytes") - 8.0).abs() < 0.01);
@@ -80,11 +85,11 @@ fn a_training_step_is_planned_and_priced_from_sizes_alone() {
     let plan = ["--cluster", "dgx-h100", "--plan", "--train"];
     let told = [
         refused(&[&["mixtral-8x7b"], &plan[..]].concat()),
-        refused(&[&["llama-3-8b", "--recompute", "full"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--recompute", "selective"], &plan[..]].concat()),
         refused(&[&["llama-3-8b", "--mesh", "cp=2"], &plan[..]].concat()),
         refused(&[&["llama-3-8b", "--zero", "4"], &plan[..]].concat()),
         refused(&[&["llama-3-8b", "--seq", "99999999"], &plan[..]].concat()),
-        refused(&[&["llama-3-8b", "--global-batch", "7"], &plan[..]].concat()),
+        refused(&[&["llama-3-8b", "--micro-batch", "2", "--global-batch", "7"], &plan[..]].concat()),
         refused(&[&["llama-3-8b", "--layers", "60000"], &plan[..]].concat()),
         refused(&[&["llama-3-8b", "--mesh", "dp=16777216"], &plan[..]].concat()),
         refused(&[&["llama-3-8b", "--micro-batch", "0"], &plan[..]].concat()),

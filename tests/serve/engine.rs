@@ -95,7 +95,7 @@ fn an_answer_is_what_the_generator_gives_alone() {
 
 #[test]
 fn a_full_queue_refuses_and_priorities_go_first() {
-    let (_folder, engine) = engine(ENDLESS, Limits { queue: 3 });
+    let (_folder, engine) = engine(ENDLESS, Limits { queue: 3, parallel: 1, ..Limits::default() });
     let mut running = engine.submit(request(&engine, "a", ENDLESS - 100)).unwrap();
     block_on(running.next()).unwrap().unwrap();
     let ask = |priority| engine.submit(Request { priority, ..request(&engine, "b", 1) }).unwrap();
@@ -131,7 +131,7 @@ fn dropping_an_answer_cancels_it_within_a_step() {
 
 #[test]
 fn deadlines_end_what_runs_and_what_waits() {
-    let (_folder, engine) = engine(ENDLESS, Limits::default());
+    let (_folder, engine) = engine(ENDLESS, Limits { parallel: 1, ..Limits::default() });
     let soon = |millis| Some(Instant::now() + Duration::from_millis(millis));
     let run = Request { deadline: soon(200), ..request(&engine, "a", ENDLESS - 100) };
     let mut running = engine.submit(run).unwrap();
@@ -198,7 +198,8 @@ fn prompts_that_begin_alike_are_not_computed_anew() {
     let (_, first) = all(engine.submit(request(&engine, &long, 1)).unwrap());
     let (_, second) = all(engine.submit(request(&engine, &format!("{long} again"), 1)).unwrap());
     assert_eq!(first.cached_tokens, 0);
-    assert!(second.cached_tokens >= first.prompt_tokens - 2, "{second:?}");
+    // Whole pages of 32 tokens are shared.
+    assert!(second.cached_tokens + 32 >= first.prompt_tokens - 2 && second.cached_tokens % 32 == 0, "{second:?}");
     let counted = engine.metrics().cached_tokens.load(Ordering::Relaxed);
     assert_eq!(counted, second.cached_tokens as u64);
 }

@@ -117,7 +117,8 @@ fn a_key_is_asked_for() {
 
 #[test]
 fn a_client_that_leaves_cancels_its_answer() {
-    let server = Server::with(ENDLESS, Limits::default(), Config::default());
+    // One at a time, so that the second waits.
+    let server = Server::with(ENDLESS, Limits { parallel: 1, ..Limits::default() }, Config::default());
     let body = |stream: bool| {
         let more = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "a" }], "stream": stream });
         with(more, long(ENDLESS - 100)).to_string()
@@ -144,7 +145,7 @@ fn a_client_that_leaves_cancels_its_answer() {
 
 #[test]
 fn a_full_queue_says_when_to_come_again() {
-    let server = Server::with(ENDLESS, Limits { queue: 1 }, Config::default());
+    let server = Server::with(ENDLESS, Limits { queue: 1, parallel: 1, ..Limits::default() }, Config::default());
     let long = with(json!({ "prompt": "a", "stream": true }), long(ENDLESS - 100)).to_string();
     let mut clients: Vec<Client> = (0..2).map(|_| server.client()).collect();
     clients[0].send("POST", "/v1/completions", &long);

@@ -13,7 +13,7 @@ const WORDS: [&str; 6] = ["the hen", "a", "the hen and the", "xyz", "the the the
 
 #[test]
 fn what_many_ask_at_once_is_what_each_gets_alone() {
-    let server = Server::with(512, Limits { queue: 1000 }, Default::default());
+    let server = Server::with(512, Limits { queue: 1000, ..Limits::default() }, Default::default());
     let ask = |word: &str, n: usize| server.complete(word, greedy(n));
     let text = |v: Json| v["choices"][0]["text"].as_str().unwrap().to_string();
     let sizes = [1, 7, 24];

@@ -46,7 +46,7 @@ pub struct Simulate {
     /// Number format of weights and products [default: bf16 where the device has it]
     #[arg(long, value_name = "FORMAT")]
     dtype: Option<Precision>,
-    /// The software: megatron-core, nemo, fsdp2, torchtitan, llm-foundry, deepspeed-2021 train; trtllm, vllm, sglang serve; warpweft does both [default: megatron-core, or fsdp2 with --zero 3]
+    /// The software: megatron-core, megatron-core-26.06, nemo, fsdp2, torchtitan, llm-foundry, deepspeed-2021 train; trtllm, vllm, sglang serve; warpweft does both [default: megatron-core, or fsdp2 with --zero 3]
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
     /// As JSON
@@ -111,6 +111,9 @@ struct Training {
     /// Optimiser states on the host
     #[arg(long)]
     offload: bool,
+    /// Tokens of the busiest expert rank over their mean
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    imbalance: f64,
     /// Price a layout that does not fit the memory all the same
     #[arg(long)]
     anyway: bool,
@@ -162,6 +165,9 @@ struct ServingFlags {
     /// Requests at once, each followed by the next; with --serve continuous
     #[arg(long, value_name = "N", requires = "serve", conflicts_with = "load")]
     concurrency: Option<usize>,
+    /// Prompts are read on devices of their own, spread so (tp=2,dp=4: four engines of two); with --concurrency or --load
+    #[arg(long, value_name = "AXES", requires = "serve")]
+    prefill: Option<String>,
     /// Tokens of a prompt
     #[arg(long, default_value_t = 1024, value_name = "N")]
     input: usize,
@@ -282,6 +288,7 @@ impl Simulate {
             global_batch,
             precision: self.precision(&chip),
             offload: t.offload,
+            imbalance: t.imbalance,
             stack: soft.stack,
             schedule: match t.schedule {
                 ScheduleFlag::OneF1b => Schedule::OneForwardOneBackward,

@@ -5,15 +5,16 @@ use super::{RecomputeFlag, ScheduleFlag, Simulate};
 use crate::base::{Bindings, Error, Result};
 use crate::graph::{Optimiser, Zero};
 use crate::model::layers::Sizes;
-use crate::model::llama::{self, Config, TrainingStep};
+use crate::model::llama::{self, Config, Passes, TrainingStep};
 use crate::plan;
 use crate::plan::shard::shard;
 use crate::simulate::Shape;
 use crate::simulate::plans::Of;
 use crate::topology::Mesh;
 
-/// Every layer is written out.
+/// Every layer of every micro-batch is written out.
 const MOST_LAYERS: usize = 1024;
+const MOST_MICRO_BATCHES: usize = 64;
 
 /// A llama of this shape. Constants that no price depends on are the family's usual ones.
 pub fn config(shape: &Shape, context: usize) -> Result<Config> {
@@ -60,7 +61,7 @@ impl Simulate {
             (t.offload, "--offload"),
             (self.sequence_parallel, "--sequence-parallel"),
             (matches!(t.schedule, ScheduleFlag::ZeroBubble), "--schedule"),
-            (matches!(t.recompute, Some(RecomputeFlag::Selective | RecomputeFlag::Full)), "--recompute"),
+            (matches!(t.recompute, Some(RecomputeFlag::Selective)), "--recompute selective"),
         ];
         if let Some((_, flag)) = refused.iter().find(|r| r.0) {
             return Err(Error::usage(format!(
@@ -72,8 +73,8 @@ impl Simulate {
         }
         let batch = t.micro_batch.unwrap_or(1).saturating_mul(mesh.size("dp"));
         match t.global_batch {
-            Some(n) if n != batch => Err(Error::usage(format!(
-                "--global-batch is {n}, a planned step takes one micro-batch a data-parallel rank: {batch}"
+            Some(n) if batch == 0 || n % batch != 0 || n / batch > MOST_MICRO_BATCHES => Err(Error::usage(format!(
+                "--global-batch is {n}: a planned step takes 1 to {MOST_MICRO_BATCHES} micro-batches of {batch} sequences"
             ))),
             _ => Ok(()),
         }
@@ -84,16 +85,17 @@ impl Simulate {
         self.check_training_plan(&mesh)?;
         let (shape, t) = (self.shape()?, &self.training);
         shape.check()?;
-        if shape.layers > MOST_LAYERS {
+        let batch = t.micro_batch.unwrap_or(1).saturating_mul(mesh.size("dp"));
+        let micro_batches = t.global_batch.unwrap_or(batch) / batch.max(1);
+        if shape.layers.saturating_mul(micro_batches) > MOST_LAYERS {
             return Err(Error::usage(format!(
-                "{} has {} layers: up to {MOST_LAYERS} are planned, --layers takes fewer",
+                "{} has {} layers, which go through {micro_batches} micro-batches: up to {MOST_LAYERS} in all are planned, --layers takes fewer",
                 shape.name, shape.layers
             )));
         }
-        let batch = t.micro_batch.unwrap_or(1).saturating_mul(mesh.size("dp"));
         // Positions and ids are counted in 32 bits.
         let most = 1usize << 24;
-        if t.seq == 0 || batch == 0 || batch.saturating_mul(t.seq) > most {
+        if t.seq == 0 || batch == 0 || batch.saturating_mul(t.seq).saturating_mul(micro_batches) > most {
             return Err(Error::usage(format!(
                 "a step of {batch} sequences of {} tokens: 1 to {most} tokens in all can be planned",
                 t.seq
@@ -106,7 +108,12 @@ impl Simulate {
             3 => Zero::Weights,
             n => return Err(Error::usage(format!("ZeRO stage {n} is none of 0, 1, 2, 3"))),
         };
-        let step = TrainingStep { batch, seq: t.seq, optimiser: Optimiser::ADAMW, zero, tied: shape.tied };
+        let passes = Passes {
+            micro_batches,
+            recompute: matches!(t.recompute, Some(RecomputeFlag::Full)),
+            forward_first: mesh.size("pp") > 1,
+        };
+        let step = TrainingStep { batch, seq: t.seq, optimiser: Optimiser::ADAMW, zero, tied: shape.tied, passes };
         let training = llama::training(&config(&shape, t.seq)?, &shape.name, &step)?;
         let layout = self.plans.layout(mesh, false)?;
         let sharded = shard(&training.graph, &layout.axes()?)?;
@@ -123,7 +130,7 @@ impl Simulate {
             sharded,
             plans,
             bindings: Bindings::new(),
-            tokens: batch * t.seq,
+            tokens: batch * t.seq * micro_batches,
             of,
         })
     }

@@ -8,7 +8,7 @@ use crate::model::layers::{Encoder, EncoderCommon, EncoderDefaults, PostNorm, Te
 
 pub static FAMILY: Family = Family {
     name: "bert",
-    gguf: &[],
+    gguf: &["bert"],
     hugging_face: &["bert"],
     read: |at| Ok(Architecture::Encoder(Box::new(Config::read(at)?))),
     harmless: HARMLESS,
@@ -66,10 +66,35 @@ impl Encoder for Config {
     fn root(&self) -> (&'static str, &'static str) {
         ("bert.", "embeddings.word_embeddings")
     }
+    fn gguf_name(&self, name: &str) -> String {
+        const LAYER: &[(&str, &str)] = &[
+            ("attention.self.query", "attn_q"),
+            ("attention.self.key", "attn_k"),
+            ("attention.self.value", "attn_v"),
+            ("attention.output.dense", "attn_output"),
+            ("attention.output.LayerNorm", "attn_output_norm"),
+            ("intermediate.dense", "ffn_up"),
+            ("output.dense", "ffn_down"),
+            ("output.LayerNorm", "layer_output_norm"),
+        ];
+        const MODEL: &[(&str, &str)] = &[
+            ("embeddings.word_embeddings", "token_embd"),
+            ("embeddings.position_embeddings", "position_embd"),
+            ("embeddings.token_type_embeddings", "token_types"),
+            ("embeddings.LayerNorm", "token_embd_norm"),
+        ];
+        let of = |table: &[(&str, &str)], part: &str| {
+            table.iter().find(|t| t.0 == part).map_or(part.into(), |t| t.1.to_string())
+        };
+        match name.strip_prefix("encoder.layer.").and_then(|n| n.split_once('.')) {
+            Some((layer, part)) => format!("blk.{layer}.{}", of(LAYER, part)),
+            None => of(MODEL, name),
+        }
+    }
     fn hidden<'g>(&self, b: &Texts<'_, 'g>) -> Tensor<'g> {
         let c = &self.common;
         let words = b.words("embeddings.word_embeddings", c);
-        let kinds = b.weight("embeddings.token_type_embeddings.weight", &[self.kinds, c.width]).slice(0, 0, 1);
+        let kinds = b.first_row("embeddings.token_type_embeddings.weight", [self.kinds, c.width]);
         let x = words + b.positions("embeddings.position_embeddings", c) + kinds;
         let x = b.norm(x, "embeddings.LayerNorm", true);
         b.layers(c.layers, x, |n, x| BLOCK.build(b, c, &format!("encoder.layer.{n}"), x, b.all_real()))

@@ -172,6 +172,10 @@ impl Decoder for DeepSeek {
         let layer = name.strip_prefix("model.layers.").and_then(number);
         layer.is_some_and(|l| (self.common.sizes.layers..self.common.sizes.layers + self.ahead).contains(&l))
     }
+    /// Latent vectors lie in no pages.
+    fn has_pages(&self) -> bool {
+        false
+    }
     fn layer<'g>(&self, b: &Blocks<'_, 'g>, n: usize, x: Tensor<'g>) -> Tensor<'g> {
         let c = &self.common;
         let h = c.normed(b, n, "attn_norm", x);

@@ -72,6 +72,10 @@ impl Decoder for Gpt2 {
         let table = b.part(None, "position_embd", "weight", &[s.context, s.width], None);
         b.residual(match b.rows {
             Rows::Cached { seq, total, .. } => x + table.slice(0, total - seq, seq),
+            Rows::Paged { .. } => match &b.pages {
+                Some(pages) => x + table.gather(pages.positions),
+                None => x,
+            },
             Rows::Whole { batch, seq } => {
                 let rows = table.slice(0, 0, seq as i64).reshape([1, seq, s.width]).broadcast([batch, seq, s.width]);
                 x + rows.reshape([batch * seq, s.width])

@@ -110,6 +110,9 @@ impl Decoder for Lfm2 {
     fn ropes(&self) -> &[Rope] {
         std::slice::from_ref(&self.rope)
     }
+    fn looks_back(&self) -> usize {
+        if self.attends.iter().all(|a| *a) { 0 } else { self.conv.taps.saturating_sub(1) }
+    }
     fn layer<'g>(&self, b: &Blocks<'_, 'g>, n: usize, x: Tensor<'g>) -> Tensor<'g> {
         let c = &self.common;
         let h = c.normed(b, n, "attn_norm", x);

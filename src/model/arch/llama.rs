@@ -9,7 +9,7 @@ use crate::model::layers::{
     self, Activation, Biases, Blocks, Common, Decoder, Defaults, Experts, Mlp, Names, Norm, Rope, Sizes,
 };
 
-pub use crate::model::layers::{StepShape, Training, TrainingStep};
+pub use crate::model::layers::{Passes, StepShape, Training, TrainingStep};
 
 pub static FAMILY: Family = Family {
     name: "llama",

@@ -90,6 +90,7 @@ impl Attention {
         let layout = self.rope.and_then(|i| ropes.get(i)).map(|r| (r.layout, r.width));
         let y = match b.rows {
             Rows::Cached { seq, total, context } => self.cached(b, layer, [q, k, v], layout, (seq, total, context)),
+            Rows::Paged { rows } => self.paged(b, layer, [q, k, v], layout, rows),
             Rows::Whole { batch, seq } => self.uncached(b, layer, [q, k, v], layout, (batch, seq)),
         };
         b.at(layer, "attention.output");
@@ -146,6 +147,31 @@ impl Attention {
         self.scores(b, layer, [q, k, v], total - seq).reshape(vec![seq, q_width.into()])
     }
 
+    /// New rows of many sequences go into pages, and see those of their own.
+    fn paged<'g>(
+        &self,
+        b: &Blocks<'_, 'g>,
+        layer: usize,
+        [q, k, v]: [Tensor<'g>; 3],
+        layout: Option<(RopeLayout, usize)>,
+        rows: Dim,
+    ) -> Tensor<'g> {
+        let Some(pages) = &b.pages else { return q };
+        let (q_width, kv_width, (_, keys)) = (self.heads * self.head, self.kv_heads * self.head, self.cuts());
+        let rope =
+            |t: Tensor<'g>, heads: usize| self.turned(b, t.reshape(vec![rows, heads.into(), self.head.into()]), layout);
+        let (q, k) = (rope(q, self.heads), rope(k, self.kv_heads).reshape(vec![rows, kv_width.into()]));
+        let pool = |name: &str, new: Tensor<'g>| {
+            let pool = b.g.state(&format!("layers.{layer}.{name}"), DType::F32, [pages.pool, kv_width]);
+            let all = pool.cut(MeshAxis::Tensor, Split(1), keys).append_at(new, pages.places);
+            all.reshape([pages.pool, self.kv_heads, self.head])
+        };
+        let at = pages.of(pool("k", k), pool("v", v));
+        b.at(layer, "attention");
+        let y = q.paged_attention(at, self.sinks(b, layer), pages.page, self.how(None));
+        y.reshape(vec![rows, q_width.into()])
+    }
+
     /// Sequences from their first token on.
     fn uncached<'g>(
         &self,
@@ -166,19 +192,22 @@ impl Attention {
     }
 
     fn scores<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, [q, k, v]: [Tensor<'g>; 3], past: Dim) -> Tensor<'g> {
-        let how = graph::Attention {
-            scale: self.scale,
-            causal: Some(past),
-            window: self.window,
-            softcap: self.softcap,
-            sinks: false,
-        };
-        if !self.sinks {
-            return q.attention(k, v, None, how);
+        match self.sinks(b, layer) {
+            Some(sinks) => q.attention_with_sinks(k, v, sinks, self.how(Some(past))),
+            None => q.attention(k, v, None, self.how(Some(past))),
         }
-        let Cut::Query { groups, each, .. } = self.cuts().0 else { return q.attention(k, v, None, how) };
+    }
+
+    fn how(&self, causal: Option<Dim>) -> graph::Attention {
+        let (window, softcap) = (self.window, self.softcap);
+        graph::Attention { scale: self.scale, causal, window, softcap, sinks: false }
+    }
+
+    /// A score for each head, where it has them.
+    fn sinks<'g>(&self, b: &Blocks<'_, 'g>, layer: usize) -> Option<Tensor<'g>> {
+        let Cut::Query { groups, each, .. } = self.cuts().0 else { return None };
         let heads = Cut::Query { groups, each, width: 1 };
-        let sinks = b.part(Some(layer), "attn_sinks", b.sinks_kind(), &[self.heads], Some((Split(0), heads)));
-        q.attention_with_sinks(k, v, sinks, how)
+        let part = || b.part(Some(layer), "attn_sinks", b.sinks_kind(), &[self.heads], Some((Split(0), heads)));
+        self.sinks.then(part)
     }
 }

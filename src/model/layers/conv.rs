@@ -35,6 +35,15 @@ impl ShortConv {
                 let seen = |j: usize| all.slice(0, past + j.into(), seq) * tap(j);
                 (1..self.taps).fold(seen(0), |y, j| y + seen(j))
             }
+            // Products lie in pages, as keys do.
+            Rows::Paged { .. } => {
+                let Some(pages) = &g.pages else { return h };
+                let state = g.g.state(&format!("layers.{layer}.conv"), DType::F32, [pages.pool, width]);
+                let all = state.cut(MeshAxis::Tensor, Split(1), BLOCKS).append_at(gated, pages.places);
+                let seen =
+                    |y: Tensor<'g>, (back, at): (usize, &Tensor<'g>)| y + all.gather(*at) * tap(before - 1 - back);
+                pages.earlier.iter().take(before).enumerate().fold(gated * tap(before), seen)
+            }
             Rows::Whole { batch, seq } => {
                 let all = gated.reshape([batch, seq, width]).pad(1, before, 0, 0.0);
                 let seen = |j: usize| all.slice(1, j as i64, seq as i64) * tap(j).reshape([1, 1, width]);

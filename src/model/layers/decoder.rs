@@ -98,6 +98,14 @@ pub trait Decoder: Debug + Send + Sync {
     fn embedded<'g>(&self, _: &Blocks<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
         x
     }
+    /// Whether a step may take rows of many sequences, whose keys and values lie in pages.
+    fn has_pages(&self) -> bool {
+        true
+    }
+    /// Tokens before its own that a row needs otherwise than by attention.
+    fn looks_back(&self) -> usize {
+        0
+    }
     /// One layer over the residual stream `[rows, width]`.
     fn layer<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g>;
     /// Bytes of what is kept of one token.
@@ -165,6 +173,7 @@ pub fn step(family: &dyn Decoder, weights: &dyn Weights, model: &str, step: &Ste
     let mut b = Blocks {
         g: &g,
         rows: Rows::Cached { seq, total, context: step.context },
+        pages: None,
         origin: Origin::File(weights),
         names: &family.common().names,
         model,
@@ -202,7 +211,12 @@ pub(super) fn layers<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, mut x: Tensor
 }
 
 /// Logits of every row. `shared`: the embedding, where it is the head.
-fn head<'g>(family: &dyn Decoder, b: &Blocks<'_, 'g>, x: Tensor<'g>, shared: Option<Tensor<'g>>) -> Tensor<'g> {
+pub(super) fn head<'g>(
+    family: &dyn Decoder,
+    b: &Blocks<'_, 'g>,
+    x: Tensor<'g>,
+    shared: Option<Tensor<'g>>,
+) -> Tensor<'g> {
     let s = &family.common().sizes;
     let x = family.common().norm.build(b, None, "output_norm", x, s.width);
     let x = x.matmul_t(shared.unwrap_or_else(|| b.vocabulary("output", [s.vocab, s.width])));
@@ -230,13 +244,32 @@ pub(super) fn angles<'g>(ropes: &[Rope], b: &Blocks<'_, 'g>, context: usize) -> 
 /// What a step of training takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainingStep {
-    /// Sequences of all data-parallel ranks together, and tokens of each.
+    /// Sequences of a micro-batch of all data-parallel ranks together, and tokens of each.
     pub batch: usize,
     pub seq: usize,
     pub optimiser: Optimiser,
     pub zero: Zero,
     /// Whether the head is the embedding.
     pub tied: bool,
+    pub passes: Passes,
+}
+
+/// How a step goes forward and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passes {
+    /// Passes whose gradients add up to the step's.
+    pub micro_batches: usize,
+    /// Layers keep their input only and are computed again on the way back (Chen et al., 2016).
+    pub recompute: bool,
+    /// All micro-batches go forward before the first goes back, as a pipeline needs it (Huang et al., 2019); else one after
+    /// the other.
+    pub forward_first: bool,
+}
+
+impl Default for Passes {
+    fn default() -> Self {
+        Passes { micro_batches: 1, recompute: false, forward_first: false }
+    }
 }
 
 /// A step of training, and its parameters in the order in which they were made.
@@ -246,20 +279,113 @@ pub struct Training {
     pub parameters: Vec<(String, Shape)>,
 }
 
+/// A part of a forward pass that goes back by itself: the embedding, a layer, or the head with the loss.
+struct Part<'g> {
+    /// What it begins with, but for the embedding, and what it gives.
+    x: Option<Tensor<'g>>,
+    y: Tensor<'g>,
+    nodes: std::ops::Range<usize>,
+    layer: Option<usize>,
+    parameters: Vec<usize>,
+}
+
+/// A training step under construction.
+struct Trainer<'a, 'b, 'g> {
+    family: &'a dyn Decoder,
+    b: &'a mut Blocks<'b, 'g>,
+    parameters: &'a Parameters<'g>,
+    step: &'a TrainingStep,
+    /// Of each parameter, so far.
+    gradients: Vec<Option<Tensor<'g>>>,
+}
+
+impl<'g> Trainer<'_, '_, 'g> {
+    /// A micro-batch forward: its parts, the last of which gives its mean loss.
+    fn forward(&mut self, tokens: Tensor<'g>, targets: Tensor<'g>) -> Vec<Part<'g>> {
+        let (s, family, g) = (&self.family.common().sizes, self.family, self.b.g);
+        let rows = self.step.batch * self.step.seq;
+        let mut parts = vec![];
+        let part = |from: usize, x, y, layer, parts: &mut Vec<Part<'g>>| {
+            let parameters = self.parameters.take_touched();
+            parts.push(Part { x, y, nodes: from..g.mark(), layer, parameters });
+        };
+        g.layer(0);
+        g.at("embedding");
+        let from = g.mark();
+        let table = self.b.vocabulary("token_embd", [s.vocab, s.width]);
+        let x = family.embedded(self.b, self.b.residual(table.gather(tokens).reshape([rows, s.width])));
+        part(from, None, x, None, &mut parts);
+        if self.b.angles.is_empty() {
+            self.b.angles = angles(family.ropes(), self.b, self.step.seq);
+        }
+        let mut x = x;
+        for layer in 0..s.layers {
+            g.layer(layer as u32 + 1);
+            let from = g.mark();
+            let y = family.layer(self.b, layer, x);
+            part(from, Some(x), y, Some(layer), &mut parts);
+            x = y;
+        }
+        g.layer(s.layers as u32 + 1);
+        g.at("head");
+        let from = g.mark();
+        let shared = self.step.tied.then(|| self.b.vocabulary("token_embd", [s.vocab, s.width]));
+        let loss = head(family, self.b, x, shared).cross_entropy(targets.reshape([rows]));
+        part(from, Some(x), loss, None, &mut parts);
+        parts
+    }
+
+    /// Its gradients, part by part from the last: what a part keeps, and what its parameters' gradients take, ends with it.
+    fn backward(&mut self, parts: Vec<Part<'g>>) {
+        let g = self.b.g;
+        let mut seed = g.constant(1.0 / self.step.passes.micro_batches.max(1) as f32);
+        for part in parts.into_iter().rev() {
+            let (mut y, mut nodes) = (part.y, part.nodes);
+            if let (true, Some(layer), Some(x)) = (self.step.passes.recompute, part.layer, part.x) {
+                g.layer(layer as u32 + 1);
+                let from = g.mark();
+                y = self.family.layer(self.b, layer, x);
+                nodes = from..g.mark();
+                self.parameters.take_touched();
+            }
+            let mut wrt: Vec<Tensor> = part.parameters.iter().map(|i| self.parameters.used(*i)).collect();
+            wrt.extend(part.x);
+            let mut made = g.pullback((y, seed), &wrt, nodes);
+            if part.x.is_some() {
+                let Some(Some(next)) = made.pop() else { return };
+                seed = next;
+            }
+            for (i, made) in part.parameters.into_iter().zip(made) {
+                let Some(made) = made else { continue };
+                if self.gradients.len() <= i {
+                    self.gradients.resize(i + 1, None);
+                }
+                self.gradients[i] = Some(self.parameters.sum(i, self.gradients[i], made));
+            }
+        }
+    }
+}
+
+/// One of n micro-batches of samples.
+fn micro_batch<'g>(x: Tensor<'g>, i: usize, n: usize, step: &TrainingStep) -> Tensor<'g> {
+    if n > 1 { x.slice(0, i as i64, 1).reshape([step.batch, step.seq]) } else { x }
+}
+
 /// A training step: forward, the mean loss, gradients, the update. No file is needed.
 ///
-/// Inputs: `tokens` and `targets` u32 `[batch, seq]`; `rate` and `step` f32, as [`Parameters::update`] takes them. States:
-/// the parameters (f32) under the names of weights in a file, and the optimiser's beside them.
-/// Output: `loss`, nats per token.
+/// Inputs: `tokens` and `targets` u32 `[batch, seq]`, of several micro-batches `[micro_batches, batch, seq]`; `rate` and `step`
+/// f32, as [`Parameters::update`] takes them. States: the parameters (f32) under the names of weights in a file, and the
+/// optimiser's beside them. Output: `loss`, nats per token.
 ///
 /// # Errors
-/// Sizes that cannot be planned.
+/// Sizes that cannot be planned; a parameter that the loss does not depend on.
 pub fn training(family: &dyn Decoder, model: &str, step: &TrainingStep) -> Result<Training> {
-    let (s, g) = (&family.common().sizes, GraphBuilder::new());
+    let g = GraphBuilder::new();
     let parameters = Parameters::new(&g, step.zero);
     let mut b = Blocks {
         g: &g,
         rows: Rows::Whole { batch: step.batch, seq: step.seq },
+        pages: None,
         origin: Origin::Trained(&parameters),
         names: &family.common().names,
         model,
@@ -267,17 +393,36 @@ pub fn training(family: &dyn Decoder, model: &str, step: &TrainingStep) -> Resul
         angles: vec![],
     };
     g.at("embedding");
-    let samples = |name: &str| g.input(name, DType::U32, [step.batch, step.seq]).place(MeshAxis::Data, Split(0));
+    let n = step.passes.micro_batches.max(1);
+    let axis = usize::from(n > 1);
+    let shape: Shape = if n > 1 { [n, step.batch, step.seq].into() } else { [step.batch, step.seq].into() };
+    let samples = |name: &str| g.input(name, DType::U32, shape.clone()).place(MeshAxis::Data, Split(axis));
     let scalar = |name: &str| g.input(name, DType::F32, Shape::default());
     let (tokens, targets, rate, count) = (samples("tokens"), samples("targets"), scalar("rate"), scalar("step"));
-    let table = b.vocabulary("token_embd", [s.vocab, s.width]);
-    let rows = step.batch * step.seq;
-    let x = family.embedded(&b, b.residual(table.gather(tokens).reshape([rows, s.width])));
-    b.angles = angles(family.ropes(), &b, step.seq);
-    let x = layers(family, &b, x);
-    let loss = head(family, &b, x, step.tied.then_some(table)).cross_entropy(targets.reshape([rows]));
-    g.output("loss", loss);
-    parameters.update(loss, step.optimiser, rate, count);
+    let mut trainer = Trainer { family, b: &mut b, parameters: &parameters, step, gradients: vec![] };
+    let (mut losses, mut waiting) = (vec![], vec![]);
+    for i in 0..n {
+        let parts = trainer.forward(micro_batch(tokens, i, n, step), micro_batch(targets, i, n, step));
+        losses.extend(parts.last().map(|p| p.y));
+        match step.passes.forward_first {
+            true => waiting.push(parts),
+            false => trainer.backward(parts),
+        }
+    }
+    waiting.into_iter().for_each(|parts| trainer.backward(parts));
+    let gradients = std::mem::take(&mut trainer.gradients);
     let list = parameters.list();
+    g.layer(family.common().sizes.layers as u32 + 1);
+    g.at("loss");
+    let sum = losses.into_iter().reduce(|a, b| a + b);
+    if let Some(loss) = sum {
+        g.output("loss", if n > 1 { loss * (1.0 / n as f32) } else { loss });
+    }
+    let missing = |i: usize| {
+        let name = list.get(i).map_or("", |p| p.0.as_str());
+        g.fail(Error::op("gradients", name, "the loss does not depend on it"))
+    };
+    let all = (0..list.len()).map(|i| gradients.get(i).copied().flatten().unwrap_or_else(|| missing(i))).collect();
+    parameters.follow(all, step.optimiser, rate, count);
     Ok(Training { graph: g.finish()?, parameters: list })
 }

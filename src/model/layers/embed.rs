@@ -19,6 +19,7 @@ pub fn embed(family: &dyn Decoder, sentence: &Sentence, weights: &dyn Weights, m
     let mut b = Blocks {
         g: &g,
         rows: Rows::Cached { seq, total: seq, context: longest },
+        pages: None,
         origin: Origin::File(weights),
         names: &family.common().names,
         model,
@@ -31,7 +32,7 @@ pub fn embed(family: &dyn Decoder, sentence: &Sentence, weights: &dyn Weights, m
     b.angles = angles(family.ropes(), &b, longest);
     b.angles.iter_mut().for_each(|(cos, sin)| (*cos, *sin) = (cos.slice(0, 0, seq), sin.slice(0, 0, seq)));
     let x = family.common().norm.build(&b, None, "output_norm", layers(family, &b, x), s.width);
-    let texts = Texts { g: &g, weights, model, root: "", batch: one, seq, longest, tokens, mask, eps: 0.0 };
+    let texts = Texts { g: &g, weights, model, root: "", gguf: None, batch: one, seq, longest, tokens, mask, eps: 0.0 };
     g.output("embeddings", sentence.build(&texts, x.reshape(vec![one, seq, s.width.into()])));
     g.finish()
 }

@@ -69,9 +69,12 @@ impl EncoderCommon {
     /// # Errors
     /// Sizes that do not fit together.
     pub fn read(at: &Keys, d: &EncoderDefaults) -> Result<EncoderCommon> {
-        let size = |keys: &str, default: usize| Ok(at.optional_size("", keys)?.unwrap_or(default));
-        let context = size("max_position_embeddings|n_positions", d.context)?;
-        let width = size("hidden_size|dim|n_embd", d.width)?;
+        let size = |gguf: &str, keys: &str, default: usize| match at.is_gguf() {
+            true => at.size(gguf, ""),
+            false => Ok(at.optional_size("", keys)?.unwrap_or(default)),
+        };
+        let context = size("context_length", "max_position_embeddings|n_positions", d.context)?;
+        let width = size("embedding_length", "hidden_size|dim|n_embd", d.width)?;
         let Some(tokens) = context.checked_sub(d.unused_positions).filter(|n| *n > 0) else {
             return Err(at.error(format!(
                 "has {context} positions, of which the first {} are no token's: none is left",
@@ -79,13 +82,17 @@ impl EncoderCommon {
             )));
         };
         let common = EncoderCommon {
-            layers: size("num_hidden_layers|n_layers|n_layer", d.layers)?,
+            layers: size("block_count", "num_hidden_layers|n_layers|n_layer", d.layers)?,
             width,
-            heads: size("num_attention_heads|n_heads|n_head", d.heads)?,
-            ffn: size("intermediate_size|hidden_dim|n_inner", d.ffn)?,
-            vocab: size("vocab_size", d.vocab)?,
+            heads: size("attention.head_count", "num_attention_heads|n_heads|n_head", d.heads)?,
+            ffn: size("feed_forward_length", "intermediate_size|hidden_dim|n_inner", d.ffn)?,
+            vocab: match at.is_gguf() {
+                true => at.vocab()?,
+                false => at.optional_size("", "vocab_size")?.unwrap_or(d.vocab),
+            },
             context,
-            eps: at.real("", "layer_norm_eps|layer_norm_epsilon|norm_eps", 0.0, d.eps)? as f32,
+            eps: at.real("attention.layer_norm_epsilon", "layer_norm_eps|layer_norm_epsilon|norm_eps", 0.0, d.eps)?
+                as f32,
             activation: Activation::read(at, d.activation_keys, d.activation)?,
             sentence: Sentence::read(at, width, tokens)?,
         };
@@ -113,6 +120,10 @@ pub trait Encoder: Debug + Send + Sync {
     fn common(&self) -> &EncoderCommon;
     /// What stands before every name where the encoder lies in a larger model, and the name of its table of words.
     fn root(&self) -> (&'static str, &'static str);
+    /// What GGUF files call a tensor, without its ending.
+    fn gguf_name(&self, name: &str) -> String {
+        name.into()
+    }
     /// Vectors of all tokens, `[batch, seq, width]`.
     fn hidden<'g>(&self, b: &Texts<'_, 'g>) -> Tensor<'g>;
 }
@@ -132,7 +143,8 @@ pub fn encode(family: &dyn Encoder, weights: &dyn Weights, model: &str, batch: V
     let (tokens, mask) =
         (g.input("tokens", DType::U32, vec![batch, seq]), g.input("mask", DType::Bool, vec![batch, seq]));
     let c = family.common();
-    let b = Texts { g: &g, weights, model, root, batch, seq, longest, tokens, mask, eps: c.eps };
+    let gguf = weights.info("token_embd.weight").is_ok().then_some(family);
+    let b = Texts { gguf, g: &g, weights, model, root, batch, seq, longest, tokens, mask, eps: c.eps };
     g.at("embeddings");
     let x = family.hidden(&b);
     g.layer(c.layers as u32 + 1);
@@ -146,6 +158,8 @@ pub struct Texts<'a, 'g> {
     pub(super) weights: &'a dyn Weights,
     pub(super) model: &'a str,
     pub(super) root: &'static str,
+    /// Who knows the names, where the file is GGUF.
+    pub(super) gguf: Option<&'a dyn Encoder>,
     pub batch: Dim,
     pub seq: Dim,
     /// The most tokens of a text.
@@ -274,8 +288,7 @@ impl<'g> Texts<'_, 'g> {
     pub fn linear(&self, l: &Linear, x: Tensor<'g>, [to, from]: [usize; 2], side: Side) -> Tensor<'g> {
         self.g.at(&*l.name);
         let part = |kind: &str, shape: &[usize]| {
-            let root = if l.outside { "" } else { self.root };
-            let name = format!("{root}{}.{kind}", l.name);
+            let name = if l.outside { format!("{}.{kind}", l.name) } else { self.full(&format!("{}.{kind}", l.name)) };
             let name = match &l.rows {
                 Some(r) => format!("rows({}..{}, {name})", r.start, r.end),
                 None => name,
@@ -312,7 +325,7 @@ impl<'g> Texts<'_, 'g> {
         let width = x.dim(x.shape().rank().saturating_sub(1)).known().unwrap_or(1) as usize;
         let part = |kind: &str, older: &str| {
             let old = format!("{name}.{older}");
-            let is_old = self.weights.info(&format!("{}{old}", self.root)).is_ok();
+            let is_old = self.weights.info(&self.full(&old)).is_ok();
             self.weight(&if is_old { old } else { format!("{name}.{kind}") }, &[width])
         };
         let b = if bias { part("bias", "beta") } else { self.g.constant(0.0).broadcast([width]) };
@@ -320,8 +333,25 @@ impl<'g> Texts<'_, 'g> {
     }
 
     pub fn weight(&self, name: &str, shape: &[usize]) -> Tensor<'g> {
-        let name = format!("{}{name}", self.root);
-        self.g.or_fail(declare(self.g, self.weights, self.model, &name, shape))
+        self.g.or_fail(declare(self.g, self.weights, self.model, &self.full(name), shape))
+    }
+
+    /// The name that the file has for a tensor.
+    fn full(&self, name: &str) -> String {
+        match (self.gguf, name.rsplit_once('.')) {
+            (Some(family), Some((part, kind))) => format!("{}.{kind}", family.gguf_name(part)),
+            _ => format!("{}{name}", self.root),
+        }
+    }
+
+    /// The first row of a table of `rows`, or of as many as a GGUF file has: `[1, width]`.
+    pub fn first_row(&self, name: &str, [rows, width]: [usize; 2]) -> Tensor<'g> {
+        let own = self.weights.info(&self.full(name)).ok().and_then(|t| t.shape.known());
+        match own.as_deref() {
+            Some([n]) if self.gguf.is_some() && *n == width => self.weight(name, &[width]).reshape([1, width]),
+            Some([n, _]) if self.gguf.is_some() => self.weight(name, &[*n, width]).slice(0, 0, 1),
+            _ => self.weight(name, &[rows, width]).slice(0, 0, 1),
+        }
     }
 
     /// Every block behind another, each with the stream that the last one left.

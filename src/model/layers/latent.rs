@@ -2,7 +2,7 @@
 //! which is all that is kept of it, beside the part of its key that turns.
 
 use super::{Blocks, Norm, Rope, Rows, Side};
-use crate::base::{Cut, DType, Dim, MeshAxis, Placement::Split};
+use crate::base::{Cut, DType, Dim, Error, MeshAxis, Placement::Split};
 use crate::graph::Tensor;
 
 /// The options of a layer's attention.
@@ -40,7 +40,7 @@ impl LatentAttention {
     pub fn build<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, rope: &Rope, h: Tensor<'g>) -> Tensor<'g> {
         let n = b.rows.count();
         let (batch, seq) = match b.rows {
-            Rows::Cached { seq, .. } => (Dim::new(1), seq),
+            Rows::Cached { seq, .. } | Rows::Paged { rows: seq } => (Dim::new(1), seq),
             Rows::Whole { batch, seq } => (batch.into(), Dim::from(seq)),
         };
         let q =
@@ -114,6 +114,11 @@ impl LatentAttention {
                     all.reshape(vec![one, one, total, width.into()])
                 };
                 (state("latent", latent, self.rank), state("turning", turning, self.turning), total - seq)
+            }
+            Rows::Paged { .. } => {
+                let what = "keeps latent vectors, which lie in no pages: a step takes one of its sequences only";
+                let x = b.g.fail(Error::model(b.model, what));
+                (x, x, 0.into())
             }
             Rows::Whole { seq, .. } => {
                 let rows = |x: Tensor<'g>, width: usize| x.reshape(vec![batch, one, seq.into(), width.into()]);

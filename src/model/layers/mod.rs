@@ -15,13 +15,14 @@ mod latent;
 mod mlp;
 mod names;
 mod norm;
+mod paged;
 mod rope;
 mod sentence;
 
 pub use attention::{Attention, Biases, QkNorm, late_windows};
 pub use common::{Common, Defaults};
 pub use conv::ShortConv;
-pub use decoder::{Decoder, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
+pub use decoder::{Decoder, Passes, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
 pub use embed::embed;
 pub use encoder::{Encoder, EncoderCommon, EncoderDefaults, Linear, Network, PostNorm, SelfAttention, Texts, encode};
 pub use experts::{Experts, Gate, Groups, Scoring};
@@ -29,6 +30,7 @@ pub use latent::LatentAttention;
 pub use mlp::{Activation, Mlp};
 pub use names::Names;
 pub use norm::Norm;
+pub use paged::{PagedShape, Pages, paged_step};
 pub use rope::{Rope, RopeDefaults, context};
 pub use sentence::{Module, Pooling, Sentence};
 
@@ -51,6 +53,8 @@ pub enum Origin<'a, 'g> {
 pub enum Rows {
     /// New ones of one sequence, behind those in the cache.
     Cached { seq: Dim, total: Dim, context: usize },
+    /// Some of many sequences, whose keys and values lie in pages ([`Blocks::pages`]).
+    Paged { rows: Dim },
     /// Whole sequences.
     Whole { batch: usize, seq: usize },
 }
@@ -60,6 +64,7 @@ impl Rows {
     pub fn count(&self) -> Dim {
         match *self {
             Rows::Cached { seq, .. } => seq,
+            Rows::Paged { rows } => rows,
             Rows::Whole { batch, seq } => (batch * seq).into(),
         }
     }
@@ -77,6 +82,8 @@ pub enum Side {
 pub struct Blocks<'a, 'g> {
     pub g: &'g GraphBuilder,
     pub rows: Rows,
+    /// Where rows stand that are of many sequences.
+    pub pages: Option<Pages<'g>>,
     origin: Origin<'a, 'g>,
     names: &'a Names,
     model: &'a str,
@@ -161,7 +168,7 @@ impl<'g> Blocks<'_, 'g> {
         let places: Vec<(MeshAxis, Placement, Cut)> =
             lies.into_iter().map(|(p, cut)| (MeshAxis::Tensor, p, cut)).collect();
         match &self.origin {
-            Origin::Trained(parameters) => parameters.add(&name, shape, &places),
+            Origin::Trained(parameters) => parameters.again(&name, shape, &places),
             Origin::File(weights) => {
                 let w = self.g.or_fail(declare(self.g, *weights, self.model, &name, shape));
                 places.iter().fold(w, |w, (over, p, cut)| w.cut(*over, *p, *cut))

@@ -94,6 +94,19 @@ impl Sentence {
     /// # Errors
     /// A module, mode or option that is not known, by name; sizes that do not fit together.
     pub fn read(at: &Keys, width: usize, context: usize) -> Result<Sentence> {
+        if at.is_gguf() {
+            let pooling = match at.number("pooling_type", "")?.unwrap_or(0.0) as i64 {
+                0 | 1 => Pooling::Mean,
+                2 => Pooling::Cls,
+                3 => Pooling::LastToken,
+                n => {
+                    return Err(
+                        at.error(format!("has pooling_type = {n}: 1 (mean), 2 (first) and 3 (last token) can be run"))
+                    );
+                }
+            };
+            return Ok(Sentence { pooling: vec![pooling], ..Sentence::mean(context) });
+        }
         let mut out = Sentence { max_tokens: max_tokens(at, context)?, ..Sentence::mean(context) };
         let sentence = at.side_json("sentence_bert_config.json")?;
         out.lower_case = sentence.as_ref().and_then(|c| c.get("do_lower_case")?.as_bool()).unwrap_or(false);

@@ -19,13 +19,16 @@ pub(super) enum Packed {
 pub const FLOAT8: &str = "f8_e4m3";
 
 /// What stands behind the name of a matrix in the name of its scales, by who wrote the file.
+#[cfg(not(target_arch = "wasm32"))]
 const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
 
 /// Rows and columns of a block where config.json does not say.
+#[cfg(not(target_arch = "wasm32"))]
 const BLOCK: [usize; 2] = [128, 128];
 
 impl ModelSource {
     /// Finds tensors that are in pieces.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn pack(&mut self) {
         let bytes = |t: &TensorInfo, name: &str| matches!(t.ty, TensorType::Other { name: n, .. } if n == name);
         let mut found = vec![];

@@ -92,7 +92,7 @@ pub fn text(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> St
         );
     }
     if let Some(chip) = chip {
-        let e = energy(chip, spent(o), o.seconds, ranks.len());
+        let e = energy(chip, spent(o), o.seconds, o.seconds, ranks.len());
         let _ = writeln!(
             out,
             "energy                {} per step ({} to {}), {} per device; devices only",
@@ -167,7 +167,7 @@ pub fn json(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> Va
         Of::Answer { total } => Some(*total),
         Of::Training { .. } => None,
     };
-    let joules = chip.map(|c| energy(c, spent(o), o.seconds, ranks.len()).joules.0);
+    let joules = chip.map(|c| energy(c, spent(o), o.seconds, o.seconds, ranks.len()).joules.0);
     json!({
         "model": told.model, "on": told.on, "mesh": told.mesh, "tokens": told.tokens, "cache_tokens": cached, "step_seconds": o.seconds,
         "tokens_per_second": told.tokens / o.seconds, "flops": o.traffic.all_flops(), "messages": o.traffic.messages, "sent_bytes": o.traffic.bytes(),

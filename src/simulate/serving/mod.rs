@@ -7,5 +7,5 @@ mod rows;
 mod steps;
 
 pub use queue::{Apart, Arrivals, Outcome, Quantiles, Requests, run};
-pub use rows::{figures, predict};
+pub use rows::{figures, handover, predict};
 pub use steps::{Formats, Parallel, Steps, Tuning};

@@ -3,6 +3,7 @@
 
 use super::steps::{Load, Steps};
 use crate::base::{Error, Result};
+use crate::simulate::energy::Spent;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -55,6 +56,9 @@ pub struct Outcome {
     /// Sequences that were put off for want of cache, once each time.
     pub preempted: usize,
     pub requests: usize,
+    /// Of all devices, for a token of the answer; and the mean power of one (of those that decode, where others read prompts).
+    pub joules_per_token: f64,
+    pub watts: f64,
 }
 
 /// Requests of a run for each one at once, and of a run with a rate; no more than this.
@@ -103,6 +107,10 @@ struct Run<'a> {
     reserved: f64,
     ended: usize,
     preempted: usize,
+    /// Of one device, over the run; and of one that reads prompts elsewhere.
+    spent: Spent,
+    busy: f64,
+    elsewhere: (Spent, f64),
 }
 
 /// Runs requests against an engine.
@@ -157,6 +165,9 @@ pub fn run(steps: &Steps, apart: Option<&Apart>, r: &Requests) -> Result<Outcome
         reserved: 0.0,
         ended: 0,
         preempted: 0,
+        spent: Spent::default(),
+        busy: 0.0,
+        elsewhere: (Spent::default(), 0.0),
     };
     run.answers = run.output.clone();
     if let Arrivals::PerSecond(rate) = r.arrivals {
@@ -228,6 +239,7 @@ impl Run<'_> {
         // A part of an engine takes as many times longer.
         let slower = (self.free.len() as f64 / apart.engines).max(1.0);
         let seconds = apart.steps.seconds(&load);
+        self.elsewhere = (self.elsewhere.0 + apart.steps.spent(&load), self.elsewhere.1 + apart.steps.busy(&load));
         let Some(engine) = self.free.iter_mut().min_by(|a, b| a.total_cmp(b)) else { return };
         let start = engine.max(self.arrival[i]);
         *engine = start + seconds * slower;
@@ -296,6 +308,7 @@ impl Run<'_> {
         load.cached = if beside > 0.0 { self.cached } else { 0.0 };
         load.sampled = beside + read.len() as f64;
         self.time += self.steps.seconds(&load);
+        self.spend(&load, 1.0);
         if beside > 0.0 {
             self.pass(1);
         }
@@ -326,6 +339,12 @@ impl Run<'_> {
         self.held += n;
         self.reserved += own;
         Some(i)
+    }
+
+    /// What so many steps of this load take of a device.
+    fn spend(&mut self, load: &Load, steps: f64) {
+        self.spent = self.spent + self.steps.spent(load) * steps;
+        self.busy += self.steps.busy(load) * steps;
     }
 
     /// So many decode steps are over.
@@ -359,13 +378,16 @@ impl Run<'_> {
             }
             steps = steps.min(room as u64);
         }
-        let each = |cached: f64| self.steps.seconds(&Load { decoding: n, cached, sampled: n, ..Load::default() });
+        let load = |cached: f64| Load { decoding: n, cached, sampled: n, ..Load::default() };
+        let each = |cached: f64| self.steps.seconds(&load(cached));
         let next = self.handed.front().map_or(until, |h| until.min(h.0));
         if next.is_finite() {
             let first = each(self.cached);
             steps = steps.min((((next - self.time) / first).ceil().max(1.0)) as u64);
         }
-        self.time += steps as f64 * each(self.cached + n * (steps - 1) as f64 / 2.0);
+        let middle = self.cached + n * (steps - 1) as f64 / 2.0;
+        self.time += steps as f64 * each(middle);
+        self.spend(&load(middle), steps as f64);
         self.pass(steps);
         Ok(())
     }
@@ -407,10 +429,17 @@ impl Run<'_> {
         let first = (0..count).map(|i| self.first[i] - self.arrival[i] + way).collect();
         let token = |i: usize| (self.end[i] - self.first[i]) / (self.answers[i] - 1).max(1) as f64;
         let span = self.end.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        let tokens = self.answers.iter().sum::<u64>() as f64;
+        let mine = self.steps.energy(self.spent, span, self.busy);
+        let theirs = self.apart.map_or(0.0, |a| {
+            a.engines * a.steps.energy(self.elsewhere.0 * (1.0 / a.engines), span, self.elsewhere.1 / a.engines)
+        });
         Outcome {
+            joules_per_token: (mine + theirs) / tokens,
+            watts: mine / span / self.steps.devices(),
             first_token: quantiles(first),
             per_token: quantiles((0..count).map(token).collect()),
-            tokens_per_second: self.answers.iter().sum::<u64>() as f64 / span,
+            tokens_per_second: tokens / span,
             preempted: self.preempted,
             requests: count,
         }

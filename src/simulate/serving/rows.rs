@@ -123,13 +123,24 @@ pub fn predict(row: &Row, machines: Machines, change: Change) -> Result<(Outcome
     }
     let (reads, readers, reading, _) = engine(row, "prefill_", machines, change)?;
     let (writes, writers, writing, shape) = engine(row, "decode_", machines, change)?;
-    let readers = row.some_count("prefill_workers")?.map_or(readers, |w| w as f64);
-    let writers = row.some_count("decode_workers")?.map_or(writers, |w| w as f64);
-    let machine = machines(row.need("cluster")?)?;
-    let line = machine.levels().last().map_or(f64::INFINITY, |l| l.way.bandwidth.0);
-    let handover = reads.token.0 / line;
-    let apart = Apart { steps: reads, engines: readers / writers, handover };
+    // So many engines as there are workers, whatever one takes.
+    let workers = |column: &str, steps: &Steps, engines: f64, devices: usize| -> Result<(f64, usize)> {
+        let named = row.some_count(column)?.filter(|w| *w <= 1 << 16);
+        Ok(named.map_or((engines, devices), |w| (w as f64, w * steps.devices() as usize)))
+    };
+    let (readers, reading) = workers("prefill_workers", &reads, readers, reading)?;
+    let (writers, writing) = workers("decode_workers", &writes, writers, writing)?;
+    let apart = Apart {
+        handover: handover(&reads, &machines(row.need("cluster")?)?),
+        steps: reads,
+        engines: readers / writers,
+    };
     Ok((run(&writes, Some(&apart), &requests(writers)?)?, reading + writing, shape))
+}
+
+/// Seconds that handing over a token of a prompt takes: each device sends what it holds of it, over the farthest way.
+pub fn handover(reads: &Steps, machine: &Topology) -> f64 {
+    reads.token.0 / machine.levels().last().map_or(f64::INFINITY, |l| l.way.bandwidth.0)
 }
 
 /// The figures of a row: mean first token and mean time per token under its load.

@@ -5,6 +5,7 @@ use crate::base::units::{Bytes, Seconds};
 use crate::base::{Error, Result};
 use crate::simulate::chip::Chip;
 use crate::simulate::constants::Gemm;
+use crate::simulate::energy::{Spent, energy};
 use crate::simulate::gemm::Engine;
 use crate::simulate::shape::Shape;
 use crate::simulate::software;
@@ -89,6 +90,12 @@ pub struct Steps {
     wide_peak: f64,
     heads: f64,
     hop: f64,
+    chip: Chip,
+    /// Devices of the engine, experts that a device holds, and bytes of weights outside of experts and of one expert (all layers).
+    ranks: f64,
+    held: f64,
+    dense_bytes: f64,
+    expert_bytes: f64,
 }
 
 const GRID: [f64; 16] =
@@ -246,6 +253,15 @@ impl Steps {
             wide_peak: chip.device.peak(Precision::Fp16).map_or(f64::NAN, |p| p.0),
             heads: split.heads,
             hop,
+            chip: chip.clone(),
+            ranks: split.ranks * p.pp as f64,
+            held: if shape.experts > 0 { shape.experts as f64 / split.moe_ep } else { 0.0 },
+            dense_bytes: weights - parts.routed_weights() / p.pp as f64,
+            expert_bytes: if shape.experts > 0 {
+                parts.routed_weights() / p.pp as f64 * split.moe_ep / shape.experts as f64
+            } else {
+                0.0
+            },
         })
     }
 
@@ -264,6 +280,44 @@ impl Steps {
             t += self.over_prompts(l, fullest) + host.host_prompt.0;
         }
         t + pp * self.hop + host.host.0 + host.host_sequence.0 * l.decoding / dp
+    }
+
+    /// Devices of the engine.
+    pub fn devices(&self) -> f64 {
+        self.ranks
+    }
+
+    /// Seconds of a step that a device runs kernels: all but what its host takes.
+    pub fn busy(&self, l: &Load) -> f64 {
+        let host = &self.serving;
+        let waits = host.host.0 + host.host_sequence.0 * l.decoding / self.attention_dp;
+        (self.seconds(l) - waits - if l.prompt > 0.0 { host.host_prompt.0 } else { 0.0 }).max(0.0)
+    }
+
+    /// What a step takes of one device: products of its tokens and attention, weights of the experts that they meet and of all
+    /// else, what is cached.
+    pub fn spent(&self, l: &Load) -> Spent {
+        let tokens = l.decoding + l.prompt;
+        let seen = l.cached * self.shape.seen(l.cached / l.decoding.max(1.0));
+        let width = (self.shape.heads * (self.shape.head() + self.shape.value_head())) as f64 * self.layers;
+        let flops = 2.0 * self.shape.active_parameters() * tokens + 2.0 * (seen + l.pairs) * width;
+        let routed = tokens * self.shape.top_k as f64;
+        let met = if self.held > 0.0 {
+            self.held * (1.0 - (1.0 - 1.0 / self.shape.experts as f64).powf(routed))
+        } else {
+            0.0
+        };
+        let activations = tokens / self.ranks * self.shape.hidden as f64 * 32.0 * self.layers;
+        Spent {
+            flops: flops / self.ranks,
+            bytes: self.dense_bytes + met * self.expert_bytes + seen / self.attention_dp * self.token.0 + activations,
+            link_bytes: 0.0,
+        }
+    }
+
+    /// Joules of all devices of the engine over so many seconds, where each spends this and is busy for so long.
+    pub fn energy(&self, spent: Spent, seconds: f64, busy: f64) -> f64 {
+        energy(&self.chip, spent * self.ranks, seconds, busy, self.ranks as usize).joules.0
     }
 
     fn over_cache(&self, sequences: f64, cached: f64) -> f64 {
@@ -397,6 +451,15 @@ impl Parts<'_> {
             return Ok(t + 2.0 * (once + wire));
         }
         Ok(t + self.all_reduce(m, s.ranks))
+    }
+
+    /// Of these, those of routed experts.
+    fn routed_weights(&self) -> f64 {
+        let (shape, s) = (self.shape, self.split);
+        let gates = if shape.gated { 3.0 } else { 2.0 };
+        let layer = shape.experts as f64 * gates * (shape.hidden * shape.ffn) as f64 / s.ranks;
+        let count: f64 = shape.kinds().iter().filter(|k| shape.routed(k.0)).map(|k| k.1 as f64).sum();
+        layer * count * weight_bytes(self.f.experts)
     }
 
     /// Bytes of weights of all layers on a rank of one stage that had them all.
