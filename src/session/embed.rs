@@ -134,25 +134,30 @@ impl Embedder {
         Ok(out)
     }
 
-    /// Ids of a text with its markers, cut to what is read but closed by the same marker.
+    /// Ids of a text with its markers, cut to what is read.
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let text = format!("{}{text}", self.sentence.prompt);
         let text = if self.sentence.trim { text.trim() } else { &text };
-        let mut ids = match self.sentence.lower_case {
-            true => self.tokenizer.encode(&text.to_lowercase(), true)?,
-            false => self.tokenizer.encode(text, true)?,
-        };
+        let text = if self.sentence.lower_case { text.to_lowercase() } else { text.to_string() };
+        let mut ids = self.tokenizer.encode(&text, true)?;
         if ids.len() > self.tokens {
-            let last = ids[ids.len() - 1];
-            ids.truncate(self.tokens);
-            if self.tokenizer.is_marker(last) {
-                ids[self.tokens - 1] = last;
-            }
+            ids = self.cut(ids, &self.tokenizer.encode(&text, false)?);
         }
         match ids.iter().find(|i| **i as usize >= self.info.vocab) {
             Some(id) => Err(Error::usage(format!("token {id} is outside of the vocabulary of {}", self.info.vocab))),
             None if ids.is_empty() => Err(Error::usage("a text has no tokens")),
             None => Ok(ids),
         }
+    }
+
+    /// As many of `ids` as are read, with the markers that stand behind the text's own tokens, `plain`.
+    fn cut(&self, mut ids: Vec<u32>, plain: &[u32]) -> Vec<u32> {
+        let markers = ids.len().saturating_sub(plain.len());
+        let before = (0..=markers).find(|n| ids[*n..].starts_with(plain));
+        let behind = before.map_or(0, |n| markers - n).min(self.tokens);
+        let last = ids.split_off(ids.len() - behind);
+        ids.truncate(self.tokens - behind);
+        ids.extend(last);
+        ids
     }
 }
