@@ -60,6 +60,7 @@ macro_rules! formats {
         #[allow(non_upper_case_globals)]
         impl DType {
             $($(#[$doc])* pub const $name: DType = DType(Number::$name as u8);)*
+            /// Every type there is.
             pub const ALL: [DType; Number::Count as usize] = [$(DType::$name),*];
         }
 
@@ -155,7 +156,7 @@ impl DType {
     pub fn quantised() -> impl Iterator<Item = DType> + Clone {
         DType::ALL.into_iter().filter(|d| d.is_quantised())
     }
-    /// The type of [`SAMPLES`] whose timings hold for this one.
+    /// The sampled type whose timings hold for this one.
     pub fn stand_in(self) -> DType {
         match self {
             sample if SAMPLES.contains(&sample) => sample,

@@ -258,7 +258,7 @@ impl<'g> Tensor<'g> {
     pub fn value(&self) -> Value {
         self.value
     }
-    /// States how this value should lie along a mesh axis; see [`crate::graph::Hint`].
+    /// States how this value should lie along a mesh axis. Without the axis in the mesh it means nothing.
     pub fn place(self, over: MeshAxis, placement: Placement) -> Self {
         self.cut(over, placement, Cut::ONES)
     }

@@ -57,9 +57,17 @@ pub struct Card {
 /// What a model does.
 pub enum Kind {
     /// It generates text, within a context of so many tokens.
-    Decoder { words: Arc<Words>, context: usize },
+    Decoder {
+        /// What makes prompts for it.
+        words: Arc<Words>,
+        /// Tokens that fit into a conversation.
+        context: usize,
+    },
     /// It makes embeddings of texts, of which so many tokens are read.
-    Encoder { tokens: usize },
+    Encoder {
+        /// Tokens that are read of a text.
+        tokens: usize,
+    },
 }
 
 impl std::fmt::Debug for Kind {

@@ -16,6 +16,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// Counts a time.
     pub fn add(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         if let Some(i) = BOUNDS.iter().position(|b| seconds <= *b) {

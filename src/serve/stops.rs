@@ -3,8 +3,9 @@
 use crate::session::Token;
 use std::collections::VecDeque;
 
-/// How many stop strings a request may have, and bytes of one.
+/// How many stop strings a request may have.
 pub const MOST_STOPS: usize = 32;
+/// Bytes that a stop string may have.
 pub const MOST_STOP_BYTES: usize = 1024;
 
 /// Holds tokens back as long as their text may be the beginning of a stop string.

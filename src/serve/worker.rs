@@ -21,6 +21,7 @@ pub enum Loaded {
     Batch(Box<Batch>),
     /// Answers one request after another.
     Generator(Generator),
+    /// It makes embeddings.
     Embedder(Embedder),
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 /// How to choose. This is the order in which parts act, each on what those before it left:
 ///
-/// 1. what a [`Constraint`] does not allow goes;
+/// 1. what a constraint (a grammar) does not allow goes;
 /// 2. `logit_bias` is added;
 /// 3. repetition penalty, then presence and frequency penalty, then DRY;
 /// 4. at temperature 0 the likeliest token is taken; else

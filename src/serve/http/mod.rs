@@ -70,7 +70,9 @@ impl Default for Config {
 
 /// A model that is served.
 pub struct Slot {
+    /// The name by which clients ask for it.
     pub name: String,
+    /// The engine that answers.
     pub engine: Engine,
     created: u64,
     /// What compiles grammars for its vocabulary; made when the first is asked for.
