@@ -231,7 +231,7 @@ fn requests(n: usize, seed: u64, long: usize) -> Vec<Request> {
     let mut r = Random::new(seed);
     let start: Vec<u32> = (0..100).map(|_| 1 + r.below(90) as u32).collect();
     let one = |i: usize| {
-        let mut prompt: Vec<u32> = if i % 3 == 0 { start[..70].to_vec() } else { vec![] };
+        let mut prompt: Vec<u32> = if i.is_multiple_of(3) { start[..70].to_vec() } else { vec![] };
         prompt.extend((0..1 + r.below(long)).map(|_| 1 + r.below(90) as u32));
         let sampling = match i % 2 {
             0 => Sampling { logit_bias: vec![(0, -100.0)], ..Sampling::greedy() },

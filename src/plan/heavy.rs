@@ -429,6 +429,7 @@ fn planes(l: &Lower, dtype: DType, buffer: BufferId, row: u64) -> Option<Planes>
 
 // ---- attention --------------------------------------------------------------------------------------------------
 
+#[expect(clippy::too_many_lines, reason = "the parameters of a kernel are a list")]
 fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Result<()> {
     let name = l.graph.node(v).name.clone();
     let Attrs::Attention(how) = attrs else { return Err(Error::op("attention", &name, "lacks its attributes")) };

@@ -101,11 +101,11 @@ impl Worker<'_> {
     }
 
     fn job(&mut self, job: Job) {
-        if self.model.is_none() {
-            if let Err(e) = self.load() {
-                Metrics::one(count(&self.shared.metrics, Some(&e)));
-                return job.work.fail(e);
-            }
+        if self.model.is_none()
+            && let Err(e) = self.load()
+        {
+            Metrics::one(count(&self.shared.metrics, Some(&e)));
+            return job.work.fail(e);
         }
         if matches!(self.model, Some(Loaded::Batch(_))) {
             return self.together(job);

@@ -64,7 +64,7 @@ pub(super) async fn open_paged(
     }
     let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
     picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-    let rows = chunk(&[picked.gpu.clone()], context).max(how.sequences);
+    let rows = chunk(std::slice::from_ref(&picked.gpu), context).max(how.sequences);
     let shape = PagedShape {
         rows: Var::new("rows", rows as u32),
         outputs: Var::new("outputs", how.sequences as u32),

@@ -208,6 +208,7 @@ impl Layout {
     }
 
     /// What cannot be, with the nearest thing that works.
+    #[expect(clippy::too_many_lines, reason = "a list of what a layout must obey")]
     pub fn check(&self, shape: &Shape) -> Result<()> {
         shape.check()?;
         let bad = |what: String| Err(Error::usage(what));
