@@ -135,6 +135,10 @@ impl Sharder {
         if def.is(&op::ATTENTION) && s.args[0] == Split(2) {
             return heads(types, from == 0 || from == 3, cut, matches!(to, None | Some(0 | 3)));
         }
+        if def.is(&op::PAGED_ATTENTION) {
+            let of_queries = |i: usize| i == 0 || i == 6;
+            return heads(types, of_queries(from), cut, to.is_none_or(of_queries));
+        }
         if def.is(&op::ATTENTION) && s.args[0] == Split(1) {
             // Queries from `past` on, keys from the first: stripes of one sequence.
             let Attrs::Attention(how) = attrs else { return None };
@@ -226,7 +230,9 @@ fn taken(s: &Sharder, strategy: &Strategy, args: &[Value], axis: usize) -> bool 
 
 /// Cuts of queries and of keys of grouped heads belong together.
 fn heads(types: &[Type], from_queries: bool, cut: Cut, to_queries: bool) -> Option<Cut> {
-    let each = (types[0].shape[2].known()? / types[1].shape[2].known()?.max(1)) as u32;
+    // [batch, sequence, heads, width], or [rows, heads, width] over pages.
+    let axis = types[0].shape.rank().checked_sub(2)?;
+    let each = (types[0].shape[axis].known()? / types[1].shape[axis].known()?.max(1)) as u32;
     match (cut, from_queries, to_queries) {
         (Cut::Query { groups, each, width }, true, false) => Some(Cut::Key { groups, each, width }),
         (Cut::Key { groups, each, width }, false, true) => Some(Cut::Query { groups, each, width }),
