@@ -30,7 +30,7 @@ use warpweft::serve::{Engine, Limits};
 use warpweft::session::{DeviceChoice, Options};
 
 /// A context that nobody fills while a test runs, however fast the machine is.
-const ENDLESS: usize = 1 << 16;
+const ENDLESS: usize = 1 << 15;
 
 /// A tiny model's file.
 fn tiny_file(context: usize) -> (Folder, PathBuf) {
@@ -60,7 +60,7 @@ impl Server {
 
     fn with(context: usize, limits: Limits, config: Config) -> Server {
         let (folder, path) = tiny_file(context);
-        let engine = Engine::open(path, &cpu(), limits);
+        let engine = Engine::open(path, &Options { context: Some(context), ..cpu() }, limits);
         pollster::block_on(engine.ready()).unwrap();
         Server::of(folder, engine, config)
     }

@@ -31,7 +31,7 @@ def prompt(words):
 
 def ours(args, file, threads, tokens, generate):
     """Prompt tokens, their rate, and the rate of generated tokens."""
-    command = [args.warpweft, "run", file, "--device", "cpu", "--threads", str(threads), "--raw", "--ctx", str(tokens + generate + 64)]
+    command = [args.warpweft, "run", file, "--device", "cpu", "--precision", "int8", "--threads", str(threads), "--raw", "--ctx", str(tokens + generate + 64)]
     command += ["-n", str(generate), "-p", prompt(tokens - 1)] + args.extra.split()
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     found = re.search(r"prompt (\d+) tokens, ([\d.]+) tokens/s; generated (\d+) tokens, ([\d.]+) tokens/s", said)

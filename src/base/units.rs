@@ -285,8 +285,8 @@ mod tests {
         let told: Vec<String> =
             all.into_iter().map(|r| r.unwrap_err().to_string().split(" (units").next().unwrap().to_string()).collect();
         insta::assert_snapshot!(told.join("\n"), @r#"
-        "3.35TB" is an amount of bytes; expected bytes a second, such as 3.35TB/s
-        "80GiB/s" is bytes a second; expected an amount of bytes, such as 80GiB
+        "3.35TB" is an amount of bytes; expected bytes per second, such as 3.35TB/s
+        "80GiB/s" is bytes per second; expected an amount of bytes, such as 80GiB
         "700" has no unit; expected a power, such as 700W
         "12parsec" has the unknown unit parsec; expected a time, such as 1.8us
         "GB" does not start with a number; expected an amount of bytes, such as 80GiB

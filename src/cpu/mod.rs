@@ -48,10 +48,10 @@ const RANK: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
     /// The left operand stays f32, and weights are decoded to f32 on the way.
+    #[default]
     F32,
     /// The left operand is rounded to bytes by blocks of 32, off by 1/254 of the largest of them at most, and integers are
     /// multiplied. Keys and values of attention are f16.
-    #[default]
     Int8,
 }
 

@@ -10,12 +10,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use warpweft::base::Error;
 use warpweft::serve::{Answer, Ended, Engine, Limits, Loaded, Reason, Request};
-use warpweft::session::{Generator, Request as Generate, Token};
+use warpweft::session::{Generator, Options, Request as Generate, Token};
 use warpweft::text::Sampling;
 
 fn engine(context: usize, limits: Limits) -> (super::Folder, Engine) {
     let (folder, path) = tiny_file(context);
-    let engine = Engine::open(path, &cpu(), limits);
+    let engine = Engine::open(path, &Options { context: Some(context), ..cpu() }, limits);
     block_on(engine.ready()).unwrap();
     (folder, engine)
 }
