@@ -20,9 +20,9 @@ pub struct Limits {
     pub queue: usize,
     /// Requests whose sequences share a step.
     pub parallel: usize,
-    /// Bytes of their keys and values; see [`BatchOptions::kv_bytes`].
+    /// Bytes of their keys and values; where not given as many as all sequences could need, up to 1 GiB or one whole context.
     pub kv_bytes: Option<u64>,
-    /// See [`BatchOptions::deterministic`].
+    /// On a device, too, a sequence gets the same bits whatever shares its steps: one plan for any number of rows.
     pub deterministic: bool,
 }
 
