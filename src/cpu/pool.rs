@@ -89,6 +89,7 @@ pub fn available() -> usize {
 
 impl<W: Work> Pool<W> {
     /// `threads` with the caller's own. Where the system gives fewer, there are fewer.
+    #[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "the caller's thread is the only one there"))]
     pub fn new(threads: usize, work: Arc<W>) -> Pool<W> {
         let shared = Arc::new(Shared {
             ticket: Apart(AtomicU64::new(0)),
