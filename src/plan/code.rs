@@ -78,15 +78,6 @@ pub fn storage_type(dtype: DType) -> &'static str {
     if dtype.is_narrow() { "u32" } else { scalar_type(dtype) }
 }
 
-fn number(x: f32) -> String {
-    match x.is_finite() {
-        // The shortest digits of the largest number name one that is larger by a little, which Tint refuses.
-        true if x.abs() == f32::MAX => format!("f32({:e})", x as f64),
-        true => format!("f32({x:e})"),
-        false => format!("bitcast<f32>({:#x}u)", x.to_bits()),
-    }
-}
-
 impl<'a> Code<'a> {
     pub fn new(graph: &'a Graph, fusion: &'a Fusion, places: &'a HashMap<Value, BufferId>) -> Self {
         Code {
@@ -261,6 +252,16 @@ impl<'a> Code<'a> {
         if terms.is_empty() { "0u".into() } else { terms.join(" + ") }
     }
 
+    fn number(&mut self, x: f32) -> String {
+        match x.is_finite() {
+            // The shortest digits of the largest number name one that is larger by a little, which Tint refuses.
+            true if x.abs() == f32::MAX => format!("f32({:e})", x as f64),
+            true => format!("f32({x:e})"),
+            // WGSL refuses constants that are not finite; what goes through a variable is no constant.
+            false => format!("bitcast<f32>({})", self.var(&format!("{:#x}u", x.to_bits()))),
+        }
+    }
+
     /// An expression for `v` at `coord`.
     pub fn value(&mut self, v: Value, coord: &Coord) -> String {
         if let Some((given, name)) = &self.given
@@ -278,7 +279,7 @@ impl<'a> Code<'a> {
             self.load(v, &Layout::contiguous(&node.ty.shape), &node.ty.shape, coord)
         } else {
             match &node.source {
-                Source::Const(x) => return number(*x),
+                Source::Const(x) => return self.number(*x),
                 Source::Op { def, attrs, args } => match &def.body {
                     Body::View => return self.view(v, attrs, args[0], coord),
                     Body::Scalar(s) => self.scalar(v, s.wgsl, args, coord),
@@ -497,7 +498,7 @@ impl<'a> Code<'a> {
         let at = self.axes(coord, &ty.shape);
         self.next += 1;
         let target = format!("c{}", self.next);
-        let fill = if ty.dtype.is_float() { number(value) } else { format!("{}({value})", scalar_type(ty.dtype)) };
+        let fill = if ty.dtype.is_float() { self.number(value) } else { format!("{}({value})", scalar_type(ty.dtype)) };
         let _ = writeln!(self.text, "    var {target} = {fill};");
         let len = self.graph.node(arg).ty.shape[axis];
         let end = self.param(&Expr::from(len + Dim::from(before)));

@@ -154,7 +154,7 @@ test("a software adapter is left for the CPU, which is faster, and that is said"
     const got = await automatic(page);
     assert.equal(got.device, "cpu");
     assert.deepEqual(got.ids, first.ids);
-    assert.match(got.notices.join("\n"), /only a software adapter.*CPU fallback/);
+    assert.match(got.notices.join("\n"), /only a software adapter.*running on the CPU/);
     assert.equal(got.refused, "opened");
     await context.close();
 });
