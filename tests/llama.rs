@@ -3,9 +3,9 @@
 
 mod common;
 
-use common::seeded;
+use common::{large_gpu, seeded};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use warpweft::base::{AdapterKind, Array, Bindings, Caps, MeshAxis};
+use warpweft::base::{Array, Bindings, MeshAxis};
 use warpweft::graph::{Graph, Optimiser, Zero};
 use warpweft::model::layers::Sizes;
 use warpweft::model::llama::{Config, Passes, Training, TrainingStep, training};
@@ -165,13 +165,7 @@ fn planned(mesh: &[(MeshAxis, usize)], zero: Zero, tied: bool, passes: Passes) -
     )
     .unwrap();
     let sharded = shard(&training.graph, mesh).unwrap();
-    let caps = Caps {
-        kind: AdapterKind::Discrete,
-        binding_bytes: 1 << 30,
-        buffer_bytes: 1 << 30,
-        storage_buffers: 16,
-        ..Caps::FLOOR
-    };
+    let caps = large_gpu();
     let plans = sharded.classes.iter().map(|c| plan(&c.graph, &caps, &Options::for_caps(&caps)).unwrap()).collect();
     let zero = [Zero::Off, Zero::Moments, Zero::Gradients, Zero::Weights].iter().position(|z| *z == zero).unwrap();
     let layout = Layout {
@@ -283,13 +277,7 @@ fn passes_in_parts_keep_less() {
             passes: Passes { micro_batches, ..Passes::default() },
         };
         let t = training(&Config::new(sizes, ffn, false), "small", &step).unwrap();
-        let caps = Caps {
-            kind: AdapterKind::Discrete,
-            binding_bytes: 1 << 30,
-            buffer_bytes: 1 << 30,
-            storage_buffers: 16,
-            ..Caps::FLOOR
-        };
+        let caps = large_gpu();
         plan(&t.graph, &caps, &Options::for_caps(&caps)).unwrap().bytes_where(|r| *r == Role::Scratch) as f64
     };
     let (whole, parts) = (scratch(1), scratch(4));

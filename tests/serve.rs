@@ -23,11 +23,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use warpweft::serve::http::{App, Config, bind, serve};
 use warpweft::serve::{Engine, Limits};
 use warpweft::session::{DeviceChoice, Options};
+
+/// Waits, but not for ever.
+fn eventually(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what} has not come");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
 
 /// A context that nobody fills while a test runs, however fast the machine is.
 const ENDLESS: usize = 1 << 15;

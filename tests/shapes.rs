@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::tiny;
+use common::{large_gpu, tiny};
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
-use warpweft::base::{AdapterKind, Bindings, Caps};
+use warpweft::base::Bindings;
 use warpweft::model::arch::{FAMILIES, find};
 use warpweft::model::{Model, ModelSource};
 use warpweft::plan::{Options, Role, plan};
@@ -54,13 +54,7 @@ fn planned(model: &Model, tp: usize) -> (f64, f64) {
     let mesh = if tp > 1 { format!("tp={tp}") } else { String::new() };
     let layout = Ranks { mesh: Mesh::parse(&mesh).unwrap(), ..Ranks::default() };
     let sharded = session::sharded(model, CONTEXT, SEQ, &layout).unwrap();
-    let caps = Caps {
-        kind: AdapterKind::Discrete,
-        binding_bytes: 1 << 30,
-        buffer_bytes: 1 << 30,
-        storage_buffers: 16,
-        ..Caps::FLOOR
-    };
+    let caps = large_gpu();
     let plans: Vec<_> =
         sharded.classes.iter().map(|c| plan(&c.graph, &caps, &Options::for_caps(&caps)).unwrap()).collect();
     let step = Bindings::new().with("seq", SEQ as u64).with("total", SEQ as u64);

@@ -270,12 +270,8 @@ fn every<'a>(
 ) -> Result<Cow<'a, [u8]>> {
     let from = weights.info(of)?.shape.known().unwrap_or_default();
     let mut out = vec![];
-    if let [_, _] = from[..] {
-        let each = from[1];
-        for row in weights.read(of, rows)?.chunks_exact(each * size) {
-            row.chunks_exact(size).skip(start).step_by(step).for_each(|x| out.extend_from_slice(x));
-        }
-        return Ok(Cow::Owned(out));
+    if let [_, cols] = from[..] {
+        return Ok(elements(&weights.read(of, rows)?, cols, (start, step), size));
     }
     for (expert, part) in by_expert(rows, from[1] / step) {
         let all = weights.read(of, expert..expert + 1)?;
@@ -299,12 +295,7 @@ fn columns<'a>(
     let from = weights.info(of)?.shape.known().unwrap_or_default();
     let mut out = vec![];
     if let [_, cols] = from[..] {
-        let all = weights.read(of, rows)?;
-        for row in all.chunks_exact(cols * size) {
-            let picked = row.chunks_exact(size).skip(start).step_by(step);
-            picked.for_each(|x| out.extend_from_slice(x));
-        }
-        return Ok(Cow::Owned(out));
+        return Ok(elements(&weights.read(of, rows)?, cols, (start, step), size));
     }
     let (inner, cols) = (from[1], from[2]);
     for (expert, part) in by_expert(rows, cols / step) {
@@ -317,6 +308,15 @@ fn columns<'a>(
         }
     }
     Ok(Cow::Owned(out))
+}
+
+/// Every `step`th element of rows of `cols`, from `start` on.
+fn elements<'a>(rows: &[u8], cols: usize, (start, step): (usize, usize), size: usize) -> Cow<'a, [u8]> {
+    let mut out = Vec::with_capacity(rows.len() / step);
+    for row in rows.chunks_exact(cols * size) {
+        row.chunks_exact(size).skip(start).step_by(step).for_each(|x| out.extend_from_slice(x));
+    }
+    Cow::Owned(out)
 }
 
 /// The experts that rows of all of them touch, and which rows of each.

@@ -4,7 +4,7 @@ use super::code::Bound;
 use super::heavy::{Launch, Operand, bound, ceil, launch, operand, read_bytes, u};
 use super::lower::Lower;
 use super::{Buffer, BufferId, Param, Role};
-use crate::base::{DeviceFault, Error, Expr, Result};
+use crate::base::{DeviceFault, Dim, Error, Expr, Result};
 use crate::kernel::{Kernel, attention, flash};
 use crate::op::{Attrs, Value};
 
@@ -69,6 +69,17 @@ pub fn emit(l: &mut Lower, v: Value, a: Attention) {
     }
 }
 
+/// Elements of a head: a number that kernels can take.
+pub fn head_width(op: &str, name: &str, width: Dim) -> Result<u32> {
+    match width.known().unwrap_or(0) as u32 {
+        n @ 1..=attention::MAX_WIDTH => Ok(n),
+        _ => {
+            let what = format!("\"{name}\" has heads of {width}, kernels take up to {}", attention::MAX_WIDTH);
+            Err(Error::device(DeviceFault::Limit, op, what))
+        }
+    }
+}
+
 /// Attention over pages: an invocation or a workgroup makes a row of a head, and walks through its sequence's pages.
 pub fn emit_pages(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Result<()> {
     let name = l.graph.node(v).name.clone();
@@ -77,11 +88,7 @@ pub fn emit_pages(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
     };
     let o = args.iter().map(|a| operand(l, *a)).collect::<Result<Vec<_>>>()?;
     let (q, pool, tables) = (&o[0].shape, &o[1].shape, &o[3].shape);
-    let width = q[2].known().unwrap_or(0) as u32;
-    if width == 0 || width > attention::MAX_WIDTH {
-        let what = format!("\"{name}\" has heads of {}, kernels take up to {}", q[2], attention::MAX_WIDTH);
-        return Err(Error::device(DeviceFault::Limit, "paged_attention", what));
-    }
+    let width = head_width("paged_attention", &name, q[2])?;
     let keys = Expr::from(tables[1]) * *page as i64;
     let spec = attention::Spec {
         width,

@@ -429,20 +429,12 @@ fn planes(l: &Lower, dtype: DType, buffer: BufferId, row: u64) -> Option<Planes>
 
 // ---- attention --------------------------------------------------------------------------------------------------
 
-#[expect(clippy::too_many_lines, reason = "the parameters of a kernel are a list")]
 fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Result<()> {
     let name = l.graph.node(v).name.clone();
     let Attrs::Attention(how) = attrs else { return Err(Error::op("attention", &name, "lacks its attributes")) };
     let o = args.iter().map(|a| operand(l, *a)).collect::<Result<Vec<_>>>()?;
     let (q, k) = (&o[0].shape, &o[1].shape);
-    let width = q[3].known().unwrap_or(0) as u32;
-    if width == 0 || width > attention::MAX_WIDTH {
-        return Err(Error::device(
-            DeviceFault::Limit,
-            "attention",
-            format!("\"{name}\" has heads of {}, kernels take up to {}", q[3], attention::MAX_WIDTH),
-        ));
-    }
+    let width = attend::head_width("attention", &name, q[3])?;
     let spec = attention::Spec {
         width,
         causal: how.causal.is_some(),
@@ -473,8 +465,6 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
             params.push(u(&format!("{n}_{part}"), x.layout.strides[axis].clone()));
         }
     }
-    let full = Shape(vec![q[0], q[2], q[1], k[1]]);
-    let mask = o.get(3).filter(|_| !how.sinks).map(|m| m.layout.broadcast(&m.shape, &full));
     if let Some(sinks) = o.get(3).filter(|_| how.sinks) {
         bounds.push(bound("sinks", sinks.buffer, "f32", false));
     }
@@ -484,18 +474,8 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
     if let Some(m) = o.get(3).filter(|_| !how.sinks) {
         bounds.push(bound("mask", m.buffer, scalar_type(m.dtype), false));
     }
-    let at = |i: Option<usize>| match (&mask, i) {
-        (Some(m), Some(i)) => m.strides[i].clone(),
-        (Some(m), None) => m.offset.clone(),
-        (None, _) => Expr::new(0),
-    };
-    params.extend([
-        u("mask0", at(None)),
-        u("mask_batch", at(Some(0))),
-        u("mask_head", at(Some(1))),
-        u("mask_row", at(Some(2))),
-        u("mask_key", at(Some(3))),
-    ]);
+    let scores = Shape(vec![q[0], q[2], q[1], k[1]]);
+    params.extend(mask_params(o.get(3).filter(|_| !how.sinks), &scores));
     if spec.serial || !attend::fits(&o) {
         let pages = ["pool", "page", "per", "sequences", "tables0", "sequences0", "positions0"];
         params.extend(pages.map(|n| u(n, 0)));
@@ -515,4 +495,17 @@ fn emit_attention(l: &mut Lower, v: Value, attrs: &Attrs, args: &[Value]) -> Res
         Launch { kernel, bound: bounds, params, grid: [ceil(queries, per_group), ceil(1, 1), ceil(1, 1)], bytes },
     );
     Ok(())
+}
+
+/// Where a mask lies, as if it had the shape of the scores `[batch, heads, queries, keys]`.
+fn mask_params(mask: Option<&Operand>, scores: &Shape) -> [(String, Param); 5] {
+    let mask = mask.map(|m| m.layout.broadcast(&m.shape, scores));
+    let stride = |axis: usize| mask.as_ref().map_or(Expr::new(0), |m| m.strides[axis].clone());
+    [
+        u("mask0", mask.as_ref().map_or(Expr::new(0), |m| m.offset.clone())),
+        u("mask_batch", stride(0)),
+        u("mask_head", stride(1)),
+        u("mask_row", stride(2)),
+        u("mask_key", stride(3)),
+    ]
 }

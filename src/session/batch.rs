@@ -365,7 +365,6 @@ impl Batch {
     /// Logits of the last rows of those shares that `outputs` names, one behind another.
     async fn compute(&mut self, shares: &[Share], outputs: &[bool], cancel: &AtomicBool) -> Result<Vec<f32>> {
         let (inputs, bindings, rows) = self.inputs(shares, outputs);
-        let inputs: Vec<(&str, Array)> = inputs.into_iter().collect();
         let which = self.which(rows);
         let wanted: &[&str] = if outputs.contains(&true) { &["logits"] } else { &[] };
         let made = self.engine.step(which, 0, &bindings, &inputs, wanted, cancel).await?;

@@ -1,6 +1,6 @@
 //! Which device runs a model.
 
-use super::{Comparison, Notice};
+use super::{Comparison, Notice, Options};
 use crate::base::{AdapterKind, DeviceFault, Error, Result};
 use crate::device::{AdapterReport, Gpu, adapters};
 use std::path::Path;
@@ -110,6 +110,17 @@ pub async fn pick_with(choice: &DeviceChoice, cache: Option<&Path>, notify: &mut
         }),
         [software, ..] => software_or_cpu(software, cache, notify).await,
     }
+}
+
+/// Like [`pick_with`], where what is said of it is told at once.
+pub(super) async fn picked(
+    choice: &DeviceChoice,
+    options: &Options,
+    notify: &mut dyn FnMut(Notice),
+) -> Result<Option<Arc<Gpu>>> {
+    let picked = pick_with(choice, options.cache.as_deref(), notify).await?;
+    picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
+    Ok(picked.gpu)
 }
 
 async fn measure() -> Result<Comparison> {

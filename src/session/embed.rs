@@ -1,8 +1,9 @@
 //! Sentence embeddings from an encoder.
 
 use super::cancel::Cancellable;
+use super::choose::picked;
 use super::engine::Engine;
-use super::{Notice, Options, pick_with};
+use super::{Notice, Options};
 use crate::base::{Array, Bindings, DType, Error, Result, Var};
 use crate::device::Gpu;
 use crate::model::layers::Sentence;
@@ -56,10 +57,9 @@ impl Embedder {
             None => return Err(Error::model(&model.name, "lacks tokenizer.json")),
         };
         tokenizer.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
-        let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
-        picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
+        let gpu = picked(&options.device, options, notify).await?;
         let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
-        let engine = Engine::new(picked.gpu, &[graph], &weights, options, None, notify).await?;
+        let engine = Engine::new(gpu, &[graph], &weights, options, None, notify).await?;
         Ok(Embedder { engine, tokenizer, info, sentence, tokens, batch })
     }
 

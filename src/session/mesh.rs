@@ -1,7 +1,8 @@
 //! An engine over the ranks of a mesh: virtual devices, several adapters, several processes, or the CPU.
 
+use super::choose::picked;
 use super::engine::output_of;
-use super::{DeviceChoice, Notice, Options, pick_with, tune};
+use super::{DeviceChoice, Notice, Options, tune};
 use crate::base::{Array, Bindings, Error, MeshAxis, Result, Var, Weights};
 use crate::device::cluster::{RankPlan, Traffic, Watch};
 use crate::device::{Cluster, Gpu, Nobody, Store, Transport};
@@ -145,10 +146,9 @@ pub(super) async fn pick_all(
             out.push(gpu.clone());
             continue;
         }
-        let picked = pick_with(&choice, options.cache.as_deref(), notify).await?;
-        picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-        out.push(picked.gpu.clone());
-        known.push((choice, picked.gpu));
+        let gpu = picked(&choice, options, notify).await?;
+        out.push(gpu.clone());
+        known.push((choice, gpu));
     }
     let on_cpu = out.iter().filter(|g| g.is_none()).count();
     if on_cpu > 0 && on_cpu < out.len() {

@@ -3,9 +3,10 @@
 #[cfg(feature = "text")]
 use super::BatchOptions;
 use super::cancel::Cancellable;
+use super::choose::picked;
 use super::engine::Engine;
 use super::mesh::{MeshEngine, pick_all};
-use super::{Notice, Options, pick_with, processes, tune};
+use super::{Notice, Options, processes, tune};
 #[cfg(feature = "text")]
 use crate::base::Error;
 use crate::base::{AdapterKind, MeshAxis, Result, Var};
@@ -26,18 +27,28 @@ pub(super) async fn open_engine(
     if !options.layout.is_single() {
         return open_mesh(model, context, options, notify).await;
     }
-    let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
-    picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-    let chunk = chunk(std::slice::from_ref(&picked.gpu), context);
-    let graphs = graphs(model, context, chunk, (options, picked.gpu.is_some()))?;
-    let tuning = match &picked.gpu {
+    let gpu = picked(&options.device, options, notify).await?;
+    let chunk = chunk(std::slice::from_ref(&gpu), context);
+    let graphs = graphs(model, context, chunk, (options, gpu.is_some()))?;
+    let engine = load(gpu, &graphs, model, options, notify).await?;
+    Ok((engine, chunk))
+}
+
+/// Graphs with their weights on a device, or on the CPU.
+async fn load(
+    gpu: Option<Arc<Gpu>>,
+    graphs: &[Graph],
+    model: &Model,
+    options: &Options,
+    notify: &mut dyn FnMut(Notice),
+) -> Result<Engine> {
+    let tuning = match &gpu {
         Some(gpu) => tune::tuned(gpu, options.cache.as_deref(), notify).await?,
         None => None,
     };
     options.cancel.check()?;
     let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
-    let engine = Engine::new(picked.gpu, &graphs, &weights, options, tuning, notify).await?;
-    Ok((engine, chunk))
+    Engine::new(gpu, graphs, &weights, options, tuning, notify).await
 }
 
 /// Tokens of a page.
@@ -62,30 +73,23 @@ pub(super) async fn open_paged(
     if !options.layout.is_single() {
         return Err(Error::usage("a batch of sequences runs on one device: a mesh answers one request at a time"));
     }
-    let picked = pick_with(&options.device, options.cache.as_deref(), notify).await?;
-    picked.notice.into_iter().for_each(|n| notify(Notice::Say(n)));
-    let rows = chunk(std::slice::from_ref(&picked.gpu), context).max(how.sequences);
+    let gpu = picked(&options.device, options, notify).await?;
+    let rows = chunk(std::slice::from_ref(&gpu), context).max(how.sequences);
     let shape = PagedShape {
         rows: Var::new("rows", rows as u32),
         outputs: Var::new("outputs", how.sequences as u32),
         sequences: how.sequences,
         context,
         page: PAGE,
-        pages: pages(model, context, how, picked.gpu.as_deref())?,
+        pages: pages(model, context, how, gpu.as_deref())?,
     };
-    let few = if picked.gpu.is_some() && !how.deterministic { FEW.min(rows - 1) } else { 0 };
+    let few = if gpu.is_some() && !how.deterministic { FEW.min(rows - 1) } else { 0 };
     let mut graphs = vec![model.paged_graph(&shape)?];
     if few > 0 {
         let outputs = Var::new("outputs", few.min(how.sequences) as u32);
         graphs.push(model.paged_graph(&PagedShape { rows: Var::new("rows", few as u32), outputs, ..shape })?);
     }
-    let tuning = match &picked.gpu {
-        Some(gpu) => tune::tuned(gpu, options.cache.as_deref(), notify).await?,
-        None => None,
-    };
-    options.cancel.check()?;
-    let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
-    let engine = Engine::new(picked.gpu, &graphs, &weights, options, tuning, notify).await?;
+    let engine = load(gpu, &graphs, model, options, notify).await?;
     Ok((engine, shape, few))
 }
 

@@ -208,7 +208,6 @@ impl Layout {
     }
 
     /// What cannot be, with the nearest thing that works.
-    #[expect(clippy::too_many_lines, reason = "a list of what a layout must obey")]
     pub fn check(&self, shape: &Shape) -> Result<()> {
         shape.check()?;
         let bad = |what: String| Err(Error::usage(what));
@@ -243,36 +242,8 @@ impl Layout {
                 self.global_batch, self.dp, self.micro_batch
             ));
         }
-        if self.tp > shape.heads {
-            return bad(format!("tp {} splits {} heads: at most {}", self.tp, shape.heads, shape.heads));
-        }
-        // Where there are more parts than layers, embedding and head take one each.
-        if self.pp * self.chunks > shape.layers + if self.pp > 1 { 2 } else { 0 } {
-            return bad(format!(
-                "pp {} × {} chunks splits {} layers, embedding and head: at most {} stages",
-                self.pp,
-                self.chunks,
-                shape.layers,
-                shape.layers + 2
-            ));
-        }
-        if self.ep > 1 && shape.experts == 0 {
-            return bad(format!(
-                "ep {} needs experts, {} has none: take ep 1",
-                self.ep,
-                if shape.name.is_empty() { "the model" } else { &shape.name }
-            ));
-        }
-        let spread = self.dp.saturating_mul(self.tp).saturating_mul(self.cp);
-        if self.ep > 1
-            && (!shape.experts.is_multiple_of(self.ep)
-                || !self.dp.is_multiple_of(self.ep) && !spread.is_multiple_of(self.ep))
-        {
-            return bad(format!(
-                "ep {} must divide the {} experts, and dp {} or dp × tp × cp = {spread}",
-                self.ep, shape.experts, self.dp
-            ));
-        }
+        self.check_stages(shape)?;
+        self.check_experts(shape)?;
         if !self.seq.is_multiple_of(self.cp) {
             return bad(format!("cp {} does not divide a sequence of {}", self.cp, self.seq));
         }
@@ -294,6 +265,46 @@ impl Layout {
         }
         if self.zero > 3 {
             return bad(format!("ZeRO stage {} is none of 0, 1, 2, 3", self.zero));
+        }
+        Ok(())
+    }
+
+    fn check_stages(&self, shape: &Shape) -> Result<()> {
+        let bad = |what: String| Err(Error::usage(what));
+        if self.tp > shape.heads {
+            return bad(format!("tp {} splits {} heads: at most {}", self.tp, shape.heads, shape.heads));
+        }
+        // Where there are more parts than layers, embedding and head take one each.
+        if self.pp * self.chunks > shape.layers + if self.pp > 1 { 2 } else { 0 } {
+            return bad(format!(
+                "pp {} × {} chunks splits {} layers, embedding and head: at most {} stages",
+                self.pp,
+                self.chunks,
+                shape.layers,
+                shape.layers + 2
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_experts(&self, shape: &Shape) -> Result<()> {
+        let bad = |what: String| Err(Error::usage(what));
+        if self.ep > 1 && shape.experts == 0 {
+            return bad(format!(
+                "ep {} needs experts, {} has none: take ep 1",
+                self.ep,
+                if shape.name.is_empty() { "the model" } else { &shape.name }
+            ));
+        }
+        let spread = self.dp.saturating_mul(self.tp).saturating_mul(self.cp);
+        if self.ep > 1
+            && (!shape.experts.is_multiple_of(self.ep)
+                || !self.dp.is_multiple_of(self.ep) && !spread.is_multiple_of(self.ep))
+        {
+            return bad(format!(
+                "ep {} must divide the {} experts, and dp {} or dp × tp × cp = {spread}",
+                self.ep, shape.experts, self.dp
+            ));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use warpweft::base::{Array, Bindings, Caps, Result, Type, Weights};
+use warpweft::base::{AdapterKind, Array, Bindings, Caps, Result, Type, Weights};
 use warpweft::device::{Gpu, Program, Store};
 use warpweft::plan::{self, Options, Role};
 use warpweft::reference::sample::CaseGraph;
@@ -27,6 +27,17 @@ impl Weights for Later<'_> {
     }
     fn arrives(&self) -> bool {
         true
+    }
+}
+
+/// What a GPU with a GiB for a buffer offers; nothing else beyond what all have.
+pub fn large_gpu() -> Caps {
+    Caps {
+        kind: AdapterKind::Discrete,
+        binding_bytes: 1 << 30,
+        buffer_bytes: 1 << 30,
+        storage_buffers: 16,
+        ..Caps::FLOOR
     }
 }
 

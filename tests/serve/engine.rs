@@ -1,6 +1,6 @@
 //! The engine thread as a Rust program uses it.
 
-use super::{ENDLESS, cpu, tiny_file};
+use super::{ENDLESS, cpu, eventually, tiny_file};
 use pollster::block_on;
 use std::future::Future;
 use std::pin::pin;
@@ -35,15 +35,6 @@ fn all(mut answer: Answer) -> (Vec<Token>, Ended) {
         tokens.push(token);
     }
     (tokens, answer.ended().unwrap().clone())
-}
-
-/// Waits, but not for ever.
-fn eventually(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what} has not come");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]

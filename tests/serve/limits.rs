@@ -1,7 +1,7 @@
 //! What clients do wrong, on purpose or not: the server stays up, and says what is wrong.
 
 use super::http::Client;
-use super::{ENDLESS, Server, greedy, long, with};
+use super::{ENDLESS, Server, eventually, greedy, long, with};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
@@ -13,14 +13,6 @@ fn config(change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config::default();
     change(&mut config);
     config
-}
-
-fn eventually(what: &str, done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what} has not come");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 fn cancelled(server: &Server) -> u64 {

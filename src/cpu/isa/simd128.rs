@@ -18,6 +18,12 @@ fn zip(a: V, b: V, f: impl Fn(v128, v128) -> v128) -> V {
     [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
 }
 
+/// Sixteen half words as whole ones.
+#[inline(always)]
+fn widened(a: v128, b: v128) -> V {
+    [u32x4_extend_low_u16x8(a), u32x4_extend_high_u16x8(a), u32x4_extend_low_u16x8(b), u32x4_extend_high_u16x8(b)]
+}
+
 /// Four halves in the low words of `h` as f32: the exponent is moved, and brought to its place by a product.
 #[inline(always)]
 fn widen(h: v128) -> v128 {
@@ -57,15 +63,7 @@ impl Isa for Simd128 {
     unsafe fn load_f16(p: *const u16) -> V {
         unsafe {
             let (a, b) = (v128_load(p.cast()), v128_load(p.add(8).cast()));
-            map(
-                [
-                    u32x4_extend_low_u16x8(a),
-                    u32x4_extend_high_u16x8(a),
-                    u32x4_extend_low_u16x8(b),
-                    u32x4_extend_high_u16x8(b),
-                ],
-                widen,
-            )
+            map(widened(a, b), widen)
         }
     }
     #[inline(always)]
@@ -82,15 +80,7 @@ impl Isa for Simd128 {
     unsafe fn load_bf16(p: *const u16) -> V {
         unsafe {
             let (a, b) = (v128_load(p.cast()), v128_load(p.add(8).cast()));
-            map(
-                [
-                    u32x4_extend_low_u16x8(a),
-                    u32x4_extend_high_u16x8(a),
-                    u32x4_extend_low_u16x8(b),
-                    u32x4_extend_high_u16x8(b),
-                ],
-                |x| u32x4_shl(x, 16),
-            )
+            map(widened(a, b), |x| u32x4_shl(x, 16))
         }
     }
     #[inline(always)]
@@ -114,15 +104,7 @@ impl Isa for Simd128 {
         unsafe {
             let b = v128_load(p.cast());
             let (a, b) = (u16x8_extend_low_u8x16(b), u16x8_extend_high_u8x16(b));
-            map(
-                [
-                    u32x4_extend_low_u16x8(a),
-                    u32x4_extend_high_u16x8(a),
-                    u32x4_extend_low_u16x8(b),
-                    u32x4_extend_high_u16x8(b),
-                ],
-                |x| f32x4_convert_u32x4(x),
-            )
+            map(widened(a, b), |x| f32x4_convert_u32x4(x))
         }
     }
     #[inline(always)]
