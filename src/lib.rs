@@ -21,6 +21,8 @@ pub mod format;
 pub mod graph;
 #[cfg(feature = "internals")]
 pub mod kernel;
+#[cfg(all(feature = "media", not(target_arch = "wasm32"), feature = "internals"))]
+pub mod media;
 #[cfg(feature = "internals")]
 pub mod model;
 #[cfg(feature = "internals")]
@@ -58,6 +60,8 @@ mod format;
 mod graph;
 #[cfg(not(feature = "internals"))]
 mod kernel;
+#[cfg(all(feature = "media", not(target_arch = "wasm32"), not(feature = "internals")))]
+mod media;
 #[cfg(not(feature = "internals"))]
 mod model;
 #[cfg(not(feature = "internals"))]
@@ -89,5 +93,7 @@ pub use model::{Model, ModelInfo, ModelSource};
 #[cfg(feature = "text")]
 pub use session::{Alternative, Embedder, Finished, Generation, Generator, Loading, Opened, Request, Stop, Token};
 pub use session::{Cancel, DeviceChoice as Device, Engine, Layout, Notice, Options, Precision};
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+pub use session::{ImageEmbedder, Listening, Segment, Transcriber};
 #[cfg(feature = "text")]
 pub use text::{Message, Sampling, Tokenizer};

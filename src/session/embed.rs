@@ -24,6 +24,8 @@ pub struct Embedder {
     sentence: Sentence,
     tokens: usize,
     batch: usize,
+    /// What fills texts to their full length, and whether their own tokens do not see it.
+    padding: Option<(u32, bool)>,
 }
 
 impl Embedder {
@@ -56,11 +58,22 @@ impl Embedder {
             Some(json) => Tokenizer::from_json(json).map_err(|e| super::words::told_of(&model.name, e, ""))?,
             None => return Err(Error::model(&model.name, "lacks tokenizer.json")),
         };
+        let padding = sentence.padding.as_ref().map(|p| {
+            let lacks = || Error::model(&info.name, format!("fills texts with {}, which is no token", p.token));
+            tokenizer.token_id(&p.token).map(|id| (id, p.masked)).ok_or_else(lacks)
+        });
+        let padding = padding.transpose()?;
+        if padding.is_some() && tokens != sentence.max_tokens {
+            return Err(Error::usage(format!(
+                "{} takes texts of {} tokens, to which they are filled: leave --ctx out",
+                info.name, sentence.max_tokens
+            )));
+        }
         tokenizer.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
         let gpu = picked(&options.device, options, notify).await?;
         let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
         let engine = Engine::new(gpu, &[graph], &weights, options, None, notify).await?;
-        Ok(Embedder { engine, tokenizer, info, sentence, tokens, batch })
+        Ok(Embedder { engine, tokenizer, info, sentence, tokens, batch, padding })
     }
 
     pub(super) fn engine(&mut self) -> &mut Engine {
@@ -109,8 +122,17 @@ impl Embedder {
         let mut out: Vec<Vec<f32>> = vec![];
         for group in texts.chunks(self.batch) {
             let mut ids = group.iter().map(|t| self.ids(t.as_ref())).collect::<Result<Vec<_>>>()?;
+            let fill = |r: &mut Vec<u32>| {
+                if let Some((pad, _)) = self.padding {
+                    r.resize(self.tokens, pad)
+                }
+            };
+            let unseen = self.padding.is_some_and(|p| p.1);
+            ids.iter_mut().filter(|_| !unseen).for_each(fill);
+            let own: Vec<usize> = ids.iter().map(Vec::len).collect();
+            ids.iter_mut().for_each(fill);
             let longest = ids.iter().map(Vec::len).max().unwrap_or(1);
-            let mask: Vec<u32> = ids.iter().flat_map(|r| (0..longest).map(move |i| (i < r.len()) as u32)).collect();
+            let mask: Vec<u32> = own.iter().flat_map(|n| (0..longest).map(move |i| (i < *n) as u32)).collect();
             ids.iter_mut().for_each(|r| r.resize(longest, 0));
             let shape = [ids.len(), longest];
             let tokens = Array::u32(&shape, &ids.concat());
@@ -139,6 +161,7 @@ impl Embedder {
         let text = format!("{}{text}", self.sentence.prompt);
         let text = if self.sentence.trim { text.trim() } else { &text };
         let text = if self.sentence.lower_case { text.to_lowercase() } else { text.to_string() };
+        let text = if self.sentence.plain { plain(&text) } else { text };
         let mut ids = self.tokenizer.encode(&text, true)?;
         if ids.len() > self.tokens {
             ids = self.cut(ids, &self.tokenizer.encode(&text, false)?);
@@ -160,4 +183,10 @@ impl Embedder {
         ids.extend(last);
         ids
     }
+}
+
+/// A text without punctuation of ASCII, with one space between words.
+fn plain(text: &str) -> String {
+    let kept: String = text.chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    kept.split_whitespace().collect::<Vec<_>>().join(" ")
 }

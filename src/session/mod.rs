@@ -24,6 +24,12 @@ mod probes;
 mod processes;
 #[cfg(not(target_arch = "wasm32"))]
 mod quantize;
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+mod see;
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+mod speaking;
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+mod transcribe;
 mod trial;
 mod tune;
 #[cfg(feature = "text")]
@@ -52,6 +58,10 @@ pub use perplexity::{Perplexity, perplexity};
 pub use probes::Rate;
 #[cfg(not(target_arch = "wasm32"))]
 pub use quantize::{Quantised, Sizes, quantize};
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+pub use see::ImageEmbedder;
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+pub use transcribe::{Listening, Segment, Transcriber};
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
 #[cfg(feature = "text")]

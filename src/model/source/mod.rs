@@ -32,6 +32,8 @@ pub const SIDE_FILES: &[&str] = &[
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
+    "preprocessor_config.json",
+    "processor_config.json",
 ];
 #[cfg(not(target_arch = "wasm32"))]
 const MAX_SIDE: u64 = 256 << 20;
