@@ -1,5 +1,6 @@
 //! Resizing as Pillow does it, bit by bit: a window of weights in fixed point for each pixel, widened where a picture
-//! shrinks, along rows and then along columns, rounded to bytes between.
+//! shrinks, along rows and then along columns, rounded to bytes between. (Pillow 13 takes columns first where that is
+//! less work, so that some bytes differ by one.)
 
 use super::Picture;
 use crate::base::{Error, Result};

@@ -179,7 +179,7 @@ fn every_kind_of_wav_is_the_same_sound() {
     let tone = |rate: u32, i: usize| (i as f64 / f64::from(rate) * 440.0 * std::f64::consts::TAU).sin() * 0.5;
     let rate = 16_000;
     let values: Vec<f64> = (0..1600).map(|i| tone(rate, i)).collect();
-    let int = |bits: u32| move |x: &f64| (x * f64::from(1u32 << (bits - 1))) as i32;
+    let int = |bits: u32| move |x: &f64| (x * f64::from((1u32 << (bits - 1)) - 1)) as i32;
     let read = |bytes: &[u8]| decode_wav(bytes, Path::new("x.wav")).unwrap();
     let data8: Vec<u8> = values.iter().map(|x| (int(8)(x) + 128) as u8).collect();
     let data16: Vec<u8> = values.iter().flat_map(|x| (int(16)(x) as i16).to_le_bytes()).collect();

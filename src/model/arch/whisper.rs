@@ -33,6 +33,8 @@ const HARMLESS: &[&str] = &[
     "forced_decoder_ids",
     "suppress_tokens",
     "begin_suppress_tokens",
+    // Published models do not scale, and the published code reads this and does nothing with it.
+    "scale_embedding",
 ];
 
 const MOST_LAYERS: usize = 256;
@@ -59,9 +61,7 @@ fn read(at: &Keys) -> Result<Speech> {
     let encoder = half("encoder", "max_source_positions", 1500)?;
     let decoder = EncoderCommon { vocab: size("vocab_size", 51_865)?, ..half("decoder", "max_target_positions", 448)? };
     let bands = size("num_mel_bins", 80)?;
-    let scaled = at.flag("", "scale_embedding")?.unwrap_or(false);
-    let scale = if scaled { (width as f32).sqrt() } else { 1.0 };
     let tied = at.flag("", "tie_word_embeddings")?.unwrap_or(true);
     let root = if at.has_tensor("model.decoder.embed_tokens.weight") { "model." } else { "" };
-    Ok(Speech { encoder, decoder, bands, scale, root, tied })
+    Ok(Speech { encoder, decoder, bands, root, tied })
 }

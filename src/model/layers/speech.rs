@@ -15,8 +15,6 @@ pub struct Speech {
     pub decoder: EncoderCommon,
     /// Bands of the spectrogram, of which two frames make a row.
     pub bands: usize,
-    /// What token embeddings are multiplied by.
-    pub scale: f32,
     /// What stands before every name, with its dot.
     pub root: &'static str,
     /// Whether the head is the embedding.
@@ -130,7 +128,7 @@ pub fn write(s: &Speech, weights: &dyn Weights, model: &str, seq: Dim, total: Va
     let table = b.weight("decoder.embed_tokens.weight", &[c.vocab, c.width]);
     let places = b.weight("decoder.embed_positions.weight", &[c.context, c.width]).cast(DType::F32);
     let x = table.gather(tokens);
-    let x = if s.scale == 1.0 { x } else { x * s.scale } + places.slice(0, past, seq);
+    let x = x + places.slice(0, past, seq);
     let layer = |n, x| {
         let x = attended(s, &b, x, (n, true), (past, total));
         network(&b, c, &format!("decoder.layers.{n}"), attended(s, &b, x, (n, false), (past, total)))

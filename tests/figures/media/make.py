@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Figures of small models of images and texts, from transformers, torch and Pillow.
 
-    make.py [NAME ...]      needs: torch (CPU), transformers, safetensors, tokenizers, Pillow; writes NAME.json beside itself
+    make.py [NAME ...]      needs: torch (CPU), transformers, safetensors, tokenizers, Pillow 11 (13 takes columns first at times); writes NAME.json beside itself
 
 Without a name it makes the pictures, too. Tensors are filled by the rule of ../families/make.py; tokenizers are those of
 ../encoders. Pictures go through the processors that Pillow computes, texts through their encoder one by one.

@@ -38,7 +38,7 @@ BASE = dict(d_model=48, encoder_layers=2, decoder_layers=3, encoder_attention_he
 HEARD = dict(feature_extractor_type="WhisperFeatureExtractor", feature_size=20, chunk_length=2, sampling_rate=RATE, hop_length=160, n_fft=400)
 CASES = {
     "whisper": dict(config=BASE, multilingual=True),
-    # English only, as older folders have it: what stands before a text is forced, the embedding is scaled.
+    # English only, as older folders have it: what stands before a text is forced.
     "whisper_en": dict(config=BASE | dict(scale_embedding=True, activation_function="relu"), multilingual=False),
 }
 
