@@ -25,11 +25,12 @@ mod processes;
 #[cfg(not(target_arch = "wasm32"))]
 mod quantize;
 mod trial;
+mod trust;
 mod tune;
 #[cfg(feature = "text")]
 mod words;
 
-pub use crate::cpu::Precision;
+pub use crate::base::Precision;
 pub use crate::model::source::Head;
 pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 #[cfg(feature = "text")]
@@ -69,7 +70,7 @@ pub struct Options {
     pub device: DeviceChoice,
     /// Tokens of context; the model's own, up to 4,096, where not given.
     pub context: Option<usize>,
-    /// What the CPU computes products with quantised weights in: f32 unless said otherwise.
+    /// What products are computed in: f32 unless said otherwise.
     pub precision: Precision,
     /// Threads of the CPU; as many as this process may run at once where 0.
     pub threads: usize,
