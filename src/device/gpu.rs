@@ -149,8 +149,7 @@ impl Gpu {
             }
             report.caps = Caps { kind: report.caps.kind, ..caps.clone() };
         } else {
-            let useful =
-                wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+            let useful = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
             features |= adapter.features() & useful;
         }
         let descriptor = wgpu::DeviceDescriptor {

@@ -121,11 +121,8 @@ impl Spec {
             let _ = writeln!(t, "            let e{r} = scale_a[{}u + ty];", r * ty);
             for c in 0..tn {
                 let dots: Vec<String> = halves.iter().map(|h| format!("dots(x{r}_{h}, w{c}_{h})")).collect();
-                let _ = writeln!(
-                    t,
-                    "            s{r}_{c} = fma(f32({}) * e{r}.x, f{c}.x, s{r}_{c});",
-                    dots.join(" + ")
-                );
+                let _ =
+                    writeln!(t, "            s{r}_{c} = fma(f32({}) * e{r}.x, f{c}.x, s{r}_{c});", dots.join(" + "));
                 if self.right.offset() {
                     let sum = match halves {
                         [0] => format!("e{r}.y"),
@@ -219,10 +216,8 @@ impl Stage {
         self.sides(t, "    ", |t, pad, left| {
             let place = self.place(left);
             let (edge, by) = if left { ("m", VECTORS) } else { ("n", 1) };
-            let _ = writeln!(
-                t,
-                "{pad}to{i} = {place};\n{pad}at{i} = min({edge}0 + to{i}, p.{edge} - 1u) * runs * {by}u;"
-            );
+            let _ =
+                writeln!(t, "{pad}to{i} = {place};\n{pad}at{i} = min({edge}0 + to{i}, p.{edge} - 1u) * runs * {by}u;");
         });
     }
 

@@ -174,10 +174,18 @@ impl Spec {
         for k in 0..4 {
             *t += "            {\n";
             for v in 0..tile.tm / 4 {
-                let _ = writeln!(t, "                let x{v} = {};", self.read(&format!("tile_a[ia{v} + {}u]", k * tile.bm / 4)));
+                let _ = writeln!(
+                    t,
+                    "                let x{v} = {};",
+                    self.read(&format!("tile_a[ia{v} + {}u]", k * tile.bm / 4))
+                );
             }
             for v in 0..tile.tn / 4 {
-                let _ = writeln!(t, "                let w{v} = {};", self.read(&format!("tile_b[ib{v} + {}u]", k * tile.bn / 4)));
+                let _ = writeln!(
+                    t,
+                    "                let w{v} = {};",
+                    self.read(&format!("tile_b[ib{v} + {}u]", k * tile.bn / 4))
+                );
             }
             for (r, c) in self.outputs() {
                 let x = format!("x{}.{}", r / 4, LANES[r as usize % 4]);

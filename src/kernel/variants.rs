@@ -1,7 +1,7 @@
 //! The forms and variants of products: what each requires, which products it fits, and what it should cost on a GPU.
 
-use super::matmul::Right;
 use super::int8;
+use super::matmul::Right;
 use super::tiles::Tile;
 use crate::base::{Caps, Precision};
 

@@ -156,7 +156,8 @@ impl Spec {
                         LETTERS.map(|l| format!("dot4I8Packed({x}{i}_.{l}, q{r}_{h}.{l})"))
                     })
                     .collect();
-                let _ = writeln!(t, "            s{i}_{r} = fma(f32({}) * e{i}.x, f{r}.x, s{i}_{r});", dots.join(" + "));
+                let _ =
+                    writeln!(t, "            s{i}_{r} = fma(f32({}) * e{i}.x, f{r}.x, s{i}_{r});", dots.join(" + "));
                 if self.right.offset() {
                     let sum = sum.replace("{i}", &i.to_string());
                     let _ = writeln!(t, "            s{i}_{r} = fma({sum}, f{r}.y, s{i}_{r});");

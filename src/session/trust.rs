@@ -17,8 +17,9 @@ const SIZES: [(usize, usize, usize); 2] = [(3, 37, 128), (37, 37, 128)];
 /// # Errors
 /// f16 on an adapter without it; a variant that computes something else.
 pub(super) async fn trusted(gpu: &Arc<Gpu>, precision: Precision) -> Result<Precision> {
-    let refused =
-        |what: String| Error::device(DeviceFault::Unavailable, &gpu.report.name, format!("{what}: use --precision f32"));
+    let refused = |what: String| {
+        Error::device(DeviceFault::Unavailable, &gpu.report.name, format!("{what}: use --precision f32"))
+    };
     if precision == Precision::F16 && !gpu.caps().f16 {
         return Err(refused("has no f16 arithmetic".into()));
     }
@@ -27,9 +28,7 @@ pub(super) async fn trusted(gpu: &Arc<Gpu>, precision: Precision) -> Result<Prec
         return Ok(precision);
     }
     let software = gpu.caps().kind == AdapterKind::Software;
-    let chosen = |v: &&Variant| {
-        v.precision == precision && v.requires(gpu.caps()) && (!software || v.tm * v.tn <= 16)
-    };
+    let chosen = |v: &&Variant| v.precision == precision && v.requires(gpu.caps()) && (!software || v.tm * v.tn <= 16);
     for v in VARIANTS.iter().filter(chosen) {
         for sizes in SIZES {
             if !right(gpu, v, sizes).await? {
@@ -44,8 +43,10 @@ pub(super) async fn trusted(gpu: &Arc<Gpu>, precision: Precision) -> Result<Prec
 /// Whether a product of small whole numbers, which every precision holds exactly, comes out right.
 async fn right(gpu: &Arc<Gpu>, v: &Variant, (m, n, k): (usize, usize, usize)) -> Result<bool> {
     // The largest of each block of 32 is 127, so that bytes are the numbers themselves.
-    let x: Vec<f32> = (0..m * k).map(|i| if i % 32 == 5 { 127.0 } else { ((i * 7 + i / 11) % 61) as f32 - 30.0 }).collect();
-    let w: Vec<f32> = (0..n * k).map(|i| if i % 32 == 3 { -127.0 } else { ((i * 5 + i / 13) % 41) as f32 - 20.0 }).collect();
+    let x: Vec<f32> =
+        (0..m * k).map(|i| if i % 32 == 5 { 127.0 } else { ((i * 7 + i / 11) % 61) as f32 - 30.0 }).collect();
+    let w: Vec<f32> =
+        (0..n * k).map(|i| if i % 32 == 3 { -127.0 } else { ((i * 5 + i / 13) % 41) as f32 - 20.0 }).collect();
     let g = GraphBuilder::new();
     // Blocks of bytes hold whole numbers as they are.
     let dtype = SAMPLES[SAMPLES.len() - 1];
