@@ -4,6 +4,7 @@ use super::{Error, Result};
 
 /// What products are computed in. Sums are f32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Precision {
     /// Operands are f32; narrower weights are decoded to it on the way.
     #[default]
