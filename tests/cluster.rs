@@ -208,8 +208,12 @@ fn conversation(gpu: &Arc<Gpu>, dtype: DType, mesh: &[(MeshAxis, usize)], sequen
             let layout = layout_of(mesh, n);
             let want =
                 counts::forward(&shape, &Layout { dp: 1, global_batch: 1, ..layout.clone() }, 1).unwrap().products;
-            let done: u64 = watch.executed.values().map(|e| e.product_flops).sum();
-            assert_eq!(done as f64, want * layout.dp as f64, "{what} total={total}: executed and by the shape");
+            let done = watch.executed.values().map(|e| e.product_flops).sum::<u64>() as f64;
+            let want = want * layout.dp as f64;
+            let ways = mesh.iter().find(|a| a.0 == MeshAxis::Tensor).map_or(1, |a| a.1);
+            // Where there are fewer heads of keys than ranks, some make the same ones.
+            let same = if ways <= sizes.kv_heads { done == want } else { done > want };
+            assert!(same, "{what} total={total}: {done} executed, {want} by the shape");
         }
     }
     assert!(ranks.stores.iter().all(|s| s.bytes() > 0));
