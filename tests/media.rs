@@ -9,14 +9,13 @@ use common::{Folder, Found, device, tiny};
 use pollster::block_on;
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use warpweft::base::{Array, Bindings, DType, MeshAxis, Result, Var};
 use warpweft::graph::Graph;
 use warpweft::media::{self, Family, Picture, Preprocess};
 use warpweft::model::{Model, ModelSource};
 use warpweft::plan::shard::shard;
 use warpweft::reference::{Interpreter, Ranks};
-use warpweft::session::{DeviceChoice, Embedder, ImageEmbedder, Options, Precision};
+use warpweft::session::{Cancel, DeviceChoice, Embedder, ImageEmbedder, Options, Precision};
 
 /// How far an element of a vector of length one may be off.
 const NEAR: f64 = 2e-4;
@@ -69,13 +68,13 @@ fn options(device: &DeviceChoice) -> Options {
 
 fn images(path: &Path, device: &DeviceChoice, files: &[PathBuf]) -> Result<Vec<Vec<f32>>> {
     block_on(async {
-        let mut model = ImageEmbedder::open(path, &options(device), &mut |_| {}).await?;
-        model.embed_files(files, &AtomicBool::new(false)).await
+        let mut model = ImageEmbedder::open(path, &options(device)).await?;
+        model.embed_files(files, &Cancel::new()).await
     })
 }
 
 fn texts(path: &Path, device: &DeviceChoice, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
-    block_on(async { Embedder::open(path, &options(device), &mut |_| {}).await?.embed(texts).await })
+    block_on(async { Embedder::open(path, &options(device)).await?.embed(texts).await })
 }
 
 fn hold(what: &str, got: &[f32], want: &[f64], near: f64) {

@@ -37,9 +37,9 @@ impl Embed {
         let options = self.place.options(&interrupt)?;
         let (mut vectors, mut names, mut done, mut peak) = (vec![], vec![], String::new(), 0);
         if !self.images.is_empty() {
-            let mut model = ImageEmbedder::open(&path, &options, &mut notify).await?;
+            let mut model = ImageEmbedder::open_telling(&path, &options, &mut notify).await?;
             style::clear();
-            vectors = model.embed_files(&self.images, interrupt.flag()).await?;
+            vectors = model.embed_files(&self.images, &interrupt.cancel).await?;
             names.extend(self.images.iter().map(|p| p.display().to_string()));
             (done, peak) = (format!("{}: {} images, ", model.adapter(), vectors.len()), model.peak_bytes());
         }
@@ -47,7 +47,7 @@ impl Embed {
         if texts.is_empty() {
             done += &format!("vectors of {} numbers; peak memory {}", width(&vectors), style::bytes(peak));
         } else {
-            let mut model = Embedder::open(path, &options, &mut notify).await?;
+            let mut model = Embedder::open_telling(path, &options, &mut notify).await?;
             style::clear();
             vectors.extend(model.embed(&texts).await?);
             done = if done.is_empty() { format!("{}: ", model.adapter()) } else { done };

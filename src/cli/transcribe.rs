@@ -40,7 +40,7 @@ impl Transcribe {
         let sound = media::decode_wav(&bytes, &self.file)?;
         drop(bytes);
         let seconds = sound.samples.len() as f64 / f64::from(sound.rate);
-        let mut model = Transcriber::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
+        let mut model = Transcriber::open_telling(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::clear();
         let how = Listening { language: self.language.clone(), translate: self.translate, timestamps: self.timestamps };
         let (start, mut tokens) = (Instant::now(), 0);
@@ -58,7 +58,7 @@ impl Transcribe {
             Ok(())
         };
         let sound = sound.at_rate(model.rate())?;
-        model.hear(sound, &how, interrupt.flag(), &mut write).await?;
+        model.hear(sound, &how, &interrupt.cancel, &mut write).await?;
         if !self.json && !self.timestamps {
             style::out("\n");
         }

@@ -3,7 +3,7 @@
 use super::cancel::Cancellable;
 use super::choose::picked;
 use super::engine::Engine;
-use super::{Notice, Options};
+use super::{Cancel, Notice, Options};
 use crate::base::{Array, Bindings, Error, Result, Var};
 use crate::device::Gpu;
 use crate::media::{self, Family, Picture, Preprocess};
@@ -11,7 +11,6 @@ use crate::model::layers::Vision;
 use crate::model::{Model, ModelSource};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// The most images that are computed together, and rows of them all.
 const BATCH: usize = 4;
@@ -33,7 +32,12 @@ impl ImageEmbedder {
     ///
     /// # Errors
     /// A model that sees no images, or whose preprocessor_config.json cannot be obeyed, by name.
-    pub async fn open(
+    pub async fn open(path: impl AsRef<Path>, options: &Options) -> Result<ImageEmbedder> {
+        ImageEmbedder::open_telling(path, options, &mut |n| options.notices.tell(n)).await
+    }
+
+    /// Like [`ImageEmbedder::open`], for those who show notices themselves.
+    pub(crate) async fn open_telling(
         path: impl AsRef<Path>,
         options: &Options,
         notify: &mut dyn FnMut(Notice),
@@ -55,7 +59,7 @@ impl ImageEmbedder {
     ///
     /// # Errors
     /// Files that are no images, damaged or too large; [`Error::Cancelled`] once `cancel` is set.
-    pub async fn embed_files(&mut self, files: &[PathBuf], cancel: &AtomicBool) -> Result<Vec<Vec<f32>>> {
+    pub async fn embed_files(&mut self, files: &[PathBuf], cancel: &Cancel) -> Result<Vec<Vec<f32>>> {
         let mut out = vec![];
         for group in files.chunks(self.batch) {
             let patches = group.iter().map(|path| self.patches(&media::read_file(path)?, path));
@@ -69,7 +73,7 @@ impl ImageEmbedder {
     ///
     /// # Errors
     /// The same.
-    pub async fn embed_bytes(&mut self, bytes: &[u8], name: &Path, cancel: &AtomicBool) -> Result<Vec<f32>> {
+    pub async fn embed_bytes(&mut self, bytes: &[u8], name: &Path, cancel: &Cancel) -> Result<Vec<f32>> {
         let patches = self.patches(bytes, name)?;
         Ok(self.step(vec![patches], 0, cancel).await?.remove(0))
     }
@@ -92,11 +96,11 @@ impl ImageEmbedder {
         Ok(self.tower.patches(&pixels.values))
     }
 
-    async fn step(&mut self, patches: Vec<Vec<f32>>, before: usize, cancel: &AtomicBool) -> Result<Vec<Vec<f32>>> {
+    async fn step(&mut self, patches: Vec<Vec<f32>>, before: usize, cancel: &Cancel) -> Result<Vec<Vec<f32>>> {
         let (n, side) = (patches.len(), self.tower.side());
         let input = Array::f32(&[n, side * side, self.tower.patch_elements()], &patches.concat());
         let bindings = Bindings::new().with("batch", n as u64);
-        let y = self.engine.step(0, 0, &bindings, &[("patches", input)], &["embeddings"], cancel).await?;
+        let y = self.engine.step(0, 0, &bindings, &[("patches", input)], &["embeddings"], cancel.flag()).await?;
         let y = y.into_iter().next().map(|a| a.to_f32()).unwrap_or_default();
         if let Some(at) = y.iter().position(|x| !x.is_finite()) {
             let (image, element) = (before + at / self.width, at % self.width);

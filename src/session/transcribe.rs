@@ -4,7 +4,7 @@ use super::cancel::Cancellable;
 use super::choose::picked;
 use super::engine::Engine;
 use super::speaking::{Rules, log_softmax};
-use super::{Notice, Options};
+use super::{Cancel, Notice, Options};
 use crate::base::{Array, Bindings, Error, Result, Var};
 use crate::device::Gpu;
 use crate::media::{self, LogMel, Sound};
@@ -13,7 +13,6 @@ use crate::model::{Model, ModelSource};
 use crate::text::Tokenizer;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// Tokens of a prompt that are computed together.
 const CHUNK: u32 = 16;
@@ -56,7 +55,12 @@ impl Transcriber {
     ///
     /// # Errors
     /// A model that hears no speech; keys of its generation_config.json or preprocessor_config.json that cannot be obeyed.
-    pub async fn open(
+    pub async fn open(path: impl AsRef<Path>, options: &Options) -> Result<Transcriber> {
+        Transcriber::open_telling(path, options, &mut |n| options.notices.tell(n)).await
+    }
+
+    /// Like [`Transcriber::open`], for those who show notices themselves.
+    pub(crate) async fn open_telling(
         path: impl AsRef<Path>,
         options: &Options,
         notify: &mut dyn FnMut(Notice),
@@ -136,7 +140,7 @@ impl Transcriber {
         bytes: &[u8],
         name: &Path,
         how: &Listening,
-        cancel: &AtomicBool,
+        cancel: &Cancel,
         each: &mut dyn FnMut(&Segment) -> Result<()>,
     ) -> Result<()> {
         let sound = media::decode_wav(bytes, name)?.at_rate(self.mel.rate)?;
@@ -151,7 +155,7 @@ impl Transcriber {
         &mut self,
         sound: Sound,
         how: &Listening,
-        cancel: &AtomicBool,
+        cancel: &Cancel,
         each: &mut dyn FnMut(&Segment) -> Result<()>,
     ) -> Result<()> {
         if sound.rate != self.mel.rate {
@@ -202,16 +206,16 @@ impl Transcriber {
     }
 
     /// The encoder's work on one window, kept for the decoder.
-    async fn listen(&mut self, mel: Vec<f32>, cancel: &AtomicBool) -> Result<()> {
+    async fn listen(&mut self, mel: Vec<f32>, cancel: &Cancel) -> Result<()> {
         let input = Array::f32(&[self.mel.bands, self.mel.frames()], &mel);
         let names = self.speech.heard();
         let outputs: Vec<&str> = names.iter().map(String::as_str).collect();
-        let heard = self.hearing.step(0, 0, &Bindings::new(), &[("mel", input)], &outputs, cancel).await?;
+        let heard = self.hearing.step(0, 0, &Bindings::new(), &[("mel", input)], &outputs, cancel.flag()).await?;
         names.iter().zip(&heard).try_for_each(|(name, array)| self.writing.set_state(name, array))
     }
 
     /// Logits behind `tokens`, of which those before `from` are in the cache.
-    async fn logits(&mut self, tokens: &[u32], from: usize, cancel: &AtomicBool) -> Result<Vec<f32>> {
+    async fn logits(&mut self, tokens: &[u32], from: usize, cancel: &Cancel) -> Result<Vec<f32>> {
         let (mut logits, mut from) = (vec![], from);
         while from < tokens.len() {
             let piece = &tokens[from..(from + CHUNK as usize).min(tokens.len())];
@@ -219,7 +223,8 @@ impl Transcriber {
             let alone = piece.len() == 1 && self.writing.gpu().is_some();
             let bindings = if alone { bindings } else { bindings.with("seq", piece.len() as u64) };
             let input = Array::u32(&[piece.len()], piece);
-            let out = self.writing.step(alone.into(), 0, &bindings, &[("tokens", input)], &["logits"], cancel).await?;
+            let out =
+                self.writing.step(alone.into(), 0, &bindings, &[("tokens", input)], &["logits"], cancel.flag()).await?;
             logits = out.into_iter().next().map(|a| a.to_f32()).unwrap_or_default();
             from += piece.len();
         }
@@ -232,7 +237,7 @@ impl Transcriber {
     }
 
     /// What stands before every text.
-    async fn beginning(&mut self, how: &Listening, timestamps: bool, cancel: &AtomicBool) -> Result<Vec<u32>> {
+    async fn beginning(&mut self, how: &Listening, timestamps: bool, cancel: &Cancel) -> Result<Vec<u32>> {
         let mut language = None;
         if self.rules.asks_language(how, &self.name)? {
             let start = [self.rules.start];
@@ -243,7 +248,7 @@ impl Transcriber {
     }
 
     /// Tokens behind `start`, without the end.
-    async fn answer(&mut self, start: &[u32], timestamps: bool, cancel: &AtomicBool) -> Result<Vec<u32>> {
+    async fn answer(&mut self, start: &[u32], timestamps: bool, cancel: &Cancel) -> Result<Vec<u32>> {
         let (mut tokens, mut done) = (start.to_vec(), 0);
         let most = self.rules.most_tokens(start.len(), self.speech.decoder.context);
         while tokens.len() < most {
@@ -304,7 +309,7 @@ impl Transcriber {
     pub async fn log_probabilities(&mut self, sound: &Sound, tokens: &[u32]) -> Result<Vec<f32>> {
         let mut samples = sound.samples.clone();
         samples.resize(self.mel.samples(), 0.0);
-        let (mel, never) = (self.mel.of(&samples)?, AtomicBool::new(false));
+        let (mel, never) = (self.mel.of(&samples)?, Cancel::new());
         self.listen(mel, &never).await?;
         Ok(log_softmax(&self.logits(tokens, 0, &never).await?))
     }

@@ -6,9 +6,8 @@ use super::{figures, floats, folder, hold};
 use pollster::block_on;
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use warpweft::media::{LogMel, Sound, decode_wav};
-use warpweft::session::{DeviceChoice, Listening, Options, Precision, Segment, Transcriber};
+use warpweft::session::{Cancel, DeviceChoice, Listening, Options, Precision, Segment, Transcriber};
 
 const CASES: [&str; 2] = ["whisper", "whisper_en"];
 
@@ -46,7 +45,7 @@ fn write(figures: &Json, at: &Folder) -> PathBuf {
 
 fn open(path: &Path, device: &DeviceChoice) -> warpweft::Result<Transcriber> {
     let options = Options { device: device.clone(), precision: Precision::F32, ..Options::default() };
-    block_on(Transcriber::open(path, &options, &mut |_| {}))
+    block_on(Transcriber::open(path, &options))
 }
 
 fn heard(model: &mut Transcriber, wav: &str, how: &Listening) -> warpweft::Result<Vec<Segment>> {
@@ -55,7 +54,7 @@ fn heard(model: &mut Transcriber, wav: &str, how: &Listening) -> warpweft::Resul
         out.push(s.clone());
         Ok(())
     };
-    block_on(model.transcribe(&bytes, Path::new(wav), how, &AtomicBool::new(false), &mut keep))?;
+    block_on(model.transcribe(&bytes, Path::new(wav), how, &Cancel::new(), &mut keep))?;
     Ok(out)
 }
 
@@ -179,7 +178,12 @@ fn every_kind_of_wav_is_the_same_sound() {
     let tone = |rate: u32, i: usize| (i as f64 / f64::from(rate) * 440.0 * std::f64::consts::TAU).sin() * 0.5;
     let rate = 16_000;
     let values: Vec<f64> = (0..1600).map(|i| tone(rate, i)).collect();
-    let int = |bits: u32| move |x: &f64| (x * f64::from((1u32 << (bits - 1)) - 1)) as i32;
+    let int = |bits: u32| {
+        move |x: &f64| {
+            let most = f64::from(1u32 << (bits - 1));
+            (x * most).round().min(most - 1.0) as i32
+        }
+    };
     let read = |bytes: &[u8]| decode_wav(bytes, Path::new("x.wav")).unwrap();
     let data8: Vec<u8> = values.iter().map(|x| (int(8)(x) + 128) as u8).collect();
     let data16: Vec<u8> = values.iter().flat_map(|x| (int(16)(x) as i16).to_le_bytes()).collect();
