@@ -308,3 +308,32 @@ fn damaged_images_are_one_line_of_error() {
         }
     }
 }
+
+/// The program with these arguments: whether it succeeded, and what it wrote.
+fn program(args: &[&str]) -> (bool, String, String) {
+    let made = std::process::Command::new(env!("CARGO_BIN_EXE_warpweft")).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (made.status.success(), text(made.stdout), text(made.stderr))
+}
+
+#[test]
+fn the_command_line_embeds_images_beside_texts() {
+    let (figures, at) = (figures("clip"), Folder::new("media"));
+    let model = write(&figures, &at, false);
+    let model = model.to_str().unwrap();
+    let (photo, text) = (folder().join("photo.png"), figures["texts"][0].as_str().unwrap());
+    let common = ["--device", "cpu", "--cache", model];
+    let args = [&["embed", model, "--image", photo.to_str().unwrap(), text, "--json"][..], &common].concat();
+    let (ok, out, err) = program(&args);
+    assert!(ok, "{err}");
+    let got: Vec<Vec<f32>> = serde_json::from_str(&out).unwrap();
+    assert_eq!(got.len(), 2);
+    hold("photo", &got[0], &floats(&figures["image_vectors"][0]), NEAR);
+    hold("text", &got[1], &floats(&figures["text_vectors"][0]), NEAR);
+    let missing = at.path().join("nothing.png");
+    let other = at.file("config.png", b"{}");
+    for wrong in [missing, other] {
+        let (ok, _, err) = program(&[&["embed", model, "--image", wrong.to_str().unwrap()][..], &common].concat());
+        assert!(!ok && err.contains(wrong.file_name().unwrap().to_str().unwrap()), "{err}");
+    }
+}

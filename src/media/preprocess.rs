@@ -8,7 +8,7 @@ use std::path::Path;
 /// The longest side of what is made; no vision tower takes more.
 const MOST_SIDE: f64 = 8192.0;
 /// The most pixels of a picture between resizing and cropping.
-const MOST_PIXELS: usize = 32 << 20;
+const MOST_PIXELS: usize = 16 << 20;
 
 /// What a family's own image processor does where the file does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

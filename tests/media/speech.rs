@@ -236,3 +236,24 @@ fn damaged_sounds_are_one_line_of_error() {
     claims[40..44].copy_from_slice(&0xffff_fff0u32.to_le_bytes());
     told(&claims);
 }
+
+#[test]
+fn the_command_line_writes_down_what_is_said() {
+    let (figures, at) = (figures("whisper"), Folder::new("media"));
+    let (model, wav) = (write(&figures, &at), folder().join("speech_long.wav"));
+    let (model, wav) = (model.to_str().unwrap(), wav.to_str().unwrap());
+    let args = ["transcribe", model, wav, "--language", "de", "--json", "--device", "cpu", "--cache", model];
+    let (ok, out, err) = super::program(&args);
+    assert!(ok, "{err}");
+    let lines: Vec<Json> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let runs = figures["rows"][1]["runs"].as_array().unwrap();
+    let run = runs.iter().find(|r| r["way"]["language"] == "de").unwrap();
+    let want = run["segments"].as_array().unwrap();
+    assert_eq!(lines.len(), want.len());
+    for (line, want) in lines.iter().zip(want) {
+        assert!((line["from"].as_f64().unwrap() - want["from"].as_f64().unwrap()).abs() < 1e-3, "{line}");
+        assert_eq!(line["tokens"][0], want["tokens"][0]);
+    }
+    let (ok, _, err) = super::program(&["run", model, "-p", "x", "--device", "cpu", "--cache", model]);
+    assert!(!ok && err.contains("transcribe"), "{err}");
+}
