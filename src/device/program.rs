@@ -1,6 +1,6 @@
 //! A plan on a device: pipelines, bind groups and parameters made once, steps recorded from them.
 
-use super::memory::Memory;
+use super::memory::{Memory, Own};
 use super::pace::Pace;
 use super::pipeline::Pipeline;
 use super::{Gpu, Store};
@@ -19,7 +19,7 @@ pub struct Program {
     plan: Plan,
     buffers: Vec<Memory>,
     /// What no store owns: inputs, outputs, parameters, staging, timestamps.
-    own: Vec<Memory>,
+    own: Own,
     launches: Vec<Launch>,
     /// What tells each of the plan's kernels from all others.
     keys: Vec<u64>,
@@ -97,7 +97,7 @@ impl Program {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Program> {
         let gpu = store.gpu().clone();
-        let (mut buffers, mut own, mut taken) = (vec![], vec![], vec![]);
+        let (mut buffers, mut own, mut taken) = (vec![], Own::new(gpu.clone()), vec![]);
         for b in &plan.buffers {
             let made = store.get(b, weights, &mut taken).await?;
             if matches!(b.role, crate::plan::Role::Input(_) | crate::plan::Role::Output(_)) {
@@ -134,7 +134,9 @@ impl Program {
             0 => None,
             n => Some(gpu.buffer("staging", n, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?),
         };
-        own.extend(staging.clone().map(Memory::Buffer));
+        if let Some(staging) = &staging {
+            own.push(Memory::Buffer(staging.clone()));
+        }
         gpu.check()?;
         let mut work = vec![Expr::new(0); plan.kernels.len()];
         for d in &plan.dispatches {
@@ -348,9 +350,7 @@ impl Program {
         }
         self.upload(bindings, inputs)?;
         if self.timing.is_none() {
-            let timing = Timing::new(&self.gpu).await?;
-            self.own.extend([&timing.resolved, &timing.staging].map(|b| Memory::Buffer(b.clone())));
-            self.timing = Some(timing);
+            self.timing = Some(Timing::new(&self.gpu, &mut self.own).await?);
         }
         let Some(timing) = &self.timing else { return Ok(vec![]) };
         let mut times: Vec<(usize, u64, u64)> = vec![];
@@ -402,14 +402,13 @@ impl Program {
     /// The raw bytes of a planned buffer after a step, padding included: for tests and numeric checks.
     pub async fn buffer_bytes(&self, id: crate::plan::BufferId) -> Result<Vec<u8>> {
         let from = self.buffers[id.0 as usize].buffer()?;
-        let to =
-            self.gpu.buffer("read", from.size(), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let lent = self.gpu.lent("read", from.size(), usage).await?;
+        let to = &lent.buffer;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(from, 0, &to, 0, from.size());
+        encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
         self.gpu.submit(Some(encoder.finish()));
-        let bytes = self.gpu.map_read(&to, from.size()).await;
-        self.gpu.release(to.size());
-        bytes
+        self.gpu.map_read(to, from.size()).await
     }
 
     /// Sets the contents of a state; false where the plan has none of that name.
@@ -445,7 +444,7 @@ impl Program {
     }
     /// Bytes that no other program shares: inputs, outputs, parameters, staging.
     pub(super) fn own_bytes(&self) -> u64 {
-        self.own.iter().map(Memory::size).sum()
+        self.own.size()
     }
 
     fn output(&self, name: &str) -> Result<Port> {
@@ -479,15 +478,6 @@ impl Program {
             to.write(&self.gpu, 0, &bytes);
         }
         self.params.write(&self.gpu, &self.plan, bindings)
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        for memory in &self.own {
-            self.gpu.release(memory.size());
-            memory.destroy();
-        }
     }
 }
 
@@ -628,7 +618,7 @@ impl Timing {
     /// Timestamp pairs of one query set.
     const PAIRS: usize = 1024;
 
-    async fn new(gpu: &Gpu) -> Result<Timing> {
+    async fn new(gpu: &Gpu, own: &mut Own) -> Result<Timing> {
         let count = Timing::PAIRS as u32 * 2;
         let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
             label: None,
@@ -638,8 +628,10 @@ impl Timing {
         let bytes = count as u64 * 8;
         let resolved =
             gpu.buffer("timestamps", bytes, wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC).await?;
+        own.push(Memory::Buffer(resolved.clone()));
         let staging =
             gpu.buffer("timestamps", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+        own.push(Memory::Buffer(staging.clone()));
         Ok(Timing { set, resolved, staging })
     }
 }
