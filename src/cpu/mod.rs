@@ -46,6 +46,7 @@ const RANK: usize = 8;
 
 /// What products with quantised weights are computed in; a graph without such weights is computed in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Precision {
     /// The left operand stays f32, and weights are decoded to f32 on the way.
     #[default]

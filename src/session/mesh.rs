@@ -49,7 +49,18 @@ pub fn policy(layout: &Layout) -> Policy {
 }
 
 /// How a model is laid out over several ranks.
+///
+/// ```
+/// use warpweft::{Device, Layout, Options};
+///
+/// let layout = Layout::over("pp=2,tp=3")?.sequence_parallel(true);
+/// let options = Options::new().device(Device::Cpu).layout(layout);
+/// assert!(!options.layout.is_single());
+/// assert!(Layout::over("tp=").is_err());
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Layout {
     /// Axes with their sizes, such as `pp=2,tp=3`.
     pub mesh: Mesh,
@@ -70,6 +81,35 @@ impl Default for Layout {
 }
 
 impl Layout {
+    /// The mesh of these axes and sizes, such as `pp=2,tp=3`.
+    ///
+    /// # Errors
+    /// Axes that no mesh has, sizes that are no numbers.
+    pub fn over(axes: &str) -> Result<Layout> {
+        Ok(Layout { mesh: mesh(axes)?, ..Layout::default() })
+    }
+    /// Sets the adapter of each rank.
+    #[must_use]
+    pub fn devices(self, devices: Vec<DeviceChoice>) -> Layout {
+        Layout { devices, ..self }
+    }
+    /// Sets the algorithm of every collective that it can do, by its name: `ring`, `tree` and others.
+    ///
+    /// # Errors
+    /// A name that no algorithm has.
+    pub fn algorithm(self, name: &str) -> Result<Layout> {
+        Ok(Layout { algorithm: Some(algorithm(name)?), ..self })
+    }
+    /// Sets [`Layout::sequence_parallel`].
+    #[must_use]
+    pub fn sequence_parallel(self, on: bool) -> Layout {
+        Layout { sequence_parallel: on, ..self }
+    }
+    /// Sets [`Layout::processes`].
+    #[must_use]
+    pub fn processes(self, on: bool) -> Layout {
+        Layout { processes: on, ..self }
+    }
     /// Axes and their sizes.
     ///
     /// # Errors
