@@ -71,7 +71,7 @@ impl Growth {
 #[ignore = "takes minutes: scripts/soak.sh"]
 fn one_long_conversation_holds_no_more_at_its_end() {
     let (_folder, path) = model();
-    let mut generator = block_on(Generator::open(&path, &options(), &mut |_| {})).unwrap();
+    let mut generator = block_on(Generator::open(&path, &options())).unwrap();
     let mut talk = generator.raw_prompt("the hen and the horse").unwrap();
     let (mut growth, mut made, mut shifts) = (Growth::new("a conversation"), 0, 0);
     while made < TOKENS {
@@ -112,7 +112,7 @@ fn opening_and_closing_leaves_nothing_behind() {
     let (_folder, path) = model();
     let mut growth = Growth::new("opening and closing");
     for round in 0..ROUNDS {
-        let mut generator = block_on(Generator::open(&path, &options(), &mut |_| {})).unwrap();
+        let mut generator = block_on(Generator::open(&path, &options())).unwrap();
         let prompt = generator.raw_prompt("the hen").unwrap();
         let request = Request { prompt, sampling: Sampling::greedy(), max_tokens: Some(2), top: 0 };
         block_on(generator.generate(&request, &AtomicBool::new(false), &mut |_| Ok(()))).unwrap();

@@ -260,7 +260,7 @@ fn twenty_of_twenty_losses_change_no_token() {
     let own = device.clone();
     let options = Options { device: warpweft::session::DeviceChoice::Index(index), ..Default::default() };
     let engine = Engine::spawn(Limits::default(), move |_| {
-        let generator = block_on(Generator::open(&path, &options, &mut |_| {}))?;
+        let generator = block_on(Generator::open(&path, &options))?;
         *own.lock().unwrap() = generator.gpu().cloned();
         Ok(Loaded::Generator(generator))
     });
