@@ -205,11 +205,8 @@ fn rows_tile(t: &mut String, right: Right, v: Variant, left: Left, pair: bool) {
         *t += "    let k4 = p.k / 4u;\n";
     }
     for c in 0..v.tn {
-        let first = if blocks {
-            format!("{} * runs", column(c))
-        } else {
-            format!("(zb + {} * p.b_row) / 4u", column(c))
-        };
+        let first =
+            if blocks { format!("{} * runs", column(c)) } else { format!("(zb + {} * p.b_row) / 4u", column(c)) };
         let _ = writeln!(t, "    let w{c} = {first};");
         for r in 0..v.tm {
             let _ = writeln!(t, "    var s{r}_{c} = 0.0;");

@@ -264,8 +264,7 @@ impl Spec {
     fn sums(&self, t: &mut String) {
         let fours: Vec<(u32, u32)> = (0..self.rows).flat_map(|i| (0..self.outputs / 4).map(move |v| (i, v))).collect();
         let four = |of: &dyn Fn(u32) -> String| format!("vec4<f32>({}, {}, {}, {})", of(0), of(1), of(2), of(3));
-        let mut all: Vec<String> =
-            fours.iter().map(|(i, v)| four(&|k| format!("s{i}_{}", v * 4 + k))).collect();
+        let mut all: Vec<String> = fours.iter().map(|(i, v)| four(&|k| format!("s{i}_{}", v * 4 + k))).collect();
         let squares = all.len();
         if self.norm {
             let of = |i: u32| if i < self.rows { format!("squares{i}") } else { "0.0".into() };

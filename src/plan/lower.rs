@@ -5,7 +5,8 @@ use super::fuse::{self, Fusion};
 use super::pair::{self, Pair};
 use super::scatter::{Rows, scattered};
 use super::{
-    Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory, product,
+    Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory,
+    product,
 };
 use crate::base::{AdapterKind, Caps, DType, DeviceFault, Error, Expr, Part, Result, Type};
 use crate::format::Planes;
@@ -223,7 +224,18 @@ impl<'a> Lower<'a> {
             outputs: vec![],
             kept: vec![],
         };
-        Lower { graph, fusion, caps, options, plan, places, pending: None, kernels: HashMap::new(), pairs: vec![], norms: HashSet::new() }
+        Lower {
+            graph,
+            fusion,
+            caps,
+            options,
+            plan,
+            places,
+            pending: None,
+            kernels: HashMap::new(),
+            pairs: vec![],
+            norms: HashSet::new(),
+        }
     }
 
     /// The buffers of a stored value: several only for a split weight.

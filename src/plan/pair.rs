@@ -45,7 +45,8 @@ pub fn pair(graph: &Graph, fusion: &Fusion, product: Value) -> Option<Pair> {
     let inside = |v: &Value| paths.iter().any(|p| p.contains(v));
     let constant = |v: &Value| matches!(graph.node(*v).source, Source::Const(_));
     // Nothing but the two halves and constants goes into it.
-    let closed = paths.iter().flat_map(|p| &p[1..]).all(|v| graph.node(*v).args().iter().all(|a| inside(a) || constant(a)));
+    let closed =
+        paths.iter().flat_map(|p| &p[1..]).all(|v| graph.node(*v).args().iter().all(|a| inside(a) || constant(a)));
     (!is_output && closed && paths[1].last() == Some(&root)).then_some(Pair { product, halves, root })
 }
 

@@ -9,9 +9,9 @@ use super::pair::Pair;
 use super::{BufferId, Ceil, Param, Role, int8};
 use crate::base::{AdapterKind, DType, DeviceFault, Dim, Error, Expr, Layout, Precision, Result, Shape};
 use crate::format::RUN;
+use crate::graph::Source;
 use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
 use crate::kernel::{FEW, Kernel, MOST_ROWS, Problem, grid, vector};
-use crate::graph::Source;
 use crate::op::{Attrs, Value};
 
 /// A product and its axes: rows and inner of the left operand, inner and columns of the right one.
@@ -301,9 +301,10 @@ pub fn takes_norm(l: &Lower, user: Value, norm: Value) -> bool {
             || matches!(l.graph.node(o.base).kind(), "append" | "assign");
         !written && o.dtype == DType::F32 && o.layout.is_contiguous(&o.shape) && o.layout.offset.divisible_by(4)
     };
-    let operands: Option<Vec<Operand>> =
-        l.graph.node(norm).args().iter().map(|a| operand(l, *a).ok()).collect();
-    vector && p.a.layout == Layout::contiguous(&p.a.shape) && operands.is_some_and(|o| o.len() == 2 && o.iter().all(plain))
+    let operands: Option<Vec<Operand>> = l.graph.node(norm).args().iter().map(|a| operand(l, *a).ok()).collect();
+    vector
+        && p.a.layout == Layout::contiguous(&p.a.shape)
+        && operands.is_some_and(|o| o.len() == 2 && o.iter().all(plain))
 }
 
 fn product_of(l: &Lower, v: Value) -> Option<Product> {
