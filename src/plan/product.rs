@@ -342,18 +342,18 @@ pub fn emit_pair(l: &mut Lower, pair: &Pair) -> Result<()> {
     let mut code = l.code();
     code.bound.push(left);
     code.bound.extend(norm.iter().map(|n| n.factors.clone()));
-    let spec = vector::Spec { pair: true, ..vector_spec(l, &p, v) };
-    code.bound.extend(match v.form {
-        Form::Rows => right_bounds(l, p.right, buffer, p.k().bound() as u64, v.form),
-        _ => right_bounds_as(l, p.right, buffer, p.k().bound() as u64, spec.right_elements()),
+    let spec = (v.form != Form::Rows).then(|| vector::Spec { pair: true, ..vector_spec(l, &p, v) });
+    code.bound.extend(match &spec {
+        None => right_bounds(l, p.right, buffer, p.k().bound() as u64, v.form),
+        Some(spec) => right_bounds_as(l, p.right, buffer, p.k().bound() as u64, spec.right_elements()),
     });
     code.bound.push(bound("y", l.buffers(pair.root)[0], "f32", true));
     let given = [(pair.halves[0], "acc"), (pair.halves[1], "other")];
     let arguments = ("epilogue", "acc: f32, other: f32, o: u32");
     let epilogue = code.epilogue_of(arguments, pair.root, &given, &Coord::Flat("o".into()));
     let mut body = code.helpers.clone() + &epilogue;
-    let (mut kernel, grid) = match v.form {
-        Form::Rows => {
+    let (mut kernel, grid) = match &spec {
+        None => {
             let broadcast = l.caps.subgroup >= matmul::ROWS_LANES && v.tm % matmul::ROWS_LANES == 0;
             body += &p.right.access(v.form);
             body += &batch(&mut code, "batch_a", &p.a, &p.lead);
@@ -365,7 +365,7 @@ pub fn emit_pair(l: &mut Lower, pair: &Pair) -> Result<()> {
             let kernel = kernel.hole("body", body).hole("store", matmul::PAIR_STORE);
             (kernel, [ceil(half, by), ceil(p.m(), v.tm), ceil(1, 1)])
         }
-        _ => (spec.kernel(&body), [ceil(half, spec.group()), ceil(1, 1), ceil(1, 1)]),
+        Some(spec) => (spec.kernel(&body), [ceil(half, spec.group()), ceil(1, 1), ceil(1, 1)]),
     };
     if v.form == Form::Rows && is_long(l, &grid) {
         kernel = kernel.hole("grid", grid::unfold((grid[0].by, grid[1].by)));
