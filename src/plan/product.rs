@@ -161,6 +161,9 @@ fn emit_piece(
         launch(l, anchor, root, Launch { kernel: kernel.clone(), bound, params, grid, bytes: strip.of(&bytes) });
         l.share(|flops| strip.of(&flops.portion(piece.first..piece.first + piece.n.bound() as i64, n)));
     }
+    if piece.first == 0 {
+        norm.iter().for_each(|n| n.count(l, p));
+    }
 }
 
 /// The filled kernel of a variant and its grid over all rows. `subgroups`: whether all lanes of a rows form are in one.
@@ -285,6 +288,15 @@ impl Norm {
         })
     }
 
+    /// Adds its work to the last dispatch.
+    fn count(&self, l: &mut Lower, p: &Product) {
+        let (mut ops, flops) = l.expression(p.a.base);
+        if let Some(last) = l.plan.dispatches.last_mut() {
+            ops.append(&mut last.ops);
+            (last.ops, last.flops) = (ops, last.flops.clone() + flops);
+        }
+    }
+
     fn set(&self, params: &mut Vec<(String, Param)>) {
         params.retain(|p| self.numbers.iter().all(|n| n.0 != p.0));
         params.extend(self.numbers.iter().cloned());
@@ -370,10 +382,11 @@ pub fn emit_pair(l: &mut Lower, pair: &Pair) -> Result<()> {
     if v.form == Form::Rows && is_long(l, &grid) {
         kernel = kernel.hole("grid", grid::unfold((grid[0].by, grid[1].by)));
     }
-    let kernel = kernel.hole("interface", interface(&code.bound, &code.params, fields(l, &p)));
+    let kernel =
+        kernel.hole("interface", interface(&code.bound, &code.params, &[fields(l, &p), &["columns"]].concat()));
     let mut numbers = params(&p, &piece, p.m().into(), 0);
     numbers.retain(|n| n.0 != "y_row");
-    numbers.extend([u("y_row", half), u("blocks", p.k().bound() / RUN as i64)]);
+    numbers.extend([u("y_row", half), u("columns", p.n()), u("blocks", p.k().bound() / RUN as i64)]);
     numbers.extend(code.params.iter().cloned());
     norm.iter().for_each(|n| n.set(&mut numbers));
     let written = Expr::from(p.m()) * half * 4;
@@ -384,6 +397,7 @@ pub fn emit_pair(l: &mut Lower, pair: &Pair) -> Result<()> {
         ops.append(&mut last.ops);
         (last.ops, last.flops) = (ops, last.flops.clone() + flops);
     }
+    norm.iter().for_each(|n| n.count(l, &p));
     Ok(())
 }
 
