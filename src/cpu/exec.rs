@@ -3,6 +3,7 @@
 use super::attend::{self, Attend, Heads};
 use super::blocks::BLOCK;
 use super::columns::Columns;
+use super::delta::{self, Delta};
 use super::isa::{LANES, Set};
 use super::kv::{Append, Layout, Place};
 use super::map::{Map, RUN, number, word};
@@ -191,6 +192,23 @@ impl Core {
                 }),
                 Op::Attention { .. } => self.attention(m, &instr.op, (out, worker), units),
                 Op::Pages { .. } => self.pages(m, &instr.op, (out, worker), units),
+                Op::Delta { operands } => self.set.run(Delta {
+                    cut: delta::Cut::of(
+                        &view(&operands[0]),
+                        &view(&operands[2]),
+                        &view(&operands[4]),
+                        &view(&operands[5]),
+                    ),
+                    q: view(&operands[0]).f32s(),
+                    k: view(&operands[1]).f32s(),
+                    v: view(&operands[2]).f32s(),
+                    gates: view(&operands[3]).f32s(),
+                    states: view(&operands[4]).f32s(),
+                    slots: view(&operands[5]).ptr,
+                    owners: view(&operands[6]).ptr,
+                    out: out.f32s(),
+                    units,
+                }),
                 Op::Merge { attention } => self.merge(m, &self.program.instrs[*attention].op, out, units),
                 Op::Map { def, args } => {
                     let mut views = [(out, DType::F32); 3];

@@ -27,6 +27,8 @@ pub fn turns(kernel: &Kernel, number: impl Fn(&str) -> u64) -> Option<u64> {
         "rms_norm" => 2 * number("cols"),
         "scatter_add" => number("n"),
         "expert_matmul" => number("k"),
+        // Rows, four parts each; and runs of rows that are looked through.
+        "delta_rule" => number("n") * 6 + number("n").div_ceil(64) * 66,
         "matmul" => number("k").div_ceil(16) * 5,
         "matmul_sum" => number("parts"),
         // A quantised block is a turn and four within it; two times four for eight bits.
