@@ -29,7 +29,7 @@ fn options(device: DeviceChoice) -> Options {
 
 /// Greedy tokens of each figure, ids compared where the reference's margin exceeds 0.05, and the first step's logits.
 fn smollm2_matches(path: &Path, device: DeviceChoice, positions: bool) {
-    let mut model = block_on(Generator::open(path, &options(device), &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(path, &options(device))).unwrap();
     for case in figures("smollm2.json")["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
         let prompt = ids(&case["prompt_ids"]);
@@ -101,7 +101,7 @@ fn smollm2_on_the_fallback_is_right() {
 #[test]
 fn smollm2_answers_in_its_chat_form_the_same_for_the_same_seed() {
     let Some(path) = model("smollm2-135m") else { return };
-    let mut model = block_on(Generator::open(&path, &options(DeviceChoice::Cpu), &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(&path, &options(DeviceChoice::Cpu))).unwrap();
     let prompt = model.chat_prompt(&[Message::new("user", "What is the capital of France?")]).unwrap();
     assert_eq!(prompt, ids(&figures("smollm2.json")["cases"][2]["prompt_ids"]));
     let mut say = |seed| {
@@ -121,7 +121,7 @@ fn smollm2_answers_in_its_chat_form_the_same_for_the_same_seed() {
 }
 
 fn minilm_matches(path: &Path, device: DeviceChoice) {
-    let mut model = block_on(Embedder::open(path, &options(device), &mut |_| {})).unwrap();
+    let mut model = block_on(Embedder::open(path, &options(device))).unwrap();
     let figures = figures("minilm.json");
     let cases = figures["cases"].as_array().unwrap();
     let texts: Vec<&str> = cases.iter().map(|c| c["text"].as_str().unwrap()).collect();

@@ -306,7 +306,7 @@ fn whatever_shares_a_step_each_sequence_gets_the_bits_that_it_gets_alone() {
     for (dtype, options) in [(DType::F32, exact(DeviceChoice::Cpu)), (DType::Q4_0, options(DeviceChoice::Cpu))] {
         let (_folder, path) = tiny_in(256, dtype);
         let all = requests(24, 3, 90);
-        let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+        let mut model = block_on(Generator::open(&path, &options)).unwrap();
         let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
         for sequences in [1, 2, 5, 16] {
             let how = BatchOptions { sequences, ..BatchOptions::default() };
@@ -324,7 +324,7 @@ fn whatever_shares_a_step_each_sequence_gets_the_bits_that_it_gets_alone() {
 fn where_memory_is_short_the_youngest_waits_and_goes_on_with_the_same_tokens() {
     let (_folder, path) = tiny(256);
     let all = requests(16, 8, 60);
-    let mut model = block_on(Generator::open(&path, &options(DeviceChoice::Cpu), &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(&path, &options(DeviceChoice::Cpu))).unwrap();
     let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
     let per_token = model.info().state_bytes_per_token;
     // One context and a little: of eight sequences most must wait, and some give way.

@@ -52,7 +52,7 @@ fn what_callers_hold_goes_between_threads() {
 #[test]
 fn an_answer_is_what_the_generator_gives_alone() {
     let (folder, path) = tiny_file(256);
-    let mut generator = block_on(Generator::open(&path, &cpu(), &mut |_| {})).unwrap();
+    let mut generator = block_on(Generator::open(&path, &cpu())).unwrap();
     let engine = Engine::open(&path, &cpu(), Limits::default());
     let how = [Sampling::greedy(), Sampling { temperature: 1.0, seed: 7, ..Sampling::default() }];
     let prompts = ["the hen", "the hen and the", "a", "the hen"];
@@ -233,7 +233,7 @@ fn a_device_that_is_lost_is_opened_anew_and_all_answers_go_on() {
     let engine = Engine::spawn(Limits::default(), move |_| {
         let options =
             warpweft::session::Options { device: warpweft::session::DeviceChoice::Index(index), ..Default::default() };
-        let generator = block_on(Generator::open(&path, &options, &mut |_| {}))?;
+        let generator = block_on(Generator::open(&path, &options))?;
         *own.lock().unwrap() = generator.gpu().cloned();
         Ok(Loaded::Generator(generator))
     });

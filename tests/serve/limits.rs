@@ -250,8 +250,7 @@ fn a_server_that_loads_says_so() {
         notify(warpweft::session::Notice::Compiling { done: 1, of: 2 });
         let _ = wait.take().map(|w| w.recv());
         let options = warpweft::session::Options { device: warpweft::session::DeviceChoice::Cpu, ..Default::default() };
-        pollster::block_on(warpweft::session::Generator::open(&path, &options, &mut |_| {}))
-            .map(warpweft::serve::Loaded::Generator)
+        pollster::block_on(warpweft::session::Generator::open(&path, &options)).map(warpweft::serve::Loaded::Generator)
     });
     eventually(
         "the notice",
