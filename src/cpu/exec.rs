@@ -192,23 +192,7 @@ impl Core {
                 }),
                 Op::Attention { .. } => self.attention(m, &instr.op, (out, worker), units),
                 Op::Pages { .. } => self.pages(m, &instr.op, (out, worker), units),
-                Op::Delta { operands } => self.set.run(Delta {
-                    cut: delta::Cut::of(
-                        &view(&operands[0]),
-                        &view(&operands[2]),
-                        &view(&operands[4]),
-                        &view(&operands[5]),
-                    ),
-                    q: view(&operands[0]).f32s(),
-                    k: view(&operands[1]).f32s(),
-                    v: view(&operands[2]).f32s(),
-                    gates: view(&operands[3]).f32s(),
-                    states: view(&operands[4]).f32s(),
-                    slots: view(&operands[5]).ptr,
-                    owners: view(&operands[6]).ptr,
-                    out: out.f32s(),
-                    units,
-                }),
+                Op::Delta { operands } => self.delta(m, operands, out, units),
                 Op::Merge { attention } => self.merge(m, &self.program.instrs[*attention].op, out, units),
                 Op::Map { def, args } => {
                     let mut views = [(out, DType::F32); 3];
@@ -252,6 +236,26 @@ impl Core {
                 let Some(at) = at.of(r) else { continue };
                 std::ptr::copy_nonoverlapping(rows.ptr.add(r * row), to.cast::<u32>().add(at * row), row);
             }
+        }
+    }
+
+    /// A task of the gated delta rule.
+    unsafe fn delta(&self, m: &Memory, operands: &[Id; 7], out: View, units: Range<usize>) {
+        let [q, k, v, gates, states, slots, owners] = operands.map(|id| m.views[id]);
+        // SAFETY: the caller's: the views are of this step's memory, and no other task has these columns.
+        unsafe {
+            self.set.run(Delta {
+                cut: delta::Cut::of(&q, &v, &states, &slots),
+                q: q.f32s(),
+                k: k.f32s(),
+                v: v.f32s(),
+                gates: gates.f32s(),
+                states: states.f32s(),
+                slots: slots.ptr,
+                owners: owners.ptr,
+                out: out.f32s(),
+                units,
+            })
         }
     }
 
