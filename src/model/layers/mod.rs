@@ -8,6 +8,7 @@ mod attention;
 mod common;
 mod conv;
 mod decoder;
+mod delta;
 mod embed;
 mod encoder;
 mod experts;
@@ -25,6 +26,7 @@ pub use attention::{Attention, Biases, QkNorm, late_windows};
 pub use common::{Common, Defaults};
 pub use conv::ShortConv;
 pub use decoder::{Decoder, Passes, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
+pub use delta::GatedDelta;
 pub use embed::embed;
 pub use encoder::{
     Encoder, EncoderCommon, EncoderDefaults, Encoding, Linear, Network, PostNorm, SelfAttention, Texts, encode,
@@ -34,7 +36,7 @@ pub use latent::LatentAttention;
 pub use mlp::{Activation, Mlp};
 pub use names::Names;
 pub use norm::Norm;
-pub use paged::{PagedShape, Pages, paged_step};
+pub use paged::{Own, PagedShape, Pages, paged_step};
 pub use rope::{Rope, RopeDefaults, context};
 pub use sentence::{Module, Padding, Pooling, Sentence, normalised};
 pub use speech::{Speech, hear, stack, write};
