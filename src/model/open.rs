@@ -244,6 +244,7 @@ impl Model {
                     parameters,
                     weight_bytes,
                     state_bytes_per_token: s.state_bytes_per_token(),
+                    state_bytes_per_sequence: s.state_bytes_per_token() * s.encoder.context as u64,
                 }
             }
         }
