@@ -22,6 +22,7 @@ mod product;
 mod program;
 mod resolve;
 mod rows;
+mod view;
 
 pub use isa::Set;
 pub use pool::available;

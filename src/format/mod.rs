@@ -256,7 +256,7 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
 /// The value of one element.
 pub fn decode_one(dtype: DType, bytes: &[u8], i: usize) -> f32 {
     let (block, size) = (dtype.block(), dtype.block_bytes());
-    let mut values = [0.0; describe::MAX_BLOCK];
+    let mut values = [0.0; levels::MAX_BLOCK];
     decode_into(dtype, &bytes[i / block * size..][..size], &mut values[..block]);
     values[i % block]
 }
@@ -283,8 +283,8 @@ pub fn dot(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
     if let Some(dot) = float.dot {
         return dot(row, x);
     }
-    let mut values = [0.0; describe::MAX_BLOCK];
-    let blocks = (describe::MAX_BLOCK / dtype.block()).max(1);
+    let mut values = [0.0; levels::MAX_BLOCK];
+    let blocks = (levels::MAX_BLOCK / dtype.block()).max(1);
     let mut sum = 0.0;
     for (bytes, x) in row.chunks(blocks * dtype.block_bytes()).zip(x.chunks(blocks * dtype.block())) {
         let values = &mut values[..x.len()];
@@ -305,7 +305,7 @@ mod tests {
             let f = dtype.format();
             assert_eq!(DType::named(f.name), Some(dtype));
             assert!(f.ggml.is_none_or(|n| numbers.insert(n) && other(n).is_none()), "{dtype}: its number is taken");
-            assert!(f.block <= describe::MAX_BLOCK && describe::MAX_BLOCK.is_multiple_of(f.block));
+            assert!(f.block <= levels::MAX_BLOCK && levels::MAX_BLOCK.is_multiple_of(f.block));
             match f.float().map(|float| &float.wgsl) {
                 Some(Wgsl::Blocks(_)) => {
                     assert!(f.block.is_multiple_of(RUN), "{dtype}: blocks are whole runs");

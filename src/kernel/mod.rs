@@ -13,6 +13,7 @@ pub mod attention;
 pub mod flash;
 pub mod grid;
 pub mod matmul;
+mod operands;
 pub mod reach;
 mod reflect;
 pub mod row;

@@ -4,6 +4,8 @@
 //! It shares no code with `plan`, `kernel` or `device`. In f64 every composite runs as its definition.
 
 mod arrival;
+mod call;
+mod columns;
 mod dot;
 mod matmul;
 mod native;
@@ -416,4 +418,13 @@ fn load<T: Real>(parts: &[Part], ty: &Type, seat: &Seat, weights: &dyn Weights) 
         });
     }
     Ok(Tensor::from_array(&array))
+}
+
+/// One of the outputs that were made, by its name.
+///
+/// # Errors
+/// A name that no output has.
+pub fn output_of(made: &[(String, Array)], name: &str) -> Result<Array> {
+    let found = made.iter().find(|(n, _)| n == name);
+    found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
 }

@@ -1,7 +1,7 @@
 //! Weights `[n, k]` that are used row by row, and a team that shares the rows: threads without common memory, each of which
 //! computes with the rows that it holds. Where a row lies changes no sum: every output comes from the same loop.
 
-use super::matmul::{self, Matrix, PANEL};
+use super::columns::{Matrix, PANEL, columns};
 use crate::base::units::median;
 use crate::base::{DType, DeviceFault, Error, Result};
 use crate::format;
@@ -95,7 +95,7 @@ impl Strip {
 
     /// `x · wᵀ` over some of its rows, a run of `m` for each.
     fn columns(&self, rows: Range<usize>, x: &[f32], m: usize, out: &mut [f32]) {
-        matmul::columns(self.matrix(rows), self.k, x, m, out);
+        columns(self.matrix(rows), self.k, x, m, out);
     }
 
     fn matrix(&self, rows: Range<usize>) -> Matrix<'_> {

@@ -8,7 +8,7 @@ use crate::cpu;
 use crate::device::{Gpu, Program, Store};
 use crate::graph::{Graph, Source};
 use crate::plan::{self, Tuning};
-use crate::reference::Interpreter;
+use crate::reference::{Interpreter, output_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -384,12 +384,6 @@ async fn compute(
 fn states(graphs: &[Graph]) -> Vec<(String, Type)> {
     let nodes = graphs.first().map_or(&[][..], |g| &g.nodes);
     nodes.iter().filter(|n| n.source == Source::State).map(|n| (n.name.clone(), n.ty.clone())).collect()
-}
-
-/// An output by its name.
-pub(super) fn output_of(made: &[(String, Array)], name: &str) -> Result<Array> {
-    let found = made.iter().find(|(n, _)| n == name);
-    found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
 }
 
 /// The first float in the order of computation that is NaN or infinite.

@@ -1,7 +1,6 @@
 //! An engine over the ranks of a mesh: virtual devices, several adapters, several processes, or the CPU.
 
 use super::choose::picked;
-use super::engine::output_of;
 use super::{DeviceChoice, Notice, Options, tune};
 use crate::base::{Array, Bindings, Error, MeshAxis, Result, Var, Weights};
 use crate::device::cluster::{RankPlan, Traffic, Watch};
@@ -10,7 +9,7 @@ use crate::graph::Graph;
 use crate::model::{Model, StepShape};
 use crate::plan::shard::{Sharded, shard, shard_in_stages};
 use crate::plan::{self, Plan, Policy};
-use crate::reference::Ranks;
+use crate::reference::{Ranks, output_of};
 use crate::topology::Mesh;
 use crate::topology::collective::Algorithm;
 use crate::trace::Trace;

@@ -1,6 +1,6 @@
 //! Jinja's filters, and transformers' `tojson`.
 
-use super::eval::{Given, Interpreter};
+use super::state::{Given, Interpreter};
 use super::json::{Style, dump};
 use super::value::Value;
 use super::{Fail, Run, conditions, format, math, methods};

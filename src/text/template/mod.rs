@@ -16,6 +16,7 @@ mod lex;
 mod math;
 mod methods;
 mod parse;
+mod state;
 mod tree;
 mod value;
 
@@ -208,7 +209,7 @@ impl ChatTemplate {
             values.retain(|v: &(std::rc::Rc<str>, Value)| &*v.0 != *name);
             values.push(((*name).into(), given(variable, budget).map_err(Fail::told)?));
         }
-        let mut run = eval::Interpreter::new(budget, values);
+        let mut run = state::Interpreter::new(budget, values);
         let mut out = String::new();
         let done = run.run(&tree, &mut out);
         let line = run.line;
