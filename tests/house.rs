@@ -198,21 +198,19 @@ fn only_the_room_of_formats_names_one() {
 }
 
 /// Circles of files that are left, each with why it is one. A new one is refused; one that is gone leaves this list.
-const CIRCLES: &[(&[&str], &str)] = &[
-    (
-        &[
-            "plan/attend",
-            "plan/code",
-            "plan/fuse",
-            "plan/heavy",
-            "plan/lower",
-            "plan/product",
-            "plan/scatter",
-            "plan/tiled",
-        ],
-        "emitters push into the lowering that calls them",
-    ),
-];
+const CIRCLES: &[(&[&str], &str)] = &[(
+    &[
+        "plan/attend",
+        "plan/code",
+        "plan/fuse",
+        "plan/heavy",
+        "plan/lower",
+        "plan/product",
+        "plan/scatter",
+        "plan/tiled",
+    ],
+    "emitters push into the lowering that calls them",
+)];
 
 /// The names in a `use` tree or path behind its first part, one list of segments each; braces are opened once.
 fn paths_of(text: &str) -> Vec<Vec<String>> {

@@ -1,82 +1,15 @@
 //! Matrix products: which form and variant a product takes, and its dispatches.
 
 use super::code::{Bound, Code, Coord, Space};
-use super::heavy::{
-    Launch, Operand, beside_at, bound, ceil, launch, operand, read_bytes, right_bounds, right_bounds_as, u,
-};
-use super::lower::{Lower, interface};
+use super::lowering::{Lower, interface};
+use super::operand::{Launch, Operand, bound, ceil, launch, read_bytes, right_bounds, right_bounds_as, u};
+use super::piece::{FIELDS, Piece, Product, batch, is_long, params};
 use super::{BufferId, Ceil, Param, Role};
 use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
 use crate::format::RUN;
 use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
 use crate::kernel::{FEW, Kernel, Problem, grid, vector};
 use crate::op::{Attrs, Value};
-
-/// A product and its axes: rows and inner of the left operand, inner and columns of the right one.
-pub(super) struct Product {
-    pub node: Value,
-    pub a: Operand,
-    pub b: Operand,
-    pub am: usize,
-    pub ak: usize,
-    pub bk: usize,
-    pub bn: usize,
-    pub out: Shape,
-    pub lead: Shape,
-    pub right: Right,
-}
-
-impl Product {
-    fn of(l: &Lower, anchor: Value, (ta, tb): (bool, bool), args: &[Value]) -> Result<Product> {
-        let (a, b) = (operand(l, args[0])?, operand(l, args[1])?);
-        let out = l.graph.node(anchor).ty.shape.clone();
-        let axes = |o: &Operand, swapped: bool| {
-            let r = o.shape.rank();
-            if swapped { (r - 1, r - 2) } else { (r - 2, r - 1) }
-        };
-        let ((am, ak), (bk, bn)) = (axes(&a, ta), axes(&b, tb));
-        let texels = l.plan.buffer(b.buffer).texels;
-        let right = Right { dtype: b.dtype, rows: b.layout.strides[bk].is(1) || b.dtype.is_quantised(), texels };
-        let lead = Shape(out[..out.rank() - 2].to_vec());
-        Ok(Product { node: anchor, a, b, am, ak, bk, bn, out, lead, right })
-    }
-    pub fn m(&self) -> Dim {
-        self.out[self.out.rank() - 2]
-    }
-    pub fn n(&self) -> Dim {
-        self.out[self.out.rank() - 1]
-    }
-    pub fn k(&self) -> Dim {
-        self.a.shape[self.ak]
-    }
-    /// The words with which the planes beside the first begin in a buffer of the right operand's.
-    fn beside(&self, l: &Lower, buffer: BufferId) -> [i64; 2] {
-        beside_at(l, self.b.dtype, buffer, self.k().bound() as u64)
-    }
-}
-
-/// The buffer that holds outputs `first` and on of the right operand's.
-pub(super) struct Piece {
-    pub buffer: BufferId,
-    pub first: i64,
-    pub n: Expr,
-    /// The words with which its planes beside the first begin.
-    pub beside: [i64; 2],
-    /// Whether it is one of several.
-    pub split: bool,
-}
-
-impl Piece {
-    /// Bytes of the right operand that it reads.
-    pub fn weights(&self, l: &Lower, p: &Product) -> Expr {
-        if self.split { Expr::new(l.plan.buffer(self.buffer).bytes as i64) } else { read_bytes(&p.b) }
-    }
-    /// Leaves the last dispatch this piece's share of the product's work.
-    pub fn share(&self, l: &mut Lower, p: &Product) {
-        let n = p.n().bound();
-        l.share(|flops| flops.portion(self.first..self.first + self.n.bound() as i64, n));
-    }
-}
 
 /// The dispatches of the product `anchor`, with everything up to `root` as their epilogue: one for each piece of a weight that
 /// lies in several buffers, and for each strip of rows.
@@ -190,11 +123,6 @@ fn kernel(
     (kernel.hole("interface", interface(&code.bound, &code.params, FIELDS)), grid)
 }
 
-/// Whether a grid may go beyond the device's along an axis.
-pub(super) fn is_long(l: &Lower, grid: &[Ceil; 3]) -> bool {
-    grid.iter().any(|c| c.n.bound().div_ceil(c.by as u64) > l.caps.grid as u64)
-}
-
 /// All rows, whose number is small at its bound.
 fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
     vector::Spec {
@@ -204,36 +132,6 @@ fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
         along: vector::LANES * v.tn / v.bn,
         subgroups: v.form == Form::Subgroup,
     }
-}
-
-/// The numbers that [`params`] gives.
-pub(super) const FIELDS: &[&str] = &[
-    "m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1",
-    "batch",
-];
-
-/// The numbers of a dispatch that makes `rows` rows from row `m0` on.
-pub(super) fn params(p: &Product, piece: &Piece, rows: Expr, m0: i64) -> Vec<(String, Param)> {
-    let (a, b) = (&p.a.layout, &p.b.layout);
-    vec![
-        u("m", rows),
-        u("n", piece.n.clone()),
-        u("k", p.k()),
-        u("a0", a.offset.clone()),
-        u("a_row", a.strides[p.am].clone()),
-        u("a_col", a.strides[p.ak].clone()),
-        u("b0", if piece.split { Expr::new(0) } else { b.offset.clone() }),
-        u("b_row", b.strides[p.bn].clone()),
-        u("b_col", b.strides[p.bk].clone()),
-        u("y0", 0),
-        u("y_row", p.n()),
-        u("m0", m0),
-        u("n0", piece.first),
-        u("four", 4),
-        u("s0", piece.beside[0]),
-        u("s1", piece.beside[1]),
-        u("batch", p.lead.count()),
-    ]
 }
 
 /// Rows of the left operand that one dispatch takes, and how it binds them.
@@ -290,13 +188,6 @@ fn strips(l: &mut Lower, p: &Product, form: Form) -> Vec<Strip> {
         left: Bound { range: Some(((first / rows) as u64 * bytes, bytes)), ..left.clone() },
     };
     (0..m).step_by(rows as usize).map(strip).collect()
-}
-
-pub(super) fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> String {
-    let r = o.shape.rank() - 2;
-    let own = Shape(o.shape[..r].to_vec());
-    let layout = Layout { offset: Expr::new(0), strides: o.layout.strides[..r].to_vec() };
-    code.offset_function(name, lead, &layout.broadcast(&own, lead))
 }
 
 /// Which forms the operands' layouts allow.

@@ -1,8 +1,8 @@
 //! Matrix multiplication: plain loops in f64, a library's or quantised dot products in f32.
 
-use super::dot;
 use super::call::Call;
 use super::columns::{Matrix, Strided, columns};
+use super::dot;
 use super::rows::Rows;
 use super::value::{Data, Real, Tensor};
 use crate::base::Result;
@@ -128,4 +128,3 @@ fn by_rows<T: Real>(
     }
     Ok(Tensor::floats(T::from_f32s(rows), &call.shape))
 }
-
