@@ -197,21 +197,6 @@ fn only_the_room_of_formats_names_one() {
     }
 }
 
-/// Circles of files that are left, each with why it is one. A new one is refused; one that is gone leaves this list.
-const CIRCLES: &[(&[&str], &str)] = &[(
-    &[
-        "plan/attend",
-        "plan/code",
-        "plan/fuse",
-        "plan/heavy",
-        "plan/lower",
-        "plan/product",
-        "plan/scatter",
-        "plan/tiled",
-    ],
-    "emitters push into the lowering that calls them",
-)];
-
 /// The names in a `use` tree or path behind its first part, one list of segments each; braces are opened once.
 fn paths_of(text: &str) -> Vec<Vec<String>> {
     let segments = |p: &str| {
@@ -294,14 +279,5 @@ fn files_do_not_go_in_circles() {
         .filter(|n| reached[n].contains(*n))
         .map(|n| imports.keys().filter(|m| reached[n].contains(*m) && reached[m].contains(n)).map(|m| &m[..]).collect())
         .collect();
-    let allowed: BTreeSet<Vec<&str>> = CIRCLES.iter().map(|c| c.0.to_vec()).collect();
-    assert!(CIRCLES.iter().all(|c| c.1.len() > 20));
-    for circle in &circles {
-        let within = allowed.iter().any(|a| circle.iter().all(|f| a.contains(f)));
-        assert!(within, "these files import each other in a circle: move what is misplaced: {circle:?}");
-    }
-    for circle in &allowed {
-        let left = circles.iter().any(|c| c.iter().all(|f| circle.contains(f)));
-        assert!(left, "this circle is gone: take it out of the list: {circle:?}");
-    }
+    assert!(circles.is_empty(), "these files import each other in a circle: move what is misplaced: {circles:?}");
 }
