@@ -86,8 +86,18 @@ export function bench(talk) {
             const { g, y, inputs } = m.make();
             const program = await g.compile({ y }, { device });
             const seconds = await program.seconds(inputs, 1).finally(() => program.close());
-            const [rate, unit, most] = m.flop > 4 * m.bytes ? [m.flop / seconds, "GFLOP/s", best?.flops] : [m.bytes / seconds, "GB/s", best?.bandwidth];
-            body.append(row([m.name, time(seconds), `${(rate / 1e9).toFixed(2)} ${unit}`, most ? `${((100 * rate) / most).toFixed(0)} %` : "–"]));
+            const [rate, unit, most] =
+                m.flop > 4 * m.bytes
+                    ? [m.flop / seconds, "GFLOP/s", best?.flops]
+                    : [m.bytes / seconds, "GB/s", best?.bandwidth];
+            body.append(
+                row([
+                    m.name,
+                    time(seconds),
+                    `${(rate / 1e9).toFixed(2)} ${unit}`,
+                    most ? `${((100 * rate) / most).toFixed(0)} %` : "–",
+                ]),
+            );
         }
         await decode(best);
     }
@@ -103,7 +113,14 @@ export function bench(talk) {
         const info = model.info();
         const rate = f.tokensPerSecond * info.weightBytes;
         const share = best && info.device === "webgpu" ? `${((100 * rate) / best.bandwidth).toFixed(0)} %` : "–";
-        body.append(row([`decode ${info.name} (${info.device})`, time(1 / f.tokensPerSecond), `${f.tokensPerSecond.toFixed(1)} tokens/s, ${(rate / 1e9).toFixed(2)} GB/s`, share]));
+        body.append(
+            row([
+                `decode ${info.name} (${info.device})`,
+                time(1 / f.tokensPerSecond),
+                `${f.tokensPerSecond.toFixed(1)} tokens/s, ${(rate / 1e9).toFixed(2)} GB/s`,
+                share,
+            ]),
+        );
     }
 
     $("measure").addEventListener("submit", async (/** @type {Event} */ e) => {

@@ -11,7 +11,10 @@ function engine() {
     const url = new URL("./warpweft.wasm", import.meta.url);
     compiled ??= compile(url).catch((e) => {
         compiled = undefined;
-        throw new WarpweftError("network", `the engine (${url}) could not be loaded: ${e instanceof Error ? e.message : e}`);
+        throw new WarpweftError(
+            "network",
+            `the engine (${url}) could not be loaded: ${e instanceof Error ? e.message : e}`,
+        );
     });
     return compiled;
 }

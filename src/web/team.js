@@ -36,7 +36,8 @@ export function allowed(asked) {
 function parts(buffer, { members, shared, made }) {
     const control = new Int32Array(buffer, 0, members * HEAD);
     const data = new Uint8Array(buffer, control.byteLength, shared);
-    const answer = (/** @type {number} */ i) => new Float32Array(buffer, control.byteLength + shared + i * made, made / 4);
+    const answer = (/** @type {number} */ i) =>
+        new Float32Array(buffer, control.byteLength + shared + i * made, made / 4);
     return { control, data, answers: Array.from({ length: members }, (_, i) => answer(i)) };
 }
 

@@ -28,7 +28,9 @@ async function refusal(device, code) {
     device.pushErrorScope("validation");
     const module = device.createShaderModule({ code });
     const { messages } = await module.getCompilationInfo();
-    const errors = messages.filter((/** @type {any} */ m) => m.type === "error").map((/** @type {any} */ m) => `line ${m.lineNum}: ${m.message}`);
+    const errors = messages
+        .filter((/** @type {any} */ m) => m.type === "error")
+        .map((/** @type {any} */ m) => `line ${m.lineNum}: ${m.message}`);
     if (errors.length === 0) device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: "main" } });
     const invalid = await device.popErrorScope();
     return errors.length > 0 ? errors.join("; ") : (invalid?.message ?? "");
