@@ -1,7 +1,7 @@
 // The bench: operations beside what the adapter can do at best.
 
-import { graph, probe } from "./warpweft/warpweft.js";
 import { $, row } from "./page.js";
+import { graph, probe } from "./warpweft/warpweft.js";
 
 /** Numbers that are the same every time. @param {number} n */
 function numbers(n) {
@@ -75,7 +75,8 @@ export function bench(talk) {
         let best;
         if (device === "webgpu") {
             say("Measuring the adapter");
-            const p = (best = await probe());
+            const p = await probe();
+            best = p;
             body.append(row(["probe: multiply-adds in registers", "", `${(p.flops / 1e9).toFixed(1)} GFLOP/s`, ""]));
             body.append(row(["probe: copy by a shader", "", `${(p.bandwidth / 1e9).toFixed(2)} GB/s`, ""]));
             body.append(row(["probe: submission and wait", time(p.submit), "", ""]));
@@ -105,7 +106,7 @@ export function bench(talk) {
     /** @param {{ bandwidth: number } | undefined} best */
     async function decode(best) {
         const model = talk.model();
-        if (!model || model.info().kind !== "generator") return;
+        if (model?.info().kind !== "generator") return;
         say("Measuring the open model");
         const answer = model.generate("Once upon a time", { maxTokens: 16 });
         await answer.text();

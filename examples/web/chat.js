@@ -1,7 +1,7 @@
 // The chat: pick a model, open it, talk.
 
-import { kept, open } from "./warpweft/warpweft.js";
 import { $, bytes } from "./page.js";
+import { kept, open } from "./warpweft/warpweft.js";
 
 /** @typedef {import("./warpweft/types/index.js").Model} Model */
 
@@ -108,7 +108,10 @@ export function chat() {
         loading = new AbortController();
         const watch = typeof source === "string" ? setInterval(() => waits(name), 1000) : undefined;
         try {
-            const heard = (/** @type {any} */ p) => (clearInterval(watch), progress(p));
+            const heard = (/** @type {any} */ p) => {
+                clearInterval(watch);
+                progress(p);
+            };
             model = await open(source, {
                 device: $("device").value,
                 onProgress: heard,

@@ -1,14 +1,13 @@
 // The mesh: the chat's model over virtual devices, and what each of them and each link between them does, token by token.
 
-import { open } from "./warpweft/warpweft.js";
 import { $, bytes, row } from "./page.js";
+import { open } from "./warpweft/warpweft.js";
 
 /** @typedef {import("./warpweft/types/index.js").Model} Model */
 /** @typedef {{ track: string, name: string, start: number, duration: number, bytes?: number }} Span */
 
 /** Steps that the picture shows at once. */
 const SHOWN = 3;
-const KINDS = /** @type {const} */ (["computes", "waits", "sends"]);
 const SVG = "http://www.w3.org/2000/svg";
 
 /** @param {Span} s */
@@ -47,7 +46,9 @@ function picture(steps, number) {
     const scale = (width - left) / total;
     const height = top + lanes.length * lane + 20;
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-    lanes.forEach((track, i) => svg.append(draw("text", { x: 0, y: top + i * lane + 14, class: "lane" }, track)));
+    lanes.forEach((track, i) => {
+        svg.append(draw("text", { x: 0, y: top + i * lane + 14, class: "lane" }, track));
+    });
     let from = 0;
     /** @type {Map<string, string>} */
     const paths = new Map();

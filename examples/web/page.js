@@ -1,7 +1,7 @@
 // Tabs, and what they share.
 
-import { chat } from "./chat.js";
 import { bench } from "./bench.js";
+import { chat } from "./chat.js";
 import { mesh } from "./mesh.js";
 
 /** @param {string} id */

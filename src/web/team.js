@@ -2,8 +2,8 @@
 // of the weights and multiply with them. Orders and answers go through one SharedArrayBuffer; src/reference/rows.rs says what
 // they mean. The page starts and ends them (link.js): what a Worker starts itself, Chromium may leave behind when both end.
 
-import { WarpweftError, asError } from "./errors.js";
 import { Member } from "./engine.js";
+import { asError, WarpweftError } from "./errors.js";
 
 // Each member's words of the control block.
 const HEAD = 32;

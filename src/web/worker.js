@@ -1,9 +1,9 @@
 // The Worker: one model or one graph, and its device. Requests are done one after another; only a cancel overtakes.
 
 import init, { Flag, How, Opening, Program, probe } from "./engine.js";
-import { WarpweftError, asError } from "./errors.js";
+import { asError, WarpweftError } from "./errors.js";
 import { read } from "./source.js";
-import { Team, allowed, obey } from "./team.js";
+import { allowed, obey, Team } from "./team.js";
 
 /** @typedef {import("./engine.js").Model} Model */
 /** @typedef {import("./source.js").Plain} Plain */

@@ -125,7 +125,12 @@ test("the page fetches SmolLM2 with a progress bar, streams its answer on WebGPU
     await page.waitForFunction(() => /** @type {any} */ (document.querySelector("#model"))?.options.length > 0);
     // Each value of the bar and of the answer, as a user sees them; and every task that held the page up.
     await page.evaluate(() => {
-        const seen = /** @type {any} */ ((globalThis).seen = { bar: [], said: [], held: [] });
+        const seen = {
+            bar: /** @type {any[]} */ ([]),
+            said: /** @type {any[]} */ ([]),
+            held: /** @type {any[]} */ ([]),
+        };
+        /** @type {any} */ (globalThis).seen = seen;
         const bar = /** @type {HTMLProgressElement} */ (document.querySelector("#progress"));
         new MutationObserver(() => bar.max > 1e6 && seen.bar.push(bar.value / bar.max)).observe(bar, {
             attributes: true,

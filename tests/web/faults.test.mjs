@@ -48,7 +48,7 @@ for (const query of ["?", "?floor"]) {
         assert.deepEqual(got.after, first.ids);
         assert.equal(got.during, 2, got.notices.join("\n"));
         assert.equal(got.notices.length, 3);
-        got.notices.forEach((/** @type {string} */ n) => assert.match(n, /lost.*loading the model anew/));
+        for (const n of got.notices) assert.match(n, /lost.*loading the model anew/);
         assert.equal(got.info.device, "webgpu");
         assert.equal(got.left, 0);
         await context.close();

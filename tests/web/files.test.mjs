@@ -21,7 +21,9 @@ function answered(page, url, options) {
             const start = performance.now();
             const model = await open(url, {
                 ...options,
-                onProgress: (/** @type {any} */ p) => p.stage !== "compile" && (progress = p),
+                onProgress: (/** @type {any} */ p) => {
+                    if (p.stage !== "compile") progress = p;
+                },
             });
             const seconds = (performance.now() - start) / 1000;
             const ids = [];

@@ -71,6 +71,6 @@
         });
     };
     channel.onmessage = (e) => {
-        if (e.data === "destroy") devices.splice(0).forEach((d) => d.destroy());
+        if (e.data === "destroy") for (const d of devices.splice(0)) d.destroy();
     };
 })();

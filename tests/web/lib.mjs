@@ -1,8 +1,8 @@
 // What the browser tests share: Chromium, the `warpweft web` server, and a server of files that can misbehave.
 
 import { spawn } from "node:child_process";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
-import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -131,11 +131,10 @@ async function filled(response, bytes, { at, zeros }) {
     for (let left = zeros; left > 0 && !response.destroyed; left -= block.length) {
         const more = response.write(left < block.length ? block.subarray(0, left) : block);
         if (!more)
-            await new Promise(
-                (resolve) => (
-                    response.once("drain", () => resolve(undefined)), response.once("close", () => resolve(undefined))
-                ),
-            );
+            await new Promise((resolve) => {
+                response.once("drain", () => resolve(undefined));
+                response.once("close", () => resolve(undefined));
+            });
         response.removeAllListeners("drain");
         response.removeAllListeners("close");
     }
@@ -179,10 +178,9 @@ export async function open(chromium, url, query = "") {
     page.on("pageerror", (/** @type {Error} */ e) => complaints.push(String(e)));
     page.on("console", (/** @type {any} */ m) => m.type() === "error" && complaints.push(m.text()));
     await page.goto(url);
-    await page.evaluate(
-        async (/** @type {string} */ at) => void (/** @type {any} */ ((globalThis).warpweft = await import(at))),
-        `${url}warpweft/warpweft.js${query}`,
-    );
+    await page.evaluate(async (/** @type {string} */ at) => {
+        /** @type {any} */ (globalThis).warpweft = await import(at);
+    }, `${url}warpweft/warpweft.js${query}`);
     return { page, context, complaints };
 }
 

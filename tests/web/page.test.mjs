@@ -52,7 +52,10 @@ async function legible(page, what) {
     const faint = await page.evaluate(() => {
         const parse = (/** @type {string} */ c) => (c.match(/[\d.]+/g) ?? []).map(Number);
         const light = (/** @type {number[]} */ [r, g, b]) => {
-            const f = (/** @type {number} */ v) => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            const f = (/** @type {number} */ byte) => {
+                const v = byte / 255;
+                return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+            };
             return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b);
         };
         const behind = (/** @type {Element | null} */ e) => {

@@ -1,8 +1,8 @@
 // More than one thread for the CPU, where the page shares memory: the same tokens, the same errors, and nothing left behind.
 
 import assert from "node:assert/strict";
-import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import path from "node:path";
 import { test } from "node:test";
 import { chromium, expected, host, instrumentedFolder, memory, models, open, server } from "./lib.mjs";

@@ -1,7 +1,7 @@
 // Every filled kernel through Tint, which is what Chrome reads WGSL with. tests/translate.rs writes them.
 
 import assert from "node:assert/strict";
-import { readFileSync, readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { require, root } from "./lib.mjs";

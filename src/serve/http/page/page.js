@@ -133,7 +133,8 @@ function draw() {
             if (!s.queue) return [];
             const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
             const height = (s.queue / mostQueue) * 120;
-            Object.entries({ x: x(i), y: 120 - height, width: 5, height }).forEach(([k, v]) => rect.setAttribute(k, v));
+            for (const [k, v] of Object.entries({ x: x(i), y: 120 - height, width: 5, height }))
+                rect.setAttribute(k, v);
             return [rect];
         }),
     );
@@ -158,7 +159,7 @@ async function look() {
         seen.push({ rate, queue: value("requests_running") + value("requests_waiting") });
         if (seen.length > SECONDS) seen.shift();
         draw();
-    } catch (e) {
+    } catch {
         $("running").textContent = $("waiting").textContent = $("rate").textContent = "–";
     }
     setTimeout(look, 1000);
