@@ -18,8 +18,11 @@ pub enum Placement {
 /// How partial values become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Combine {
+    /// Added up.
     Sum,
+    /// The largest.
     Max,
+    /// The least.
     Min,
 }
 
@@ -49,6 +52,7 @@ pub enum Cut {
 }
 
 impl Cut {
+    /// Any index may begin a piece.
     pub const ONES: Cut = Cut::Even { unit: 1 };
 
     /// The indices of rank `i` of `n`, out of `len`, where they are a run: all but stripes.
@@ -105,6 +109,7 @@ impl Cut {
         Ok((0..count).map(|k| start + k * step).collect())
     }
 
+    /// Whether indices of a rank lie apart.
     pub fn is_stripe(&self) -> bool {
         matches!(self, Cut::Stripe { .. })
     }

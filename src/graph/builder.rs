@@ -66,10 +66,12 @@ impl GraphBuilder {
         self.graph.borrow_mut().set_place(place);
     }
     /// Names the layer that following nodes belong to; a pipeline is cut between layers.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn layer(&self, layer: u32) {
         self.graph.borrow_mut().set_layer(layer);
     }
     /// The layer that following nodes belong to.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn current_layer(&self) -> u32 {
         self.graph.borrow().current_layer()
     }
@@ -111,6 +113,7 @@ impl GraphBuilder {
         self.iota(dtype, [1], 0, n as i64).reshape(Shape::default())
     }
     /// Any op of the table by its definition.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn op(&self, def: &'static OpDef, attrs: Attrs, args: &[Tensor<'_>]) -> Tensor<'_> {
         self.with(args, |graph, args| graph.apply(def, attrs, args))
     }
@@ -159,20 +162,24 @@ impl GraphBuilder {
         }
     }
     /// Keeps an error found elsewhere, a missing tensor say, as if an op had failed; gives a poisoned tensor.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn fail(&self, error: Error) -> Tensor<'_> {
         self.error.borrow_mut().get_or_insert(error);
         self.wrap(POISON)
     }
     /// A tensor, or the error kept in its place.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn or_fail<'g>(&'g self, made: Result<Tensor<'g>>) -> Tensor<'g> {
         made.unwrap_or_else(|e| self.fail(e))
     }
     /// Whether an error is kept: what is added from here on is nothing.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn has_failed(&self) -> bool {
         self.error.borrow().is_some()
     }
     /// Takes the error that [`GraphBuilder::finish`] would return: ops are added again from now on. Tensors that were
     /// poisoned stay so, and an op on one of them is an error.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn take_error(&self) -> Option<Error> {
         self.error.borrow_mut().take()
     }
@@ -255,6 +262,7 @@ impl<'g> Tensor<'g> {
         self.ty().dtype
     }
     /// Its handle in the graph.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn value(&self) -> Value {
         self.value
     }
@@ -359,6 +367,7 @@ impl<'g> Tensor<'g> {
         self.with(&op::ATTENTION, Attrs::Attention(Attention { sinks: true, ..how }), &[k, v, sinks])
     }
     /// Attention over pages of keys and values of many sequences; see the op `paged_attention` in docs/ops.md.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn paged_attention(self, at: Paged<'_>, sinks: Option<Tensor<'_>>, page: u32, how: Attention) -> Self {
         let mut rest = vec![at.keys, at.values, at.tables, at.sequences, at.positions];
         rest.extend(sinks);
@@ -366,6 +375,7 @@ impl<'g> Tensor<'g> {
         self.with(&op::PAGED_ATTENTION, Attrs::Pages { how, page }, &rest)
     }
     /// Products with `rows` rows of a weight `[.., k]` from each of `first` (u32 `[n, t]`) on; self is `[n, t, k]` or `[n, 1, k]`.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn expert_matmul(self, w: Tensor<'_>, first: Tensor<'_>, rows: usize) -> Self {
         self.with(&op::EXPERT_MATMUL, Attrs::Rows(rows.into()), &[w, first])
     }

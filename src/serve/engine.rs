@@ -114,6 +114,7 @@ impl Engine {
     }
 
     /// The same for a model that the caller opens, on the engine's thread; it is asked again when a device was lost.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn spawn(
         limits: Limits,
         open: impl FnMut(&mut dyn FnMut(Notice)) -> Result<Loaded> + Send + 'static,

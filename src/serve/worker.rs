@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 /// A model that is open.
 #[allow(clippy::large_enum_variant, reason = "there is one for each engine")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
+#[cfg_attr(not(feature = "internals"), doc(hidden))]
 pub enum Loaded {
     /// Answers many requests at once.
     Batch(Box<Batch>),

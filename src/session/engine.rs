@@ -18,6 +18,21 @@ use web_time::Instant;
 const BREATH: Duration = Duration::from_millis(30);
 
 /// One or more graphs that share weights and states, loaded.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use warpweft::{Array, Bindings, DType, Device, Engine, GraphBuilder};
+///
+/// let g = GraphBuilder::new();
+/// g.output("y", g.input("x", DType::F32, [2]) * 2.0);
+/// let graph = g.finish()?;
+/// let y = pollster::block_on(async {
+///     let mut engine = Engine::open(&Device::Cpu, &graph, &HashMap::new()).await?;
+///     engine.run(&Bindings::new(), &[("x", Array::from(vec![1.0f32, 2.0]))], &["y"]).await
+/// })?;
+/// assert_eq!(y[0].to_f32(), [2.0, 4.0]);
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 pub struct Engine {
     inner: Inner,
     /// The states that can be set and read: names and types.
@@ -55,6 +70,7 @@ impl Engine {
     }
 
     /// Loads one graph onto a device that was picked before; `None` is the CPU.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub async fn load(
         gpu: Option<Arc<Gpu>>,
         graph: &Graph,
@@ -165,6 +181,7 @@ impl Engine {
     }
 
     /// The device, of a mesh that of its first rank here; `None` is the CPU.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.inner {
             Inner::Device { store, .. } => Some(store.gpu()),

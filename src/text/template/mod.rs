@@ -36,6 +36,13 @@ const LIMITS: Limits =
 const STACK: usize = 32 << 20;
 
 /// One turn of a conversation.
+///
+/// ```
+/// use warpweft::Message;
+///
+/// let talk = [Message::new("system", "Be brief."), Message::new("user", "Hi")];
+/// assert_eq!(talk[1].role, "user");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
