@@ -4,7 +4,7 @@
 //! returns it.
 
 use super::{Graph, Source, shape};
-use crate::base::{Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};
+use crate::base::{Array, Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};
 use crate::op::{self, Attention, Attrs, Build, OpDef, RopeLayout, Value};
 use std::cell::RefCell;
 
@@ -107,6 +107,29 @@ impl GraphBuilder {
     pub fn stack(&self, xs: &[Tensor<'_>], axis: usize) -> Tensor<'_> {
         let xs: Vec<Tensor> = xs.iter().map(|x| x.unsqueeze(axis)).collect();
         self.concat(&xs, axis)
+    }
+    /// Numbers that are part of the graph, of the array's type and shape.
+    ///
+    /// Quantised arrays are weights, not literals: they are an error.
+    pub fn literal(&self, name: &str, array: &Array) -> Tensor<'_> {
+        let (dtype, shape) = (array.dtype, &array.shape[..]);
+        let data = |part: &str, x: Vec<f32>| self.data(&format!("{name}{part}"), shape, x);
+        match dtype {
+            DType::F32 => data("", array.to_f32()),
+            DType::Bool => data("", array.to_f64().iter().map(|x| *x as f32).collect()).ne(self.constant(0.0)),
+            d if d.is_int() => {
+                let whole: Vec<i64> = array.to_f64().iter().map(|x| *x as i64).collect();
+                // An f32 holds whole numbers of 24 bits.
+                if whole.iter().all(|n| n.unsigned_abs() <= 1 << 24) {
+                    return data("", whole.iter().map(|n| *n as f32).collect()).cast(d);
+                }
+                let high = data(".high", whole.iter().map(|n| (n >> 16) as f32).collect()).cast(d);
+                let low = data(".low", whole.iter().map(|n| (n & 0xffff) as f32).collect()).cast(d);
+                high.shl(self.integer(d, 16)).or(low)
+            }
+            d if !d.is_quantised() => data("", array.to_f32()).cast(d),
+            d => self.fail(Error::op("literal", name, format!("is {d}: give blocks as a weight"))),
+        }
     }
     /// A whole number of an integer type, as a scalar.
     pub fn integer(&self, dtype: DType, n: i32) -> Tensor<'_> {
@@ -352,8 +375,11 @@ impl<'g> Tensor<'g> {
     pub fn rms_norm(self, w: Tensor<'_>, eps: f32) -> Self {
         self.with(&op::RMS_NORM, Attrs::Norm { eps }, &[w])
     }
-    /// Rotary positions on `[..., s, h, d]` with tables `[s, d/2]`.
+    /// Rotary positions on `[..., s, h, d]` with tables `[s, d/2]`, or `[..., s, d/2]` where rows have positions of their own.
     pub fn rope(self, cos: Tensor<'_>, sin: Tensor<'_>, layout: RopeLayout) -> Self {
+        if cos.shape().rank() > 2 && !self.builder.has_failed() {
+            return self.rope_by_rows(cos, sin, layout);
+        }
         self.with(&op::ROPE, Attrs::Rope(layout), &[cos, sin])
     }
     /// Scaled-dot-product attention of queries `self` `[b, s, h, d]` over `k`, `v` `[b, t, g, d]`.
@@ -420,6 +446,9 @@ impl<'g> Tensor<'g> {
         self.with(&op::CAST, Attrs::Cast(to), &[])
     }
 
+    pub(super) fn builder(self) -> &'g GraphBuilder {
+        self.builder
+    }
     pub(super) fn with(self, def: &'static OpDef, attrs: Attrs, rest: &[Tensor<'_>]) -> Self {
         self.builder.with(&[&[self], rest].concat(), |graph, args| graph.apply(def, attrs, args))
     }

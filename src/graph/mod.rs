@@ -1,5 +1,6 @@
 //! The graph: an arena of nodes in the order they were added, so every operand comes before its user.
 
+mod attend;
 mod builder;
 mod einsum;
 mod expand;
