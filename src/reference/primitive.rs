@@ -10,6 +10,16 @@ use rayon::prelude::*;
 
 impl<T: Real> Call<'_, T> {
     pub fn run(&self) -> Result<Tensor<T>> {
+        let made = self.made()?;
+        for operand in self.operands {
+            if let Data::Rows(rows) = &operand.data {
+                rows.fault()?;
+            }
+        }
+        Ok(made)
+    }
+
+    fn made(&self) -> Result<Tensor<T>> {
         match &self.def.body {
             Body::Scalar(s) => Ok(self.scalar(s.cpu)),
             Body::View => self.view(),
