@@ -69,10 +69,12 @@ mod reference;
 #[cfg(not(feature = "internals"))]
 mod session;
 #[cfg(all(feature = "simulate", not(feature = "internals")))]
+#[allow(missing_docs, reason = "fields of predictions are named as papers name them")]
 mod simulate;
 #[cfg(all(feature = "text", not(feature = "internals")))]
 mod text;
 #[cfg(not(feature = "internals"))]
+#[allow(missing_docs, reason = "parts of machines are named as their makers name them")]
 mod topology;
 #[cfg(not(feature = "internals"))]
 mod trace;
@@ -111,7 +113,6 @@ pub use trace::{Span, Trace};
 /// # Ok::<(), warpweft::Error>(())
 /// ```
 #[cfg(feature = "simulate")]
-#[allow(missing_docs, reason = "fields are named as papers name them; src/simulate says what each is")]
 pub mod predict {
     pub use crate::simulate::inference::{Answering, Serving, answering};
     pub use crate::simulate::known::machine;

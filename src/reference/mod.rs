@@ -316,14 +316,8 @@ impl<T: Real> Interpreter<T> {
                     .map(|a| values[a.0 as usize].as_ref())
                     .collect::<Option<_>>()
                     .ok_or_else(|| Error::op(def.name, &node.name, "an operand was not computed"))?;
-                let call = primitive::Call {
-                    def,
-                    attrs,
-                    operands: &operands,
-                    shape: shape()?,
-                    dtype: node.ty.dtype,
-                    bindings,
-                };
+                let call =
+                    call::Call { def, attrs, operands: &operands, shape: shape()?, dtype: node.ty.dtype, bindings };
                 call.run().map_err(|e| e.at_node(&node.name))
             }
         }
