@@ -85,8 +85,8 @@ struct Place {
     /// Threads of the CPU; as many as this process may run at once where not given
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     threads: usize,
-    /// What the CPU multiplies quantised weights with: f32, or int8 (faster; close answers may turn out otherwise)
-    #[arg(long, default_value = "f32", value_name = "f32|int8")]
+    /// What products are computed in; int8 (of quantised weights) and f16 (on adapters that have it) are faster, and close answers may turn out otherwise
+    #[arg(long, default_value = "f32", value_name = "f32|f16|int8")]
     precision: crate::session::Precision,
     /// After every step, name the first value that is NaN or infinite (slow)
     #[arg(long)]

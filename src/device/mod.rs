@@ -1,6 +1,7 @@
 //! Runs plans on adapters: the only room that knows of wgpu.
 
 pub mod cluster;
+mod executed;
 mod gpu;
 mod memory;
 mod pace;
@@ -15,6 +16,7 @@ mod upload;
 pub use gpu::{AdapterReport, Counts, Gpu, adapters};
 
 pub use cluster::Cluster;
+pub use executed::Executed;
 pub use probe::{Probes, probe};
 pub use program::{DispatchTime, Program, Recorded};
 pub use store::Store;

@@ -1,5 +1,6 @@
 //! A plan on a device: pipelines, bind groups and parameters made once, steps recorded from them.
 
+use super::executed::Executed;
 use super::memory::Memory;
 use super::pace::Pace;
 use super::pipeline::Pipeline;
@@ -33,6 +34,8 @@ pub struct Program {
 struct Launch {
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
+    /// Bytes of the ranges that it binds, its parameters aside.
+    bound: u64,
 }
 
 /// Outputs on their way to the host: port, place and bytes of each. What is asked for twice is copied once.
@@ -45,6 +48,7 @@ pub(super) struct Reading {
 struct Params {
     buffer: wgpu::Buffer,
     image: Vec<u8>,
+    dispatches: usize,
     /// Words that depend on the step: byte offset, dispatch, parameter.
     dynamic: Vec<(usize, usize, usize)>,
 }
@@ -119,8 +123,8 @@ impl Program {
         let mut launches = vec![];
         for (i, d) in plan.dispatches.iter().enumerate() {
             let pipeline = pipelines[d.kernel].clone();
-            let group = bind(&gpu, &plan, i, &pipeline, &buffers, &params)?;
-            launches.push(Launch { pipeline, group });
+            let (group, bound) = bind(&gpu, &plan, i, &pipeline, &buffers, &params)?;
+            launches.push(Launch { pipeline, group, bound });
         }
         if let Some(e) = scope.pop().await {
             return Err(Error::device(
@@ -308,20 +312,39 @@ impl Program {
         self.record_range(encoder, bindings, 0..self.launches.len()).map(|_| ())
     }
 
-    /// Records some of the dispatches, in one pass; how many it was, without those whose grid is empty.
+    /// What one dispatch of a grid comes to, by the parameters that were uploaded last.
+    fn executed(&self, index: usize, groups: [u32; 3]) -> Executed {
+        let launch = &self.launches[index];
+        let reflection = &launch.pipeline.reflection;
+        let number = |name: &str| reflection.offset(name).map(|at| self.params.number(index, at));
+        let product_flops = match ["m", "n", "k"].map(number) {
+            [Some(m), Some(n), Some(k)] => 2 * m * n * k * number("batches").unwrap_or(groups[2] as u64),
+            _ => 0,
+        };
+        Executed {
+            dispatches: 1,
+            invocations: groups.iter().chain(&reflection.workgroup).map(|n| *n as u64).product(),
+            product_flops,
+            bound_bytes: launch.bound,
+            ..Executed::default()
+        }
+    }
+
+    /// Records some of the dispatches, in one pass, without those whose grid is empty; what that came to.
     pub(super) fn record_range(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         bindings: &Bindings,
         range: Range<usize>,
-    ) -> Result<usize> {
+    ) -> Result<Executed> {
+        let mut recorded = Executed::default();
         if range.is_empty() {
-            return Ok(0);
+            return Ok(recorded);
         }
-        let mut recorded = 0;
         let mut pass = encoder.begin_compute_pass(&Default::default());
         let mut bound = std::ptr::null();
-        for (launch, dispatch) in self.launches[range.clone()].iter().zip(&self.plan.dispatches[range]) {
+        for index in range {
+            let (launch, dispatch) = (&self.launches[index], &self.plan.dispatches[index]);
             let [x, y, z] = dispatch.workgroups(bindings, self.gpu.caps().grid)?;
             if x == 0 || y == 0 || z == 0 {
                 continue;
@@ -332,7 +355,7 @@ impl Program {
             }
             pass.set_bind_group(0, &launch.group, &[]);
             pass.dispatch_workgroups(x, y, z);
-            recorded += 1;
+            recorded.add(self.executed(index, [x, y, z]));
         }
         Ok(recorded)
     }
@@ -512,8 +535,9 @@ fn bind(
     pipeline: &Pipeline,
     buffers: &[Memory],
     params: &Params,
-) -> Result<wgpu::BindGroup> {
+) -> Result<(wgpu::BindGroup, u64)> {
     let d = &plan.dispatches[index];
+    let mut bound = 0;
     let wrong = |what: String| Error::op(plan.kernels[d.kernel].name(), &d.label, what);
     let mut entries = vec![];
     for b in &pipeline.reflection.bindings {
@@ -535,19 +559,25 @@ fn bind(
                 .ok_or_else(|| wrong(format!("binding {} has no argument", b.name)))?;
             match &buffers[arg.buffer.0 as usize] {
                 Memory::Buffer(buffer) => {
-                    range(buffer, arg.offset, arg.bytes.max(16).next_multiple_of(16).min(buffer.size() - arg.offset))
+                    let bytes = arg.bytes.max(16).next_multiple_of(16).min(buffer.size() - arg.offset);
+                    bound += bytes;
+                    range(buffer, arg.offset, bytes)
                 }
-                Memory::Texels(_, view) => wgpu::BindingResource::TextureView(view),
+                texels @ Memory::Texels(_, view) => {
+                    bound += texels.size();
+                    wgpu::BindingResource::TextureView(view)
+                }
             }
         };
         entries.push(wgpu::BindGroupEntry { binding: b.index, resource });
     }
     gpu.made(|m| &m.bind_groups);
-    Ok(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+    let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: None,
         layout: &pipeline.layout,
         entries: &entries,
-    }))
+    });
+    Ok((group, bound))
 }
 
 impl Params {
@@ -578,12 +608,18 @@ impl Params {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let buffer = gpu.buffer("parameters", image.len() as u64, usage).await?;
         gpu.upload(&buffer, 0, &image);
-        Ok(Params { buffer, image, dynamic })
+        Ok(Params { buffer, image, dispatches: plan.dispatches.len().max(1), dynamic })
     }
 
     fn stride(gpu: &Gpu, plan: &Plan, pipelines: &[Arc<Pipeline>]) -> usize {
         let largest = plan.dispatches.iter().map(|d| pipelines[d.kernel].reflection.uniform_bytes).max().unwrap_or(16);
         largest.max(16).next_multiple_of(gpu.caps().uniform_align.max(16)) as usize
+    }
+
+    /// A word of a dispatch's block as it was uploaded.
+    fn number(&self, index: usize, offset: u32) -> u64 {
+        let at = index * (self.image.len() / self.dispatches) + offset as usize;
+        self.image.get(at..at + 4).map_or(0, |w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]) as u64)
     }
 
     fn range(&self, _: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline) -> (u64, u64) {

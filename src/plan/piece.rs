@@ -4,8 +4,9 @@ use super::code::Code;
 use super::lowering::Lower;
 use super::operand::{Operand, beside_at, operand, read_bytes, u};
 use super::{BufferId, Ceil, Param};
-use crate::base::{Dim, Expr, Layout, Result, Shape};
-use crate::kernel::matmul::Right;
+use crate::base::{Dim, Expr, Layout, Precision, Result, Shape};
+use crate::kernel::matmul::{Form, Right, Variant};
+use crate::kernel::vector;
 use crate::op::Value;
 
 /// A product and its axes: rows and inner of the left operand, inner and columns of the right one.
@@ -114,4 +115,16 @@ pub(super) fn batch(code: &mut Code, name: &str, o: &Operand, lead: &Shape) -> S
 /// Whether a grid may go beyond the device's along an axis.
 pub(super) fn is_long(l: &Lower, grid: &[Ceil; 3]) -> bool {
     grid.iter().any(|c| c.n.bound().div_ceil(c.by as u64) > l.caps.grid as u64)
+}
+
+/// All rows, whose number is small at its bound.
+pub(super) fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
+    vector::Spec {
+        right: p.right,
+        rows: p.m().bound().max(1) as u32,
+        outputs: v.tn,
+        along: vector::LANES * v.tn / v.bn,
+        subgroups: v.form == Form::Subgroup,
+        int8: v.precision == Precision::Int8,
+    }
 }

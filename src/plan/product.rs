@@ -3,12 +3,12 @@
 use super::code::{Bound, Code, Coord, Space};
 use super::lowering::{Lower, interface};
 use super::operand::{Launch, Operand, bound, ceil, launch, read_bytes, right_bounds, right_bounds_as, u};
-use super::piece::{FIELDS, Piece, Product, batch, is_long, params};
-use super::{BufferId, Ceil, Param, Role};
-use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
+use super::piece::{FIELDS, Piece, Product, batch, is_long, params, vector_spec};
+use super::{BufferId, Ceil, Param, Role, int8};
+use crate::base::{AdapterKind, DType, DeviceFault, Dim, Error, Expr, Layout, Precision, Result, Shape};
 use crate::format::RUN;
 use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
-use crate::kernel::{FEW, Kernel, Problem, grid, vector};
+use crate::kernel::{FEW, Kernel, MOST_ROWS, Problem, grid, vector};
 use crate::op::{Attrs, Value};
 
 /// The dispatches of the product `anchor`, with everything up to `root` as their epilogue: one for each piece of a weight that
@@ -27,6 +27,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
         ));
     }
     let chosen = choose(l, &p);
+    let bytes = (chosen.0.precision == Precision::Int8).then(|| int8::quantise(l, &p));
     let mut first = 0;
     for buffer in buffers {
         let n = match &l.plan.buffer(buffer).role {
@@ -34,7 +35,11 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
             _ => Expr::from(p.n()),
         };
         let next = first + n.bound() as i64;
-        emit_piece(l, (anchor, root), &p, chosen, Piece { buffer, first, n, beside: p.beside(l, buffer), split });
+        let piece = Piece { buffer, first, n, beside: p.beside(l, buffer), split };
+        match bytes {
+            Some(left) => int8::emit(l, (anchor, root), &p, chosen.0, &piece, left),
+            None => emit_piece(l, (anchor, root), &p, chosen, piece),
+        }
         first = next;
     }
     Ok(())
@@ -121,17 +126,6 @@ fn kernel(
         }
     };
     (kernel.hole("interface", interface(&code.bound, &code.params, FIELDS)), grid)
-}
-
-/// All rows, whose number is small at its bound.
-fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
-    vector::Spec {
-        right: p.right,
-        rows: p.m().bound().max(1) as u32,
-        outputs: v.tn,
-        along: vector::LANES * v.tn / v.bn,
-        subgroups: v.form == Form::Subgroup,
-    }
 }
 
 /// Rows of the left operand that one dispatch takes, and how it binds them.
@@ -231,7 +225,7 @@ impl Fits {
 /// more than one of a texture.
 fn tall(strip: &Strip, texels: bool) -> Variant {
     let tm = if !texels && strip.rows.known().is_some_and(|n| n >= 32) { 32 } else { 16 };
-    Variant { name: "rows-tall", form: Form::Rows, tm, tn: 8, bm: 0, bn: 0 }
+    Variant { name: "rows-tall", form: Form::Rows, precision: Precision::F32, tm, tn: 8, bm: 0, bn: 0 }
 }
 
 /// The tuned variant of this class of matmul, else a guess; and the parts into which it cuts k.
@@ -249,7 +243,10 @@ fn choose(l: &Lower, p: &Product) -> (Variant, u64) {
         parts: p.k().known().is_some() && l.options.fuse,
     };
     let tall = problem.m > FEW;
-    let allowed = |v: &Variant| v.requires(l.caps) && v.fits(&problem);
+    if let Some(chosen) = narrow(l, &problem) {
+        return chosen;
+    }
+    let allowed = |v: &Variant| v.precision == Precision::F32 && v.requires(l.caps) && v.fits(&problem);
     let with_parts =
         |v: Variant| (v, if v.form == Form::Tiled && !l.options.tuning.serial { v.cost(&problem).1 } else { 1 });
     if let Some(v) = l.options.tuning.matmul(right, tall).filter(allowed) {
@@ -273,6 +270,30 @@ fn choose(l: &Lower, p: &Product) -> (Variant, u64) {
     }
     let tiled = VARIANTS.iter().filter(|v| v.form == Form::Tiled && allowed(v));
     tiled.map(|v| (*v, v.cost(&problem))).min_by_key(|(_, c)| c.0).map_or((VARIANTS[0], 1), |(v, c)| (v, c.1))
+}
+
+/// The variant of a precision below f32, where one was asked for and there is one; with the parts of k.
+fn narrow(l: &Lower, problem: &Problem) -> Option<(Variant, u64)> {
+    let precision = l.options.precision;
+    let allowed =
+        |v: &Variant| v.precision == precision && precision != Precision::F32 && v.requires(l.caps) && v.fits(problem);
+    let parts = |v: &Variant| if v.form == Form::Tiled { v.cost(problem).1 } else { 1 };
+    if let Some(v) = l.options.tuning.matmul(problem.right, problem.m > FEW).filter(allowed) {
+        return Some((v, parts(&v)));
+    }
+    // In f16 few rows are multiplied as in f32: what takes the time there is reading weights.
+    if problem.m <= MOST_ROWS {
+        let guess = vector_guess(l, problem).map(|name| match name {
+            "subgroup-4" => "int8-subgroup-4",
+            "vector-4" => "int8-vector-4",
+            _ => "int8-vector-4x16",
+        });
+        return guess.and_then(Variant::find).filter(allowed).map(|v| (v, 1));
+    }
+    // Large texts take a CPU's compiler seconds, and win nothing there.
+    let small = |v: &Variant| l.caps.kind != AdapterKind::Software || v.tm * v.tn <= 16;
+    let tiled = VARIANTS.iter().filter(|v| v.form == Form::Tiled && allowed(v) && small(v));
+    tiled.map(|v| (*v, v.cost(problem))).min_by_key(|(_, c)| c.0).map(|(v, c)| (v, c.1))
 }
 
 /// The vector variant that a GPU is given before anything is measured: lanes along k as far as there is work for them.

@@ -1,6 +1,7 @@
 //! A graph that can be stepped, on an adapter or on the CPU.
 
 use super::mesh::MeshEngine;
+use super::trust::trusted;
 use super::{Breathe, Cancel, DeviceChoice, Notice, Options, pick};
 use crate::base::units::median;
 use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
@@ -226,6 +227,7 @@ impl Engine {
         };
         let mut options = plan::Options::for_caps(gpu.caps());
         options.keep_values = how.check_numerics;
+        options.precision = trusted(&gpu, how.precision).await?;
         if let Some(tuning) = tuning {
             options.tuning = tuning;
         }

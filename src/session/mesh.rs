@@ -1,8 +1,9 @@
 //! An engine over the ranks of a mesh: virtual devices, several adapters, several processes, or the CPU.
 
 use super::choose::picked;
+use super::trust::trusted;
 use super::{DeviceChoice, Notice, Options, tune};
-use crate::base::{Array, Bindings, Error, MeshAxis, Result, Var, Weights};
+use crate::base::{Array, Bindings, Error, MeshAxis, Precision, Result, Var, Weights};
 use crate::device::cluster::{RankPlan, Traffic, Watch};
 use crate::device::{Cluster, Gpu, Nobody, Store, Transport};
 use crate::graph::Graph;
@@ -234,6 +235,12 @@ impl MeshEngine {
                     "the CPU fallback runs all ranks in one process: give every process an adapter with --devices",
                 ));
             }
+            if options.precision != Precision::F32 {
+                return Err(Error::usage(format!(
+                    "the CPU fallback's ranks compute in f32: leave --precision {} out, or --mesh",
+                    options.precision
+                )));
+            }
             let graphs: Vec<&Graph> = local.iter().map(|r| &sharded[0].class(*r).graph).collect();
             let ranks = Ranks::new(&graphs, &sharded[0].seats, weights)?;
             return Ok(MeshEngine {
@@ -250,7 +257,7 @@ impl MeshEngine {
             local.iter().zip(&gpus).map(|(r, g)| Store::at(g.clone(), sharded[0].seats[*r].clone())).collect();
         let mut clusters = vec![];
         for (graph, s) in graphs.iter().zip(&sharded) {
-            let plans = rank_plans(s, graph, &local, &gpus, cache, notify).await?;
+            let plans = rank_plans(s, graph, (&local, &gpus), (cache, options.precision), notify).await?;
             let mut progress = |done, of| notify(Notice::Compiling { done, of });
             clusters.push(
                 Cluster::load(s.seats.clone(), plans, &mut stores, weights, policy(layout), &mut progress).await?,
@@ -426,9 +433,8 @@ impl MeshEngine {
 async fn rank_plans(
     s: &Sharded,
     graph: &Graph,
-    local: &[usize],
-    gpus: &[Arc<Gpu>],
-    cache: Option<&Path>,
+    (local, gpus): (&[usize], &[Arc<Gpu>]),
+    (cache, precision): (Option<&Path>, Precision),
     notify: &mut dyn FnMut(Notice),
 ) -> Result<Vec<RankPlan>> {
     let largest = graph.largest();
@@ -441,6 +447,7 @@ async fn rank_plans(
             Some(m) => m.2.clone(),
             None => {
                 let mut options = plan::Options::for_caps(gpu.caps());
+                options.precision = trusted(gpu, precision).await?;
                 if let Some(tuning) = tune::tuned(gpu, cache, notify).await? {
                     options.tuning = tuning;
                 }

@@ -28,11 +28,12 @@ mod quantize;
 #[cfg(feature = "text")]
 mod stream;
 mod trial;
+mod trust;
 mod tune;
 #[cfg(feature = "text")]
 mod words;
 
-pub use crate::cpu::Precision;
+pub use crate::base::Precision;
 pub use crate::model::source::Head;
 pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
 #[cfg(feature = "text")]

@@ -22,7 +22,7 @@ pub struct Options {
     pub device: DeviceChoice,
     /// Tokens of context; the model's own, up to 4,096, where not given.
     pub context: Option<usize>,
-    /// What the CPU computes products with quantised weights in: f32 unless said otherwise.
+    /// What products are computed in: f32 unless said otherwise.
     pub precision: Precision,
     /// Threads of the CPU; as many as this process may run at once where 0.
     pub threads: usize,
