@@ -212,7 +212,10 @@ fn read_text(path: &Path, what: &str, (most, limit): (u64, &str)) -> Result<Stri
     if !meta.is_file() || meta.len() > most {
         return Err(Error::file(path, format!("is no {what}: a regular file of up to {limit} is read")));
     }
-    std::fs::read_to_string(path).map_err(fail)
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(fail)?;
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, most), &mut text).map_err(fail)?;
+    Ok(text)
 }
 
 /// Help and version as they are; what is wrong in one line, with clap's tips.

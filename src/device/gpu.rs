@@ -33,6 +33,8 @@ pub struct Gpu {
     pub(super) used: AtomicU64,
     pub(super) peak: AtomicU64,
     made: Made,
+    /// Which allocation from now on fails; none where it is 0.
+    pub(super) failing: AtomicU64,
 }
 
 /// How often things were made that a decode step must not make.
@@ -176,6 +178,7 @@ impl Gpu {
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             made: Made::default(),
+            failing: AtomicU64::new(0),
         })
     }
 
@@ -232,6 +235,11 @@ impl Gpu {
     /// Destroys the device: every later use is an error. For tests of device loss.
     pub fn destroy(&self) {
         self.device.destroy();
+    }
+
+    /// Lets the `k`-th allocation from now on fail, as if the memory were at its end; none for 0. For tests.
+    pub fn fail_allocation(&self, k: u64) {
+        self.failing.store(k, Ordering::Relaxed);
     }
 
     /// Blocks until all submitted work is done. Browsers cannot: there it is [`Gpu::done`].

@@ -5,6 +5,7 @@ mod executed;
 mod gpu;
 mod memory;
 mod pace;
+mod params;
 mod pipeline;
 mod probe;
 mod program;

@@ -15,6 +15,7 @@ use super::training::{Step, step_on};
 use crate::base::units::Bytes;
 use crate::base::{Error, Result};
 use crate::topology::{Precision, Topology};
+use std::io::Read;
 
 /// The model of a row: a preset, a config.json by its path, or one of its own sizes.
 pub fn shape(row: &Row) -> Result<Shape> {
@@ -83,11 +84,16 @@ fn named(name: &str) -> Result<Shape> {
     if !name.ends_with(".json") && !file.ends_with("config.json") {
         return preset(name);
     }
-    let text = std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?;
-    if text.len() > MOST_CONFIG {
-        return Err(Error::file(&file, format!("has {} bytes, a config may have {MOST_CONFIG}", text.len())));
+    let fail = |e: std::io::Error| Error::file(&file, format!("cannot be read: {e}"));
+    if !std::fs::metadata(&file).map_err(fail)?.is_file() {
+        return Err(Error::file(&file, "is not a regular file"));
     }
-    let json = serde_json::from_slice(&text).map_err(|e| Error::file(&file, e.to_string()))?;
+    let mut text = vec![];
+    std::fs::File::open(&file).and_then(|f| f.take(MOST_CONFIG as u64 + 1).read_to_end(&mut text)).map_err(fail)?;
+    if text.len() > MOST_CONFIG {
+        return Err(Error::file(&file, format!("has more than {MOST_CONFIG} bytes, no config.json has")));
+    }
+    let json = crate::base::json::parse(&text).map_err(|e| Error::file(&file, e.to_string()))?;
     super::config::from_config(&json, name)
 }
 

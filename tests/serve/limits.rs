@@ -32,6 +32,15 @@ fn bodies_that_are_no_requests_are_told_so() {
     }
     let deep = format!("{{\"messages\":{}", "[".repeat(100_000));
     assert!(server.client().post("/v1/chat/completions", &deep).refused(400).contains("recursion limit"));
+    // Values take more memory than text: they are counted, in bodies and in JSON within them.
+    let values = format!("[{}0]", "0,".repeat(1 << 20));
+    for body in [
+        format!("{{\"prompt\":{values}}}"),
+        format!("{{\"prompt\":\"a\",\"guided_json\":\"{values}\"}}"),
+        format!("{{\"prompt\":\"a\",\"x\":{{\"y\":{values}}}}}"),
+    ] {
+        assert!(server.client().post("/v1/completions", &body).refused(400).contains("more values than are read"));
+    }
     assert_eq!(server.get("/nothing").refused(404), "there is nothing at \"/nothing\"");
     assert_eq!(server.get("/v1/completions").refused(405), "this path takes another method");
     server.chat("a", greedy(1)).ok();

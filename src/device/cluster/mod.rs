@@ -542,10 +542,8 @@ async fn read(step: &mut Step, gpu: &Arc<Gpu>, from: &wgpu::Buffer, offset: u64,
     if bytes == 0 {
         return Ok(vec![]);
     }
-    let staging = gpu.buffer("message", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
-    step.encoders.of(gpu).copy_buffer_to_buffer(from, offset, &staging, 0, bytes);
+    let lent = gpu.lent("message", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+    step.encoders.of(gpu).copy_buffer_to_buffer(from, offset, &lent.buffer, 0, bytes);
     step.encoders.flush(gpu);
-    let data = gpu.map_read(&staging, bytes).await;
-    gpu.release(staging.size());
-    data
+    gpu.map_read(&lent.buffer, bytes).await
 }
