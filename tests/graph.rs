@@ -268,8 +268,8 @@ fn rotary_tables_may_be_of_each_rows_own() {
                     let x = g.input("x", DType::F32, [2, 3, 2, 4]);
                     let [c, s] = ["c", "s"].map(|name| g.input(name, DType::F32, [2, 3, 2]));
                     let row = |i: i64| {
-                        let table = |t: Tensor| t.slice(0, i, 1).reshape([3, 2]);
-                        x.slice(0, i, 1).rope(table(c), table(s), layout)
+                        let [c, s] = [c, s].map(|table| table.slice(0, i, 1).reshape([3, 2]));
+                        x.slice(0, i, 1).rope(c, s, layout)
                     };
                     g.output("y", if whole { x.rope(c, s, layout) } else { g.concat(&[row(0), row(1)], 0) });
                 },

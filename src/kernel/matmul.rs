@@ -1,7 +1,6 @@
 //! Matrix multiplication: forms, variants and the text of their inner loops.
 
 use super::Template;
-use crate::base::DType;
 use crate::format::{RUN, Wgsl};
 use std::fmt::Write;
 

@@ -1,10 +1,10 @@
 //! Ops with kernels of their own: which layouts they read, and their dispatches.
 
-use super::code::{Bound, Coord, Space, scalar_type};
+use super::code::{Bound, Coord, scalar_type};
 use super::lowering::{Lower, interface};
 use super::operand::{Launch, Operand, beside_at, bound, ceil, launch, operand, read_bytes, right_bounds, u};
-use super::{Ceil, Param, attend};
-use crate::base::{AdapterKind, DType, DeviceFault, Error, Expr, Layout, Result, Shape};
+use super::{Param, attend};
+use crate::base::{AdapterKind, DType, DeviceFault, Error, Expr, Result, Shape};
 use crate::graph::Source;
 use crate::kernel::matmul::{Form, Right};
 use crate::kernel::{Kernel, Template, attention, matmul, row, turns};

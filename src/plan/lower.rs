@@ -7,10 +7,8 @@ use super::operand::operand;
 use super::places::{Places, device_bytes};
 use super::scatter::{Rows, scattered};
 use super::{Buffer, BufferId, Kept, Options, Plan, Port, Role, Transfer, heavy, join, memory};
-use crate::base::{AdapterKind, Caps, DType, DeviceFault, Error, Expr, Part, Result, Type};
-use crate::format::Planes;
+use crate::base::{Caps, DType, Error, Expr, Result};
 use crate::graph::{Graph, Source};
-use crate::kernel::{Kernel, MAP};
 use crate::op::{Attrs, Body, Exchange, Fused, OpDef, Primitive, Value};
 use std::collections::HashMap;
 

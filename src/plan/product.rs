@@ -2,12 +2,12 @@
 
 use super::code::{Bound, Code, Coord, Space};
 use super::lowering::{Lower, interface};
-use super::operand::{Launch, Operand, bound, ceil, launch, read_bytes, right_bounds, right_bounds_as, u};
+use super::operand::{Launch, Operand, bound, ceil, launch, read_bytes, right_bounds, right_bounds_as};
 use super::piece::{FIELDS, Piece, Product, batch, is_long, params, vector_spec};
-use super::{BufferId, Ceil, Param, Role, int8};
-use crate::base::{AdapterKind, DType, DeviceFault, Dim, Error, Expr, Layout, Precision, Result, Shape};
+use super::{Ceil, Role, int8};
+use crate::base::{AdapterKind, DType, DeviceFault, Dim, Error, Expr, Layout, Precision, Result};
 use crate::format::RUN;
-use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
+use crate::kernel::matmul::{self, Form, VARIANTS, Variant};
 use crate::kernel::{FEW, Kernel, MOST_ROWS, Problem, grid, vector};
 use crate::op::{Attrs, Value};
 

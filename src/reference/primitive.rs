@@ -3,9 +3,8 @@
 use super::call::Call;
 use super::value::{Data, Real, Tensor};
 use super::{matmul, native};
-use crate::base::{Bindings, DType, Error, Result};
-use crate::format;
-use crate::op::{Attrs, Body, OpDef, Primitive, Reduce};
+use crate::base::{DType, Error, Result};
+use crate::op::{Attrs, Body, Primitive, Reduce};
 use rayon::prelude::*;
 
 impl<T: Real> Call<'_, T> {

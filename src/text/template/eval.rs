@@ -4,7 +4,6 @@ use super::state::{Flow, Given, Interpreter, Scope};
 use super::tree::*;
 use super::value::{Bound, List, LoopState, Value};
 use super::{Fail, Run, conditions, filters, math, methods};
-use crate::base::Budget;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
