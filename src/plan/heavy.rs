@@ -1,4 +1,4 @@
-//! Ops with kernels of their own: which layouts they read, and their dispatches.
+//! Ops with kernels of their own, and their dispatches.
 
 use super::code::{Bound, Coord, scalar_type};
 use super::lowering::{Lower, interface};
@@ -20,6 +20,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
         Body::Primitive(Primitive::Matmul) => super::product::emit(l, anchor, root, attrs, args),
         Body::Primitive(Primitive::Reduce(kind)) => emit_reduce(l, anchor, root, *kind, attrs, args),
         Body::Primitive(Primitive::Gather) => emit_gather(l, root, args),
+        Body::Primitive(Primitive::DeltaRule) => super::delta::emit(l, root, args),
         Body::Primitive(Primitive::ScatterAdd) => emit_scatter_add(l, root, args),
         Body::Composite { fused: Fused::ExpertMatmul, .. } => emit_expert_matmul(l, root, attrs, args),
         Body::Composite { fused: Fused::Attention, .. } => emit_attention(l, root, attrs, args),

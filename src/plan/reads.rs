@@ -26,6 +26,7 @@ pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout, serial: boo
             }
             _ => true,
         },
+        "delta_rule" if index < 3 => layout.strides[rank - 1].is(1),
         "paged_attention" if index < 3 => arg.ty.dtype == DType::F32 && layout.strides[rank - 1].is(1),
         "attention" => arg.ty.dtype == DType::F32 && (layout.strides[rank - 1].is(1) || arg.ty.shape[rank - 1].is(1)),
         // The row kernels and gather's ids read plain rows of f32 or words.

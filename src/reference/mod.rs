@@ -6,6 +6,7 @@
 mod arrival;
 mod call;
 mod columns;
+mod delta;
 mod dot;
 mod matmul;
 mod native;
