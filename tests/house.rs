@@ -197,6 +197,24 @@ fn only_the_room_of_formats_names_one() {
     }
 }
 
+/// The one circle of files that is left, and why it is one. No other is allowed; what has left it is struck here.
+const CIRCLES: &[(&[&str], &str)] = &[(
+    &[
+        "plan/attend",
+        "plan/code",
+        "plan/delta",
+        "plan/fuse",
+        "plan/heavy",
+        "plan/int8",
+        "plan/lower",
+        "plan/pair",
+        "plan/product",
+        "plan/scatter",
+        "plan/tiled",
+    ],
+    "emitters push into the lowering that calls them",
+)];
+
 /// The names in a `use` tree or path behind its first part, one list of segments each; braces are opened once.
 fn paths_of(text: &str) -> Vec<Vec<String>> {
     let segments = |p: &str| {
@@ -279,5 +297,14 @@ fn files_do_not_go_in_circles() {
         .filter(|n| reached[n].contains(*n))
         .map(|n| imports.keys().filter(|m| reached[n].contains(*m) && reached[m].contains(n)).map(|m| &m[..]).collect())
         .collect();
-    assert!(circles.is_empty(), "these files import each other in a circle: move what is misplaced: {circles:?}");
+    let allowed: BTreeSet<Vec<&str>> = CIRCLES.iter().map(|c| c.0.to_vec()).collect();
+    assert!(CIRCLES.iter().all(|c| c.1.len() > 20));
+    for circle in &circles {
+        let within = allowed.iter().any(|a| circle.iter().all(|f| a.contains(f)));
+        assert!(within, "these files import each other in a circle: move what is misplaced: {circle:?}");
+    }
+    for circle in &allowed {
+        let left = circles.iter().any(|c| c.iter().all(|f| circle.contains(f)));
+        assert!(left, "this circle is gone: take it out of the list: {circle:?}");
+    }
 }

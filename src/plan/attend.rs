@@ -1,8 +1,8 @@
 //! Attention by tiles of keys: when layouts allow it, and its dispatches.
 
 use super::code::Bound;
-use super::lowering::Lower;
-use super::operand::{Launch, Operand, bound, ceil, launch, operand, read_bytes, u};
+use super::heavy::{Launch, Operand, bound, ceil, launch, operand, read_bytes, u};
+use super::lower::Lower;
 use super::{Buffer, BufferId, Param, Role};
 use crate::base::{DeviceFault, Dim, Error, Expr, Result};
 use crate::kernel::{Kernel, attention, flash};

@@ -1,8 +1,8 @@
 //! The dispatch of the gated delta rule.
 
 use super::code::Bound;
-use super::lowering::Lower;
-use super::operand::{Launch, bound, ceil, launch, operand, read_bytes, u};
+use super::heavy::{Launch, bound, ceil, launch, operand, read_bytes, u};
+use super::lower::Lower;
 use crate::base::{DeviceFault, Error, Expr, Result};
 use crate::kernel::delta;
 use crate::op::Value;

@@ -5,7 +5,7 @@
 //! A matmul or reduction whose only user is elementwise of the same shape is *absorbed*: the chain that follows
 //! becomes its epilogue, and the dispatch happens where the chain ends.
 
-use super::reads::reads;
+use super::heavy;
 use crate::base::{DType, Error, Layout, Result};
 use crate::graph::{Graph, Source};
 use crate::op::{Attrs, Body, Fused, IOTA, Primitive, Value};
@@ -356,7 +356,7 @@ impl Pass<'_> {
             let base = self.base(*a);
             self.store(base);
             let fits = resolve(self.graph, *a, &self.out.stored)
-                .is_some_and(|(_, layout)| reads(self.graph, v, i, &layout, self.serial));
+                .is_some_and(|(_, layout)| heavy::reads(self.graph, v, i, &layout, self.serial));
             if !fits {
                 self.store(*a);
             }

@@ -1,14 +1,45 @@
-//! Ops with kernels of their own, and their dispatches.
+//! Ops with kernels of their own: which layouts they read, and their dispatches.
 
-use super::code::{Bound, Coord, scalar_type};
-use super::lowering::{Lower, interface};
-use super::operand::{Launch, Operand, beside_at, bound, ceil, launch, operand, read_bytes, right_bounds, u};
-use super::{Param, attend};
-use crate::base::{AdapterKind, DType, DeviceFault, Error, Expr, Result, Shape};
-use crate::graph::Source;
+use super::code::{Bound, Coord, Space, scalar_type};
+use super::fuse::resolve;
+use super::lower::{Lower, interface};
+use super::{BufferId, Ceil, Dispatch, Param, attend};
+use crate::base::{AdapterKind, DType, DeviceFault, Error, Expr, Layout, Result, Shape};
+use crate::format::Planes;
+use crate::graph::{Graph, Source};
 use crate::kernel::matmul::{Form, Right};
 use crate::kernel::{Kernel, Template, attention, matmul, row, turns};
 use crate::op::{Attrs, Body, Fused, Primitive, Reduce, Value};
+
+/// Whether the kernel of `v` can read operand `index` under `layout`, and should.
+pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout, serial: bool) -> bool {
+    let node = graph.node(v);
+    let arg = graph.node(node.args()[index]);
+    let rank = arg.ty.shape.rank();
+    match node.kind() {
+        // Any strides. Without barriers, rows of the left operand that lie apart cost more than laying them together.
+        "matmul" if serial && index == 0 && arg.is_view() && arg.ty.dtype == DType::F32 => {
+            let rows = layout.strides[rank - 1].is(1)
+                && !matches!(&node.source, Source::Op { attrs: Attrs::Matmul { ta: true, .. }, .. });
+            rows || arg.ty.shape[rank - 1].is(1) || arg.ty.shape[rank - 2].is(1)
+        }
+        "matmul" => true,
+        // The weight as gather's table, x by any strides, first rows as plain words.
+        "expert_matmul" if index == 0 => arg.ty.dtype == DType::F32,
+        "expert_matmul" => layout.is_contiguous(&arg.ty.shape),
+        "attention" if index == 3 => match &node.source {
+            Source::Op { attrs: Attrs::Attention(a), .. } if a.sinks => {
+                layout.is_contiguous(&arg.ty.shape) && arg.ty.dtype == DType::F32
+            }
+            _ => true,
+        },
+        "delta_rule" if index < 3 => layout.strides[rank - 1].is(1),
+        "paged_attention" if index < 3 => arg.ty.dtype == DType::F32 && layout.strides[rank - 1].is(1),
+        "attention" => arg.ty.dtype == DType::F32 && (layout.strides[rank - 1].is(1) || arg.ty.shape[rank - 1].is(1)),
+        // The row kernels and gather's ids read plain rows of f32 or words.
+        _ => layout.is_contiguous(&arg.ty.shape) && (!arg.ty.dtype.is_narrow() || node.kind() == "gather"),
+    }
+}
 
 /// The dispatch of `anchor` with everything up to `root` as its epilogue.
 pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
@@ -27,6 +58,63 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
         Body::Composite { fused: Fused::PagedAttention, .. } => attend::emit_pages(l, root, attrs, args),
         Body::Composite { fused, .. } => emit_rows(l, root, *fused, attrs, args),
         _ => Err(Error::op(def.name, &graph.node(anchor).name, "has no kernel")),
+    }
+}
+
+/// A stored operand: its value, buffer and layout.
+pub struct Operand {
+    pub base: Value,
+    pub buffer: BufferId,
+    pub layout: Layout,
+    pub shape: Shape,
+    pub dtype: DType,
+}
+
+pub fn operand(l: &Lower, v: Value) -> Result<Operand> {
+    let node = l.graph.node(v);
+    let found = resolve(l.graph, v, &l.fusion.stored).filter(|(base, _)| l.fusion.stored[base.0 as usize]);
+    let (base, layout) =
+        found.ok_or_else(|| Error::op(node.kind(), &node.name, "is not in memory where a kernel needs it"))?;
+    Ok(Operand { base, buffer: l.buffers(base)[0], layout, shape: node.ty.shape.clone(), dtype: node.ty.dtype })
+}
+
+pub(super) fn bound(name: &str, buffer: BufferId, element: &'static str, write: bool) -> Bound {
+    Bound { name: name.into(), buffer, element, write, range: None, space: Space::Storage }
+}
+
+pub(super) fn u(name: &str, e: impl Into<Expr>) -> (String, Param) {
+    (name.into(), Param::U(e.into()))
+}
+
+/// Sends a dispatch off: everything that all ops share.
+pub(super) struct Launch {
+    pub kernel: Kernel,
+    pub bound: Vec<Bound>,
+    pub params: Vec<(String, Param)>,
+    pub grid: [Ceil; 3],
+    pub bytes: Expr,
+}
+
+pub(super) fn launch(l: &mut Lower, anchor: Value, root: Value, launch: Launch) {
+    let args = launch.bound.iter().map(|b| l.arg(b)).collect();
+    let (ops, flops) = if anchor == root { l.expression(root) } else { l.epilogue_expression(anchor, root) };
+    let label = l.graph.node(anchor).name.clone();
+    let dispatch =
+        Dispatch { label, ops, kernel: 0, args, params: launch.params, grid: launch.grid, flops, bytes: launch.bytes };
+    l.push(launch.kernel, dispatch);
+}
+
+pub(super) fn ceil(n: impl Into<Expr>, by: u32) -> Ceil {
+    Ceil { n: n.into(), by }
+}
+
+/// Bytes of an operand as read: quantised ones by their blocks.
+pub(super) fn read_bytes(o: &Operand) -> Expr {
+    match o.dtype {
+        d if d.is_quantised() => {
+            Expr::new((o.shape.count().bound() / d.block() as u64 * d.block_bytes() as u64) as i64)
+        }
+        d => o.shape.count() * d.block_bytes() as i64,
     }
 }
 
@@ -299,6 +387,46 @@ fn emit_scatter_add(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
         l.share(|flops| flops.portion(share.clone(), of));
     }
     Ok(())
+}
+
+/// The bindings of a table or right operand with rows of `row` elements in one buffer.
+pub(super) fn right_bounds(l: &Lower, right: Right, buffer: BufferId, row: u64, form: Form) -> Vec<Bound> {
+    right_bounds_as(l, right, buffer, row, right.elements(form))
+}
+
+/// The same, with elements of these types.
+pub(super) fn right_bounds_as(
+    l: &Lower,
+    right: Right,
+    buffer: BufferId,
+    row: u64,
+    (element, beside): (&'static str, Option<&'static str>),
+) -> Vec<Bound> {
+    let mut b = bound("b", buffer, element, false);
+    if right.texels {
+        return vec![Bound { space: Space::Texels, ..b }];
+    }
+    let Some(planes) = planes(l, right.dtype, buffer, row) else { return vec![b] };
+    b.range = Some((0, planes.bytes[0].max(16)));
+    let Some(words) = beside else { return vec![b] };
+    let s = Bound { range: planes.beside(), ..bound("s", buffer, words, false) };
+    vec![b, s]
+}
+
+/// The words with which the planes beside the first begin: in a texture, or in the binding that holds them.
+pub(super) fn beside_at(l: &Lower, dtype: DType, buffer: BufferId, row: u64) -> [i64; 2] {
+    let Some(planes) = planes(l, dtype, buffer, row) else { return [0; 2] };
+    let start = if l.plan.buffer(buffer).texels { 0 } else { planes.offsets[1] };
+    [1, 2].map(|i| (planes.offsets[i].saturating_sub(start) / 4) as i64)
+}
+
+fn planes(l: &Lower, dtype: DType, buffer: BufferId, row: u64) -> Option<Planes> {
+    match &l.plan.buffer(buffer).role {
+        super::Role::Weight { rows, .. } if dtype.is_quantised() => {
+            Some(Planes::new(dtype, rows.len() as u64 * (row / dtype.block() as u64)))
+        }
+        _ => None,
+    }
 }
 
 // ---- attention --------------------------------------------------------------------------------------------------

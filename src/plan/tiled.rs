@@ -1,9 +1,9 @@
 //! Products by tiles in workgroup memory: how their operands may be loaded, and their dispatches.
 
 use super::code::{Bound, Coord};
-use super::lowering::{Lower, interface};
-use super::operand::{Launch, bound, ceil, launch, read_bytes, right_bounds_as, u};
-use super::piece::{FIELDS, Piece, Product, batch, is_long, params};
+use super::heavy::{Launch, bound, ceil, launch, read_bytes, right_bounds_as, u};
+use super::lower::{Lower, interface};
+use super::product::{FIELDS, Piece, Product, batch, is_long, params};
 use super::{Buffer, BufferId, Role};
 use crate::base::{Expr, Precision};
 use crate::kernel::matmul::Variant;
