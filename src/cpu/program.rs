@@ -146,6 +146,10 @@ pub enum Op {
         how: Attention,
         page: usize,
     },
+    /// The gated delta rule: q, k, v, gates, states, slots, owners.
+    Delta {
+        operands: [Id; 7],
+    },
     /// Parts of an attention, where there are several, become its result.
     Merge {
         attention: usize,
@@ -316,6 +320,7 @@ impl Program {
                 Op::Attention { q, parts, .. } => vec![*q, *parts],
                 _ => vec![],
             },
+            Op::Delta { operands } => operands.to_vec(),
             Op::Map { args, .. } | Op::Concat { args, .. } => args.clone(),
             Op::Gather { table: Table::Value(t), ids } => vec![*t, *ids],
             Op::Gather { table: Table::Packed(_), ids } => vec![*ids],

@@ -7,12 +7,14 @@
 mod attend;
 mod code;
 pub mod count;
+mod delta;
 mod fuse;
 mod heavy;
 mod int8;
 mod join;
 mod lower;
 mod memory;
+mod pair;
 mod product;
 mod scatter;
 pub mod shard;

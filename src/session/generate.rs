@@ -29,6 +29,8 @@ pub struct Generator {
     chunk: usize,
     /// Tokens in the cache of each replica.
     cached: Vec<Vec<u32>>,
+    /// Whether states go on with each token, so that none can be taken back.
+    recurrent: bool,
 }
 
 /// What to generate.
@@ -173,7 +175,8 @@ impl Generator {
         let (info, context, words) = prepare(model, options, notify)?;
         let (engine, chunk) = open_engine(model, context, options, notify).await?;
         let cached = vec![vec![]; options.layout.mesh.size("dp")];
-        Ok(Generator { engine, info, words, context, chunk, cached })
+        let recurrent = model.keeps().is_some();
+        Ok(Generator { engine, info, words, context, chunk, cached, recurrent })
     }
 
     pub(super) fn engine(&mut self) -> &mut Engine {
@@ -296,6 +299,8 @@ impl Generator {
     /// How many tokens of `prompt` the cache already holds; the last one is always computed, for its logits.
     fn reuse(&mut self, replica: usize, prompt: &[u32]) -> usize {
         let same = self.cached[replica].iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        // States that go on with each token cannot go back.
+        let same = if self.recurrent && same < self.cached[replica].len() { 0 } else { same };
         self.cached[replica].truncate(same);
         same
     }
@@ -342,8 +347,13 @@ impl Generator {
         let bindings = bindings(tokens.len(), self.cached[replica].len() + tokens.len());
         let which = if tokens.len() == 1 { 1 } else { 0 };
         let input = Array::u32(&[tokens.len()], tokens);
+        // What a step that fails leaves of such states is of no use: the conversation begins anew.
+        let before = if self.recurrent { std::mem::take(&mut self.cached[replica]) } else { vec![] };
         let logits =
             self.engine.step(which, replica, &bindings, &[("tokens", input)], &["logits"], cancel).await?.remove(0);
+        if self.recurrent {
+            self.cached[replica] = before;
+        }
         self.cached[replica].extend_from_slice(tokens);
         Ok(logits.to_f32())
     }
@@ -373,6 +383,9 @@ impl Generator {
     pub async fn trace(&mut self) -> Result<Trace> {
         let bindings = bindings(1, (self.cached[0].len() + 1).min(self.context));
         let inputs = [("tokens", Array::u32(&[1], &[0]))];
+        if self.recurrent {
+            self.cached.iter_mut().for_each(Vec::clear);
+        }
         if let Some(mesh) = self.engine.mesh() {
             return mesh.traced(1, 0, &bindings, &inputs, &["logits"]).await;
         }

@@ -105,8 +105,8 @@ fn pages(model: &Model, context: usize, how: &BatchOptions, gpu: Option<&Gpu>) -
     };
     if let Some(gpu) = gpu {
         let caps = gpu.caps();
-        let of_layer = page_bytes / (2 * info.layers.max(1)) as u64;
-        most = most.min(caps.binding_bytes.min(caps.buffer_bytes) / of_layer.max(1));
+        let row = model.decoder().map_or(0, |d| d.common().sizes.kv_heads * d.common().sizes.head * 4);
+        most = most.min(caps.binding_bytes.min(caps.buffer_bytes) / (row * PAGE).max(1) as u64);
     }
     if most < one {
         let what = format!(
