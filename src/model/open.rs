@@ -42,10 +42,19 @@ pub struct ModelInfo {
 }
 
 /// A file with its family.
+///
+/// ```no_run
+/// use warpweft::{Model, ModelSource};
+///
+/// let model = Model::new(ModelSource::open("model.gguf")?)?;
+/// println!("{}: {} layers", model.info().name, model.info().layers);
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 pub struct Model {
     /// Where the weights are.
     pub source: ModelSource,
     /// What computes it.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub architecture: Architecture,
     /// The name in the file, or that of the file.
     pub name: String,
@@ -123,6 +132,7 @@ impl Model {
     }
 
     /// Whether some weights are made of tensors that the file holds in another form, so that the file must be whole first.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn derives(&self) -> bool {
         self.derives
     }
@@ -167,6 +177,7 @@ impl Model {
     }
 
     /// What generates text with it, where it does.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn decoder(&self) -> Option<&dyn Decoder> {
         match &self.architecture {
             Architecture::Decoder(d) => Some(&**d),
@@ -174,6 +185,7 @@ impl Model {
         }
     }
     /// What makes embeddings with it, where it does.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn encoder(&self) -> Option<&dyn Encoder> {
         match &self.architecture {
             Architecture::Encoder(e) => Some(&**e),
@@ -265,21 +277,25 @@ impl Model {
     }
 
     /// The graph of a decoder's step.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn step_graph(&self, step: &StepShape) -> Result<Graph> {
         layers::step(self.generator()?, &self.source, &self.name, step)
     }
 
     /// The graph of a decoder's step over rows of many sequences.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn paged_graph(&self, step: &PagedShape) -> Result<Graph> {
         layers::paged_step(self.generator()?, &self.source, &self.name, step)
     }
 
     /// Whether it has such a step.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn has_pages(&self) -> bool {
         self.decoder().is_some_and(Decoder::has_pages)
     }
 
     /// Tokens before its own that a row of such a step is told the places of.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn looks_back(&self) -> usize {
         self.decoder().map_or(0, Decoder::looks_back)
     }
@@ -291,6 +307,7 @@ impl Model {
     }
 
     /// A step that stands for the model's use: one token at half of the context, or one text of 32 tokens.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn typical_step(&self, context: usize) -> Result<(Graph, Bindings)> {
         match &self.architecture {
             Architecture::Decoder(_) if self.sentence.is_none() => {
@@ -313,6 +330,7 @@ impl Model {
     }
 
     /// How a vector of a text is made, where the model makes one.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn sentence(&self) -> Option<&Sentence> {
         self.sentence.as_ref()
     }
@@ -353,6 +371,7 @@ impl Model {
     }
 
     /// The graph of a batch of texts; of one text at a time where the model is a decoder.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn embed_graph(&self, batch: Var, seq: Var) -> Result<Graph> {
         match (&self.architecture, &self.sentence) {
             (Architecture::Encoder(e), _) => layers::encode(&**e, &self.source, &self.name, batch, seq),

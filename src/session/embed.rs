@@ -16,6 +16,18 @@ const BATCH: usize = 8;
 const BATCH_TOKENS: usize = 8 * 512;
 
 /// An encoder on a device, with its tokenizer.
+///
+/// ```no_run
+/// use warpweft::{Embedder, Options};
+///
+/// # async fn embed() -> warpweft::Result<()> {
+/// let mut model = Embedder::open("minilm", &Options::new()).await?;
+/// let vectors = model.embed(&["a cat", "a kitten"]).await?;
+/// let cosine: f32 = vectors[0].iter().zip(&vectors[1]).map(|(a, b)| a * b).sum();
+/// println!("{cosine:.3}");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Embedder {
     engine: Engine,
     tokenizer: Tokenizer,
@@ -93,6 +105,7 @@ impl Embedder {
         self.engine.adapter()
     }
     /// The device; `None` is the CPU.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.engine.gpu()
     }

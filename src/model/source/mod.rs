@@ -84,14 +84,17 @@ impl ModelSource {
         self.index.get(name).map(|(i, _)| &self.tensors[*i])
     }
     /// The metadata of a GGUF file.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn gguf(&self) -> Option<&Gguf> {
         self.gguf.as_ref()
     }
     /// A small file of a model folder, such as `tokenizer.json`.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn side_file(&self, name: &str) -> Option<&[u8]> {
         self.side.get(name).map(Vec::as_slice)
     }
     /// config.json of a model folder.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn config(&self) -> Result<Option<serde_json::Value>> {
         let Some(bytes) = self.side_file("config.json") else { return Ok(None) };
         let parsed = crate::base::json::parse(bytes);
