@@ -14,7 +14,7 @@ use crate::op::Value;
 
 /// Blocks of a row.
 fn runs(p: &Product) -> i64 {
-    p.k().bound() as i64 / RUN as i64
+    p.k().bound() / RUN as i64
 }
 
 /// Rows of k elements as bytes, by blocks of 32: 16 bytes in three vectors each.
@@ -67,7 +67,7 @@ pub fn emit(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, v: Varia
             (kernel, [ceil(piece.n.clone(), v.bn), ceil(p.m(), v.bm), ceil(1, 1)])
         }
         _ => {
-            let spec = vector_spec(p, v);
+            let spec = vector_spec(l, p, v);
             (spec.kernel(&body), [ceil(piece.n.clone(), spec.group()), ceil(1, 1), ceil(1, 1)])
         }
     };
