@@ -5,7 +5,7 @@
 
 use super::isa::{Isa, Kernel, LANES, math};
 use super::product::{Element, floats};
-use super::resolve::View;
+use super::view::View;
 use std::ops::Range;
 
 /// Keys of a part.

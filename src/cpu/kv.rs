@@ -3,7 +3,7 @@
 
 use super::isa::{Isa, Kernel, LANES};
 use super::product::{Element, load_some};
-use super::resolve::View;
+use super::view::View;
 use half::f16;
 use std::ops::Range;
 
