@@ -65,10 +65,12 @@ pub use probes::Rate;
 pub use quantize::{Quantised, Sizes, quantize};
 #[cfg(all(feature = "media", not(target_arch = "wasm32")))]
 pub use see::ImageEmbedder;
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+pub use speaking::Listening;
 #[cfg(feature = "text")]
 pub use stream::Tokens;
 #[cfg(all(feature = "media", not(target_arch = "wasm32")))]
-pub use transcribe::{Listening, Segment, Transcriber};
+pub use transcribe::{Segment, Transcriber};
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
 #[cfg(feature = "text")]

@@ -1,10 +1,20 @@
 //! Which tokens a model of speech begins with, and which it may not write: what generation_config.json says.
 
 use super::Notice;
-use super::transcribe::Listening;
 use crate::base::{Error, Result};
 use crate::model::layers::Speech;
 use serde_json::Value as Json;
+
+/// What is asked of a transcript.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// The language as the model's tokens name it (`en`); heard where not given.
+    pub language: Option<String>,
+    /// To English instead of the language that is spoken.
+    pub translate: bool,
+    /// Whether pieces come with their times. Sounds of more than one window have them in any case.
+    pub timestamps: bool,
+}
 
 /// The rules of a model.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,7 +3,7 @@
 use super::cancel::Cancellable;
 use super::choose::picked;
 use super::engine::Engine;
-use super::speaking::{Rules, log_softmax};
+use super::speaking::{Listening, Rules, log_softmax};
 use super::{Cancel, Notice, Options};
 use crate::base::{Array, Bindings, Error, Result, Var};
 use crate::device::Gpu;
@@ -16,17 +16,6 @@ use std::sync::Arc;
 
 /// Tokens of a prompt that are computed together.
 const CHUNK: u32 = 16;
-
-/// What is asked of a transcript.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listening {
-    /// The language as the model's tokens name it (`en`); heard where not given.
-    pub language: Option<String>,
-    /// To English instead of the language that is spoken.
-    pub translate: bool,
-    /// Whether pieces come with their times. Sounds of more than one window have them in any case.
-    pub timestamps: bool,
-}
 
 /// A piece of a transcript.
 #[derive(Debug, Clone, PartialEq)]
