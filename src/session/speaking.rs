@@ -297,7 +297,7 @@ impl Rules {
             never(logits, 0..self.ends.first().map_or(0, |e| *e as usize));
         }
         if let Some(newest) = written.iter().rev().find(|t| is_time(Some(t))) {
-            let from = *newest as usize + usize::from(!(last && !before));
+            let from = *newest as usize + usize::from(!last || before);
             never(logits, first..from);
         }
         if written.is_empty() {
