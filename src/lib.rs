@@ -128,7 +128,8 @@ pub mod predict {
     pub use crate::topology::{Precision, Topology};
 }
 
-// Handles go to other threads: what stops being so does not build.
+// Handles go to other threads: what stops being so does not build. (A browser's devices stay on theirs.)
+#[cfg(not(target_arch = "wasm32"))]
 const _: () = {
     const fn sends<T: Send>() {}
     sends::<(Array, Bindings, Cancel, DType, Device, Error, Graph, Layout, Model, Notices, Shape, Type, Trace)>();
