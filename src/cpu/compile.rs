@@ -1,7 +1,7 @@
 //! From a graph to a program: products with weights take what follows them along, and those of the same rows go together.
 
 use super::isa::LANES;
-use super::kv::Layout;
+use super::kv::{Kept, Layout};
 use super::pack::Form;
 use super::product::Act;
 use super::program::*;
@@ -347,8 +347,8 @@ impl Compiler<'_> {
         if !may || !fits(&path) || !rows || width == 0 || !width.is_multiple_of(LANES) {
             return Ok(Kv::Value(self.dense(id)));
         }
-        let narrow = self.precision == Precision::Int8;
-        self.p.states[state].layout = Layout::Heads { keys, heads, width, narrow };
+        let kept = if self.precision == Precision::Int8 { Kept::F16 } else { Kept::F32 };
+        self.p.states[state].layout = Layout::Heads { keys, heads, width, kept };
         Ok(Kv::State(state, id))
     }
 
@@ -376,8 +376,11 @@ impl Compiler<'_> {
             let (tables, sequences) = (self.dense_of(args[3])?, self.dense_of(args[4])?);
             let positions = self.dense_of(args[5])?;
             let sinks = args.get(6).map(|s| self.dense_of(*s)).transpose()?;
+            let attention = self.p.instrs.len();
+            let parts = self.val(From::Parts { attention }, DType::F32, vec![], v);
             let out = self.result(From::Made, v);
-            self.emit(Op::Pages { q, k, v: w, tables, sequences, positions, sinks, how: *how, page }, out, v);
+            self.emit(Op::Pages { q, k, v: w, tables, sequences, positions, sinks, how: *how, page, parts }, out, v);
+            self.emit(Op::Merge { attention }, out, v);
             return Ok(());
         }
         if matches!(&def.body, Body::Composite { fused: Fused::ExpertMatmul, .. }) {
