@@ -5,6 +5,8 @@ use super::isa::{Isa, Kernel, LANES};
 use super::panels::Scaled;
 use super::product::{Element, load_some};
 use super::resolve::View;
+use crate::base::DType;
+use crate::format::Scales;
 use half::f16;
 use std::ops::Range;
 
@@ -15,6 +17,14 @@ pub enum Kept {
     F16,
     /// Signed bytes, with an f16 scale for every 32 of a row: the blocks of Q8_0.
     Scaled,
+}
+
+impl Kept {
+    /// Whether a format's blocks are what [`Kept::Scaled`] keeps: one factor for 32 signed bytes.
+    pub fn is_scaled(format: DType) -> bool {
+        let levels = format.format().float.as_ref().and_then(|f| f.levels.as_ref());
+        levels.is_some_and(|l| l.bits == 8 && matches!(l.scales, Scales::Half) && l.zero == 128 && l.steps.is_none())
+    }
 }
 
 /// How a state lies.

@@ -370,7 +370,9 @@ fn words(dtype: DType, bytes: &[u8]) -> Box<dyn Iterator<Item = u32> + '_> {
 
 fn array(dtype: DType, shape: &[usize], words: impl Iterator<Item = u32>) -> Array {
     let bytes = match dtype {
-        narrow if narrow.is_narrow() => format::encode(narrow, &words.map(f32::from_bits).collect::<Vec<_>>()),
+        kept if kept.is_float() && kept != DType::F32 => {
+            format::encode(kept, &words.map(f32::from_bits).collect::<Vec<_>>())
+        }
         _ => words.flat_map(u32::to_le_bytes).collect(),
     };
     Array { dtype, shape: shape.to_vec(), bytes }

@@ -76,8 +76,8 @@ pub struct Product<'a> {
 /// Floats that a product of so many rows with a weight needs beside it.
 pub fn scratch_floats(weight: &Packed, m: usize, whole: bool) -> usize {
     match weight.form {
-        Form::Blocks(_) if m > FEW && whole => weight.k / BLOCK * OPEN / 4,
-        Form::Blocks(_) if m > FEW => weight.k * LANES,
+        Form::Blocks(_) if m > 1 && whole => weight.k / BLOCK * OPEN / 4,
+        Form::Blocks(_) if m > 1 => weight.k * LANES,
         _ => 0,
     }
 }
@@ -92,7 +92,7 @@ impl Product<'_> {
             let Form::Blocks(scheme) = self.weight.form else {
                 return set.run(Plain { of: self, groups });
             };
-            if self.left.m <= FEW {
+            if self.left.m <= set.few() {
                 return set.run(FewRows { of: self, scheme, groups });
             }
             // What many rows meet is opened once for them all.
@@ -133,10 +133,7 @@ impl Kernel for Plain<'_> {
     }
 }
 
-/// Rows up to which blocks are met as they lie: opening them would cost more than it saves.
-const FEW: usize = 4;
-
-/// Quantised weights and few rows: each block is read once, as it lies.
+/// Quantised weights and few rows: each block is read once, as it lies, for opening it would cost more than that saves.
 struct FewRows<'a> {
     of: Product<'a>,
     scheme: Scheme,
@@ -167,9 +164,10 @@ impl<S: Isa> Visit for FewRowsOf<'_, S> {
                     }
                     of.few::<S, B, 1>(blocks, groups);
                 }
-                2 => of.few::<S, B, 2>(blocks, groups),
-                3 => of.few::<S, B, 3>(blocks, groups),
-                _ => of.few::<S, B, FEW>(blocks, groups),
+                2 if S::FEW >= 2 => of.few::<S, B, 2>(blocks, groups),
+                3 if S::FEW >= 3 => of.few::<S, B, 3>(blocks, groups),
+                _ if S::FEW >= 4 => of.few::<S, B, 4>(blocks, groups),
+                _ => {}
             }
         }
     }

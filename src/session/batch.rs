@@ -7,6 +7,7 @@
 use super::engine::Engine;
 use super::open::open_paged;
 use super::pages::{PagePool, ROOT};
+use super::rows::{StepRows, step_bindings, step_inputs};
 use super::words::Words;
 use super::{Finished, Generation, Notice, Options, Request, Stop, Token};
 use crate::base::{Array, Bindings, Error, Result};
@@ -291,9 +292,9 @@ impl Batch {
 
     /// Rows that a step may have: as many as keep no device for too long.
     fn budget(&self, decoding: usize) -> Result<usize> {
-        let mut n = self.shape.rows.max as usize;
+        let mut n = self.shape.rows.bound() as usize;
         while n > decoding + 1 {
-            let bindings = bindings(n, self.running.len().min(n));
+            let bindings = step_bindings(n, self.running.len().min(n));
             if self.engine.is_brisk(self.which(n), &bindings)?.unwrap_or(true) {
                 break;
             }
@@ -372,45 +373,19 @@ impl Batch {
     }
 
     fn inputs(&self, shares: &[Share], outputs: &[bool]) -> (Vec<(&'static str, Array)>, Bindings, usize) {
-        let (page, per) = (self.shape.page, self.shape.per_sequence());
-        let beyond = (self.shape.page * self.shape.pages) as u32;
-        let [mut tokens, mut sequences, mut positions, mut places, mut last] = [(); 5].map(|()| vec![]);
-        let mut earlier = vec![vec![]; self.back];
-        let mut tables = vec![0; self.shape.sequences * per];
-        for ((i, part), output) in shares.iter().zip(outputs) {
+        let part = |((i, part), output): (&Share, &bool)| {
             let s = &self.running[*i];
-            let place = |at: usize| s.pages[at / page] * page as u32 + (at % page) as u32;
-            tables[i * per..][..s.pages.len()].copy_from_slice(&s.pages);
-            for at in part.clone() {
-                tokens.push(s.generation.tokens()[at]);
-                sequences.push(*i as u32);
-                positions.push(at as u32);
-                places.push(place(at));
-                for (back, to) in earlier.iter_mut().enumerate() {
-                    to.push(at.checked_sub(back + 1).map_or(beyond, place));
-                }
+            StepRows {
+                sequence: *i,
+                tokens: s.generation.tokens(),
+                pages: &s.pages,
+                part: part.clone(),
+                outputs: *output as usize,
             }
-            if *output {
-                last.push(tokens.len() as u32 - 1);
-            }
-        }
-        let rows = tokens.len();
-        let of_rows = |x: &[u32]| Array::u32(&[x.len()], x);
-        let mut inputs = vec![
-            ("tokens", of_rows(&tokens)),
-            ("sequences", of_rows(&sequences)),
-            ("positions", of_rows(&positions)),
-            ("places", of_rows(&places)),
-            ("outputs", of_rows(&last)),
-            ("tables", Array::u32(&[self.shape.sequences, per], &tables)),
-        ];
-        if self.back > 0 {
-            inputs.push(("earlier", Array::u32(&[self.back, rows], &earlier.concat())));
-        }
-        (inputs, bindings(rows, last.len()), rows)
+        };
+        let parts: Vec<StepRows> = shares.iter().zip(outputs).map(part).collect();
+        let rows = parts.iter().map(|p| p.part.len()).sum();
+        let outputs = outputs.iter().filter(|o| **o).count();
+        (step_inputs(&self.shape, self.back, &parts), step_bindings(rows, outputs), rows)
     }
-}
-
-fn bindings(rows: usize, outputs: usize) -> Bindings {
-    Bindings::new().with("rows", rows as u64).with("outputs", outputs as u64)
 }

@@ -14,6 +14,8 @@ mod generate;
 mod generation;
 #[cfg(feature = "text")]
 mod loading;
+#[cfg(feature = "text")]
+mod lookup;
 mod mesh;
 mod open;
 #[cfg(feature = "text")]
@@ -24,11 +26,14 @@ mod probes;
 mod processes;
 #[cfg(not(target_arch = "wasm32"))]
 mod quantize;
+#[cfg(feature = "text")]
+mod rows;
 mod trial;
 mod tune;
 #[cfg(feature = "text")]
 mod words;
 
+use crate::base::DType;
 pub use crate::cpu::Precision;
 pub use crate::model::source::Head;
 pub use crate::reference::{MOST_MADE, MOST_SHARED, Member, Team, WORDS, pays};
@@ -71,6 +76,11 @@ pub struct Options {
     pub context: Option<usize>,
     /// What the CPU computes products with quantised weights in: f32 unless said otherwise.
     pub precision: Precision,
+    /// In what keys and values are kept: f32, f16 or q8_0; f32 where not given, f16 where the CPU rounds to int8. Others than f32 are
+    /// for one device that is the CPU.
+    pub kv: Option<DType>,
+    /// Whether steps of a conversation compute tokens ahead that may follow.
+    pub speculation: Speculation,
     /// Threads of the CPU; as many as this process may run at once where 0.
     pub threads: usize,
     /// After every step, look for the first value that is not finite. Slow; costs nothing when off.
@@ -87,6 +97,16 @@ pub struct Options {
     pub gather: Option<Gather>,
     /// Who shares the weights that arrive; [`Loading`] sets what `gather` gave.
     pub team: Option<Arc<dyn Team>>,
+}
+
+/// Whether logits are made ahead of tokens that may follow. The text is the same with and without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Speculation {
+    /// What followed the last tokens where they stood before, on the CPU, and as long as it saves time.
+    #[default]
+    Lookup,
+    /// Token by token.
+    Off,
 }
 
 /// Calls a team together; `None` where there is nobody else.

@@ -2,16 +2,16 @@
 
 use super::decoder::{angles, head, layers};
 use super::{Blocks, Decoder, Origin, Rows};
-use crate::base::{DType, Dim, Result, Var, Weights};
+use crate::base::{DType, Dim, Result, Weights};
 use crate::graph::{self, Graph, GraphBuilder, Tensor};
 
 /// The sizes of a step over pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PagedShape {
-    /// Rows (tokens) of the step, of all sequences together.
-    pub rows: Var,
+    /// Rows (tokens) of the step, of all sequences together: a number, or a variable.
+    pub rows: Dim,
     /// Rows whose logits are made.
-    pub outputs: Var,
+    pub outputs: Dim,
     /// Sequences that a step may have rows of.
     pub sequences: usize,
     /// Tokens of a sequence.
@@ -20,6 +20,8 @@ pub struct PagedShape {
     pub page: usize,
     /// Pages of the pool.
     pub pages: usize,
+    /// In what keys and values are kept: f32, f16 or q8_0.
+    pub kv: DType,
 }
 
 impl PagedShape {
@@ -43,11 +45,12 @@ pub struct Pages<'g> {
     /// Tokens of a page, and rows of the pool.
     pub page: u32,
     pub pool: usize,
+    pub kv: DType,
 }
 
 impl<'g> Pages<'g> {
     fn inputs(g: &'g GraphBuilder, s: &PagedShape, back: usize) -> Pages<'g> {
-        let rows = Dim::from(s.rows);
+        let rows = s.rows;
         let of_rows = |name: &str| g.input(name, DType::U32, vec![rows]);
         let earlier = match back {
             0 => vec![],
@@ -64,6 +67,7 @@ impl<'g> Pages<'g> {
             earlier,
             page: s.page as u32,
             pool: s.page * s.pages,
+            kv: s.kv,
         }
     }
 
@@ -77,7 +81,7 @@ impl<'g> Pages<'g> {
 ///
 /// Inputs, all u32: `tokens`, `sequences`, `positions` and `places` `[rows]`; `tables` `[sequences, pages of one]`; `outputs`
 /// `[outputs]`, the rows whose logits are made; for families that look back otherwise than by attention `earlier` `[tokens back, rows]`.
-/// States: pools `layers.N.k` and `layers.N.v`, f32 `[pages · page, kv_heads · head]`. Output: `logits` f32 `[outputs, vocab]`.
+/// States: pools `layers.N.k` and `layers.N.v`, `[pages · page, kv_heads · head]` of type `kv`. Output: `logits` f32 `[outputs, vocab]`.
 ///
 /// # Errors
 /// Tensors that are missing or have other shapes; a context that cannot be planned.
@@ -85,12 +89,12 @@ pub fn paged_step(family: &dyn Decoder, weights: &dyn Weights, model: &str, step
     let (s, g) = (&family.common().sizes, GraphBuilder::new());
     g.at("embedding");
     let pages = Pages::inputs(&g, step, family.looks_back());
-    let tokens = g.input("tokens", DType::U32, vec![Dim::from(step.rows)]);
-    let outputs = g.input("outputs", DType::U32, vec![Dim::from(step.outputs)]);
+    let tokens = g.input("tokens", DType::U32, vec![step.rows]);
+    let outputs = g.input("outputs", DType::U32, vec![step.outputs]);
     let positions = pages.positions;
     let mut b = Blocks {
         g: &g,
-        rows: Rows::Paged { rows: step.rows.into() },
+        rows: Rows::Paged { rows: step.rows },
         pages: Some(pages),
         origin: Origin::File(weights),
         names: &family.common().names,
