@@ -8,7 +8,7 @@ use pollster::block_on;
 use serde_json::Value as Json;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use warpweft::base::Caps;
+use warpweft::base::{Caps, DType};
 use warpweft::plan::{Options as PlanOptions, plan};
 use warpweft::session::{DeviceChoice, Embedder, Generator, Options, Precision, Request};
 use warpweft::text::{Message, Sampling};
@@ -112,7 +112,7 @@ fn smollm2_keeps_its_logits_with_keys_and_values_in_less_than_f32() {
     };
     let best = |l: &Vec<f32>| (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap();
     let exact = logits(DType::F32);
-    for (kv, [most, mean, same]) in [(DType::F16, [0.05, 0.005, 0.99]), (DType::Q8_0, [1.5, 0.15, 0.9])] {
+    for (kv, [most, mean, same]) in [(DType::F16, [0.1, 0.02, 0.98]), (DType::Q8_0, [2.0, 0.3, 0.9])] {
         let near = logits(kv);
         let off = exact.iter().flatten().zip(near.iter().flatten()).map(|(a, b)| (*a as f64 - *b as f64).abs());
         let (largest, square, n) = off.fold((0.0f64, 0.0, 0), |(m, s, n), d| (m.max(d), s + d * d, n + 1));

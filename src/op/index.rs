@@ -250,8 +250,13 @@ fn gather_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
     if table.shape.rank() == 0 {
         return rule::err("gather", "the table is a scalar, it must have rows");
     }
-    if table.dtype.is_quantised() && table.shape.rank() != 2 {
-        return rule::err("gather", format!("the quantised table is {}, it must be [rows, width]", table.shape));
+    let width = table.shape.0.last().and_then(|d| d.known()).unwrap_or(0);
+    if table.dtype.is_quantised() && (table.shape.rank() < 2 || width % table.dtype.block() as i64 != 0) {
+        let block = table.dtype.block();
+        return rule::err(
+            "gather",
+            format!("the quantised table is {}, its rows must be of whole blocks of {block}", table.shape),
+        );
     }
     let dims = ids.shape.iter().chain(&table.shape[1..]).copied().collect::<Vec<_>>();
     Ok(Type::new(if table.dtype.is_float() { DType::F32 } else { table.dtype }, dims))
