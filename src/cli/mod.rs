@@ -142,10 +142,9 @@ impl Place {
 
 /// In what keys and values are kept.
 fn kv(name: &str) -> std::result::Result<crate::base::DType, String> {
-    match name {
-        "f32" | "f16" | "q8_0" => crate::base::DType::named(name).ok_or_else(String::new),
-        _ => Err("give f32, f16 or q8_0".into()),
-    }
+    let known = crate::format::KEPT.map(|kv| kv.to_string());
+    let found = crate::format::KEPT.into_iter().find(|kv| kv.name() == name);
+    found.ok_or_else(|| format!("give one of {}", known.join(", ")))
 }
 
 /// How the next token is chosen.

@@ -90,7 +90,7 @@ impl Layout {
                 for (i, word) in block.iter().enumerate() {
                     let (s, n) = self.places(row, b * BLOCK + i);
                     bytes[s..s + 2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-                    bytes[n] = (f32::from_bits(*word) * invert).round_ties_even() as i8 as u8;
+                    bytes[n] = (f32::from_bits(*word) * invert).round() as i8 as u8;
                 }
             }
             return;
@@ -204,15 +204,16 @@ impl Append {
                     // What is not finite leaves no zero.
                     let most = if sum == 0.0 { S::largest(S::max(S::abs(u), S::abs(v))) } else { f32::NAN };
                     let (scale, invert) = scale_of(most);
-                    let mut some = [0i8; BLOCK];
-                    S::store_i8(some.as_mut_ptr(), S::round(S::mul(u, S::splat(invert))));
-                    S::store_i8(some.as_mut_ptr().add(LANES), S::round(S::mul(v, S::splat(invert))));
+                    let mut some = [0.0f32; BLOCK];
+                    S::store(some.as_mut_ptr(), S::mul(u, S::splat(invert)));
+                    S::store(some.as_mut_ptr().add(LANES), S::mul(v, S::splat(invert)));
                     let panel = self.to.add((row / LANES * heads + i / width) * Scaled::bytes(width));
                     let (at, _) = Scaled::places(keys, width, row % LANES, i % width);
                     panel.add(at).cast::<[u8; 2]>().write_unaligned(f16::from_f32(scale).to_le_bytes());
-                    for (j, q) in some.into_iter().enumerate() {
+                    for (j, x) in some.into_iter().enumerate() {
                         let (_, at) = Scaled::places(keys, width, row % LANES, i % width + j);
-                        *panel.add(at).cast() = q;
+                        // Halves go away from zero, as the format has it.
+                        *panel.add(at).cast() = (x + 0.5f32.copysign(x)) as i8;
                     }
                 }
             }

@@ -13,6 +13,7 @@ use super::mesh::{MeshEngine, pick_all};
 use super::{Notice, Options, processes, tune};
 use crate::base::{AdapterKind, DType, Error, MeshAxis, Result, Var};
 use crate::device::Gpu;
+use crate::format::KEPT;
 use crate::graph::Graph;
 #[cfg(feature = "text")]
 use crate::model::PagedShape;
@@ -75,10 +76,10 @@ pub(super) async fn open_engine(
 /// A type in which keys and values cannot be kept there.
 fn check_kv(gpu: Option<&Gpu>, options: &Options) -> Result<()> {
     let Some(kv) = options.kv else { return Ok(()) };
-    let known = [DType::F32, DType::F16, DType::Q8_0];
     match () {
-        _ if !known.contains(&kv) => {
-            Err(Error::usage(format!("keys and values cannot be kept in {kv}: give f32, f16 or q8_0")))
+        _ if !KEPT.contains(&kv) => {
+            let known = KEPT.map(|kv| kv.to_string()).join(", ");
+            Err(Error::usage(format!("keys and values cannot be kept in {kv}: give one of {known}")))
         }
         _ if gpu.is_some() && kv != DType::F32 => {
             Err(Error::usage(format!("adapters keep keys and values in f32: {kv} is for the CPU (--device cpu)")))
