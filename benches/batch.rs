@@ -60,7 +60,7 @@ fn main() -> Result<()> {
     let most = counts.iter().copied().max().unwrap_or(1);
     let how = BatchOptions { sequences: most, ..BatchOptions::default() };
     let mut batch = block_on(Batch::open(&path, &options, &how, &mut |_| {}))?;
-    let mut alone = block_on(Generator::open(&path, &options, &mut |_| {}))?;
+    let mut alone = block_on(Generator::open(&path, &options))?;
     println!("{}, {} pages", batch.adapter(), batch.pages().1);
     let mut rates: Vec<(Vec<f64>, Vec<f64>)> = vec![(vec![], vec![]); counts.len() + 1];
     for round in 0..=ROUNDS {

@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let (threads, repeat) = (number("--threads", 0), number("--repeat", 9));
     pollster::block_on(async {
         let options = Options { device: DeviceChoice::Cpu, threads, ..Options::default() };
-        let mut model = Embedder::open(&fetched("minilm")?, &options, &mut |_| {}).await?;
+        let mut model = Embedder::open(&fetched("minilm")?, &options).await?;
         let tokens = model.tokenizer().encode(TEXT, true)?.len();
         let mut line = vec![format!("\"tokens\": {tokens}, \"threads\": {}", model.threads())];
         for batch in [1, 32] {

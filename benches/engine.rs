@@ -187,8 +187,8 @@ async fn model(path: &std::path::Path, choice: &DeviceChoice, probes: &Probes) -
     let cache = common::cache();
     let options = |device| Options { device, context: Some(512), cache: Some(cache.clone()), ..Options::default() };
     let mut both = [
-        Generator::open(path, &options(choice.clone()), &mut |_| {}).await?,
-        Generator::open(path, &options(DeviceChoice::Cpu), &mut |_| {}).await?,
+        Generator::open(path, &options(choice.clone())).await?,
+        Generator::open(path, &options(DeviceChoice::Cpu)).await?,
     ];
     let (mut prompt, mut tokens) = (vec![vec![], vec![]], vec![vec![], vec![]]);
     for round in 0..ROUNDS as u32 {

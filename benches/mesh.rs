@@ -108,7 +108,7 @@ fn running() -> Result<()> {
         let layout = Layout { mesh: mesh(axes)?, ..Layout::default() };
         let options =
             Options { device: device(), context: Some(256), cache: Some(cache()), layout, ..Options::default() };
-        models.push(pollster::block_on(Generator::open(&path, &options, &mut |_| {}))?);
+        models.push(pollster::block_on(Generator::open(&path, &options))?);
     }
     println!("SmolLM2-135M over virtual devices on {} (they share its cores)", models[0].adapter());
     let (mut prompt, mut tokens) = (vec![vec![]; meshes.len()], vec![vec![]; meshes.len()]);

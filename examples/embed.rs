@@ -1,7 +1,6 @@
 //! Sentence embeddings: `cargo run --release --example embed -- FOLDER "a text" "another"`.
 
-use warpweft::base::{Error, Result};
-use warpweft::session::{Embedder, Options};
+use warpweft::{Embedder, Error, Options, Result};
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -12,7 +11,7 @@ fn main() -> Result<()> {
     }
 
     pollster::block_on(async {
-        let mut model = Embedder::open(folder, &Options::default(), &mut |_| {}).await?;
+        let mut model = Embedder::open(folder, &Options::new()).await?;
         let vectors = model.embed(&texts).await?;
         for (text, v) in texts.iter().zip(&vectors) {
             let cosine: f32 = v.iter().zip(&vectors[0]).map(|(a, b)| a * b).sum();

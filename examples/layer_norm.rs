@@ -1,9 +1,7 @@
 //! Layer-norm over rows: `cargo run --release --example layer_norm`.
 
 use std::collections::HashMap;
-use warpweft::base::{Array, Bindings, DType, Result};
-use warpweft::graph::GraphBuilder;
-use warpweft::session::{DeviceChoice, Engine};
+use warpweft::{Array, Bindings, DType, Device, Engine, GraphBuilder, Result};
 
 fn main() -> Result<()> {
     let g = GraphBuilder::new();
@@ -14,7 +12,7 @@ fn main() -> Result<()> {
     let graph = g.finish()?;
 
     pollster::block_on(async {
-        let mut engine = Engine::open(&DeviceChoice::Auto, &graph, &HashMap::new()).await?;
+        let mut engine = Engine::open(&Device::Auto, &graph, &HashMap::new()).await?;
         let x = Array::f32(&[2, 4], &[1.0, 2.0, 3.0, 4.0, 100.0, 102.0, 104.0, 106.0]);
         let y = engine.run(&Bindings::new(), &[("x", x)], &["y"]).await?[0].to_f32();
         println!("{y:.4?}");

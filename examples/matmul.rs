@@ -1,9 +1,7 @@
 //! A matrix product on whatever device there is: `cargo run --release --example matmul`.
 
 use std::collections::HashMap;
-use warpweft::base::{Array, Bindings, DType, Result};
-use warpweft::graph::GraphBuilder;
-use warpweft::session::{DeviceChoice, Engine};
+use warpweft::{Array, Bindings, DType, Device, Engine, GraphBuilder, Result};
 
 fn main() -> Result<()> {
     let g = GraphBuilder::new();
@@ -13,7 +11,7 @@ fn main() -> Result<()> {
     let graph = g.finish()?;
 
     pollster::block_on(async {
-        let mut engine = Engine::open(&DeviceChoice::Auto, &graph, &HashMap::new()).await?;
+        let mut engine = Engine::open(&Device::Auto, &graph, &HashMap::new()).await?;
         let a = Array::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let b = Array::f32(&[3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
         let y = engine.run(&Bindings::new(), &[("a", a), ("b", b)], &["y"]).await?;

@@ -1,9 +1,7 @@
 //! Softmax over rows, with a variable number of them: `cargo run --release --example softmax`.
 
 use std::collections::HashMap;
-use warpweft::base::{Array, Bindings, DType, Result, Var};
-use warpweft::graph::GraphBuilder;
-use warpweft::session::{DeviceChoice, Engine};
+use warpweft::{Array, Bindings, DType, Device, Engine, GraphBuilder, Result, Var};
 
 fn main() -> Result<()> {
     let rows = Var::new("rows", 8);
@@ -13,7 +11,7 @@ fn main() -> Result<()> {
     let graph = g.finish()?;
 
     pollster::block_on(async {
-        let mut engine = Engine::open(&DeviceChoice::Auto, &graph, &HashMap::new()).await?;
+        let mut engine = Engine::open(&Device::Auto, &graph, &HashMap::new()).await?;
         // One plan, made once; each step says how many rows it has.
         for n in [1, 2] {
             let x = Array::f32(&[n, 3], &[0.0, 1.0, 2.0, 5.0, 5.0, 5.0][..n * 3]);

@@ -2,6 +2,13 @@
 //! over the corpora and changes of them (tests/fuzz.rs).
 #![allow(dead_code)]
 
+#[path = "../tests/common/gguf.rs"]
+mod gguf;
+#[path = "request.rs"]
+pub mod request;
+#[path = "../tests/common/tiny.rs"]
+mod tiny;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use warpweft::base::Texts;
@@ -21,6 +28,8 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("template", template),
     ("topology", topology),
     ("table", table),
+    ("trace", trace),
+    ("request", request::request),
 ];
 
 /// An error is one line of bounded length without control characters, whatever the bytes were.
@@ -391,17 +400,36 @@ const METHODS: &[&str] = &[
 pub fn topology(data: &[u8]) {
     if let Some(t) = said(warpweft::topology::read("machine.toml", &String::from_utf8_lossy(data))) {
         assert!(t.devices() > 0);
+        for figure in warpweft::simulate::whatif::FIGURES {
+            said(warpweft::simulate::whatif::set(&mut t.clone(), &format!("{figure}=x2")));
+        }
     }
 }
 
+/// The rows as whatever they could measure.
 pub fn table(data: &[u8]) {
-    use warpweft::simulate::check::{Subject, check};
+    use warpweft::simulate::check::{SUBJECTS, check};
     use warpweft::simulate::table::Table;
     let text = String::from_utf8_lossy(data);
-    if let Some(table) = said(Table::parse("table.csv", &text))
-        && table.rows.len() <= 8
-    {
-        let none = |name: &str| Err(warpweft::base::Error::usage(format!("there is no machine {name}")));
-        said(check(Subject::Gemm, table, &none));
+    for subject in SUBJECTS {
+        if let Some(table) = said(Table::parse("table.csv", &text))
+            && table.rows.len() <= 4
+            && let Some(report) = said(check(subject, table, &warpweft::simulate::known::machine))
+        {
+            for outcome in &report.outcomes {
+                said(outcome.predicted.clone());
+            }
+            report.lines(true);
+            said(report.rows_csv());
+        }
+    }
+}
+
+pub fn trace(data: &[u8]) {
+    use warpweft::simulate::compare::compare;
+    use warpweft::trace::Trace;
+    if let Some(trace) = said(Trace::from_json(&String::from_utf8_lossy(data), "trace.json")) {
+        assert!(!compare(&trace, &trace).text().is_empty());
+        assert_eq!(Trace::from_json(&trace.to_json(), "again").map(|t| t.spans.len()), Ok(trace.spans.len()));
     }
 }

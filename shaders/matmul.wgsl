@@ -19,10 +19,15 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 //}
 
+//{ element
+// Four neighbouring elements of a tile.
+alias Four = vec4<f32>;
+//}
+
 // Row k of a tile begins at k * BM / 4 (BN / 4); its vectors are swapped in pairs by k / 4, so that neither
 // lanes that store a 4 × 4 patch nor lanes that read a row meet in one bank.
-var<workgroup> tile_a: array<vec4<f32>, BM * 4u>;
-var<workgroup> tile_b: array<vec4<f32>, BN * 4u>;
+var<workgroup> tile_a: array<Four, BM * 4u>;
+var<workgroup> tile_b: array<Four, BN * 4u>;
 
 //{ body
 fn batch_a(z: u32) -> u32 { return 0u; }

@@ -87,7 +87,9 @@ pub use cli::main;
 pub use graph::{Attention, Graph, GraphBuilder, Optimiser, Parameters, RopeLayout, Tensor, Window, Zero};
 pub use model::{Model, ModelInfo, ModelSource};
 #[cfg(feature = "text")]
-pub use session::{Alternative, Embedder, Finished, Generation, Generator, Loading, Opened, Request, Stop, Token};
-pub use session::{Cancel, DeviceChoice as Device, Engine, Layout, Notice, Options, Precision};
+pub use session::{
+    Alternative, Embedder, Finished, Generation, Generator, Loading, Opened, Request, Stop, Token, Tokens,
+};
+pub use session::{Cancel, DeviceChoice as Device, Engine, Layout, Notice, Notices, Options, Precision, Speculation};
 #[cfg(feature = "text")]
-pub use text::{Message, Sampling, Tokenizer};
+pub use text::{Constraint, Dry, Message, Sampling, Tokenizer};

@@ -6,7 +6,6 @@ use common::{Found, Later, device, model, values};
 use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use warpweft::base::{Array, Bindings, DType, Error, Result};
 use warpweft::device::{Gpu, Program, Store};
 use warpweft::format;
@@ -85,17 +84,46 @@ fn a_weight_of_which_a_block_is_missing_is_named() {
     assert!(said.contains("\"w\"") && said.contains("7 of 8"), "{said}");
 }
 
-/// The greedy tokens of a short answer.
+/// The tokens of a short answer.
 fn answer(model: &mut Generator) -> Vec<u32> {
     let prompt = model.raw_prompt("The capital of France is").unwrap();
-    let request = Request { prompt, sampling: Sampling::default(), max_tokens: Some(6), top: 0 };
-    let mut ids = vec![];
-    block_on(model.generate(&request, &AtomicBool::new(false), &mut |t| {
-        ids.push(t.id);
-        Ok(())
-    }))
-    .unwrap();
-    ids
+    let request = Request::new(prompt).sampling(Sampling::default()).max_tokens(6);
+    let mut tokens = model.stream(&request).unwrap();
+    block_on(async {
+        let mut ids = vec![];
+        while let Some(token) = tokens.next().await {
+            ids.push(token.unwrap().id);
+        }
+        ids
+    })
+}
+
+#[test]
+fn an_answer_is_a_stream_that_ends_where_it_is_dropped() {
+    use futures_core::Stream;
+    let Some(path) = model("smollm2-135m") else { return };
+    let mut model =
+        block_on(Generator::open(&path, &session::Options::new().device(DeviceChoice::Cpu).context(128))).unwrap();
+    let prompt = model.raw_prompt("The capital of France is").unwrap();
+    let request = Request::new(prompt).max_tokens(8);
+    let whole: Vec<u32> = block_on(async {
+        let mut tokens = model.stream(&request).unwrap();
+        let mut ids = vec![];
+        while let Some(token) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut tokens).poll_next(cx)).await {
+            ids.push(token.unwrap().id);
+        }
+        assert!(tokens.next().await.is_none(), "a stream that has ended stays ended");
+        assert_eq!(tokens.figures().unwrap().tokens, ids.len());
+        ids
+    });
+    assert_eq!(whole.len(), 8);
+    // Dropped after three tokens, the answer is over, and the model can be asked again.
+    let mut tokens = model.stream(&request).unwrap();
+    let three: Vec<u32> = (0..3).map(|_| block_on(tokens.next()).unwrap().unwrap().id).collect();
+    drop(tokens);
+    assert_eq!(three, whole[..3]);
+    let text = block_on(model.stream(&request).unwrap().text()).unwrap();
+    assert_eq!(text, model.tokenizer().decode(&whole, true).unwrap());
 }
 
 fn arrived(path: &std::path::Path, device: DeviceChoice, cut: usize) -> Result<Opened> {
@@ -104,9 +132,9 @@ fn arrived(path: &std::path::Path, device: DeviceChoice, cut: usize) -> Result<O
     let mut loading = Loading::new("m.gguf", Some(bytes.len() as u64), HashMap::new(), options);
     block_on(async {
         for chunk in bytes[..cut.min(bytes.len())].chunks(1_000_003) {
-            loading.push(chunk, &mut |_| {}).await?;
+            loading.push(chunk).await?;
         }
-        loading.finish(&mut |_| {}).await
+        loading.finish().await
     })
 }
 
@@ -119,7 +147,7 @@ fn smollm2_answers_the_same_however_it_came() {
     }
     for device in devices {
         let options = session::Options { device: device.clone(), context: Some(64), ..Default::default() };
-        let mut whole = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+        let mut whole = block_on(Generator::open(&path, &options)).unwrap();
         let Opened::Generator(mut fed) = arrived(&path, device, usize::MAX).unwrap() else {
             panic!("a llama generates")
         };
@@ -132,7 +160,7 @@ fn smollm2_answers_the_same_however_it_came() {
             max_tokens: Some(6),
             top: 0,
         };
-        let never = AtomicBool::new(false);
+        let never = session::Cancel::new();
         let ids = |from: &[usize], models: &mut [&mut Generator]| {
             let mut g = models[0].begin(&request).unwrap();
             from.iter().map(|m| block_on(models[*m].next(&mut g, &never)).unwrap().unwrap().id).collect::<Vec<_>>()
@@ -150,15 +178,15 @@ fn a_model_folder_answers_the_same_in_small_pieces_and_of_unknown_size() {
     let bytes = read("model.safetensors");
     assert!(bytes.len() > 100_000, "its head is read before its end is here");
     let options = session::Options { device: DeviceChoice::Cpu, ..Default::default() };
-    let mut whole = block_on(Generator::open(folder.path(), &options, &mut |_| {})).unwrap();
+    let mut whole = block_on(Generator::open(folder.path(), &options)).unwrap();
     let arrive = |bytes: &[u8], size: Option<u64>| {
         let side = ["config.json", "tokenizer.json", "tokenizer_config.json"].map(|n| (n.to_string(), read(n)));
         let mut loading = Loading::new("model.safetensors", size, HashMap::from(side), options.clone());
         block_on(async {
             for piece in bytes.chunks(10_007) {
-                loading.push(piece, &mut |_| {}).await?;
+                loading.push(piece).await?;
             }
-            loading.finish(&mut |_| {}).await
+            loading.finish().await
         })
     };
     for size in [Some(bytes.len() as u64), None] {
@@ -191,14 +219,14 @@ fn in_two(
     let heads: Vec<Head> = names.into_iter().zip(&files).map(head).collect();
     let options = session::Options { device, ..Default::default() };
     block_on(async {
-        let mut loading = Loading::of_files("m", &heads, HashMap::from(side), options, &mut |_| {}).await?;
+        let mut loading = Loading::of_files("m", &heads, HashMap::from(side), options).await?;
         for (name, bytes) in names.iter().zip(&files) {
             for piece in bytes.chunks(10_007) {
-                loading.push(piece, &mut |_| {}).await?;
+                loading.push(piece).await?;
             }
             loading.file_ends(name)?;
         }
-        let Opened::Generator(mut model) = loading.finish(&mut |_| {}).await? else { panic!("a llama generates") };
+        let Opened::Generator(mut model) = loading.finish().await? else { panic!("a llama generates") };
         Ok(answer(&mut model))
     })
 }
@@ -210,7 +238,7 @@ fn a_model_in_two_files_answers_as_in_one_and_an_index_that_lies_is_told() {
     tiny.folder(one.path(), false);
     tiny.folder_in_two(two.path());
     let options = session::Options { device: DeviceChoice::Cpu, ..Default::default() };
-    let open = |path: &std::path::Path| block_on(Generator::open(path, &options, &mut |_| {}));
+    let open = |path: &std::path::Path| block_on(Generator::open(path, &options));
     let wanted = answer(&mut open(one.path()).unwrap());
     assert_eq!(answer(&mut open(two.path()).unwrap()), wanted);
     let mut devices = vec![DeviceChoice::Cpu];
@@ -275,9 +303,9 @@ fn a_mesh_takes_its_pieces_as_they_arrive() {
         let mut loading = Loading::new("m.gguf", Some(file.len() as u64), HashMap::new(), options);
         block_on(async {
             for piece in file.chunks(9_001) {
-                loading.push(piece, &mut |_| {}).await?;
+                loading.push(piece).await?;
             }
-            loading.finish(&mut |_| {}).await
+            loading.finish().await
         })
     };
     let Opened::Generator(mut one) = arrive(None).unwrap() else { panic!("a llama generates") };
@@ -302,11 +330,14 @@ fn a_download_that_ends_early_is_told_where() {
 fn a_cancel_is_heard_within_a_step() {
     let Some(path) = model("smollm2-135m") else { return };
     let options = session::Options { device: DeviceChoice::Cpu, context: Some(256), ..Default::default() };
-    let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(&path, &options)).unwrap();
     let prompt = model.raw_prompt(&"word ".repeat(120)).unwrap();
     let request = Request { prompt, sampling: Sampling::default(), max_tokens: Some(4), top: 0 };
-    let cancel = AtomicBool::new(true);
-    let done = block_on(model.generate(&request, &cancel, &mut |_| Ok(()))).unwrap();
+    let cancel = session::Cancel::new();
+    cancel.cancel();
+    let mut tokens = model.stream(&request).unwrap().until(&cancel);
+    assert!(block_on(tokens.next()).is_none());
+    let done = tokens.figures().unwrap();
     assert_eq!((done.tokens, done.stop), (0, session::Stop::Cancelled));
     // Work enough for several submissions of a software device, or of any device that nothing is known of yet.
     let mut devices = vec![DeviceChoice::Cpu];

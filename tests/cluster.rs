@@ -10,11 +10,11 @@ use warpweft::device::cluster::{RankPlan, Watch};
 use warpweft::device::{Cluster, Gpu, Nobody, Store};
 use warpweft::graph::Graph;
 use warpweft::plan::shard::{Sharded, shard};
-use warpweft::plan::{Facts, Options, Policy, plan};
+use warpweft::plan::{Facts, Options, Policy, Traffic, plan};
 use warpweft::reference::Interpreter;
 use warpweft::reference::sample::Random;
 use warpweft::simulate::plans::{self, Machine};
-use warpweft::simulate::whatif;
+use warpweft::simulate::{Layout, Shape, counts, whatif};
 use warpweft::topology::collective::Algorithm;
 use warpweft::topology::{Precision, shipped};
 
@@ -113,6 +113,7 @@ impl Virtual {
         );
         let predicted = self.simulated(bindings, None);
         assert_eq!(*counted, predicted.traffic, "{what}: counted and predicted");
+        self.check_executed(watch, &predicted.traffic, what);
         assert!(counted.work.values().all(|w| w.flops > 0 && w.dispatches > 0), "{what}");
         let latest =
             predicted.ran.iter().map(|r| r.end).chain(predicted.messages.iter().map(|m| m.end)).fold(0.0, f64::max);
@@ -133,6 +134,34 @@ impl Virtual {
     }
 }
 
+impl Virtual {
+    /// What the devices' commands came to, against what was predicted of the plans: the same dispatches, messages and copied
+    /// bytes; products that are a part of the FLOPs; no bytes beyond the ranges that were bound.
+    fn check_executed(&self, watch: &Watch, predicted: &Traffic, what: &str) {
+        let mut sent = std::collections::BTreeMap::<usize, u64>::new();
+        predicted.links.iter().for_each(|(link, bytes)| *sent.entry(link.0).or_default() += bytes);
+        for (rank, work) in &predicted.work {
+            let e = watch.executed[rank];
+            assert_eq!(e.dispatches, work.dispatches, "{what}, rank {rank}");
+            assert_eq!(e.copied_bytes, sent.get(rank).copied().unwrap_or(0), "{what}, rank {rank}");
+            assert!(0 < e.product_flops && e.product_flops <= work.flops, "{what}, rank {rank}: {e:?} of {work:?}");
+            assert!(e.invocations > 0 && work.bytes <= e.bound_bytes, "{what}, rank {rank}: {e:?} of {work:?}");
+        }
+        let copies: usize = watch.executed.values().map(|e| e.copies).sum();
+        assert_eq!(copies, predicted.messages, "{what}");
+    }
+}
+
+fn layout_of(mesh: &[(MeshAxis, usize)], seq: usize) -> Layout {
+    let ways = |axis: MeshAxis| mesh.iter().find(|a| a.0 == axis).map_or(1, |a| a.1);
+    Layout {
+        dp: ways(MeshAxis::Data),
+        global_batch: ways(MeshAxis::Data),
+        precision: Precision::Fp32,
+        ..Layout::single(seq)
+    }
+}
+
 fn conversation(gpu: &Arc<Gpu>, dtype: DType, mesh: &[(MeshAxis, usize)], sequence_parallel: bool, policy: Policy) {
     let what = format!("{dtype} {mesh:?} sp={sequence_parallel} {:?}", policy.algorithm);
     let heads = if dtype.is_quantised() { (4, 2) } else { (6, 3) };
@@ -141,6 +170,19 @@ fn conversation(gpu: &Arc<Gpu>, dtype: DType, mesh: &[(MeshAxis, usize)], sequen
     let mut oracle = Interpreter::<f64>::new(&graph, &model.weights).unwrap();
     let mut ranks = load(gpu, &graph, mesh, &model.weights, policy);
     let mut r = Random::new(5);
+    let sizes = &model.config.common.sizes;
+    let shape = Shape {
+        layers: sizes.layers,
+        hidden: sizes.width,
+        heads: sizes.heads,
+        kv_heads: sizes.kv_heads,
+        head: sizes.head,
+        ffn: model.config.common.ffn,
+        vocab: sizes.vocab,
+        gated: true,
+        rope: true,
+        ..Shape::default()
+    };
     let mut total = 0;
     for n in [5usize, 1, 3] {
         total += n;
@@ -160,6 +202,19 @@ fn conversation(gpu: &Arc<Gpu>, dtype: DType, mesh: &[(MeshAxis, usize)], sequen
             }
         }
         ranks.check_counts(&bindings, &watch, &format!("{what} total={total}"));
+        // Products by the parameters that the devices were given, against those of the model's sizes: all ranks together do
+        // the work of one, each replica anew.
+        if !mesh.iter().any(|a| a.0 == MeshAxis::Context) {
+            let layout = layout_of(mesh, n);
+            let want =
+                counts::forward(&shape, &Layout { dp: 1, global_batch: 1, ..layout.clone() }, 1).unwrap().products;
+            let done = watch.executed.values().map(|e| e.product_flops).sum::<u64>() as f64;
+            let want = want * layout.dp as f64;
+            let ways = mesh.iter().find(|a| a.0 == MeshAxis::Tensor).map_or(1, |a| a.1);
+            // Where there are fewer heads of keys than ranks, some make the same ones.
+            let same = if ways <= sizes.kv_heads { done == want } else { done > want };
+            assert!(same, "{what} total={total}: {done} executed, {want} by the shape");
+        }
     }
     assert!(ranks.stores.iter().all(|s| s.bytes() > 0));
 }

@@ -242,7 +242,7 @@ fn int8_keeps_a_models_choices_and_its_perplexity() {
 
     let device = warpweft::session::DeviceChoice::Cpu;
     let options = warpweft::session::Options { device, context: Some(64), ..Default::default() };
-    let words = pollster::block_on(warpweft::session::Generator::open(&path, &options, &mut |_| {})).unwrap();
+    let words = pollster::block_on(warpweft::session::Generator::open(&path, &options)).unwrap();
     let mut tokens = words.raw_prompt(include_str!("../ARCHITECTURE.md")).unwrap();
     assert!(tokens.len() >= 2000, "the text has {} tokens", tokens.len());
     tokens.truncate(2000);

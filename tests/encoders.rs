@@ -129,8 +129,7 @@ impl Case {
 
     fn check_file(&self, path: PathBuf, device: DeviceChoice) {
         let options = Options { device, precision: Precision::F32, ..Options::default() };
-        let mut model =
-            block_on(Embedder::open(path, &options, &mut |_| {})).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let mut model = block_on(Embedder::open(path, &options)).unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let got = block_on(model.embed(&self.texts())).unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let want = self.figures["vectors"].as_array().unwrap();
         assert_eq!(got.len(), want.len());

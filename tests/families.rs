@@ -175,8 +175,7 @@ impl Case {
             format!("{} {} {axes}", self.name, path.extension().map_or("folder".into(), |e| e.to_string_lossy()));
         let layout = Layout { mesh: mesh(axes).unwrap(), ..Layout::default() };
         let options = Options { device, context: Some(64), layout, precision: Precision::F32, ..Options::default() };
-        let mut model =
-            block_on(Generator::open(path, &options, &mut |_| {})).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let mut model = block_on(Generator::open(path, &options)).unwrap_or_else(|e| panic!("{what}: {e}"));
         let list = |key: &str| self.figures[key].as_array().unwrap().clone();
         let prompt = list("prompt").iter().map(|x| x.as_u64().unwrap() as u32).collect();
         let request = Request { prompt, sampling: Sampling::greedy(), max_tokens: Some(tokens), top: 12 };
@@ -371,7 +370,7 @@ fn gemma3_270m_is_right() {
     let figures: Json = serde_json::from_str(include_str!("figures/gemma3_270m.json")).unwrap();
     let options =
         Options { device: DeviceChoice::Cpu, context: Some(64), precision: Precision::F32, ..Options::default() };
-    let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(&path, &options)).unwrap();
     for case in figures["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
         let list = |key: &str| case[key].as_array().unwrap().clone();

@@ -10,6 +10,8 @@ mod folder;
 mod gguf;
 #[path = "files/runs.rs"]
 mod runs;
+#[path = "files/tables.rs"]
+mod tables;
 #[path = "files/words.rs"]
 mod words;
 

@@ -12,7 +12,7 @@ use warpweft::text::{Message, Sampling};
 fn open(path: &Path, device: DeviceChoice, axes: &str, sequence_parallel: bool) -> Generator {
     let layout = Layout { mesh: mesh(axes).unwrap(), sequence_parallel, ..Layout::default() };
     let options = Options { device, context: Some(128), layout, precision: Precision::F32, ..Options::default() };
-    block_on(Generator::open(path, &options, &mut |_| {})).unwrap_or_else(|e| panic!("{axes}: {e}"))
+    block_on(Generator::open(path, &options)).unwrap_or_else(|e| panic!("{axes}: {e}"))
 }
 
 fn answer(model: &mut Generator, replica: usize, question: &str, tokens: usize) -> (String, Vec<u32>) {
@@ -99,7 +99,7 @@ fn meshes_that_do_not_fit_are_refused_with_the_numbers() {
     let refused = |axes: &str, devices: Vec<DeviceChoice>| {
         let layout = Layout { mesh: mesh(axes)?, devices, ..Layout::default() };
         let options = Options { device: DeviceChoice::Cpu, context: Some(64), layout, ..Options::default() };
-        block_on(Generator::open(&path, &options, &mut |_| {})).map(drop)
+        block_on(Generator::open(&path, &options)).map(drop)
     };
     let says = |axes: &str, devices: Vec<DeviceChoice>, text: &str| {
         let e = refused(axes, devices).expect_err(axes).to_string();

@@ -29,7 +29,7 @@ fn options(device: DeviceChoice) -> Options {
 
 /// Greedy tokens of each figure, ids compared where the reference's margin exceeds 0.05, and the first step's logits.
 fn smollm2_matches(path: &Path, device: DeviceChoice, positions: bool) {
-    let mut model = block_on(Generator::open(path, &options(device), &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(path, &options(device))).unwrap();
     for case in figures("smollm2.json")["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
         let prompt = ids(&case["prompt_ids"]);
@@ -108,7 +108,7 @@ fn smollm2_keeps_its_logits_with_keys_and_values_in_less_than_f32() {
         figures["cases"].as_array().unwrap().iter().map(|c| ids(&c["prompt_ids"])).max_by_key(Vec::len).unwrap();
     let logits = |kv| {
         let options = Options { kv: Some(kv), ..options(DeviceChoice::Cpu) };
-        block_on(block_on(Generator::open(&path, &options, &mut |_| {})).unwrap().logits(&prompt)).unwrap()
+        block_on(block_on(Generator::open(&path, &options)).unwrap().logits(&prompt)).unwrap()
     };
     let best = |l: &Vec<f32>| (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap();
     let exact = logits(DType::F32);
@@ -129,7 +129,7 @@ fn smollm2_keeps_its_logits_with_keys_and_values_in_less_than_f32() {
 #[test]
 fn smollm2_answers_in_its_chat_form_the_same_for_the_same_seed() {
     let Some(path) = model("smollm2-135m") else { return };
-    let mut model = block_on(Generator::open(&path, &options(DeviceChoice::Cpu), &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(&path, &options(DeviceChoice::Cpu))).unwrap();
     let prompt = model.chat_prompt(&[Message::new("user", "What is the capital of France?")]).unwrap();
     assert_eq!(prompt, ids(&figures("smollm2.json")["cases"][2]["prompt_ids"]));
     let mut say = |seed| {
@@ -149,7 +149,7 @@ fn smollm2_answers_in_its_chat_form_the_same_for_the_same_seed() {
 }
 
 fn minilm_matches(path: &Path, device: DeviceChoice) {
-    let mut model = block_on(Embedder::open(path, &options(device), &mut |_| {})).unwrap();
+    let mut model = block_on(Embedder::open(path, &options(device))).unwrap();
     let figures = figures("minilm.json");
     let cases = figures["cases"].as_array().unwrap();
     let texts: Vec<&str> = cases.iter().map(|c| c["text"].as_str().unwrap()).collect();

@@ -15,7 +15,7 @@ fn machine(name: &str, nodes: usize) -> Topology {
 }
 
 fn experts(ep: usize, imbalance: f64) -> (Shape, Layout) {
-    let stack = software::named("megatron-core").unwrap().trains("h100").unwrap().stack;
+    let stack = software::named("megatron-core").unwrap().trains("h100", "").unwrap().stack;
     let layout = Layout { dp: 32, ep, global_batch: 128, imbalance, stack, zero: 1, ..Layout::single(4096) };
     (preset("qwen3-30b-a3b").unwrap(), layout)
 }
@@ -32,13 +32,14 @@ fn experts_cost_what_their_tokens_do() {
     // A rank with more tokens than the others keeps them waiting; it does not take longer than its share.
     let uneven = seconds(32, 1.5, &|_| {});
     assert!(uneven > even && uneven < 1.5 * even, "{even} {uneven}");
-    // Tokens that go to each node once take less of the network, within a node nothing changes.
+    // Tokens that go to each node once take less of the network, and of the links those that go to each rank once.
     let all = |l: &mut Layout| l.stack.once_per_node = false;
     assert!(seconds(32, 1.0, &all) > 1.05 * even);
-    assert_eq!(seconds(8, 1.0, &all), seconds(8, 1.0, &|_| {}));
+    assert!(seconds(8, 1.0, &all) > seconds(8, 1.0, &|_| {}));
     // The host's part is its time a layer and micro-batch, and nothing of models without experts.
-    let quick = seconds(32, 1.0, &|l| l.stack.host_experts.0 = 0.0);
-    let host = experts(32, 1.0).1.stack.host_experts.0 * 48.0 * 4.0;
+    let quick = seconds(32, 1.0, &|l| (l.stack.host_experts.0, l.stack.host_expert.0) = (0.0, 0.0));
+    let waits = experts(32, 1.0).1.stack;
+    let host = (waits.host_experts.0 + 128.0 / 32.0 * waits.host_expert.0) * 48.0 * 4.0;
     assert!((even - quick - host).abs() < 0.05 * host, "{even} {quick} {host}");
     // Narrower tokens travel faster.
     assert!(seconds(32, 1.0, &|l| l.stack.dispatch = 1.0) < even);
@@ -46,16 +47,24 @@ fn experts_cost_what_their_tokens_do() {
     assert!(step(&shape, &m, &layout).unwrap_err().to_string().contains("imbalance"));
 }
 
-/// Of N nodes, k throws hit N (1 − (1 − 1/N)^k): two nodes get eight copies of a token as one each, nearly.
+/// Of N nodes, k throws hit N (1 − (1 − 1/N)^k): two nodes get eight copies of a token as one each, nearly, and hand it on to
+/// each of 16 ranks once.
 #[test]
-fn copies_of_a_token_go_to_a_node_once() {
+fn copies_of_a_token_go_to_a_node_and_to_a_rank_once() {
     let m = machine("dgx-h100", 2);
     let chip = Chip::new(m.slowest()).unwrap();
-    let placed = warpweft::simulate::collective::Placed::new(&m, 16, 1);
-    let far = |copies| price_tokens(&chip.constants.collective, &placed, 1e9, copies).far.0;
-    assert!((far(8.0) / far(1.0) - 2.0 * (1.0 - 0.5f64.powi(8)) / 8.0).abs() < 1e-12);
-    let near = |copies| price_tokens(&chip.constants.collective, &placed, 1e9, copies).near.0;
-    assert_eq!(near(8.0), near(1.0));
+    let priced = |m: &Topology, ranks: usize, copies: f64| {
+        let placed = warpweft::simulate::collective::Placed::new(m, ranks, 1);
+        price_tokens(&chip.constants.collective, &placed, 1e9, copies)
+    };
+    let hit = |n: f64| n * (1.0 - (1.0 - 1.0 / n).powi(8)) / 8.0;
+    let (all, once) = (priced(&m, 16, 1.0), priced(&m, 16, 8.0));
+    assert!((once.far.0 / all.far.0 - hit(2.0)).abs() < 1e-12);
+    // What came over the network goes on over the links, so that a rank's share there is that of all 16 ranks.
+    assert!((once.near.0 - 1e9 * hit(16.0) * 7.0 / 8.0).abs() < 1.0, "{}", once.near);
+    // On links alone, too, a rank gets a token once.
+    let one = machine("dgx-h100", 1);
+    assert!((priced(&one, 8, 8.0).near.0 / priced(&one, 8, 1.0).near.0 - hit(8.0)).abs() < 1e-12);
 }
 
 fn between(v: &Value, x: f64) {

@@ -4,12 +4,14 @@ mod common;
 
 use common::{Found, device};
 use pollster::block_on;
-use warpweft::base::{Array, Bindings, DType, Result, Var};
+use std::collections::{HashMap, HashSet};
+use warpweft::base::{AdapterKind, Array, Bindings, Caps, DType, Result, Var};
 use warpweft::device::{Program, Store};
 use warpweft::graph::{Graph, GraphBuilder, Tensor};
-use warpweft::plan::{Options, plan};
+use warpweft::plan::{BufferId, Options, Plan, Role, plan};
 use warpweft::reference::Interpreter;
 use warpweft::reference::sample::Random;
+use warpweft::session::{DeviceChoice, Engine};
 
 const GRAPHS: u64 = 1000;
 const SEQ: Var = Var::new("seq", 5);
@@ -138,4 +140,133 @@ fn fused_equals_unfused_equals_the_reference() {
         }
     }
     assert!(dispatches.0 * 2 < dispatches.1, "fusing saves little: {dispatches:?}");
+}
+
+/// Sizes at which something begins or ends: of vectors, rows of tiles, workgroups.
+const ODD: &[usize] = &[1, 2, 3, 5, 7, 8, 9, 15, 17, 31, 33, 63, 65, 127, 129, 257];
+
+/// A graph over odd sizes with products, of which two axes vary; many values live for long.
+fn odd_graph(seed: u64) -> (Graph, Bindings, Vec<(&'static str, Array)>, HashMap<String, Array>) {
+    let r = &mut Random::new(seed);
+    let mut odd = || ODD[r.below(ODD.len())];
+    let (w, h, n, most) = (odd(), odd(), odd(), odd());
+    let (rows, more) = (Var::new("rows", most as u32), Var::new("more", h as u32));
+    let g = GraphBuilder::new();
+    let a = g.input("a", DType::F32, vec![rows.into(), w.into()]);
+    let b = g.input("b", DType::F32, vec![more.into(), w.into()]);
+    let c = g.input("c", DType::F32, [w]);
+    let weight = g.weight("w", DType::F32, [n, w]);
+    let mut pool = vec![a, b, c, a.matmul_t(weight), b.matmul_t(weight), a.softmax()];
+    for _ in 0..6 + r.below(14) {
+        let (x, y) = (pool[r.below(pool.len())], pool[r.below(pool.len())]);
+        let z = step(&g, r, x, y);
+        if g.take_error().is_none() && z.ty().dtype == DType::F32 {
+            pool.push(z.tanh());
+        }
+    }
+    g.output("y", pool[pool.len() - 1]);
+    g.output("x", pool[r.below(pool.len())]);
+    g.output("z", pool[3 + r.below(pool.len() - 3)] * 0.5);
+    let now = |r: &mut Random, most: usize| 1 + r.below(most);
+    let (seq, other) = (now(r, most), now(r, h));
+    let bindings = Bindings::new().with("rows", seq as u64).with("more", other as u64);
+    let mut fill = |shape: &[usize]| {
+        let n = shape.iter().product();
+        Array::f32(shape, &(0..n).map(|_| r.normal() as f32 * 0.5).collect::<Vec<_>>())
+    };
+    let inputs = vec![("a", fill(&[seq, w])), ("b", fill(&[other, w])), ("c", fill(&[w]))];
+    let weights = HashMap::from([("w".to_string(), fill(&[n, w]))]);
+    (g.finish().unwrap(), bindings, inputs, weights)
+}
+
+/// From when to when each buffer is in use, dispatch by dispatch, told from a plan itself.
+fn lives(plan: &Plan) -> HashMap<BufferId, (usize, usize)> {
+    let mut out: HashMap<BufferId, (usize, usize)> = HashMap::new();
+    for (i, d) in plan.dispatches.iter().enumerate() {
+        for a in &d.args {
+            out.entry(a.buffer).or_insert((i, i)).1 = i;
+        }
+    }
+    out
+}
+
+/// Buffers that share memory, by the same plan twice: once every value has its own.
+fn check_packing(apart: &Plan, packed: &Plan, what: &str) {
+    assert_eq!(apart.dispatches.len(), packed.dispatches.len(), "{what}");
+    let lives = lives(apart);
+    let mut shared: HashMap<BufferId, HashSet<BufferId>> = HashMap::new();
+    for (own, shares) in apart.dispatches.iter().zip(&packed.dispatches) {
+        for (a, b) in own.args.iter().zip(&shares.args) {
+            assert_eq!((&a.name, a.offset, a.bytes, a.write), (&b.name, b.offset, b.bytes, b.write), "{what}");
+            let (own, to) = (apart.buffer(a.buffer), packed.buffer(b.buffer));
+            assert!(to.bytes >= own.bytes && to.texels == own.texels, "{what}: {} in {}", own.label, to.label);
+            assert_eq!(own.role == Role::Scratch, to.role == Role::Scratch, "{what}");
+            shared.entry(b.buffer).or_default().insert(a.buffer);
+        }
+    }
+    for (slot, values) in shared {
+        if packed.buffer(slot).role != Role::Scratch {
+            assert_eq!(values.len(), 1, "{what}: {} holds several values", packed.buffer(slot).label);
+        }
+        let mut turns: Vec<(usize, usize)> = values.iter().map(|v| lives[v]).collect();
+        turns.sort_unstable();
+        let apart = turns.windows(2).all(|w| w[0].1 < w[1].0);
+        assert!(apart, "{what}: {} holds values that live together: {turns:?}", packed.buffer(slot).label);
+    }
+    let scratch = |p: &Plan| p.bytes_where(|r| *r == Role::Scratch);
+    assert!(scratch(packed) <= scratch(apart), "{what}");
+}
+
+#[test]
+fn values_that_live_together_never_share_memory() {
+    let software = Caps { kind: AdapterKind::Software, ..Caps::FLOOR };
+    let (mut values, mut slots) = (0, 0);
+    for seed in 0..600 {
+        let (graph, ..) = odd_graph(seed);
+        for caps in [&Caps::FLOOR, &common::large_gpu(), &software] {
+            for fuse in [true, false] {
+                let mut options = Options { fuse, ..Options::for_caps(caps) };
+                let packed = plan(&graph, caps, &options).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{graph}"));
+                options.keep_values = true;
+                let apart = plan(&graph, caps, &options).unwrap();
+                check_packing(&apart, &packed, &format!("seed {seed} {:?} fuse={fuse}", caps.kind));
+                let scratch = |p: &Plan| p.buffers.iter().filter(|b| b.role == Role::Scratch).count();
+                (values, slots) = (values + scratch(&apart), slots + scratch(&packed));
+            }
+        }
+    }
+    assert!(slots * 3 < values * 2, "little is shared: {slots} for {values} values");
+}
+
+/// Odd sizes and steps smaller than they may be: the CPU and, of fewer graphs, the device.
+#[test]
+fn odd_sizes_give_what_the_reference_gives() {
+    let gpu = match device(None) {
+        Found::Device(gpu) => Some(gpu),
+        Found::Skipped => None,
+    };
+    for seed in 0..400 {
+        let (graph, bindings, inputs, weights) = odd_graph(seed);
+        let want = Interpreter::<f64>::new(&graph, &weights).unwrap().step_values(&bindings, &inputs).unwrap();
+        let names = ["y", "x", "z"];
+        let mut all = vec![];
+        let mut engine = block_on(Engine::open(&DeviceChoice::Cpu, &graph, &weights)).unwrap();
+        all.push(("CPU", block_on(engine.run(&bindings, &inputs, &names)).unwrap()));
+        if let Some(gpu) = gpu.as_ref().filter(|_| seed % 10 == 0) {
+            let planned = plan(&graph, gpu.caps(), &Options::for_caps(gpu.caps())).unwrap();
+            let mut store = Store::new(gpu.clone());
+            let mut program = block_on(Program::load(planned, &mut store, &weights, &mut |_, _| {})).unwrap();
+            program.poison();
+            all.push(("device", block_on(program.step(&bindings, &inputs, &names)).unwrap()));
+        }
+        for (place, got) in all {
+            for (array, (name, want)) in got.iter().zip(&want) {
+                assert_eq!(array.count(), want.len(), "seed {seed} {place} {name}");
+                for (i, (g, w)) in array.to_f32().iter().zip(want).enumerate() {
+                    let close = (*g as f64 - w).abs() <= 2e-4 + 2e-4 * w.abs();
+                    assert!(close, "seed {seed} {place} {name}[{i}]: {g} for {w} under {bindings}\n{graph}");
+                }
+            }
+        }
+    }
 }

@@ -398,11 +398,11 @@ fn whatever_shares_a_step_each_sequence_gets_the_bits_that_it_gets_alone() {
     for (dtype, options) in [(DType::F32, exact(DeviceChoice::Cpu)), (DType::Q4_0, options(DeviceChoice::Cpu))] {
         let (_folder, path) = tiny_in(256, dtype);
         let all = requests(24, 3, 90);
-        let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+        let mut model = block_on(Generator::open(&path, &options)).unwrap();
         let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
         for sequences in [1, 2, 5, 16] {
             let how = BatchOptions { sequences, ..BatchOptions::default() };
-            let mut batch = block_on(Batch::open(&path, &options, &how, &mut |_| {})).unwrap();
+            let mut batch = block_on(Batch::open(&path, &options, &how)).unwrap();
             let got = run(&mut batch, &all, sequences as u64, 0);
             agrees(&got, &want, &format!("{dtype}, {sequences} at once"));
             assert!(got.iter().all(|g| g.1) && batch.preempted() == 0);
@@ -418,18 +418,18 @@ fn a_batch_keeps_what_a_conversation_keeps_and_says_where_it_cannot() {
     let all = requests(12, 4, 60);
     let with = |kv| Options { kv: Some(kv), ..exact(DeviceChoice::Cpu) };
     let how = BatchOptions { sequences: 4, ..BatchOptions::default() };
-    let narrow = block_on(Generator::open(&path, &with(DType::Q8_0), &mut |_| {})).err().map(|e| e.to_string());
+    let narrow = block_on(Generator::open(&path, &with(DType::Q8_0))).err().map(|e| e.to_string());
     let heads = narrow.expect("heads of 16 are no whole blocks of 32");
     assert!(heads.contains("rows of 16 are no whole blocks of 32, in which q8_0 is kept"), "{heads}");
-    let mut model = block_on(Generator::open(&path, &with(DType::F16), &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(&path, &with(DType::F16))).unwrap();
     let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
-    let mut batch = block_on(Batch::open(&path, &with(DType::F16), &how, &mut |_| {})).unwrap();
+    let mut batch = block_on(Batch::open(&path, &with(DType::F16), &how)).unwrap();
     agrees(&run(&mut batch, &all, 1, 0), &want, "in f16");
-    let other = block_on(Generator::open(&path, &with(DType::Q4_0), &mut |_| {})).err().unwrap();
+    let other = block_on(Generator::open(&path, &with(DType::Q4_0))).err().unwrap();
     assert_eq!(other.to_string(), "keys and values cannot be kept in q4_0: give one of f32, f16, q8_0");
     if let Found::Device(gpu) = device(None) {
         let options = Options { kv: Some(DType::F16), ..options(DeviceChoice::Open(gpu)) };
-        let refused = block_on(Batch::open(&path, &options, &how, &mut |_| {})).err().unwrap();
+        let refused = block_on(Batch::open(&path, &options, &how)).err().unwrap();
         assert_eq!(refused.to_string(), "adapters keep keys and values in f32: f16 is for the CPU (--device cpu)");
     }
 }
@@ -438,7 +438,7 @@ fn a_batch_keeps_what_a_conversation_keeps_and_says_where_it_cannot() {
 fn where_memory_is_short_the_youngest_waits_and_goes_on_with_the_same_tokens() {
     let (_folder, path) = tiny(256);
     let all = requests(16, 8, 60);
-    let mut model = block_on(Generator::open(&path, &options(DeviceChoice::Cpu), &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(&path, &options(DeviceChoice::Cpu))).unwrap();
     let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
     let per_token = model.info().state_bytes_per_token;
     // One context and a little: of eight sequences most must wait, and some give way.

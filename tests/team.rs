@@ -137,9 +137,9 @@ fn answer(file: &[u8], team: Option<Arc<dyn Team>>) -> Result<Vec<(u32, u32)>> {
     let mut loading = Loading::new("m.gguf", Some(file.len() as u64), HashMap::new(), options);
     block_on(async {
         for piece in file.chunks(9_973) {
-            loading.push(piece, &mut |_| {}).await?;
+            loading.push(piece).await?;
         }
-        let Opened::Generator(mut model) = loading.finish(&mut |_| {}).await? else { panic!("a llama generates") };
+        let Opened::Generator(mut model) = loading.finish().await? else { panic!("a llama generates") };
         let request = Request {
             prompt: model.raw_prompt("over and under the warp")?,
             sampling: Sampling::greedy(),

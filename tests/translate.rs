@@ -29,7 +29,9 @@ fn every_filled_kernel_translates() {
     all.sort_by_cached_key(|k| k.source().unwrap());
     write(&all);
     assert!(all.len() > 100, "only {} kernels were found", all.len());
-    assert!(all.iter().any(|k| k.name() == "matvec_subgroup"));
+    for name in ["matvec_subgroup", "matvec_int8", "matvec_subgroup_int8", "matmul_int8", "matmul_f16", "quantise"] {
+        assert!(all.iter().any(|k| k.name() == name), "{name} is not there");
+    }
     for kernel in &all {
         let name = kernel.name();
         let (module, info) = kernel.validate().unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -43,7 +45,7 @@ fn every_filled_kernel_translates() {
         let mut text = String::new();
         let options = hlsl::Options {
             fake_missing_bindings: true,
-            shader_model: hlsl::ShaderModel::V6_0,
+            shader_model: hlsl::ShaderModel::V6_2,
             ..hlsl::Options::default()
         };
         let pipeline = hlsl::PipelineOptions::default();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use warpweft::base::{AdapterKind, Caps, DType, Dim, Var};
+use warpweft::base::{AdapterKind, Caps, DType, Dim, Precision, Var};
 use warpweft::graph::{Graph, GraphBuilder};
 use warpweft::kernel::matmul::{Form, VARIANTS, Variant};
 use warpweft::kernel::{Kernel, vector};
@@ -11,12 +11,13 @@ use warpweft::op::Attention;
 use warpweft::plan::{Options, Plan, plan};
 
 /// A GPU with subgroups, and otherwise what every device has.
-const GPU: Caps = Caps { kind: AdapterKind::Discrete, subgroup: 32, ..Caps::FLOOR };
+const GPU: Caps = Caps { kind: AdapterKind::Discrete, subgroup: 32, f16: true, ..Caps::FLOOR };
 
 fn planned(graph: &Graph, variant: Option<&Variant>) -> Plan {
     let mut options = Options::for_caps(&GPU);
     if let Some(v) = variant {
         options.tuning.prefer(v.name);
+        options.precision = v.precision;
     }
     plan(graph, &GPU, &options).unwrap()
 }
@@ -69,13 +70,18 @@ fn all() -> BTreeMap<String, (Kernel, String)> {
     let mut add = |name: String, plan: &Plan, line: String| {
         let more = plan.kernels.len() > 1;
         for (i, k) in plan.kernels.iter().enumerate() {
-            let name = if more && i > 0 { format!("{name}-{}", k.name()) } else { name.clone() };
+            if k.name() == "quantise" {
+                out.insert("quantise".into(), (k.clone(), String::new()));
+                continue;
+            }
+            let first = i == 0 || plan.kernels[i - 1].name() == "quantise";
+            let name = if more && !first { format!("{name}-{}", k.name()) } else { name.clone() };
             out.insert(name, (k.clone(), line.clone()));
         }
     };
     for v in VARIANTS.iter().filter(|v| v.form != Form::Rows) {
         let vectors = v.form != Form::Tiled;
-        for dtype in DType::weights() {
+        for dtype in DType::weights().filter(|d| v.precision != Precision::Int8 || d.is_quantised()) {
             let shapes: &[(usize, &str)] =
                 if vectors { &[(1, ""), (4, "-4-rows"), (8, "-8-rows")] } else { &[(4096, "")] };
             for (m, suffix) in shapes {
@@ -86,7 +92,7 @@ fn all() -> BTreeMap<String, (Kernel, String)> {
                 let form = if vectors { "matvec" } else { "matmul" };
                 add(format!("{form}-{}-{dtype}{suffix}", v.name), &planned(&product(*m, dtype, true), Some(v)), line);
             }
-            if !vectors && !dtype.is_quantised() {
+            if !vectors && !dtype.is_quantised() && v.precision == Precision::F32 {
                 add(
                     format!("matmul-{}-columns-{dtype}", v.name),
                     &planned(&product(4096, dtype, false), Some(v)),
@@ -119,7 +125,8 @@ fn gpu_variants_are_planned_and_written_for_their_compilers() {
     }
     for v in VARIANTS.iter().filter(|v| v.form != Form::Rows) {
         let mine = all.iter().filter(|(name, _)| name.contains(&format!("-{}-", v.name))).count();
-        assert!(mine >= DType::weights().count(), "{}: {mine} kernels", v.name);
+        let formats = DType::weights().filter(|d| v.precision != Precision::Int8 || d.is_quantised()).count();
+        assert!(mine >= formats, "{}: {mine} kernels", v.name);
     }
     let of = |start: &str, kernel: &str| all.iter().any(|(name, (k, _))| name.starts_with(start) && k.name() == kernel);
     assert!(of("attention-prefill", "attention_tiles") && of("attention-decode", "attention_merge"));

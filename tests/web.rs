@@ -20,7 +20,7 @@ const TOKENS: usize = 24;
 /// Greedy tokens, their text, and the least distance between the likeliest two of a step.
 fn answer(path: &Path, device: DeviceChoice, chat: bool) -> (Vec<u32>, String, f32) {
     let options = Options { device, precision: Precision::F32, ..Options::default() };
-    let mut model = block_on(Generator::open(path, &options, &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(path, &options)).unwrap();
     let prompt = match chat {
         true => model.chat_prompt(&[Message::new("user", PROMPT)]).unwrap(),
         false => model.raw_prompt(PROMPT).unwrap(),

@@ -144,29 +144,32 @@ const PATH: usize = 1024;
 const MESSAGE: usize = 1200;
 
 /// A text that somebody else wrote, as one line that is safe to print: control characters, terminal codes and marks that
-/// turn the direction of writing are escaped, white space is one space, and the middle of what is longer than `most` letters is
-/// left out.
+/// turn the direction of writing are escaped, white space is one space, and the middle of what is then longer than `most` letters
+/// is left out.
 pub fn plain(text: &str, most: usize) -> String {
-    // Escapes make a letter at most ten.
-    let mut out = String::with_capacity(text.len().min(most * 4));
-    let mut letters = 0;
-    let mut broken = false;
-    // The last third of what is long, as it began.
-    let tail = most / 3;
-    let mut rest = text.chars();
-    while let Some(c) = rest.next() {
-        if letters == most - tail {
-            let left = rest.as_str();
-            // No letter takes more than four bytes.
-            if left.len() > tail * 4 || left.chars().count() >= tail {
-                let at = left.char_indices().rev().take(tail).last().map_or(left.len(), |(i, _)| i);
-                out.push('…');
-                rest = left[at..].chars();
-                letters += 1;
-                continue;
-            }
+    // No letter takes more than four bytes: of a longer text only the ends are looked at.
+    let (out, end) = match text.len() <= 4 * most {
+        true => (escaped(text), None),
+        false => {
+            let from = text.char_indices().rev().take(most).last().map_or(0, |c| c.0);
+            let to = text.char_indices().nth(most).map_or(text.len(), |c| c.0);
+            (escaped(&text[..to]), Some(escaped(&text[from..])))
         }
-        letters += 1;
+    };
+    let count = out.chars().count();
+    if end.is_none() && count <= most {
+        return out;
+    }
+    // The last third, and before it as much as fits.
+    let (tail, end) = (most / 3, end.as_ref().unwrap_or(&out));
+    let skipped = end.chars().count().saturating_sub(tail);
+    out.chars().take(most - tail).chain(['…']).chain(end.chars().skip(skipped)).collect()
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut broken = false;
+    for c in text.chars() {
         match c {
             ' ' if broken => continue,
             '\n' | '\r' | '\t' => {
@@ -179,7 +182,7 @@ pub fn plain(text: &str, most: usize) -> String {
             c if c.is_control() || is_direction(c) => out.extend(c.escape_default()),
             c => out.push(c),
         }
-        broken = broken && c == ' ';
+        broken = false;
     }
     out.truncate(out.trim_end().len());
     out
@@ -211,5 +214,12 @@ mod tests {
         let wide = "é".repeat(3000);
         assert!(Error::file(&wide, &*wide).to_string().chars().count() < PATH + MESSAGE + 10);
         assert_eq!(plain("a\u{202e}b\u{85}", 80), "a\\u{202e}b\\u{85}");
+        // What is escaped counts as it is printed.
+        for n in [1, 100, 1200, 5000, 1 << 20] {
+            for c in ["\u{0}", "\u{2066}", "é", "\n a"] {
+                let said = Error::usage(c.repeat(n)).to_string();
+                assert!(said.chars().count() <= MESSAGE + 1, "{n} of {c:?}");
+            }
+        }
     }
 }

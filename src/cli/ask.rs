@@ -3,14 +3,13 @@
 use super::interrupt::{self, Interrupt};
 use super::{Choosing, Place, fetch, notify, style};
 use crate::base::{Error, Result, plain};
-use crate::session::{Embedder, Finished, Generator, Request, Stop, Token};
+use crate::session::{Embedder, Finished, Generator, Request, Stop, Tokens};
 use crate::text::Message;
 use clap::Args;
 use serde_json::json;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 
 #[derive(Args)]
 pub struct Run {
@@ -52,7 +51,7 @@ impl Run {
             [] => vec![read_prompt()?],
             given => texts(given)?,
         };
-        let mut model = Generator::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
+        let mut model = Generator::open_telling(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::clear();
         if self.profile.is_some() || self.timeline.is_some() {
             model.can_trace()?;
@@ -143,16 +142,17 @@ struct Ask<'a> {
 
 async fn json(Ask { model, replica, request, interrupt }: Ask<'_>) -> Result<ExitCode> {
     let mut read = true;
-    let mut write = |t: &Token| {
+    let mut tokens = model.stream_on(replica, request)?.until(&interrupt.cancel);
+    while let Some(token) = tokens.next().await {
+        let t = token?;
         let top: Vec<_> = t.top.iter().map(|a| json!({ "id": a.id, "text": a.text, "logprob": a.logprob })).collect();
         if !style::out(&format!("{}\n", json!({ "id": t.id, "text": t.text, "logprob": t.logprob, "top": top }))) {
             // Nobody reads any more.
             read = false;
-            interrupt.flag().store(true, Ordering::Relaxed);
+            interrupt.cancel.cancel();
         }
-        Ok(())
-    };
-    let done = model.generate_on(replica, request, interrupt.flag(), &mut write).await?;
+    }
+    let done = ended(&tokens)?;
     interrupt.heard();
     let line = json!({ "done": {
         "stop": done.stop.name(), "prompt_ids": request.prompt, "adapter": done.adapter,
@@ -201,6 +201,11 @@ fn exit_code(done: &Finished, read: bool) -> ExitCode {
     if done.stop == Stop::Cancelled && read { ExitCode::from(interrupt::CODE) } else { ExitCode::SUCCESS }
 }
 
+/// The figures of an answer that has ended.
+fn ended(tokens: &Tokens<'_>) -> Result<Finished> {
+    tokens.figures().ok_or_else(|| Error::usage("a token is still being computed: this is a bug"))
+}
+
 /// What came of a request.
 struct Answer {
     done: Finished,
@@ -213,16 +218,17 @@ struct Answer {
 async fn stream(Ask { model, replica, request, interrupt }: Ask<'_>, held: bool) -> Result<Answer> {
     let (mut text, mut read) = (String::new(), true);
     style::status(&format!("reading {} tokens", request.prompt.len()));
-    let mut write = |t: &Token| {
-        text.push_str(&t.text);
-        if !held && !style::out(&t.text) {
+    let mut tokens = model.stream_on(replica, request)?.until(&interrupt.cancel);
+    while let Some(token) = tokens.next().await {
+        let token = token?;
+        text.push_str(&token.text);
+        if !held && !style::out(&token.text) {
             // Nobody reads any more.
             read = false;
-            interrupt.flag().store(true, Ordering::Relaxed);
+            interrupt.cancel.cancel();
         }
-        Ok(())
-    };
-    let done = model.generate_on(replica, request, interrupt.flag(), &mut write).await?;
+    }
+    let done = ended(&tokens)?;
     interrupt.heard();
     Ok(Answer { done, text, read })
 }
@@ -267,7 +273,7 @@ impl Chat {
         self.choosing.sampling().validate()?;
         let interrupt = Interrupt::new();
         let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
-        let mut model = Generator::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
+        let mut model = Generator::open_telling(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::note(&format!(
             "{} on {}; an empty line or Ctrl-D ends, Ctrl-C stops an answer, /new starts anew",
             model.info().name,
@@ -337,7 +343,7 @@ impl Embed {
         let interrupt = Interrupt::new();
         let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
         let texts = texts(&self.texts)?;
-        let mut model = Embedder::open(path, &self.place.options(&interrupt)?, &mut notify).await?;
+        let mut model = Embedder::open_telling(path, &self.place.options(&interrupt)?, &mut notify).await?;
         style::clear();
         let vectors = model.embed(&texts).await?;
         let text = if self.json {

@@ -41,7 +41,7 @@ impl Cluster {
     }
 }
 
-/// The largest machine file that is read: real ones are a few KiB.
+/// More is not a machine file: what is read refuses those that are smaller and still too large.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// Opens a machine: a name that comes along, or else a file.
@@ -50,11 +50,7 @@ pub fn open(machine: &str) -> Result<Topology> {
     if topology::SHIPPED.iter().any(|s| s.0 == machine) || !(machine.ends_with(".toml") || path.exists()) {
         return topology::shipped(machine);
     }
-    let size = std::fs::metadata(path).map_err(|e| Error::file(path, e.to_string()))?.len();
-    if size > MOST_BYTES {
-        return Err(Error::file(path, format!("has {size} bytes, a machine file has at most {MOST_BYTES}")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e.to_string()))?;
+    let text = super::read_text(path, "machine file", (MOST_BYTES, "1 MiB"))?;
     topology::read(machine, &text)
 }
 

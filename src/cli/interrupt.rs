@@ -29,7 +29,8 @@ impl Interrupt {
     }
 
     fn pressed(&self) {
-        let again = self.flag().swap(true, Ordering::Relaxed);
+        let again = self.is_set();
+        self.cancel.cancel();
         if !again {
             std::thread::sleep(GRACE);
         }
@@ -41,10 +42,10 @@ impl Interrupt {
     }
 
     pub fn flag(&self) -> &AtomicBool {
-        &self.cancel.0
+        self.cancel.flag()
     }
     pub fn is_set(&self) -> bool {
-        self.flag().load(Ordering::Relaxed)
+        self.cancel.is_cancelled()
     }
     /// What was told to stop has: from here on only the last words are written.
     pub fn heard(&self) {
@@ -52,7 +53,7 @@ impl Interrupt {
     }
     /// Ready for another Ctrl-C.
     pub fn reset(&self) {
-        self.flag().store(false, Ordering::Relaxed);
+        self.cancel.reset();
         self.closing.store(false, Ordering::Relaxed);
     }
 }

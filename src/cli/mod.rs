@@ -85,8 +85,8 @@ struct Place {
     /// Threads of the CPU; as many as this process may run at once where not given
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     threads: usize,
-    /// What the CPU multiplies quantised weights with: f32, or int8 (faster; close answers may turn out otherwise)
-    #[arg(long, default_value = "f32", value_name = "f32|int8")]
+    /// What products are computed in; int8 (of quantised weights) and f16 (on adapters that have it) are faster, and close answers may turn out otherwise
+    #[arg(long, default_value = "f32", value_name = "f32|f16|int8")]
     precision: crate::session::Precision,
     /// What keys and values are kept in on the CPU: half or a quarter of f32's bytes, and close answers may turn out otherwise
     #[arg(long, value_name = "f32|f16|q8_0", value_parser = kv)]
@@ -227,7 +227,10 @@ fn read_text(path: &Path, what: &str, (most, limit): (u64, &str)) -> Result<Stri
     if !meta.is_file() || meta.len() > most {
         return Err(Error::file(path, format!("is no {what}: a regular file of up to {limit} is read")));
     }
-    std::fs::read_to_string(path).map_err(fail)
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(fail)?;
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, most), &mut text).map_err(fail)?;
+    Ok(text)
 }
 
 /// Help and version as they are; what is wrong in one line, with clap's tips.

@@ -9,7 +9,6 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 #[derive(Args)]
@@ -101,7 +100,7 @@ impl Serve {
             serve(app, listener, ctrl_c).await
         });
         // A model that is still being opened hears it.
-        interrupt.flag().store(true, Ordering::Relaxed);
+        interrupt.cancel.cancel();
         runtime.shutdown_timeout(Duration::from_millis(500));
         done?;
         style::note("ended");

@@ -26,7 +26,7 @@ pub struct Validate {
 }
 
 /// The largest table.
-const MOST: u64 = 64 << 20;
+const MOST: u64 = 1 << 20;
 
 /// A machine by name or file, or by what a table calls it.
 fn machine(name: &str) -> Result<crate::topology::Topology> {

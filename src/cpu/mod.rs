@@ -24,6 +24,7 @@ mod program;
 mod resolve;
 mod rows;
 
+pub use crate::base::Precision;
 pub use isa::Set;
 pub use pool::available;
 
@@ -44,28 +45,6 @@ use web_time::Instant;
 
 /// The most axes of a value.
 const RANK: usize = 8;
-
-/// What products with quantised weights are computed in; a graph without such weights is computed in f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// The left operand stays f32, and weights are decoded to f32 on the way.
-    #[default]
-    F32,
-    /// The left operand is rounded to bytes by blocks of 32, off by 1/254 of the largest of them at most, and integers are
-    /// multiplied. Keys and values of attention are f16.
-    Int8,
-}
-
-impl std::str::FromStr for Precision {
-    type Err = Error;
-    fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "f32" => Ok(Precision::F32),
-            "int8" => Ok(Precision::Int8),
-            _ => Err(Error::usage(format!("there is no precision \"{s}\": give f32 or int8"))),
-        }
-    }
-}
 
 /// How a program runs.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +91,10 @@ impl Program {
     /// # Errors
     /// Ops that cannot run; weights that are missing or of another type than the graph says; memory that is not there.
     pub fn new(graph: &Graph, weights: &dyn Weights, options: &Options) -> Result<Program> {
+        if options.precision == Precision::F16 {
+            let what = "the CPU multiplies in f32 or int8, f16 is for adapters that have it: give another --precision or --device";
+            return Err(Error::usage(what));
+        }
         let graph = &compile::expanded(graph)?;
         let program = compile::compile(graph, options.precision, options.fuse && !options.check)?;
         let names = graph.nodes.iter().map(|n| (n.kind(), n.name.clone())).collect();

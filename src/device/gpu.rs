@@ -1,6 +1,6 @@
 //! Adapters and devices.
 
-use crate::base::{AdapterKind, Caps, DeviceFault, Error, Result};
+use crate::base::{AdapterKind, Caps, DeviceFault, Error, Precision, Result};
 use crate::kernel::Kernel;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,10 +27,14 @@ pub struct Gpu {
     pub report: AdapterReport,
     pub(super) pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
     pub(super) pace: Mutex<Pace>,
+    /// Precisions below f32 in which it was seen to compute rightly.
+    trusted: Mutex<Vec<Precision>>,
     faults: Arc<Mutex<Option<Error>>>,
     pub(super) used: AtomicU64,
     pub(super) peak: AtomicU64,
     made: Made,
+    /// Which allocation from now on fails; none where it is 0.
+    pub(super) failing: AtomicU64,
 }
 
 /// How often things were made that a decode step must not make.
@@ -142,9 +146,13 @@ impl Gpu {
             if caps.subgroup > 0 {
                 features |= adapter.features() & wgpu::Features::SUBGROUP;
             }
+            if caps.f16 {
+                features |= adapter.features() & wgpu::Features::SHADER_F16;
+            }
             report.caps = Caps { kind: report.caps.kind, ..caps.clone() };
         } else {
-            features |= adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP);
+            let useful = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+            features |= adapter.features() & useful;
         }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("warpweft"),
@@ -165,13 +173,23 @@ impl Gpu {
             report,
             pipelines: Mutex::default(),
             pace,
+            trusted: Mutex::default(),
             faults,
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             made: Made::default(),
+            failing: AtomicU64::new(0),
         })
     }
 
+    /// Whether it was seen to compute rightly in this precision.
+    pub fn trusts(&self, precision: Precision) -> bool {
+        self.trusted.lock().unwrap_or_else(|e| e.into_inner()).contains(&precision)
+    }
+    /// From now on it is trusted in this precision.
+    pub fn trust(&self, precision: Precision) {
+        self.trusted.lock().unwrap_or_else(|e| e.into_inner()).push(precision);
+    }
     pub fn caps(&self) -> &Caps {
         &self.report.caps
     }
@@ -217,6 +235,11 @@ impl Gpu {
     /// Destroys the device: every later use is an error. For tests of device loss.
     pub fn destroy(&self) {
         self.device.destroy();
+    }
+
+    /// Lets the `k`-th allocation from now on fail, as if the memory were at its end; none for 0. For tests.
+    pub fn fail_allocation(&self, k: u64) {
+        self.failing.store(k, Ordering::Relaxed);
     }
 
     /// Blocks until all submitted work is done. Browsers cannot: there it is [`Gpu::done`].

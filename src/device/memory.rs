@@ -3,6 +3,7 @@
 use super::Gpu;
 use crate::base::{DeviceFault, Error, Result, TEXELS};
 use crate::plan;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Bytes of a texture's row.
@@ -65,6 +66,47 @@ impl Memory {
     }
 }
 
+/// A buffer that is released with its guard.
+pub(super) struct Lent<'a> {
+    pub buffer: wgpu::Buffer,
+    gpu: &'a Gpu,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.gpu.release(self.buffer.size());
+        self.buffer.destroy();
+    }
+}
+
+/// Memory that no store owns; it is released with its owner, also where a program could not be loaded to its end.
+pub(super) struct Own {
+    gpu: Arc<Gpu>,
+    all: Vec<Memory>,
+}
+
+impl Own {
+    pub fn new(gpu: Arc<Gpu>) -> Own {
+        Own { gpu, all: vec![] }
+    }
+    pub fn push(&mut self, memory: Memory) {
+        self.all.push(memory);
+    }
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.all.iter().map(Memory::size).sum()
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        for memory in &self.all {
+            self.gpu.release(memory.size());
+            memory.destroy();
+        }
+    }
+}
+
 /// Part of a row, or whole rows.
 fn write_rows(gpu: &Gpu, texture: &wgpu::Texture, (x, y): (u64, u64), bytes: &[u8]) {
     let rows = (bytes.len() as u64).div_ceil(ROW);
@@ -116,14 +158,17 @@ impl Gpu {
 
     /// Makes something of `size` bytes and counts them.
     async fn allocate<T>(&self, label: &str, size: u64, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+        let left = self.failing.load(Ordering::Relaxed);
+        self.failing.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left == 1 {
+            return Err(self.full(label, size, "on purpose"));
+        }
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let valid = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let made = make(&self.device);
         let (invalid, full) = (valid.pop().await, memory.pop().await);
         if let Some(e) = full {
-            let what =
-                format!("no memory left for {size} bytes of \"{label}\" ({} bytes are in use): {e}", self.used_bytes());
-            return Err(Error::device(DeviceFault::OutOfMemory, &self.report.name, what));
+            return Err(self.full(label, size, &e.to_string()));
         }
         if let Some(e) = invalid {
             return Err(Error::device(
@@ -137,6 +182,17 @@ impl Gpu {
         let used = self.used.fetch_add(size, Ordering::Relaxed) + size;
         self.peak.fetch_max(used, Ordering::Relaxed);
         Ok(made)
+    }
+
+    fn full(&self, label: &str, size: u64, why: &str) -> Error {
+        let used = self.used_bytes();
+        let what = format!("no memory left for {size} bytes of \"{label}\" ({used} bytes are in use): {why}");
+        Error::device(DeviceFault::OutOfMemory, &self.report.name, what)
+    }
+
+    /// A buffer for a moment: it is given back where its guard ends.
+    pub(super) async fn lent(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Lent<'_>> {
+        Ok(Lent { buffer: self.buffer(label, bytes, usage).await?, gpu: self })
     }
 
     pub(super) fn release(&self, bytes: u64) {

@@ -1,9 +1,11 @@
 //! Runs plans on adapters: the only room that knows of wgpu.
 
 pub mod cluster;
+mod executed;
 mod gpu;
 mod memory;
 mod pace;
+mod params;
 mod pipeline;
 mod probe;
 mod program;
@@ -15,6 +17,7 @@ mod upload;
 pub use gpu::{AdapterReport, Counts, Gpu, adapters};
 
 pub use cluster::Cluster;
+pub use executed::Executed;
 pub use probe::{Probes, probe};
 pub use program::{DispatchTime, Program, Recorded};
 pub use store::Store;

@@ -1,11 +1,14 @@
 //! A plan on a device: pipelines, bind groups and parameters made once, steps recorded from them.
 
-use super::memory::Memory;
+use super::executed::Executed;
+use super::memory::{Memory, Own};
 use super::pace::Pace;
+use super::params::Params;
 use super::pipeline::Pipeline;
 use super::{Gpu, Store};
 use crate::base::{Array, Bindings, Error, Expr, Result, Weights};
-use crate::plan::{Dispatch, Param, Plan, Port};
+use crate::kernel::Reflection;
+use crate::plan::{Dispatch, Plan, Port};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::ops::Range;
@@ -19,7 +22,7 @@ pub struct Program {
     plan: Plan,
     buffers: Vec<Memory>,
     /// What no store owns: inputs, outputs, parameters, staging, timestamps.
-    own: Vec<Memory>,
+    own: Own,
     launches: Vec<Launch>,
     /// What tells each of the plan's kernels from all others.
     keys: Vec<u64>,
@@ -33,20 +36,28 @@ pub struct Program {
 struct Launch {
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
+    /// Bytes of the ranges that it binds, its parameters aside.
+    bound: u64,
+    product: Option<Product>,
+}
+
+/// Where the parameter block of a matrix product has its sizes m, n and k, and the number of products.
+struct Product {
+    sizes: [u32; 3],
+    batches: Option<u32>,
+}
+
+impl Product {
+    fn of(kernel: &Reflection) -> Option<Product> {
+        let [m, n, k] = ["m", "n", "k"].map(|name| kernel.offset(name));
+        Some(Product { sizes: [m?, n?, k?], batches: kernel.offset("batches") })
+    }
 }
 
 /// Outputs on their way to the host: port, place and bytes of each. What is asked for twice is copied once.
 pub(super) struct Reading {
     ports: Vec<(Port, u64, u64)>,
     bytes: u64,
-}
-
-/// The parameter blocks of all dispatches, one after another: one upload a step.
-struct Params {
-    buffer: wgpu::Buffer,
-    image: Vec<u8>,
-    /// Words that depend on the step: byte offset, dispatch, parameter.
-    dynamic: Vec<(usize, usize, usize)>,
 }
 
 /// Timestamps around dispatches.
@@ -97,7 +108,7 @@ impl Program {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Program> {
         let gpu = store.gpu().clone();
-        let (mut buffers, mut own, mut taken) = (vec![], vec![], vec![]);
+        let (mut buffers, mut own, mut taken) = (vec![], Own::new(gpu.clone()), vec![]);
         for b in &plan.buffers {
             let made = store.get(b, weights, &mut taken).await?;
             if matches!(b.role, crate::plan::Role::Input(_) | crate::plan::Role::Output(_)) {
@@ -119,8 +130,9 @@ impl Program {
         let mut launches = vec![];
         for (i, d) in plan.dispatches.iter().enumerate() {
             let pipeline = pipelines[d.kernel].clone();
-            let group = bind(&gpu, &plan, i, &pipeline, &buffers, &params)?;
-            launches.push(Launch { pipeline, group });
+            let (group, bound) = bind(&gpu, &plan, i, &pipeline, &buffers, &params)?;
+            let product = Product::of(&pipeline.reflection);
+            launches.push(Launch { pipeline, group, bound, product });
         }
         if let Some(e) = scope.pop().await {
             return Err(Error::device(
@@ -134,7 +146,9 @@ impl Program {
             0 => None,
             n => Some(gpu.buffer("staging", n, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?),
         };
-        own.extend(staging.clone().map(Memory::Buffer));
+        if let Some(staging) = &staging {
+            own.push(Memory::Buffer(staging.clone()));
+        }
         gpu.check()?;
         let mut work = vec![Expr::new(0); plan.kernels.len()];
         for d in &plan.dispatches {
@@ -308,20 +322,36 @@ impl Program {
         self.record_range(encoder, bindings, 0..self.launches.len()).map(|_| ())
     }
 
-    /// Records some of the dispatches, in one pass; how many it was, without those whose grid is empty.
+    /// What one dispatch of a grid comes to, by the parameters that were uploaded last.
+    fn executed(&self, index: usize, groups: [u32; 3]) -> Executed {
+        let launch = &self.launches[index];
+        let number = |at: u32| self.params.number(index, at);
+        let product =
+            |p: &Product| 2 * p.sizes.map(number).iter().product::<u64>() * p.batches.map_or(groups[2] as u64, number);
+        Executed {
+            dispatches: 1,
+            invocations: groups.iter().chain(&launch.pipeline.reflection.workgroup).map(|n| *n as u64).product(),
+            product_flops: launch.product.as_ref().map_or(0, product),
+            bound_bytes: launch.bound,
+            ..Executed::default()
+        }
+    }
+
+    /// Records some of the dispatches, in one pass, without those whose grid is empty; what that came to.
     pub(super) fn record_range(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         bindings: &Bindings,
         range: Range<usize>,
-    ) -> Result<usize> {
+    ) -> Result<Executed> {
+        let mut recorded = Executed::default();
         if range.is_empty() {
-            return Ok(0);
+            return Ok(recorded);
         }
-        let mut recorded = 0;
         let mut pass = encoder.begin_compute_pass(&Default::default());
         let mut bound = std::ptr::null();
-        for (launch, dispatch) in self.launches[range.clone()].iter().zip(&self.plan.dispatches[range]) {
+        for index in range {
+            let (launch, dispatch) = (&self.launches[index], &self.plan.dispatches[index]);
             let [x, y, z] = dispatch.workgroups(bindings, self.gpu.caps().grid)?;
             if x == 0 || y == 0 || z == 0 {
                 continue;
@@ -332,7 +362,7 @@ impl Program {
             }
             pass.set_bind_group(0, &launch.group, &[]);
             pass.dispatch_workgroups(x, y, z);
-            recorded += 1;
+            recorded.add(self.executed(index, [x, y, z]));
         }
         Ok(recorded)
     }
@@ -348,9 +378,7 @@ impl Program {
         }
         self.upload(bindings, inputs)?;
         if self.timing.is_none() {
-            let timing = Timing::new(&self.gpu).await?;
-            self.own.extend([&timing.resolved, &timing.staging].map(|b| Memory::Buffer(b.clone())));
-            self.timing = Some(timing);
+            self.timing = Some(Timing::new(&self.gpu, &mut self.own).await?);
         }
         let Some(timing) = &self.timing else { return Ok(vec![]) };
         let mut times: Vec<(usize, u64, u64)> = vec![];
@@ -402,14 +430,13 @@ impl Program {
     /// The raw bytes of a planned buffer after a step, padding included: for tests and numeric checks.
     pub async fn buffer_bytes(&self, id: crate::plan::BufferId) -> Result<Vec<u8>> {
         let from = self.buffers[id.0 as usize].buffer()?;
-        let to =
-            self.gpu.buffer("read", from.size(), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let lent = self.gpu.lent("read", from.size(), usage).await?;
+        let to = &lent.buffer;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(from, 0, &to, 0, from.size());
+        encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
         self.gpu.submit(Some(encoder.finish()));
-        let bytes = self.gpu.map_read(&to, from.size()).await;
-        self.gpu.release(to.size());
-        bytes
+        self.gpu.map_read(to, from.size()).await
     }
 
     /// Sets the contents of a state; false where the plan has none of that name.
@@ -445,7 +472,7 @@ impl Program {
     }
     /// Bytes that no other program shares: inputs, outputs, parameters, staging.
     pub(super) fn own_bytes(&self) -> u64 {
-        self.own.iter().map(Memory::size).sum()
+        self.own.size()
     }
 
     fn output(&self, name: &str) -> Result<Port> {
@@ -482,15 +509,6 @@ impl Program {
     }
 }
 
-impl Drop for Program {
-    fn drop(&mut self) {
-        for memory in &self.own {
-            self.gpu.release(memory.size());
-            memory.destroy();
-        }
-    }
-}
-
 /// FLOPs and bytes, added: on any device one of them is what takes the time.
 fn work(d: &Dispatch, bindings: &Bindings) -> Result<f64> {
     Ok((d.flops.eval(bindings)? + d.bytes.eval(bindings)?).max(0) as f64)
@@ -512,8 +530,9 @@ fn bind(
     pipeline: &Pipeline,
     buffers: &[Memory],
     params: &Params,
-) -> Result<wgpu::BindGroup> {
+) -> Result<(wgpu::BindGroup, u64)> {
     let d = &plan.dispatches[index];
+    let mut bound = 0;
     let wrong = |what: String| Error::op(plan.kernels[d.kernel].name(), &d.label, what);
     let mut entries = vec![];
     for b in &pipeline.reflection.bindings {
@@ -525,7 +544,7 @@ fn bind(
             })
         };
         let resource = if b.access == crate::kernel::Access::Uniform {
-            let (offset, bytes) = params.range(gpu, plan, index, pipeline);
+            let (offset, bytes) = params.range(index, pipeline);
             range(&params.buffer, offset, bytes)
         } else {
             let arg = d
@@ -535,100 +554,32 @@ fn bind(
                 .ok_or_else(|| wrong(format!("binding {} has no argument", b.name)))?;
             match &buffers[arg.buffer.0 as usize] {
                 Memory::Buffer(buffer) => {
-                    range(buffer, arg.offset, arg.bytes.max(16).next_multiple_of(16).min(buffer.size() - arg.offset))
+                    let bytes = arg.bytes.max(16).next_multiple_of(16).min(buffer.size() - arg.offset);
+                    bound += bytes;
+                    range(buffer, arg.offset, bytes)
                 }
-                Memory::Texels(_, view) => wgpu::BindingResource::TextureView(view),
+                texels @ Memory::Texels(_, view) => {
+                    bound += texels.size();
+                    wgpu::BindingResource::TextureView(view)
+                }
             }
         };
         entries.push(wgpu::BindGroupEntry { binding: b.index, resource });
     }
     gpu.made(|m| &m.bind_groups);
-    Ok(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+    let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: None,
         layout: &pipeline.layout,
         entries: &entries,
-    }))
-}
-
-impl Params {
-    async fn new(gpu: &Gpu, plan: &Plan, pipelines: &[Arc<Pipeline>]) -> Result<Params> {
-        let stride = Params::stride(gpu, plan, pipelines);
-        let mut image = vec![0u8; stride * plan.dispatches.len().max(1)];
-        let mut dynamic = vec![];
-        for (i, d) in plan.dispatches.iter().enumerate() {
-            let reflection = &pipelines[d.kernel].reflection;
-            if let Some(field) = reflection.fields.iter().find(|f| !d.params.iter().any(|(n, _)| *n == f.name)) {
-                return Err(Error::op(
-                    plan.kernels[d.kernel].name(),
-                    &d.label,
-                    format!("parameter {} has no value", field.name),
-                ));
-            }
-            for (j, (name, param)) in d.params.iter().enumerate() {
-                // A kernel variant may not use every number that its family has.
-                let Some(offset) = reflection.offset(name) else { continue };
-                let at = i * stride + offset as usize;
-                match param {
-                    Param::F(x) => image[at..at + 4].copy_from_slice(&x.to_le_bytes()),
-                    Param::U(e) | Param::I(e) if e.known().is_none() => dynamic.push((at, i, j)),
-                    whole => image[at..at + 4].copy_from_slice(&word(d, name, whole, &Bindings::new())?.to_le_bytes()),
-                }
-            }
-        }
-        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let buffer = gpu.buffer("parameters", image.len() as u64, usage).await?;
-        gpu.upload(&buffer, 0, &image);
-        Ok(Params { buffer, image, dynamic })
-    }
-
-    fn stride(gpu: &Gpu, plan: &Plan, pipelines: &[Arc<Pipeline>]) -> usize {
-        let largest = plan.dispatches.iter().map(|d| pipelines[d.kernel].reflection.uniform_bytes).max().unwrap_or(16);
-        largest.max(16).next_multiple_of(gpu.caps().uniform_align.max(16)) as usize
-    }
-
-    fn range(&self, _: &Gpu, plan: &Plan, index: usize, pipeline: &Pipeline) -> (u64, u64) {
-        let stride = self.image.len() / plan.dispatches.len().max(1);
-        ((index * stride) as u64, pipeline.reflection.uniform_bytes.max(16) as u64)
-    }
-
-    fn write(&mut self, gpu: &Gpu, plan: &Plan, bindings: &Bindings) -> Result<()> {
-        for (at, i, j) in &self.dynamic {
-            let d = &plan.dispatches[*i];
-            let (name, param) = &d.params[*j];
-            self.image[*at..at + 4].copy_from_slice(&word(d, name, param, bindings)?.to_le_bytes());
-        }
-        if !self.dynamic.is_empty() {
-            gpu.upload(&self.buffer, 0, &self.image);
-        }
-        Ok(())
-    }
-}
-
-/// A number of the parameter block as it lies there. One that would wrap means a step that makes no sense.
-fn word(d: &Dispatch, name: &str, param: &Param, bindings: &Bindings) -> Result<u32> {
-    let refuse = |n: i64, what: &str| {
-        let op = d.ops.last().copied().unwrap_or("step");
-        Error::op(op, &d.label, format!("{name} is {n} under {bindings}: it {what}"))
-    };
-    match param {
-        Param::F(x) => Ok(x.to_bits()),
-        Param::U(e) => {
-            let n = e.eval(bindings)?;
-            u32::try_from(n)
-                .map_err(|_| refuse(n, if n < 0 { "may not be negative" } else { "does not fit into 32 bits" }))
-        }
-        Param::I(e) => {
-            let n = e.eval(bindings)?;
-            i32::try_from(n).map(|n| n as u32).map_err(|_| refuse(n, "does not fit into 32 bits"))
-        }
-    }
+    });
+    Ok((group, bound))
 }
 
 impl Timing {
     /// Timestamp pairs of one query set.
     const PAIRS: usize = 1024;
 
-    async fn new(gpu: &Gpu) -> Result<Timing> {
+    async fn new(gpu: &Gpu, own: &mut Own) -> Result<Timing> {
         let count = Timing::PAIRS as u32 * 2;
         let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
             label: None,
@@ -638,8 +589,10 @@ impl Timing {
         let bytes = count as u64 * 8;
         let resolved =
             gpu.buffer("timestamps", bytes, wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC).await?;
+        own.push(Memory::Buffer(resolved.clone()));
         let staging =
             gpu.buffer("timestamps", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+        own.push(Memory::Buffer(staging.clone()));
         Ok(Timing { set, resolved, staging })
     }
 }

@@ -70,8 +70,11 @@ impl Gpu {
         }
         let (promise, keep) = Promise::new();
         buffer.map_async(wgpu::MapMode::Read, 0..bytes.next_multiple_of(4), keep);
+        // Whoever waits may go: a buffer that nobody unmaps takes no more copies.
+        let mut mapping = Mapping { buffer, ends: true };
         self.poll()?;
         let result = promise.await;
+        mapping.ends = result.is_ok();
         let failed = |e: String| {
             Error::device(
                 DeviceFault::Lost,
@@ -79,15 +82,26 @@ impl Gpu {
                 format!("the device was lost: a result could not be read: {e}"),
             )
         };
-        // A fault of another kind is told first, and a buffer that was mapped is unmapped whatever happened.
-        let out = self.check().and_then(|()| {
+        // A fault of another kind is told first.
+        self.check().and_then(|()| {
             result.clone().map_err(|e| failed(e.to_string()))?;
             let range = buffer.get_mapped_range(0..bytes.next_multiple_of(4)).map_err(|e| failed(format!("{e:?}")))?;
             Ok(range[..bytes as usize].to_vec())
-        });
-        if result.is_ok() {
-            buffer.unmap();
+        })
+    }
+}
+
+/// A buffer that is mapped, or will be: unmapped at the end, whatever happened.
+struct Mapping<'a> {
+    buffer: &'a wgpu::Buffer,
+    /// Not where mapping has failed, for then nothing is mapped.
+    ends: bool,
+}
+
+impl Drop for Mapping<'_> {
+    fn drop(&mut self) {
+        if self.ends {
+            self.buffer.unmap();
         }
-        out
     }
 }

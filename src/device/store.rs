@@ -86,9 +86,20 @@ impl Store {
             return Ok(known.clone());
         }
         let made = self.gpu.memory(buffer).await?;
+        if let Err(e) = self.begin(&made, buffer, weights).await {
+            self.gpu.release(made.size());
+            made.destroy();
+            return Err(e);
+        }
+        self.shared.insert(key, made.clone());
+        Ok(made)
+    }
+
+    /// Writes literals, and expects the bytes of a weight.
+    async fn begin(&mut self, made: &Memory, buffer: &plan::Buffer, weights: &dyn Weights) -> Result<()> {
         match &buffer.role {
             Role::Weight { parts, dtype, rows, .. } => {
-                self.uploads.expect(&made, (parts, *dtype, rows), weights, &self.seat)?
+                self.uploads.expect(made, (parts, *dtype, rows), weights, &self.seat)?
             }
             Role::Data(data) => {
                 for (i, piece) in data.chunks(STAGE / 4).enumerate() {
@@ -100,8 +111,7 @@ impl Store {
             }
             _ => {}
         }
-        self.shared.insert(key, made.clone());
-        Ok(made)
+        Ok(())
     }
 
     /// Reads and uploads all weights that were asked for since the last time.

@@ -85,8 +85,26 @@ impl Uploads {
         weights: &dyn Weights,
         seat: &Seat,
     ) -> Result<()> {
-        let (mut first, mut at) = (0, 0);
         let fresh = self.targets.len();
+        let at = self.find((parts, dtype, rows), weights, seat).inspect_err(|_| self.targets.truncate(fresh))?;
+        for (i, target) in self.targets.iter_mut().enumerate().skip(fresh) {
+            if dtype.is_quantised() {
+                target.planes = Planes::new(dtype, at);
+            }
+            self.index.entry(target.tensor.clone()).or_default().push(i);
+        }
+        self.buffers.push(to.clone());
+        Ok(())
+    }
+
+    /// Adds the rows that the next buffer expects, without their planes; gives their blocks.
+    fn find(
+        &mut self,
+        (parts, dtype, rows): (&[Part], DType, &Range<usize>),
+        weights: &dyn Weights,
+        seat: &Seat,
+    ) -> Result<u64> {
+        let (mut first, mut at) = (0, 0);
         for part in parts {
             let piece = Piece::new(weights, part, seat)?;
             let n = piece.rows();
@@ -121,20 +139,15 @@ impl Uploads {
                 format!("has {first} rows, the plan needs {}", rows.end),
             ));
         }
-        for (i, target) in self.targets.iter_mut().enumerate().skip(fresh) {
-            if dtype.is_quantised() {
-                target.planes = Planes::new(dtype, at);
-            }
-            self.index.entry(target.tensor.clone()).or_default().push(i);
-        }
-        self.buffers.push(to.clone());
-        Ok(())
+        Ok(at)
     }
 
-    /// Reads all that is expected, a bounded piece at a time.
+    /// Reads all that is expected, a bounded piece at a time. What an earlier try left half done is done anew.
     pub async fn fill(&mut self, gpu: &Gpu, weights: &dyn Weights) -> Result<()> {
+        self.seams.clear();
         for i in 0..self.targets.len() {
-            let t = &self.targets[i];
+            let t = &mut self.targets[i];
+            t.got = 0;
             let (name, rows, row) = (t.tensor.clone(), t.rows.clone(), t.row);
             let row_bytes = (row as usize * t.dtype.block_bytes()).max(1);
             let step = (STAGE / row_bytes).max(1);

@@ -34,7 +34,16 @@ const WGSL: &str = concat!(
     "struct Run { q: vec4<u32>, d: f32 }
 fn run_at(i: u32, s: vec2<u32>) -> Run { return Run(b_at(i), half_at(s.x, i)); }
 ",
-    table_wgsl!("0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u")
+    table_wgsl!(
+        "0x81818181u" "0x98989898u"
+        "0xadadadadu" "0xbfbfbfbfu"
+        "0xcfcfcfcfu" "0xddddddddu"
+        "0xeaeaeaeau" "0xf6f6f6f6u"
+        "0x01010101u" "0x0d0d0d0du"
+        "0x19191919u" "0x26262626u"
+        "0x35353535u" "0x45454545u"
+        "0x59595959u" "0x71717171u"
+    )
 );
 
 widest! {

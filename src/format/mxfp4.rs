@@ -35,7 +35,16 @@ fn run_at(i: u32, s: vec2<u32>) -> Run {
     return Run(b_at(i), bitcast<f32>(select((max(e, 1u) - 1u) << 23u, 0x00200000u << min(e, 1u), e < 2u)));
 }
 ",
-    table_wgsl!("0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu")
+    table_wgsl!(
+        "0x00000000u" "0x01010101u"
+        "0x02020202u" "0x03030303u"
+        "0x04040404u" "0x06060606u"
+        "0x08080808u" "0x0c0c0c0cu"
+        "0x00000000u" "0xffffffffu"
+        "0xfefefefeu" "0xfdfdfdfdu"
+        "0xfcfcfcfcu" "0xfafafafau"
+        "0xf8f8f8f8u" "0xf4f4f4f4u"
+    )
 );
 
 widest! {

@@ -16,20 +16,24 @@ pub const fn raised(table: &[i8; 16], by: u8) -> [u8; 16] {
     out
 }
 
-/// WGSL: `packed` by a table, whose sixteen bytes are given as four words, from nibbles `r.q`.
+/// WGSL: `packed` by a table of sixteen bytes, each given four times in a word, from nibbles `r.q`. Four nibbles choose at once, bit
+/// by bit: two of sixteen words by the lowest, and so on. GPUs have an instruction for such a choice, and none for reading a table.
 macro_rules! table_wgsl {
-    ($words:literal) => {
+    ($($a:literal $b:literal)*) => {
         concat!(
-            "fn chosen(n: u32) -> u32 {
-    let table = vec4<u32>(",
-            $words,
+            "fn either(mask: u32, a: u32, b: u32) -> u32 { return (a & ~mask) | (b & mask); }
+fn all_bits(one: u32) -> u32 { return (one << 8u) - one; }
+fn chosen(n: u32) -> u32 {
+    let m0 = all_bits(n & 0x01010101u);
+    let m1 = all_bits((n >> 1u) & 0x01010101u);
+    let m2 = all_bits((n >> 2u) & 0x01010101u);
+    let m3 = all_bits((n >> 3u) & 0x01010101u);
+    let c = array<u32, 8>(",
+            $("either(m0, ", $a, ", ", $b, "), ",)*
             ");
-    var out = 0u;
-    for (var b = 0u; b < 32u; b += 8u) {
-        let k = (n >> b) & 15u;
-        out |= ((table[k >> 2u] >> (8u * (k & 3u))) & 255u) << b;
-    }
-    return out;
+    let low = either(m2, either(m1, c[0], c[1]), either(m1, c[2], c[3]));
+    let high = either(m2, either(m1, c[4], c[5]), either(m1, c[6], c[7]));
+    return either(m3, low, high);
 }
 fn packed(r: Run, j: u32) -> vec2<u32> {
     let q = select(r.q.zw, r.q.xy, (j & 1u) == 0u) >> vec2<u32>((j >> 1u) * 4u);

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 
 /// What is split over data parallel ranks beside the samples: each stage adds to the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Zero {
     /// Nothing: gradients are all-reduced and every rank updates everything.
     #[default]
@@ -23,6 +24,7 @@ pub enum Zero {
 
 /// How parameters follow their gradients g. `rate` is the step's learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Optimiser {
     /// b ← momentum·b + g + decay·w; w ← w − rate·b (without momentum there is no b).
     Sgd {

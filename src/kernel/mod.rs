@@ -12,6 +12,7 @@
 pub mod attention;
 pub mod flash;
 pub mod grid;
+pub mod int8;
 pub mod matmul;
 pub mod reach;
 mod reflect;
@@ -24,7 +25,7 @@ pub mod vector;
 
 pub use reflect::{Access, Binding, Field, Reflection};
 pub use template::{Kernel, Template};
-pub use variants::{FEW, Problem};
+pub use variants::{FEW, MOST_ROWS, Problem};
 
 pub static MAP: Template = Template { name: "map", source: include_str!("../../shaders/map.wgsl") };
 pub static REDUCE: Template = Template { name: "reduce", source: include_str!("../../shaders/reduce.wgsl") };
@@ -59,7 +60,12 @@ pub static TEMPLATES: &[&Template] = &[
     &matmul::ROWS,
     &vector::VECTOR,
     &vector::SUBGROUP,
+    &vector::INT8,
+    &vector::SUBGROUP_INT8,
+    &int8::QUANTISE,
+    &int8::TILES,
     &tiles::TILES,
+    &tiles::HALF_TILES,
     &tiles::SUM,
 ];
 

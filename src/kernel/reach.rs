@@ -17,6 +17,9 @@ pub fn reach(kernel: &Kernel, name: &str, number: &dyn Fn(&str) -> Expr) -> Opti
         ("scatter_add", "y") => n("rows") * n("width"),
         ("scatter_add", "x") => n("x0") + (n("first") + n("n")) * n("width"),
         ("scatter_add", "ids") => n("ids0") + n("first") + n("n"),
+        ("quantise", "a") => n("a0") + last("m") * n("a_row") + n("k"),
+        ("quantise", "y") => n("m") * n("blocks") * Expr::new(12),
+        ("matmul_int8" | "matvec_int8" | "matvec_subgroup_int8", "a") => n("m") * n("blocks") * Expr::new(12),
         ("matmul_sum", "y") => n("y0") + n("count"),
         ("matmul_sum", "x") => n("count") * n("parts"),
         ("attention" | "attention_tiles", "q") => {

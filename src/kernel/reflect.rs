@@ -53,7 +53,10 @@ impl Kernel {
         let source = self.source()?;
         let module = naga::front::wgsl::parse_str(&source)
             .map_err(|e| self.error(e.emit_to_string_with_path(&source, self.template.name)))?;
-        let capabilities = Capabilities::default() | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        let capabilities = Capabilities::default()
+            | Capabilities::SUBGROUP
+            | Capabilities::SHADER_FLOAT16
+            | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         let info = Validator::new(ValidationFlags::all(), capabilities)
             .validate(&module)
             .map_err(|e| self.error(e.emit_to_string_with_path(&source, self.template.name)))?;

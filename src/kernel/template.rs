@@ -100,7 +100,7 @@ impl Kernel {
                 self.numbers
             )));
         }
-        Ok(out)
+        Ok(if out.contains("<f16>") { format!("enable f16;\n{out}") } else { out })
     }
 
     pub(super) fn error(&self, what: impl Into<String>) -> Error {

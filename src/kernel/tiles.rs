@@ -7,6 +7,8 @@ use crate::format::{RUN, Wgsl};
 use std::fmt::Write;
 
 pub static TILES: Template = Template { name: "matmul", source: include_str!("../../shaders/matmul.wgsl") };
+/// The same text, whose tiles hold f16.
+pub static HALF_TILES: Template = Template { name: "matmul_f16", source: TILES.source };
 /// Adds up the parts of a product whose k was cut.
 pub static SUM: Template = Template { name: "matmul_sum", source: include_str!("../../shaders/matmul_sum.wgsl") };
 
@@ -62,6 +64,8 @@ pub struct Spec {
     pub wide: bool,
     /// Whether k is cut into parts, each with results of its own: `group.z` counts the batches of all parts.
     pub split: bool,
+    /// Whether tiles hold f16: both operands are rounded, products and sums are f32.
+    pub half: bool,
 }
 
 impl Spec {
@@ -85,7 +89,11 @@ impl Spec {
         let (left, right) = (Side::left(self), Side::right(self));
         let access = self.right.access_as(self.right_elements());
         let body = format!("{body}{access}{}{}", left.functions(), right.functions());
-        Kernel::new(&TILES)
+        let kernel = match self.half {
+            true => Kernel::new(&HALF_TILES).hole("element", "alias Four = vec4<f16>;"),
+            false => Kernel::new(&TILES),
+        };
+        kernel
             .set("BM", self.tile.bm)
             .set("BN", self.tile.bn)
             .set("LANES", self.tile.lanes())
@@ -133,6 +141,11 @@ impl Spec {
         t + "}\n"
     }
 
+    /// A vector of a tile as f32.
+    fn read(&self, at: &str) -> String {
+        if self.half { format!("vec4<f32>({at})") } else { at.to_string() }
+    }
+
     /// Rows and vectors of columns of a lane's outputs.
     fn outputs(&self) -> impl Iterator<Item = (u32, u32)> {
         let (tm, vectors) = (self.tile.tm, self.tile.tn / 4);
@@ -161,10 +174,18 @@ impl Spec {
         for k in 0..4 {
             *t += "            {\n";
             for v in 0..tile.tm / 4 {
-                let _ = writeln!(t, "                let x{v} = tile_a[ia{v} + {}u];", k * tile.bm / 4);
+                let _ = writeln!(
+                    t,
+                    "                let x{v} = {};",
+                    self.read(&format!("tile_a[ia{v} + {}u]", k * tile.bm / 4))
+                );
             }
             for v in 0..tile.tn / 4 {
-                let _ = writeln!(t, "                let w{v} = tile_b[ib{v} + {}u];", k * tile.bn / 4);
+                let _ = writeln!(
+                    t,
+                    "                let w{v} = {};",
+                    self.read(&format!("tile_b[ib{v} + {}u]", k * tile.bn / 4))
+                );
             }
             for (r, c) in self.outputs() {
                 let x = format!("x{}.{}", r / 4, LANES[r as usize % 4]);
@@ -217,14 +238,15 @@ struct Side {
     /// Rows (or columns) of its tile.
     size: u32,
     whole: bool,
+    half: bool,
 }
 
 impl Side {
     fn left(s: &Spec) -> Side {
-        Side { name: 'a', lay: s.left, dtype: s.left_dtype, size: s.tile.bm, whole: s.whole }
+        Side { name: 'a', lay: s.left, dtype: s.left_dtype, size: s.tile.bm, whole: s.whole, half: s.half }
     }
     fn right(s: &Spec) -> Side {
-        Side { name: 'b', lay: s.lay, dtype: s.right.dtype, size: s.tile.bn, whole: s.whole }
+        Side { name: 'b', lay: s.lay, dtype: s.right.dtype, size: s.tile.bn, whole: s.whole, half: s.half }
     }
     /// The length of the axis that is not k.
     fn edge(&self) -> char {
@@ -407,6 +429,7 @@ impl Stage {
                     Lay::Across => format!("d{i}_{j}"),
                     _ => format!("vec4<f32>(d{i}_0.{lane}, d{i}_1.{lane}, d{i}_2.{lane}, d{i}_3.{lane})"),
                 };
+                let value = if side.half { format!("vec4<f16>({value})") } else { value };
                 let _ = writeln!(t, "{pad}tile_{name}[to{i} + {}u] = {value};", j as u32 * pitch);
             }
         });

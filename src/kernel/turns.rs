@@ -27,11 +27,13 @@ pub fn turns(kernel: &Kernel, number: impl Fn(&str) -> u64) -> Option<u64> {
         "rms_norm" => 2 * number("cols"),
         "scatter_add" => number("n"),
         "expert_matmul" => number("k"),
-        "matmul" => number("k").div_ceil(16) * 5,
+        "matmul" | "matmul_f16" => number("k").div_ceil(16) * 5,
+        "quantise" => 0,
+        "matmul_int8" => number("k").div_ceil(32) * 3,
         "matmul_sum" => number("parts"),
         // A quantised block is a turn and four within it; two times four for eight bits.
         "matmul_rows" => number("k").div_ceil(32) * 9,
-        "matvec" | "matvec_subgroup" => number("k").div_ceil(32) + 64 * tree,
+        "matvec" | "matvec_subgroup" | "matvec_int8" | "matvec_subgroup_int8" => number("k").div_ceil(32) + 64 * tree,
         "attention_tiles" => {
             number("keys").div_ceil(32)
                 * (1 + number("width").div_ceil(16) * 5 + 8 + if number("width") > 128 { 16 } else { 12 })

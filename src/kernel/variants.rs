@@ -1,8 +1,9 @@
 //! The forms and variants of products: what each requires, which products it fits, and what it should cost on a GPU.
 
+use super::int8;
 use super::matmul::Right;
 use super::tiles::Tile;
-use crate::base::Caps;
+use crate::base::{Caps, Precision};
 
 /// How the work is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum Form {
 pub struct Variant {
     pub name: &'static str,
     pub form: Form,
+    /// What it multiplies in.
+    pub precision: Precision,
     /// Rows and columns of outputs that an invocation makes.
     pub tm: u32,
     pub tn: u32,
@@ -31,14 +34,17 @@ pub struct Variant {
 }
 
 const fn row(name: &'static str, form: Form, tm: u32, tn: u32) -> Variant {
-    Variant { name, form, tm, tn, bm: 0, bn: 0 }
+    Variant { name, form, precision: Precision::F32, tm, tn, bm: 0, bn: 0 }
 }
 const fn tiled(name: &'static str, bm: u32, bn: u32, tm: u32, tn: u32) -> Variant {
-    Variant { name, form: Form::Tiled, tm, tn, bm, bn }
+    Variant { name, form: Form::Tiled, precision: Precision::F32, tm, tn, bm, bn }
 }
 /// `tn` outputs of a lane at a time, `bn` of a workgroup.
 const fn vector(name: &'static str, form: Form, tn: u32, bn: u32) -> Variant {
-    Variant { name, form, tm: 1, tn, bm: 1, bn }
+    Variant { name, form, precision: Precision::F32, tm: 1, tn, bm: 1, bn }
+}
+const fn of(precision: Precision, variant: Variant) -> Variant {
+    Variant { precision, ..variant }
 }
 
 /// All variants. The first fits every product on every device.
@@ -56,6 +62,15 @@ pub const VARIANTS: &[Variant] = &[
     vector("vector-4x32", Form::Vector, 4, 32),
     vector("subgroup-4", Form::Subgroup, 4, 4),
     vector("subgroup-8", Form::Subgroup, 8, 8),
+    of(Precision::Int8, tiled("int8-128x128-8x8", 128, 128, 8, 8)),
+    of(Precision::Int8, tiled("int8-64x128-4x8", 64, 128, 4, 8)),
+    of(Precision::Int8, tiled("int8-64x64-4x4", 64, 64, 4, 4)),
+    of(Precision::Int8, tiled("int8-32x32-4x2", 32, 32, 4, 2)),
+    of(Precision::Int8, vector("int8-vector-4", Form::Vector, 4, 4)),
+    of(Precision::Int8, vector("int8-vector-4x16", Form::Vector, 4, 16)),
+    of(Precision::Int8, vector("int8-subgroup-4", Form::Subgroup, 4, 4)),
+    of(Precision::F16, tiled("f16-128x128-8x8", 128, 128, 8, 8)),
+    of(Precision::F16, tiled("f16-64x64-4x4", 64, 64, 4, 4)),
     row("rows-1x1", Form::Rows, 1, 1),
     row("rows-1x2", Form::Rows, 1, 2),
     row("rows-1x4", Form::Rows, 1, 4),
@@ -89,8 +104,8 @@ pub struct Problem {
 
 /// Rows of the left operand that are few: tuning keeps classes of few and of many apart.
 pub const FEW: u64 = 4;
-/// Rows that the vector forms take.
-const VECTOR_ROWS: u64 = 8;
+/// The most rows that the vector forms take.
+pub const MOST_ROWS: u64 = 8;
 
 /// Lanes that a GPU of middling size keeps busy: 64 units of 256.
 const LANES: u64 = 64 * 256;
@@ -110,8 +125,16 @@ impl Variant {
 
     /// Whether a device can run it.
     pub fn requires(&self, caps: &Caps) -> bool {
+        if self.precision == Precision::F16 && !caps.f16 {
+            return false;
+        }
+        let bytes = match self.precision {
+            Precision::F32 => self.tile().bytes(),
+            Precision::F16 => self.tile().bytes() / 2,
+            Precision::Int8 => int8::bytes(self.tile()),
+        };
         match self.form {
-            Form::Tiled => self.tile().lanes() <= caps.invocations && self.tile().bytes() <= caps.workgroup_bytes,
+            Form::Tiled => self.tile().lanes() <= caps.invocations && bytes <= caps.workgroup_bytes,
             // Their sums have room for sixteen subgroups of 64 lanes.
             Form::Subgroup => caps.subgroup >= 4,
             Form::Rows | Form::Vector => true,
@@ -120,9 +143,13 @@ impl Variant {
 
     /// Whether it makes this product.
     pub fn fits(&self, problem: &Problem) -> bool {
+        // Bytes are multiplied with rows of blocks only.
+        if self.precision == Precision::Int8 && !(problem.vector && problem.right.dtype.is_quantised()) {
+            return false;
+        }
         match self.form {
             Form::Tiled => true,
-            Form::Vector | Form::Subgroup => problem.vector && problem.m <= VECTOR_ROWS,
+            Form::Vector | Form::Subgroup => problem.vector && problem.m <= MOST_ROWS,
             Form::Rows => problem.rows && (problem.right.rows || self.tn.is_multiple_of(4)),
         }
     }
@@ -133,9 +160,14 @@ impl Variant {
         let groups = problem.m.div_ceil(self.bm as u64).max(1)
             * problem.n.div_ceil(self.bn as u64).max(1)
             * problem.batches.max(1);
-        let reads = (self.tm + self.tn) as u64 * 4;
-        let step = reads.max((self.tm * self.tn) as u64);
-        let most = if problem.parts { (problem.k / PART).clamp(1, 16) } else { 1 };
+        // Bytes are multiplied and read four at a time, halves read two at a time.
+        let (mul, read) = match self.precision {
+            Precision::F32 => (1, 1),
+            Precision::F16 => (1, 2),
+            Precision::Int8 => (2, 4),
+        };
+        let step = ((self.tm + self.tn) as u64 * 4 / read).max((self.tm * self.tn) as u64 / mul);
+        let most = if problem.parts && self.precision != Precision::Int8 { (problem.k / PART).clamp(1, 16) } else { 1 };
         let of = |parts: u64| {
             let rounds = (groups * parts * self.tile().lanes() as u64).div_ceil(LANES);
             // The sum of parts is one more dispatch.
@@ -154,7 +186,7 @@ mod tests {
     fn best(m: u64, n: u64, k: u64) -> (&'static str, u64) {
         let right = Right { dtype: DType::F32, rows: true, texels: false };
         let problem = Problem { m, n, k, batches: 1, right, rows: true, vector: true, parts: true };
-        let tiled = VARIANTS.iter().filter(|v| v.form == Form::Tiled);
+        let tiled = VARIANTS.iter().filter(|v| v.form == Form::Tiled && v.precision == Precision::F32);
         let (cost, v) = tiled.map(|v| (v.cost(&problem), v)).min_by_key(|c| c.0.0).unwrap();
         (v.name, cost.1)
     }
@@ -169,7 +201,7 @@ mod tests {
 
     #[test]
     fn every_device_can_run_every_tile_and_names_are_unique() {
-        for v in VARIANTS.iter().filter(|v| v.form != Form::Subgroup) {
+        for v in VARIANTS.iter().filter(|v| v.form != Form::Subgroup && v.precision != Precision::F16) {
             assert!(v.requires(&Caps::FLOOR), "{}", v.name);
         }
         for (i, v) in VARIANTS.iter().enumerate() {

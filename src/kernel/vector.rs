@@ -4,7 +4,7 @@
 //! several outputs are on their way at the same time; each weight is decoded once, for all rows.
 
 use super::matmul::{Form, Right};
-use super::{Kernel, Template};
+use super::{Kernel, Template, int8};
 use crate::base::DType;
 use crate::format::{RUN, Wgsl};
 use std::fmt::Write;
@@ -12,6 +12,10 @@ use std::fmt::Write;
 pub static VECTOR: Template = Template { name: "matvec", source: include_str!("../../shaders/matvec.wgsl") };
 /// The same text, whose lanes add up by subgroups.
 pub static SUBGROUP: Template = Template { name: "matvec_subgroup", source: VECTOR.source };
+
+/// Those whose left operand is bytes.
+pub static INT8: Template = Template { name: "matvec_int8", source: VECTOR.source };
+pub static SUBGROUP_INT8: Template = Template { name: "matvec_subgroup_int8", source: VECTOR.source };
 
 /// Invocations of a workgroup.
 pub const LANES: u32 = 64;
@@ -28,6 +32,8 @@ pub struct Spec {
     pub along: u32,
     /// Whether lanes add up by subgroups. Then all of them lie along k, for which of them are neighbours is not known.
     pub subgroups: bool,
+    /// Whether the left operand is bytes, as [`int8::QUANTISE`] makes them.
+    pub int8: bool,
 }
 
 /// Weights that a lane takes at a time: sixteen bytes of plain ones, or a run of a block.
@@ -52,7 +58,12 @@ impl Spec {
     /// The kernel, but for its interface; `body` defines `epilogue`.
     pub fn kernel(&self, body: &str) -> Kernel {
         let body = format!("{body}{}", self.right.access_as(self.right_elements()));
-        let template = if self.subgroups { &SUBGROUP } else { &VECTOR };
+        let template = match (self.subgroups, self.int8) {
+            (false, false) => &VECTOR,
+            (true, false) => &SUBGROUP,
+            (false, true) => &INT8,
+            (true, true) => &SUBGROUP_INT8,
+        };
         // With subgroups, each has a place for each of its sums: sixteen are the most of a workgroup.
         let room = if self.subgroups { 16 * self.rows * self.outputs / 4 } else { LANES };
         Kernel::new(template).set("ALONG", self.along).set("ROOM", room).hole("body", body).hole("entry", self.entry())
@@ -75,7 +86,10 @@ impl Spec {
             };
         }
         for i in 0..self.rows {
-            let _ = writeln!(t, "    let x{i} = (p.a0 + min({i}u, p.m - 1u) * p.a_row) / 4u;");
+            let _ = match self.int8 {
+                true => writeln!(t, "    let x{i} = min({i}u, p.m - 1u) * chunks * {}u;", int8::VECTORS),
+                false => writeln!(t, "    let x{i} = (p.a0 + min({i}u, p.m - 1u) * p.a_row) / 4u;"),
+            };
             for r in 0..self.outputs {
                 let _ = writeln!(t, "    var s{i}_{r} = 0.0;");
             }
@@ -99,7 +113,57 @@ impl Spec {
                     _ => self.plain(t, 2, |r, j| (p.widen)(&format!("q{r}.{}", ["xy", "zw"][j as usize]))),
                 }
             }
+            Wgsl::Blocks(_) if self.int8 => self.integers(t),
             Wgsl::Blocks(_) => self.blocks(t),
+        }
+    }
+
+    /// A run of each output as integers: those that share a factor are multiplied with the rows' bytes, and scaled once.
+    fn integers(&self, t: &mut String) {
+        for r in 0..self.outputs {
+            let _ = writeln!(t, "        let r{r} = run_at(w{r} + c, vec2<u32>(p.s0, p.s1));");
+        }
+        for i in 0..self.rows {
+            for (v, name) in ["x", "y", "d"].iter().enumerate() {
+                let _ = writeln!(t, "        let {name}{i}_ = a[x{i} + c * {}u + {v}u];", int8::VECTORS);
+            }
+            let _ = writeln!(t, "        let e{i} = bitcast<vec4<f32>>(d{i}_);");
+        }
+        let halves: &[&[usize]] = if int8::group(self.right) == 16 { &[&[0], &[1]] } else { &[&[0, 1]] };
+        for half in halves {
+            *t += "        {\n";
+            let sum = match half {
+                [0] => "e{i}.y",
+                [_] => "e{i}.z",
+                _ => "(e{i}.y + e{i}.z)",
+            };
+            for r in 0..self.outputs {
+                for h in *half {
+                    let _ = writeln!(
+                        t,
+                        "            let q{r}_{h} = vec4<u32>(packed(r{r}, {}u), packed(r{r}, {}u));",
+                        2 * h,
+                        2 * h + 1
+                    );
+                }
+                let _ = writeln!(t, "            let f{r} = scale(r{r}, {}u);", 2 * half[0]);
+            }
+            for (i, r) in (0..self.rows).flat_map(|i| (0..self.outputs).map(move |r| (i, r))) {
+                let dots: Vec<String> = half
+                    .iter()
+                    .flat_map(|h| {
+                        let x = ["x", "y"][*h];
+                        LETTERS.map(|l| format!("dot4I8Packed({x}{i}_.{l}, q{r}_{h}.{l})"))
+                    })
+                    .collect();
+                let _ =
+                    writeln!(t, "            s{i}_{r} = fma(f32({}) * e{i}.x, f{r}.x, s{i}_{r});", dots.join(" + "));
+                if self.right.offset() {
+                    let sum = sum.replace("{i}", &i.to_string());
+                    let _ = writeln!(t, "            s{i}_{r} = fma({sum}, f{r}.y, s{i}_{r});");
+                }
+            }
+            *t += "        }\n";
         }
     }
 
@@ -196,6 +260,8 @@ impl Spec {
         }
     }
 }
+
+const LETTERS: [&str; 4] = ["x", "y", "z", "w"];
 
 /// Four multiply-adds into `sum`.
 fn fma(a: &str, b: &str, sum: &str) -> String {

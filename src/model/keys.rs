@@ -426,7 +426,7 @@ impl<'a> Keys<'a> {
     /// One that is not valid.
     pub fn side_json(&self, name: &str) -> Result<Option<Json>> {
         let Some(bytes) = self.source.side_file(name) else { return Ok(None) };
-        let parsed = serde_json::from_slice(bytes);
+        let parsed = crate::base::json::parse(bytes);
         parsed.map(Some).map_err(|e| Error::file(self.source.path().join(name), format!("is not valid JSON: {e}")))
     }
 

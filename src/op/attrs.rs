@@ -68,6 +68,7 @@ pub enum Attrs {
 
 /// Which two elements of a head RoPE turns together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum RopeLayout {
     /// Element `i` with element `i + d/2` (GPT-NeoX, Hugging Face).
     Half,
@@ -76,7 +77,18 @@ pub enum RopeLayout {
 }
 
 /// How attention scores are scaled and masked.
+///
+/// ```
+/// use warpweft::{Attention, DType, GraphBuilder};
+///
+/// let g = GraphBuilder::new();
+/// let [q, k, v] = ["q", "k", "v"].map(|name| g.input(name, DType::F32, [2, 5, 16]));
+/// g.output("y", q.attention(k, v, None, Attention::scaled(0.25).causal(0).window(3)));
+/// g.finish()?;
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Attention {
     /// Scores are multiplied by this: usually `1/√d`.
     pub scale: f32,
@@ -95,6 +107,21 @@ impl Attention {
     /// Every key seen by every query, scores multiplied by `scale`.
     pub const fn scaled(scale: f32) -> Attention {
         Attention { scale, causal: None, window: None, softcap: None, sinks: false }
+    }
+    /// Lets query `s` see only keys `t ≤ past + s`.
+    #[must_use]
+    pub fn causal(self, past: impl Into<Dim>) -> Attention {
+        Attention { causal: Some(past.into()), ..self }
+    }
+    /// Lets query `s` see only the last `window` of the keys that a causal mask lets through.
+    #[must_use]
+    pub fn window(self, window: u32) -> Attention {
+        Attention { window: Some(window), ..self }
+    }
+    /// Bends scores to within ±`cap` before masks.
+    #[must_use]
+    pub fn softcap(self, cap: f32) -> Attention {
+        Attention { softcap: Some(cap), ..self }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::base::{DType, Dim, Shape};
 /// assert_eq!(patches.max_pool(Window::of(&[2, 2]).stride(&[2, 2])).shape(), Shape::from([1, 64, 7, 7]));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Window {
     /// Elements of the window.
     pub size: Vec<usize>,
@@ -55,6 +56,11 @@ impl Window {
     /// The same for groups of channels.
     pub fn groups(self, groups: usize) -> Window {
         Window { groups, ..self }
+    }
+    /// Counts added elements in an average.
+    #[must_use]
+    pub fn count_padding(self, count_padding: bool) -> Window {
+        Window { count_padding, ..self }
     }
 
     fn strides(&self, axis: usize) -> usize {

@@ -9,6 +9,7 @@ mod code;
 pub mod count;
 mod fuse;
 mod heavy;
+mod int8;
 mod join;
 mod lower;
 mod memory;
@@ -28,7 +29,7 @@ pub use transfer::{Facts, Policy, Rounds};
 pub use tuning::Tuning;
 pub use verify::verify;
 
-use crate::base::{Bindings, DType, Expr, Part, Result, Type};
+use crate::base::{Bindings, DType, Expr, Part, Precision, Result, Type};
 use crate::kernel::{Kernel, grid};
 use crate::op::Collective;
 use std::sync::Arc;
@@ -41,12 +42,14 @@ pub struct Options {
     pub fuse: bool,
     /// Keep every value's buffer apart, so that each can be read back after a step.
     pub keep_values: bool,
+    /// What products are computed in, where kernels of the device have it.
+    pub precision: Precision,
     pub tuning: Tuning,
 }
 
 impl Options {
     pub fn for_caps(caps: &crate::base::Caps) -> Self {
-        Options { fuse: true, keep_values: false, tuning: Tuning::for_kind(caps.kind) }
+        Options { fuse: true, keep_values: false, precision: Precision::F32, tuning: Tuning::for_kind(caps.kind) }
     }
 }
 

@@ -5,11 +5,11 @@ use super::heavy::{
     Launch, Operand, beside_at, bound, ceil, launch, operand, read_bytes, right_bounds, right_bounds_as, u,
 };
 use super::lower::{Lower, interface};
-use super::{BufferId, Ceil, Param, Role};
-use crate::base::{DType, DeviceFault, Dim, Error, Expr, Layout, Result, Shape};
+use super::{BufferId, Ceil, Param, Role, int8};
+use crate::base::{AdapterKind, DType, DeviceFault, Dim, Error, Expr, Layout, Precision, Result, Shape};
 use crate::format::RUN;
 use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
-use crate::kernel::{FEW, Kernel, Problem, grid, vector};
+use crate::kernel::{FEW, Kernel, MOST_ROWS, Problem, grid, vector};
 use crate::op::{Attrs, Value};
 
 /// A product and its axes: rows and inner of the left operand, inner and columns of the right one.
@@ -94,6 +94,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
         ));
     }
     let chosen = choose(l, &p);
+    let bytes = (chosen.0.precision == Precision::Int8).then(|| int8::quantise(l, &p));
     let mut first = 0;
     for buffer in buffers {
         let n = match &l.plan.buffer(buffer).role {
@@ -101,7 +102,11 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value, attrs: &Attrs, args: &[Va
             _ => Expr::from(p.n()),
         };
         let next = first + n.bound() as i64;
-        emit_piece(l, (anchor, root), &p, chosen, Piece { buffer, first, n, beside: p.beside(l, buffer), split });
+        let piece = Piece { buffer, first, n, beside: p.beside(l, buffer), split };
+        match bytes {
+            Some(left) => int8::emit(l, (anchor, root), &p, chosen.0, &piece, left),
+            None => emit_piece(l, (anchor, root), &p, chosen, piece),
+        }
         first = next;
     }
     Ok(())
@@ -196,13 +201,14 @@ pub(super) fn is_long(l: &Lower, grid: &[Ceil; 3]) -> bool {
 }
 
 /// All rows, whose number is small at its bound.
-fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
+pub(super) fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
     vector::Spec {
         right: p.right,
         rows: p.m().bound().max(1) as u32,
         outputs: v.tn,
         along: vector::LANES * v.tn / v.bn,
         subgroups: v.form == Form::Subgroup,
+        int8: v.precision == Precision::Int8,
     }
 }
 
@@ -340,7 +346,7 @@ impl Fits {
 /// more than one of a texture.
 fn tall(strip: &Strip, texels: bool) -> Variant {
     let tm = if !texels && strip.rows.known().is_some_and(|n| n >= 32) { 32 } else { 16 };
-    Variant { name: "rows-tall", form: Form::Rows, tm, tn: 8, bm: 0, bn: 0 }
+    Variant { name: "rows-tall", form: Form::Rows, precision: Precision::F32, tm, tn: 8, bm: 0, bn: 0 }
 }
 
 /// The tuned variant of this class of matmul, else a guess; and the parts into which it cuts k.
@@ -358,7 +364,10 @@ fn choose(l: &Lower, p: &Product) -> (Variant, u64) {
         parts: p.k().known().is_some() && l.options.fuse,
     };
     let tall = problem.m > FEW;
-    let allowed = |v: &Variant| v.requires(l.caps) && v.fits(&problem);
+    if let Some(chosen) = narrow(l, &problem) {
+        return chosen;
+    }
+    let allowed = |v: &Variant| v.precision == Precision::F32 && v.requires(l.caps) && v.fits(&problem);
     let with_parts =
         |v: Variant| (v, if v.form == Form::Tiled && !l.options.tuning.serial { v.cost(&problem).1 } else { 1 });
     if let Some(v) = l.options.tuning.matmul(right, tall).filter(allowed) {
@@ -382,6 +391,30 @@ fn choose(l: &Lower, p: &Product) -> (Variant, u64) {
     }
     let tiled = VARIANTS.iter().filter(|v| v.form == Form::Tiled && allowed(v));
     tiled.map(|v| (*v, v.cost(&problem))).min_by_key(|(_, c)| c.0).map_or((VARIANTS[0], 1), |(v, c)| (v, c.1))
+}
+
+/// The variant of a precision below f32, where one was asked for and there is one; with the parts of k.
+fn narrow(l: &Lower, problem: &Problem) -> Option<(Variant, u64)> {
+    let precision = l.options.precision;
+    let allowed =
+        |v: &Variant| v.precision == precision && precision != Precision::F32 && v.requires(l.caps) && v.fits(problem);
+    let parts = |v: &Variant| if v.form == Form::Tiled { v.cost(problem).1 } else { 1 };
+    if let Some(v) = l.options.tuning.matmul(problem.right, problem.m > FEW).filter(allowed) {
+        return Some((v, parts(&v)));
+    }
+    // In f16 few rows are multiplied as in f32: what takes the time there is reading weights.
+    if problem.m <= MOST_ROWS {
+        let guess = vector_guess(l, problem).map(|name| match name {
+            "subgroup-4" => "int8-subgroup-4",
+            "vector-4" => "int8-vector-4",
+            _ => "int8-vector-4x16",
+        });
+        return guess.and_then(Variant::find).filter(allowed).map(|v| (v, 1));
+    }
+    // Large texts take a CPU's compiler seconds, and win nothing there.
+    let small = |v: &Variant| l.caps.kind != AdapterKind::Software || v.tm * v.tn <= 16;
+    let tiled = VARIANTS.iter().filter(|v| v.form == Form::Tiled && allowed(v) && small(v));
+    tiled.map(|v| (*v, v.cost(problem))).min_by_key(|(_, c)| c.0).map(|(v, c)| (v, c.1))
 }
 
 /// The vector variant that a GPU is given before anything is measured: lanes along k as far as there is work for them.

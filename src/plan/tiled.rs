@@ -5,7 +5,7 @@ use super::heavy::{Launch, bound, ceil, launch, read_bytes, right_bounds_as, u};
 use super::lower::{Lower, interface};
 use super::product::{FIELDS, Piece, Product, batch, is_long, params};
 use super::{Buffer, BufferId, Role};
-use crate::base::Expr;
+use crate::base::{Expr, Precision};
 use crate::kernel::matmul::Variant;
 use crate::kernel::tiles::{Lay, STEPS, SUM, Spec};
 use crate::kernel::{Kernel, grid};
@@ -86,6 +86,7 @@ fn spec(p: &Product, v: Variant, piece: &Piece, split: bool) -> Spec {
         whole: Expr::from(p.k()).divisible_by(STEPS as i64),
         wide: n.divisible_by(4) && piece.first % 4 == 0 && piece.n.divisible_by(4),
         split,
+        half: v.precision == Precision::F16,
     }
 }
 

@@ -5,13 +5,16 @@ use super::queue::Ticket;
 use crate::base::{Error, Result};
 use crate::session::{Request as Generate, Stop, Token};
 use crate::text::{Constraint, Sampling};
+use futures_core::Stream;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// A prompt, and how it is to be answered.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Request {
     /// The prompt, how tokens are chosen, and how many.
     pub generate: Generate,
@@ -28,18 +31,45 @@ pub struct Request {
 impl Request {
     /// Greedy, up to the context's end.
     pub fn new(prompt: Vec<u32>) -> Request {
-        Request {
-            generate: Generate { prompt, sampling: Sampling::greedy(), max_tokens: None, top: 0 },
-            stop: vec![],
-            priority: 0,
-            deadline: None,
-            constraint: None,
-        }
+        Request { generate: Generate::new(prompt), stop: vec![], priority: 0, deadline: None, constraint: None }
+    }
+    /// Ends the answer before the first of these strings.
+    #[must_use]
+    pub fn stop(self, stop: Vec<String>) -> Request {
+        Request { stop, ..self }
+    }
+    /// Sets how tokens are chosen.
+    #[must_use]
+    pub fn sampling(mut self, sampling: Sampling) -> Request {
+        self.generate.sampling = sampling;
+        self
+    }
+    /// Sets the most tokens to make.
+    #[must_use]
+    pub fn max_tokens(mut self, tokens: usize) -> Request {
+        self.generate.max_tokens = Some(tokens);
+        self
+    }
+    /// Sets [`Request::priority`].
+    #[must_use]
+    pub fn priority(self, priority: i32) -> Request {
+        Request { priority, ..self }
+    }
+    /// Sets [`Request::deadline`].
+    #[must_use]
+    pub fn deadline(self, deadline: Instant) -> Request {
+        Request { deadline: Some(deadline), ..self }
+    }
+    /// Lets only tokens come that `constraint` allows.
+    #[must_use]
+    pub fn constraint(self, constraint: Box<dyn Constraint>) -> Request {
+        Request { constraint: Some(constraint), ..self }
     }
 }
 
 /// Why an answer ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Reason {
     /// The model ended its turn.
     End,
@@ -64,6 +94,7 @@ impl Reason {
 
 /// An answer's figures.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Ended {
     /// Why it ended.
     pub reason: Reason,
@@ -136,6 +167,14 @@ impl Answer {
     /// The figures, once the answer has ended.
     pub fn ended(&self) -> Option<&Ended> {
         self.ended.as_ref()
+    }
+}
+
+impl Stream for Answer {
+    type Item = Result<Token>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Token>>> {
+        Answer::poll_next(&mut self, cx).map(Result::transpose)
     }
 }
 

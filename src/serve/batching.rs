@@ -109,7 +109,7 @@ impl Worker<'_> {
         let never = AtomicBool::new(false);
         let made = match &live[..] {
             // A step that only one waits for ends with it.
-            [one] => block_on(self.batch()?.step(&one.ticket.cancel))?,
+            [one] => block_on(self.batch()?.step(one.ticket.cancel.flag()))?,
             _ => block_on(self.batch()?.step(&never))?,
         };
         made.into_iter().try_for_each(|m| self.deliver(m, live))

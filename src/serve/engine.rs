@@ -14,7 +14,13 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 /// What an engine may hold.
+///
+/// ```
+/// let limits = warpweft::serve::Limits::default().parallel(4).queue(32);
+/// assert_eq!((limits.parallel, limits.queue), (4, 32));
+/// ```
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Limits {
     /// Requests that may wait; beyond it [`Error::Busy`].
     pub queue: usize,
@@ -32,8 +38,32 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Sets [`Limits::queue`].
+    #[must_use]
+    pub fn queue(self, queue: usize) -> Limits {
+        Limits { queue, ..self }
+    }
+    /// Sets [`Limits::parallel`].
+    #[must_use]
+    pub fn parallel(self, parallel: usize) -> Limits {
+        Limits { parallel, ..self }
+    }
+    /// Sets [`Limits::kv_bytes`].
+    #[must_use]
+    pub fn kv_bytes(self, kv_bytes: u64) -> Limits {
+        Limits { kv_bytes: Some(kv_bytes), ..self }
+    }
+    /// Sets [`Limits::deterministic`].
+    #[must_use]
+    pub fn deterministic(self, deterministic: bool) -> Limits {
+        Limits { deterministic, ..self }
+    }
+}
+
 /// Where an engine stands.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum State {
     /// The model is being opened; the last thing that was said of it.
     Loading(String),
@@ -45,6 +75,7 @@ pub enum State {
 
 /// What callers may know of a model that is open.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Card {
     /// Its sizes.
     pub info: ModelInfo,
@@ -55,6 +86,7 @@ pub struct Card {
 }
 
 /// What a model does.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Kind {
     /// It generates text, within a context of so many tokens.
     Decoder {
@@ -146,8 +178,8 @@ impl Engine {
             pollster::block_on(async {
                 Ok(match decodes {
                     true if pages => Loaded::Batch(Box::new(Batch::open(&path, &options, &how, notify).await?)),
-                    true => Loaded::Generator(Generator::open(&path, &options, notify).await?),
-                    false => Loaded::Embedder(Embedder::open(&path, &options, notify).await?),
+                    true => Loaded::Generator(Generator::open_telling(&path, &options, notify).await?),
+                    false => Loaded::Embedder(Embedder::open_telling(&path, &options, notify).await?),
                 })
             })
         })

@@ -41,6 +41,7 @@ impl Histogram {
 
 /// Counters of one engine.
 #[derive(Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Metrics {
     /// Requests that came.
     pub submitted: AtomicU64,

@@ -4,6 +4,7 @@ use super::answer::{Event, Request};
 use super::engine::State;
 use super::metrics::Metrics;
 use crate::base::{Error, Result};
+use crate::session::Cancel;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,13 +20,13 @@ pub(super) struct Ticket {
     place: Place,
     pub deadline: Option<Instant>,
     /// Heard by the step that computes it.
-    pub cancel: AtomicBool,
+    pub cancel: Cancel,
     pub expired: AtomicBool,
 }
 
 impl Ticket {
     pub fn is_cancelled(&self) -> bool {
-        self.cancel.load(Ordering::Relaxed)
+        self.cancel.is_cancelled()
     }
     /// What a cancelled request ends with.
     pub fn error(&self) -> Error {
@@ -127,8 +128,7 @@ impl Shared {
         }
         let place = (Reverse(priority), queue.next);
         queue.next += 1;
-        let ticket =
-            Arc::new(Ticket { place, deadline, cancel: AtomicBool::new(false), expired: AtomicBool::new(false) });
+        let ticket = Arc::new(Ticket { place, deadline, cancel: Cancel::new(), expired: AtomicBool::new(false) });
         queue.waiting.insert(place, Job { work, ticket: ticket.clone(), since: Instant::now() });
         self.idle.send_replace(false);
         Metrics::one(&self.metrics.submitted);
@@ -178,7 +178,7 @@ impl Shared {
 
     /// A caller has gone.
     pub fn cancel(&self, ticket: &Ticket) {
-        ticket.cancel.store(true, Ordering::Relaxed);
+        ticket.cancel.cancel();
         let mut queue = self.queue();
         if queue.waiting.remove(&ticket.place).is_some() {
             Metrics::one(&self.metrics.cancelled);
@@ -198,7 +198,7 @@ impl Shared {
         let mut queue = self.queue();
         queue.closed.get_or_insert("the engine has ended");
         queue.stopped = true;
-        queue.running.iter().for_each(|ticket| ticket.cancel.store(true, Ordering::Relaxed));
+        queue.running.iter().for_each(|ticket| ticket.cancel.cancel());
         let left = std::mem::take(&mut queue.waiting);
         self.work.notify_all();
         self.clock.notify_all();
@@ -234,7 +234,7 @@ impl Shared {
             let running = queue.running.iter();
             for ticket in running.clone().filter(|t| t.is_past(now)) {
                 ticket.expired.store(true, Ordering::Relaxed);
-                ticket.cancel.store(true, Ordering::Relaxed);
+                ticket.cancel.cancel();
             }
             let ahead = queue.waiting.values().map(|j| &j.ticket).chain(running).filter_map(|t| t.deadline);
             let next = ahead.filter(|d| *d > now).min();

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 /// A model that is open.
 #[allow(clippy::large_enum_variant, reason = "there is one for each engine")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Loaded {
     /// Answers many requests at once.
     Batch(Box<Batch>),
@@ -127,7 +128,7 @@ impl Worker<'_> {
         metrics.wait.add(job.since.elapsed());
         if ticket.deadline.is_some_and(|d| d <= Instant::now()) {
             ticket.expired.store(true, Ordering::Relaxed);
-            ticket.cancel.store(true, Ordering::Relaxed);
+            ticket.cancel.cancel();
         }
         if !ticket.is_cancelled() {
             return Some(job);

@@ -6,15 +6,44 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A flag that another thread may set.
+/// A token by which another thread stops what takes long: clones share one flag.
+///
+/// ```
+/// use warpweft::{Cancel, Error};
+///
+/// let cancel = Cancel::new();
+/// let other = cancel.clone();
+/// std::thread::spawn(move || other.cancel()).join().unwrap();
+/// assert_eq!(cancel.check(), Err(Error::Cancelled));
+/// ```
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(pub Arc<AtomicBool>);
+pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
+    /// Not cancelled.
+    pub fn new() -> Cancel {
+        Cancel::default()
+    }
+    /// Stops whatever holds a clone, at its next look.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+    /// Ready to be used again.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
     /// # Errors
     /// [`Error::Cancelled`](crate::base::Error::Cancelled), once it was cancelled.
     pub fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+    /// The flag itself, for rooms that know no sessions.
+    pub(crate) fn flag(&self) -> &AtomicBool {
+        &self.0
     }
 }
 

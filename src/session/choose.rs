@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 /// What the user asked for.
 #[derive(Clone, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum DeviceChoice {
     /// A real GPU; else the faster of a software adapter and the CPU fallback.
     #[default]

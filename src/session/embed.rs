@@ -3,14 +3,13 @@
 use super::cancel::Cancellable;
 use super::choose::picked;
 use super::engine::Engine;
-use super::{Notice, Options};
+use super::{Cancel, Notice, Options};
 use crate::base::{Array, Bindings, DType, Error, Result, Var};
 use crate::device::Gpu;
 use crate::model::layers::Sentence;
 use crate::model::{Model, ModelInfo};
 use crate::text::Tokenizer;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// The most sentences that are computed together, and tokens of them all: long ones come in smaller batches.
 const BATCH: usize = 8;
@@ -29,7 +28,13 @@ pub struct Embedder {
 impl Embedder {
     /// Opens a model folder.
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn open(
+    pub async fn open(path: impl AsRef<std::path::Path>, options: &Options) -> Result<Embedder> {
+        Embedder::open_telling(path, options, &mut |n| options.notices.tell(n)).await
+    }
+
+    /// Like [`Embedder::open`], for those who show notices themselves.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) async fn open_telling(
         path: impl AsRef<std::path::Path>,
         options: &Options,
         notify: &mut dyn FnMut(Notice),
@@ -97,14 +102,14 @@ impl Embedder {
 
     /// One vector of length one for each text, in order.
     pub async fn embed(&mut self, texts: &[impl AsRef<str>]) -> Result<Vec<Vec<f32>>> {
-        self.embed_until(texts, &AtomicBool::new(false)).await
+        self.embed_until(texts, &Cancel::new()).await
     }
 
     /// Like [`Embedder::embed`], until `cancel` is set.
     ///
     /// # Errors
     /// [`Error::Cancelled`] then.
-    pub async fn embed_until(&mut self, texts: &[impl AsRef<str>], cancel: &AtomicBool) -> Result<Vec<Vec<f32>>> {
+    pub async fn embed_until(&mut self, texts: &[impl AsRef<str>], cancel: &Cancel) -> Result<Vec<Vec<f32>>> {
         let width = self.info.embedding.unwrap_or(self.info.width);
         let mut out: Vec<Vec<f32>> = vec![];
         for group in texts.chunks(self.batch) {
@@ -118,7 +123,7 @@ impl Embedder {
             let bindings = Bindings::new().with("batch", shape[0] as u64).with("seq", longest as u64);
             let y = self
                 .engine
-                .step(0, 0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"], cancel)
+                .step(0, 0, &bindings, &[("tokens", tokens), ("mask", mask)], &["embeddings"], cancel.flag())
                 .await?
                 .remove(0)
                 .to_f32();

@@ -1,7 +1,8 @@
 //! A graph that can be stepped, on an adapter or on the CPU.
 
 use super::mesh::MeshEngine;
-use super::{Breathe, DeviceChoice, Notice, Options, pick};
+use super::trust::trusted;
+use super::{Breathe, Cancel, DeviceChoice, Notice, Options, pick};
 use crate::base::units::median;
 use crate::base::{Array, Bindings, DType, Error, Result, Type, Weights};
 use crate::cpu;
@@ -69,7 +70,7 @@ impl Engine {
     /// # Errors
     /// Inputs that are missing, unknown or of the wrong type or shape; variables out of bounds; device faults.
     pub async fn run(&mut self, bindings: &Bindings, inputs: &[(&str, Array)], outputs: &[&str]) -> Result<Vec<Array>> {
-        self.run_until(bindings, inputs, outputs, &AtomicBool::new(false)).await
+        self.run_until(bindings, inputs, outputs, &Cancel::new()).await
     }
 
     /// Like [`Engine::run`], until `cancel` is set.
@@ -81,9 +82,9 @@ impl Engine {
         bindings: &Bindings,
         inputs: &[(&str, Array)],
         outputs: &[&str],
-        cancel: &AtomicBool,
+        cancel: &Cancel,
     ) -> Result<Vec<Array>> {
-        self.step(0, 0, bindings, inputs, outputs, cancel).await
+        self.step(0, 0, bindings, inputs, outputs, cancel.flag()).await
     }
 
     /// Sets a state's contents, as a parameter's before it is trained.
@@ -209,6 +210,7 @@ impl Engine {
         };
         let mut options = plan::Options::for_caps(gpu.caps());
         options.keep_values = how.check_numerics;
+        options.precision = trusted(&gpu, how.precision).await?;
         if let Some(tuning) = tuning {
             options.tuning = tuning;
         }

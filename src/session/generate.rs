@@ -45,7 +45,15 @@ struct Paged {
 }
 
 /// What to generate.
+///
+/// ```
+/// use warpweft::{Request, Sampling};
+///
+/// let request = Request::new(vec![1, 2, 3]).sampling(Sampling::default().temperature(0.7).seed(1)).max_tokens(64);
+/// assert_eq!(request.max_tokens, Some(64));
+/// ```
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Request {
     /// Ids of the prompt.
     pub prompt: Vec<u32>,
@@ -57,8 +65,31 @@ pub struct Request {
     pub top: usize,
 }
 
+impl Request {
+    /// The likeliest tokens behind a prompt, to the end of the model's turn.
+    pub fn new(prompt: Vec<u32>) -> Request {
+        Request { prompt, sampling: Sampling::greedy(), max_tokens: None, top: 0 }
+    }
+    /// Sets how tokens are chosen.
+    #[must_use]
+    pub fn sampling(self, sampling: Sampling) -> Request {
+        Request { sampling, ..self }
+    }
+    /// Sets the most tokens to make.
+    #[must_use]
+    pub fn max_tokens(self, tokens: usize) -> Request {
+        Request { max_tokens: Some(tokens), ..self }
+    }
+    /// Sets how many alternatives each token is told with.
+    #[must_use]
+    pub fn top(self, top: usize) -> Request {
+        Request { top, ..self }
+    }
+}
+
 /// One token, as soon as it is chosen.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Token {
     /// The token.
     pub id: u32,
@@ -72,6 +103,7 @@ pub struct Token {
 
 /// A token that could have been chosen.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Alternative {
     /// The token.
     pub id: u32,
@@ -83,6 +115,7 @@ pub struct Alternative {
 
 /// Why generation stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Stop {
     /// The model ended its turn.
     End,
@@ -108,6 +141,7 @@ impl Stop {
 
 /// A generation's figures.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Finished {
     /// Why it stopped.
     pub stop: Stop,
@@ -133,7 +167,13 @@ impl Generator {
     /// # Errors
     /// Files that are damaged or cannot be run, devices that do not exist or are too small: before anything runs.
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn open(
+    pub async fn open(path: impl AsRef<std::path::Path>, options: &Options) -> Result<Generator> {
+        Generator::open_telling(path, options, &mut |n| options.notices.tell(n)).await
+    }
+
+    /// Like [`Generator::open`], for those who show notices themselves.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) async fn open_telling(
         path: impl AsRef<std::path::Path>,
         options: &Options,
         notify: &mut dyn FnMut(Notice),
@@ -242,34 +282,6 @@ impl Generator {
         self.engine.mesh()?.take_last()
     }
 
-    /// Generates, telling each token as it comes.
-    ///
-    /// # Errors
-    /// An empty prompt or one longer than the context; device faults.
-    pub async fn generate(
-        &mut self,
-        request: &Request,
-        cancel: &AtomicBool,
-        on_token: &mut dyn FnMut(&Token) -> Result<()>,
-    ) -> Result<Finished> {
-        self.generate_on(0, request, cancel, on_token).await
-    }
-
-    /// Like [`Generator::generate`], on one of the replicas.
-    pub async fn generate_on(
-        &mut self,
-        replica: usize,
-        request: &Request,
-        cancel: &AtomicBool,
-        on_token: &mut dyn FnMut(&Token) -> Result<()>,
-    ) -> Result<Finished> {
-        let mut generation = self.begin_on(replica, request)?;
-        while let Some(token) = self.next(&mut generation, cancel).await? {
-            on_token(&token)?;
-        }
-        Ok(self.finished(&generation))
-    }
-
     /// Begins to generate: [`Generator::next`] goes on.
     ///
     /// # Errors
@@ -278,7 +290,7 @@ impl Generator {
         self.begin_on(0, request)
     }
 
-    fn begin_on(&self, replica: usize, request: &Request) -> Result<Generation> {
+    pub(super) fn begin_on(&self, replica: usize, request: &Request) -> Result<Generation> {
         if replica >= self.replicas() {
             return Err(Error::usage(format!("there is no replica {replica}: the mesh has dp={}", self.replicas())));
         }

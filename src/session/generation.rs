@@ -1,7 +1,7 @@
 //! A generation under way, token by token.
 
 use super::words::Words;
-use super::{Alternative, Finished, Generator, Request, Stop, Token};
+use super::{Alternative, Cancel, Finished, Generator, Request, Stop, Token};
 use crate::base::Result;
 use crate::text::{Choice, Constraint, Sampler, StreamDecoder, top_logprobs};
 use std::sync::atomic::AtomicBool;
@@ -125,7 +125,11 @@ impl Generator {
     ///
     /// # Errors
     /// Device faults. After one the generation can go on, with this generator or with another of the same model.
-    pub async fn next(&mut self, g: &mut Generation, cancel: &AtomicBool) -> Result<Option<Token>> {
+    pub async fn next(&mut self, g: &mut Generation, cancel: &Cancel) -> Result<Option<Token>> {
+        self.next_until(g, cancel.flag()).await
+    }
+
+    pub(super) async fn next_until(&mut self, g: &mut Generation, cancel: &AtomicBool) -> Result<Option<Token>> {
         if g.stop.is_some() {
             return Ok(None);
         }

@@ -27,6 +27,7 @@ enum Stage {
 }
 
 /// What a file turned out to be.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Opened {
     /// It generates text.
     Generator(Box<Generator>),
@@ -65,6 +66,16 @@ impl Loading {
         heads: &[Head],
         side: HashMap<String, Vec<u8>>,
         options: Options,
+    ) -> Result<Loading> {
+        let notices = options.notices.clone();
+        Loading::of_files_telling(name, heads, side, options, &mut |n| notices.tell(n)).await
+    }
+
+    pub(crate) async fn of_files_telling(
+        name: &str,
+        heads: &[Head],
+        side: HashMap<String, Vec<u8>>,
+        options: Options,
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Loading> {
         let source = ModelSource::from_heads(name, heads, &side)?;
@@ -90,7 +101,12 @@ impl Loading {
     ///
     /// # Errors
     /// A file that is damaged or cannot be run, a device that is too small: as early as the bytes tell.
-    pub async fn push(&mut self, bytes: &[u8], notify: &mut dyn FnMut(Notice)) -> Result<()> {
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        let notices = self.options.notices.clone();
+        self.push_telling(bytes, &mut |n| notices.tell(n)).await
+    }
+
+    pub(crate) async fn push_telling(&mut self, bytes: &[u8], notify: &mut dyn FnMut(Notice)) -> Result<()> {
         match &mut self.stage {
             Stage::Head { bytes: head, enough } => {
                 head.extend_from_slice(bytes);
@@ -120,7 +136,12 @@ impl Loading {
     ///
     /// # Errors
     /// A file that ended too early.
-    pub async fn finish(mut self, notify: &mut dyn FnMut(Notice)) -> Result<Opened> {
+    pub async fn finish(self) -> Result<Opened> {
+        let notices = self.options.notices.clone();
+        self.finish_telling(&mut |n| notices.tell(n)).await
+    }
+
+    pub(crate) async fn finish_telling(mut self, notify: &mut dyn FnMut(Notice)) -> Result<Opened> {
         if let Stage::Head { bytes, .. } = &self.stage {
             self.size.get_or_insert(bytes.len() as u64);
             self.begin(notify).await?;
@@ -148,7 +169,7 @@ impl Loading {
         let Some(source) = ModelSource::from_head(&self.name, bytes, self.size, &self.side)? else { return Ok(()) };
         let head = std::mem::take(bytes);
         self.engage(source, notify).await?;
-        Box::pin(self.push(&head, notify)).await
+        Box::pin(self.push_telling(&head, notify)).await
     }
 
     /// Makes ready for a source's bytes.

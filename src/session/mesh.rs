@@ -2,8 +2,9 @@
 
 use super::choose::picked;
 use super::engine::output_of;
+use super::trust::trusted;
 use super::{DeviceChoice, Notice, Options, tune};
-use crate::base::{Array, Bindings, Error, MeshAxis, Result, Var, Weights};
+use crate::base::{Array, Bindings, Error, MeshAxis, Precision, Result, Var, Weights};
 use crate::device::cluster::{RankPlan, Traffic, Watch};
 use crate::device::{Cluster, Gpu, Nobody, Store, Transport};
 use crate::graph::Graph;
@@ -49,7 +50,18 @@ pub fn policy(layout: &Layout) -> Policy {
 }
 
 /// How a model is laid out over several ranks.
+///
+/// ```
+/// use warpweft::{Device, Layout, Options};
+///
+/// let layout = Layout::over("pp=2,tp=3")?.sequence_parallel(true);
+/// let options = Options::new().device(Device::Cpu).layout(layout);
+/// assert!(!options.layout.is_single());
+/// assert!(Layout::over("tp=").is_err());
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Layout {
     /// Axes with their sizes, such as `pp=2,tp=3`.
     pub mesh: Mesh,
@@ -70,6 +82,35 @@ impl Default for Layout {
 }
 
 impl Layout {
+    /// The mesh of these axes and sizes, such as `pp=2,tp=3`.
+    ///
+    /// # Errors
+    /// Axes that no mesh has, sizes that are no numbers.
+    pub fn over(axes: &str) -> Result<Layout> {
+        Ok(Layout { mesh: mesh(axes)?, ..Layout::default() })
+    }
+    /// Sets the adapter of each rank.
+    #[must_use]
+    pub fn devices(self, devices: Vec<DeviceChoice>) -> Layout {
+        Layout { devices, ..self }
+    }
+    /// Sets the algorithm of every collective that it can do, by its name: `ring`, `tree` and others.
+    ///
+    /// # Errors
+    /// A name that no algorithm has.
+    pub fn algorithm(self, name: &str) -> Result<Layout> {
+        Ok(Layout { algorithm: Some(algorithm(name)?), ..self })
+    }
+    /// Sets [`Layout::sequence_parallel`].
+    #[must_use]
+    pub fn sequence_parallel(self, on: bool) -> Layout {
+        Layout { sequence_parallel: on, ..self }
+    }
+    /// Sets [`Layout::processes`].
+    #[must_use]
+    pub fn processes(self, on: bool) -> Layout {
+        Layout { processes: on, ..self }
+    }
     /// Axes and their sizes.
     ///
     /// # Errors
@@ -191,6 +232,12 @@ impl MeshEngine {
                     "the CPU fallback runs all ranks in one process: give every process an adapter with --devices",
                 ));
             }
+            if options.precision != Precision::F32 {
+                return Err(Error::usage(format!(
+                    "the CPU fallback's ranks compute in f32: leave --precision {} out, or --mesh",
+                    options.precision
+                )));
+            }
             let graphs: Vec<&Graph> = local.iter().map(|r| &sharded[0].class(*r).graph).collect();
             let ranks = Ranks::new(&graphs, &sharded[0].seats, weights)?;
             return Ok(MeshEngine {
@@ -207,7 +254,7 @@ impl MeshEngine {
             local.iter().zip(&gpus).map(|(r, g)| Store::at(g.clone(), sharded[0].seats[*r].clone())).collect();
         let mut clusters = vec![];
         for (graph, s) in graphs.iter().zip(&sharded) {
-            let plans = rank_plans(s, graph, &local, &gpus, cache, notify).await?;
+            let plans = rank_plans(s, graph, (&local, &gpus), (cache, options.precision), notify).await?;
             let mut progress = |done, of| notify(Notice::Compiling { done, of });
             clusters.push(
                 Cluster::load(s.seats.clone(), plans, &mut stores, weights, policy(layout), &mut progress).await?,
@@ -383,9 +430,8 @@ impl MeshEngine {
 async fn rank_plans(
     s: &Sharded,
     graph: &Graph,
-    local: &[usize],
-    gpus: &[Arc<Gpu>],
-    cache: Option<&Path>,
+    (local, gpus): (&[usize], &[Arc<Gpu>]),
+    (cache, precision): (Option<&Path>, Precision),
     notify: &mut dyn FnMut(Notice),
 ) -> Result<Vec<RankPlan>> {
     let largest = graph.largest();
@@ -398,6 +444,7 @@ async fn rank_plans(
             Some(m) => m.2.clone(),
             None => {
                 let mut options = plan::Options::for_caps(gpu.caps());
+                options.precision = trusted(gpu, precision).await?;
                 if let Some(tuning) = tune::tuned(gpu, cache, notify).await? {
                     options.tuning = tuning;
                 }

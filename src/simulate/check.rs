@@ -126,7 +126,8 @@ impl Subject {
         let named = |name: &'static str| vec![(name, f64::NAN)];
         match (self, row.text("part")) {
             (Subject::Collective, _) if small => named("s, < 1 MiB"),
-            (Subject::Memory, Some("activations")) => named("activations GiB"),
+            (Subject::Memory, Some("activations" | "layer_activations")) => named("activations GiB"),
+            (Subject::Memory, Some("cache")) => named("cache GiB"),
             (Subject::Memory, Some(part)) if part != "total" => named("states GiB"),
             _ => {
                 let mut out: Vec<(&'static str, f64)> = vec![];

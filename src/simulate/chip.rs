@@ -15,12 +15,13 @@ pub struct Chip {
     pub clock: f64,
 }
 
-/// What a fused attention kernel works on: elements of a head, keys that a query sees at most, the direction, and
-/// `pytorch` where PyTorch's kernel runs rather than the vendor's library.
+/// What a fused attention kernel works on: elements of a head, keys that a query sees at most, the share of the scores it
+/// computes that no mask drops (1 where only the diagonal is masked), the direction, and `pytorch` where PyTorch's kernel runs rather than the vendor's library.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attends {
     pub head: f64,
     pub length: f64,
+    pub useful: f64,
     pub backward: bool,
     pub pytorch: bool,
 }
@@ -81,7 +82,7 @@ impl Chip {
         if flops <= 0.0 {
             return Ok(0.0);
         }
-        let Attends { head, length, backward, pytorch } = of;
+        let Attends { head, length, useful, backward, pytorch } = of;
         let a = &self.constants.attention;
         // Attention kernels compute in 16 bits at least.
         let wide = if precision.bytes() < 2.0 { Precision::Bf16 } else { precision };
@@ -94,7 +95,7 @@ impl Chip {
         };
         // Short sequences leave few blocks to run through, and more of them half masked.
         let share = best * reached(head) / reached(128.0) * length / (length + a.length_half);
-        let computing = flops / (share.min(1.0) * self.rate(wide)?);
+        let computing = flops / (useful * share.min(1.0) * self.rate(wide)?);
         let moving = bytes / (a.decode * self.device.bandwidth.0);
         Ok(self.constants.launch.0 + computing.max(moving))
     }

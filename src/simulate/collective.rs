@@ -123,18 +123,20 @@ pub fn price(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: O
     if reduces && crosses && wanted != Some(Algorithm::Hierarchical) {
         return over_nodes(c, placed, kind, bytes, wanted);
     }
-    by_levels(c, placed, kind, bytes, wanted, 1.0)
+    by_levels(c, placed, kind, bytes, wanted, (1.0, 1.0))
 }
 
-/// An all-to-all of tokens to the ranks of their experts: each goes in `copies`, of which a node gets no more than one. Of N
-/// nodes so many throws hit N (1 − (1 − 1/N)^copies); within a node every copy travels.
+/// An all-to-all of tokens to the ranks of their experts: each goes in `copies`, of which a node gets no more than one, and
+/// hands it on to each of its ranks no more than once. Of N nodes (or ranks) so many throws hit N (1 − (1 − 1/N)^copies).
 pub fn price_tokens(c: &Collectives, placed: &Placed, bytes: f64, copies: f64) -> Price {
     if placed.ranks() <= 1 || bytes <= 0.0 {
         return price(c, placed, Kind::AllToAll, bytes, None);
     }
     let nodes: f64 = placed.levels.iter().zip(&placed.network).filter(|l| *l.1).map(|l| l.0.0 as f64).product();
-    let hit = nodes * (1.0 - (1.0 - 1.0 / nodes).powf(copies));
-    by_levels(c, placed, Kind::AllToAll, bytes, None, hit / copies)
+    let hit = |n: f64| n * (1.0 - (1.0 - 1.0 / n).powf(copies)) / copies;
+    // What crosses the network reaches its rank over the links within the node.
+    let within = if copies > 1.0 { hit(placed.ranks() as f64) * nodes } else { 1.0 };
+    by_levels(c, placed, Kind::AllToAll, bytes, None, (within, hit(nodes)))
 }
 
 /// Rings and trees that go through every device of several nodes: each hop costs its latency, and the slower of the links
@@ -167,14 +169,14 @@ fn over_nodes(c: &Collectives, placed: &Placed, kind: Kind, bytes: f64, wanted: 
 }
 
 /// Level by level: what one level serves, messages to all and to one, and the phases of a hierarchical collective.
-/// `far_share`: of the bytes of an all-to-all that would cross the network, the share that does.
+/// `shares`: of the bytes of an all-to-all that would go over links within a node, and over the network, the share that does.
 fn by_levels(
     c: &Collectives,
     placed: &Placed,
     kind: Kind,
     bytes: f64,
     wanted: Option<Algorithm>,
-    far_share: f64,
+    shares: (f64, f64),
 ) -> Price {
     let ranks = placed.ranks() as f64;
     let mut phases = vec![];
@@ -188,7 +190,7 @@ fn by_levels(
         let phase = match kind {
             Kind::AllToAll => {
                 let inside: f64 = placed.levels[..at].iter().map(|l| l.0 as f64).product();
-                let share = if network { far_share } else { 1.0 };
+                let share = if network { shares.1 } else { shares.0 };
                 Phase { rounds: n - 1.0, wire: bytes * inside * (n - 1.0) / ranks * share, total: bytes, ranks: n }
             }
             // To the one peer over the farthest way.

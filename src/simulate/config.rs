@@ -47,15 +47,24 @@ struct Kind {
     /// Heads of keys and values, 0 for as many as of queries; elements of a head, 0 for the width's share.
     kv_heads: usize,
     head: usize,
-    /// Experts are published in 4 bits, all else in 16.
+    /// Attention, router and experts have biases. Experts are published in 4 bits, all else in 16.
+    linear_biases: bool,
     narrow_experts: bool,
 }
 
 /// By `model_type`. Every family that can be run is here or refused by name (a test holds it): encoders and layers without
 /// attention are no shapes, but their plans can be priced.
 fn kind(name: &str, model_type: &str) -> Result<Kind> {
-    let modern =
-        Kind { gated: true, rope: true, biases: false, tied: false, kv_heads: 0, head: 0, narrow_experts: false };
+    let modern = Kind {
+        gated: true,
+        rope: true,
+        biases: false,
+        tied: false,
+        kv_heads: 0,
+        head: 0,
+        linear_biases: false,
+        narrow_experts: false,
+    };
     match model_type {
         "llama" | "qwen2" | "qwen3" | "qwen3_moe" | "deepseek_v2" | "deepseek_v3" | "phi3" | "internlm2" | "olmo"
         | "olmo2" | "granite" => Ok(modern),
@@ -64,7 +73,7 @@ fn kind(name: &str, model_type: &str) -> Result<Kind> {
         "smollm3" => Ok(Kind { tied: true, kv_heads: 4, ..modern }),
         "gemma" | "cohere" => Ok(Kind { tied: true, ..modern }),
         "gemma2" | "gemma3" | "gemma3_text" => Ok(Kind { tied: true, kv_heads: 4, head: 256, ..modern }),
-        "gpt_oss" => Ok(Kind { kv_heads: 8, head: 64, narrow_experts: true, ..modern }),
+        "gpt_oss" => Ok(Kind { kv_heads: 8, head: 64, linear_biases: true, narrow_experts: true, ..modern }),
         "gpt2" | "opt" | "bloom" | "gpt_bigcode" => {
             Ok(Kind { gated: false, rope: false, biases: true, tied: true, ..modern })
         }
@@ -163,6 +172,7 @@ pub fn from_config(json: &Value, name: &str) -> Result<Shape> {
         rope: kind.rope,
         positions: if kind.rope { 0 } else { s.or(&["n_positions", "max_position_embeddings"], 0)? },
         biases: kind.biases,
+        linear_biases: kind.linear_biases,
         tied: s.flag("tie_word_embeddings", kind.tied),
         experts,
         top_k: s.or(&["num_experts_per_tok"], 0)?,
@@ -274,6 +284,7 @@ pub fn from_metadata(get: &dyn Fn(&str) -> Option<Value>, name: &str, vocab: usi
         rope: known.rope,
         positions: if known.rope { 0 } else { s.or(&["context_length"], 0)? },
         biases: known.biases,
+        linear_biases: known.linear_biases,
         tied,
         experts,
         top_k: s.or(&["expert_used_count"], 0)?,

@@ -6,7 +6,7 @@ use super::layer::{Work, head, layer};
 use super::layout::Layout;
 use super::memory::Memory;
 use super::page::Point;
-use super::shape::Shape;
+use super::shape::{Shape, Span};
 use super::training::{Cost, Priced, Site, price_all};
 use crate::base::units::{Bytes, Seconds};
 use crate::base::{Error, Result};
@@ -169,13 +169,14 @@ impl Server<'_> {
     /// Bytes of weights on a device of the fullest stage.
     fn weights(&self) -> f64 {
         let s = self.serving;
+        let (dense, experts) = self.shape.stored(s.precision);
         let layers: f64 = (0..self.shape.layers)
             .map(|i| self.shape.layer_parameters(i))
-            .map(|(a, b)| a + b / s.ep.max(1) as f64)
+            .map(|(a, b)| a * dense + b * experts / s.ep.max(1) as f64)
             .sum();
         let ends = (self.shape.vocab * self.shape.hidden) as f64 * if self.shape.tied || s.pp > 1 { 1.0 } else { 2.0 };
         let layers = layers / self.shape.layers as f64 * self.shape.layers.div_ceil(s.pp) as f64;
-        (layers * s.precision.bytes() + ends * 2.0) / s.tp as f64
+        (layers + ends * 2.0) / s.tp as f64
     }
 
     /// Bytes that a token keeps on a device.
@@ -210,19 +211,21 @@ impl Server<'_> {
             if prompts > 0.0 {
                 let new = prompts * input;
                 let bytes = new * (heads * (d + dv) * 2.0 + kv);
-                work.push(Work::Attention {
-                    name: "attention",
-                    of: Attends { head: d, length: input, backward: false, pytorch: false },
-                    flops: pairs(new, input * self.shape.seen(input)) / 2.0,
-                    bytes,
-                });
+                for Span { share, keys, length, useful } in self.shape.spans(input) {
+                    work.push(Work::Attention {
+                        name: "attention",
+                        of: Attends { head: d, length, useful, backward: false, pytorch: false },
+                        flops: pairs(new, keys) * share,
+                        bytes: bytes * share,
+                    });
+                }
             }
             if decoding > 0.0 {
                 let context = context * self.shape.seen(context);
                 let bytes = decoding * context * kv;
                 work.push(Work::Attention {
                     name: "attention over the cache",
-                    of: Attends { head: d, length: context, backward: false, pytorch: false },
+                    of: Attends { head: d, length: context, useful: 1.0, backward: false, pytorch: false },
                     flops: pairs(decoding, context),
                     bytes,
                 });

@@ -31,8 +31,9 @@ pub enum Work {
     /// `hidden`: the share that other work hides.
     Collective { name: &'static str, kind: Kind, bytes: f64, axis: Axis, hidden: f64 },
     /// Tokens to the ranks of their experts, or results back: an all-to-all over the expert ranks. `bytes` are of all
-    /// `copies` that go to a token's experts; `once`: to each node one only, which hands it on within.
-    Tokens { name: &'static str, bytes: f64, copies: f64, once: bool, hidden: f64 },
+    /// `copies` that go to a token's experts; `once`: to each node one only, which hands it on within, to each rank once.
+    /// `hidden` behind other work, over a network and within a node or rack.
+    Tokens { name: &'static str, bytes: f64, copies: f64, once: bool, hidden: (f64, f64) },
     /// The device waits for its host.
     Host { name: &'static str, seconds: f64 },
 }
@@ -286,18 +287,22 @@ impl Writer<'_> {
             self.layer.backward.push(c("send their gradients", bytes));
         }
         let traffic = b * m * (heads * (d + dv) + kv * (d + dv));
-        let seen = self.shape.seen(seq);
-        let flops = 2.0 * m * seq * seen * heads * (d + dv);
         if l.stack.fused_attention {
-            let of = Attends { head: d.min(128.0), length: seq * seen, backward: false, pytorch: l.stack.pytorch };
-            // A causal mask leaves half; backward computes scores again: five products for two.
-            self.layer.forward.push(Work::Attention { name: "attention", of, flops: flops / 2.0, bytes: traffic });
-            self.layer.backward.push(Work::Attention {
-                name: "attention",
-                of: Attends { backward: true, ..of },
-                flops: flops / 2.0 * 2.5,
-                bytes: 2.0 * traffic,
-            });
+            for span in self.shape.spans(seq) {
+                let of = Attends {
+                    head: d.min(128.0),
+                    length: span.length,
+                    useful: span.useful,
+                    backward: false,
+                    pytorch: l.stack.pytorch,
+                };
+                let (flops, bytes) = (2.0 * m * span.keys * heads * (d + dv) * span.share, traffic * span.share);
+                // Backward computes scores again: five products for two.
+                self.layer.forward.push(Work::Attention { name: "attention", of, flops, bytes });
+                let of = Attends { backward: true, ..of };
+                let (flops, bytes) = (2.5 * flops, 2.0 * bytes);
+                self.layer.backward.push(Work::Attention { name: "attention", of, flops, bytes });
+            }
             self.layer.kept += m * heads * 4.0;
             return;
         }
@@ -381,7 +386,8 @@ impl Writer<'_> {
         let te = l.expert_tensor() as f64;
         let routed = self.tokens * k * te / self.t * l.imbalance;
         let bytes = routed * h * b;
-        self.both("permute", 4.0 * bytes, 4.0 * bytes, false);
+        let copies = 2.0 * l.stack.permutes * bytes;
+        self.both("permute", copies, copies, false);
         if l.ep > 1 {
             // With tensor ranks each sends its share of the tokens: forward in the format that the stack sends them in.
             let c = |name, width: f64| Work::Tokens {
@@ -389,7 +395,7 @@ impl Writer<'_> {
                 bytes: routed * h * width / te,
                 copies: k,
                 once: l.stack.once_per_node,
-                hidden: l.stack.overlap_experts,
+                hidden: (l.stack.overlap_experts, l.stack.overlap_experts_near),
             };
             let sent = b.min(l.stack.dispatch);
             self.layer.forward.extend([c("all-to-all dispatch", sent), c("all-to-all combine", b)]);
@@ -397,19 +403,24 @@ impl Writer<'_> {
         }
         // The host launches many small kernels, and must know how many tokens came before it can go on: of a layer's two passes
         // the one back has two thirds of them.
-        let host = |share: f64| Work::Host { name: "host of experts", seconds: l.stack.host_experts.0 * share };
-        if l.stack.host_experts.0 > 0.0 {
-            self.layer.forward.push(host(1.0 / 3.0));
-            self.layer.backward.push(host(2.0 / 3.0));
+        let local = e / l.ep as f64;
+        let waits = l.stack.host_experts.0 + l.stack.host_expert.0 * local;
+        if waits > 0.0 {
+            for (pass, share) in [(&mut self.layer.forward, 1.0), (&mut self.layer.backward, 2.0)] {
+                pass.push(Work::Host { name: "host of experts", seconds: waits * share / 3.0 });
+            }
         }
         // Few tokens do not meet every expert: as many as so many throws hit.
-        let local = e / l.ep as f64;
         let met = local * (1.0 - (1.0 - 1.0 / local).powf(routed)).max(1.0 / local);
         let (local, each) = (met, routed / met);
         let f = s.ffn as f64 / te;
         self.linear("experts up", local, each, gates * f, h);
         self.activation(local, each, f, gates);
         self.linear("experts down", local, each, h, f);
+        if s.linear_biases {
+            let (forward, backward) = l.stack.bias_bytes;
+            self.both("expert biases", routed * h * forward, routed * h * backward, false);
+        }
         self.layer.kept += routed * (h * self.operand() + f * (gates * b + self.operand()));
         for _ in 0..s.shared_experts {
             self.mlp(s.ffn as f64, self.tokens, false);

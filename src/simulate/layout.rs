@@ -79,12 +79,19 @@ pub struct Stack {
     pub host: Seconds,
     /// Bytes an element of tokens on their way to experts.
     pub dispatch: f64,
-    /// A token goes to each node once, however many of its experts are there.
+    /// A token goes to each node, and there to each rank, once, however many of its experts are there.
     pub once_per_node: bool,
-    /// Share of the tokens' way to experts and back that runs behind other work.
+    /// Share of the tokens' way to experts and back that runs behind other work: where it crosses a network, and within a
+    /// node or rack.
     pub overlap_experts: f64,
-    /// Host time of a layer of experts that nothing hides, both passes.
+    pub overlap_experts_near: f64,
+    /// Copies of routed tokens, each read and written, that sorting them by expert and back makes a pass.
+    pub permutes: f64,
+    /// Host time of a layer of experts that nothing hides, both passes: once, and for each expert that a rank holds.
     pub host_experts: Seconds,
+    pub host_expert: Seconds,
+    /// Bytes an element of what experts put out that adding their last bias moves forward and backward, where they have one.
+    pub bias_bytes: (f64, f64),
     /// Passes over memory of norms, rotations and gated activations, against one fused kernel each.
     pub passes: f64,
 }
@@ -104,7 +111,11 @@ impl Stack {
         dispatch: 2.0,
         once_per_node: false,
         overlap_experts: 0.0,
+        overlap_experts_near: 0.0,
+        permutes: 2.0,
         host_experts: Seconds(0.0),
+        host_expert: Seconds(0.0),
+        bias_bytes: (0.0, 0.0),
         passes: 1.0,
     };
 }

@@ -30,7 +30,7 @@ fn range(out: &mut String, table: &str, figure: &str, seconds: f64) {
 }
 
 /// The same for programs; null where nothing was measured.
-fn interval(table: &str, figure: &str, value: f64) -> Value {
+pub(super) fn interval(table: &str, figure: &str, value: f64) -> Value {
     Interval::known(table, figure).map_or(
         Value::Null,
         |i| json!({ "low": value * i.low, "high": value * i.high, "share": 0.8, "measurements": i.rows, "table": table, "figure": figure }),

@@ -5,7 +5,9 @@ use super::constants::Constants;
 use super::energy::{self, Spent};
 use super::inference::{Mode, Serving, answering};
 use super::known::{self, Machines};
+use super::layer::layer;
 use super::layout::{Layout, Recompute, Schedule, Stack};
+use super::memory::{Held, Memory, memory as held};
 use super::shape::{Latent, Shape, preset};
 use super::software;
 use super::table::{Figure, Row};
@@ -13,6 +15,7 @@ use super::training::{Step, step_on};
 use crate::base::units::Bytes;
 use crate::base::{Error, Result};
 use crate::topology::{Precision, Topology};
+use std::io::Read;
 
 /// The model of a row: a preset, a config.json by its path, or one of its own sizes.
 pub fn shape(row: &Row) -> Result<Shape> {
@@ -81,11 +84,16 @@ fn named(name: &str) -> Result<Shape> {
     if !name.ends_with(".json") && !file.ends_with("config.json") {
         return preset(name);
     }
-    let text = std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?;
-    if text.len() > MOST_CONFIG {
-        return Err(Error::file(&file, format!("has {} bytes, a config may have {MOST_CONFIG}", text.len())));
+    let fail = |e: std::io::Error| Error::file(&file, format!("cannot be read: {e}"));
+    if !std::fs::metadata(&file).map_err(fail)?.is_file() {
+        return Err(Error::file(&file, "is not a regular file"));
     }
-    let json = serde_json::from_slice(&text).map_err(|e| Error::file(&file, e.to_string()))?;
+    let mut text = vec![];
+    std::fs::File::open(&file).and_then(|f| f.take(MOST_CONFIG as u64 + 1).read_to_end(&mut text)).map_err(fail)?;
+    if text.len() > MOST_CONFIG {
+        return Err(Error::file(&file, format!("has more than {MOST_CONFIG} bytes, no config.json has")));
+    }
+    let json = crate::base::json::parse(&text).map_err(|e| Error::file(&file, e.to_string()))?;
     super::config::from_config(&json, name)
 }
 
@@ -158,7 +166,7 @@ pub fn run_with(row: &Row, machines: Machines, change: Change) -> Result<Run> {
         Some(z) => return Err(Error::usage(format!("fsdp is {z}, must be 0, 1, 2 or 3"))),
     };
     let mut soft = software::named(row.text("stack").unwrap_or(software::training_default(spread)))?
-        .trains(&chip.constants.generation)?;
+        .trains(&chip.constants.generation, &shape.name)?;
     let zero = spread.unwrap_or(soft.zero);
     change(&mut chip.constants, &mut soft.stack);
     let recompute = match row.text("recompute").map(str::to_ascii_lowercase).as_deref() {
@@ -256,6 +264,24 @@ fn memory_of_serving(row: &Row, machines: Machines, part: &str) -> Result<Vec<Fi
     Ok(vec![Figure { what, measured, predicted: bytes / GIB, work: shape.parameters() / (s.tp * s.pp) as f64 }])
 }
 
+/// Memory of layers alone, as papers count it: states of their matrices, without biases and norms; activations without those
+/// of embedding and head.
+fn of_layers(r: &Run) -> Vec<Memory> {
+    let (l, s) = (&r.layout, &r.shape);
+    let bare = Shape { biases: false, linear_biases: false, ..s.clone() };
+    let stage = |chunks: &Vec<Vec<usize>>| {
+        let mut out = Held { parameters: (0.0, 0.0), kept: 0.0, working: 0.0, largest: 0.0 };
+        for i in chunks.iter().flatten() {
+            let (shared, experts) = bare.layer_parameters(*i);
+            out.parameters.0 += (shared - bare.norm_parameters()) / l.tp as f64;
+            out.parameters.1 += experts / (l.expert_tensor() * l.ep) as f64;
+            out.kept += layer(s, l, *i).kept / chunks.len() as f64;
+        }
+        out
+    };
+    held(l, &r.chip, &l.layers(s).iter().map(stage).collect::<Vec<_>>())
+}
+
 pub fn memory(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     let part = row.text("part").unwrap_or("total");
     if part == "cache" || ["input", "output", "kv_dtype", "batch", "mode"].iter().any(|c| row.text(c).is_some()) {
@@ -263,20 +289,21 @@ pub fn memory(row: &Row, machines: Machines) -> Result<Vec<Figure>> {
     }
     let r = run(row, machines)?;
     let measured = row.required("gib")?;
-    let of = |m: &super::memory::Memory| match part {
+    let of = |m: &Memory| match part {
         "weights" => Ok(m.weights.0),
         "gradients" => Ok(m.gradients.0),
         "optimizer" | "optimiser" => Ok(m.optimizer.0),
-        "states" => Ok(m.weights.0 + m.gradients.0 + m.optimizer.0),
-        "activations" => Ok(m.activations.0),
+        "states" | "layer_states" => Ok(m.weights.0 + m.gradients.0 + m.optimizer.0),
+        "activations" | "layer_activations" => Ok(m.activations.0),
         "total" => Ok(m.total().0),
         other => Err(Error::usage(format!(
-            "part is \"{other}\": there are weights, gradients, optimizer, states, activations, total"
+            "part is \"{other}\": there are weights, gradients, optimizer, states, activations, total, layer_states, layer_activations"
         ))),
     };
-    let predicted = r.step.memory.iter().map(of).collect::<Result<Vec<f64>>>()?.into_iter().fold(0.0, f64::max) / GIB;
+    let lines = if part.starts_with("layer_") { of_layers(&r) } else { r.step.memory.clone() };
+    let predicted = lines.iter().map(of).collect::<Result<Vec<f64>>>()?.into_iter().fold(0.0, f64::max) / GIB;
     let what = match part {
-        "activations" => "activations GiB",
+        "activations" | "layer_activations" => "activations GiB",
         "total" => "total GiB",
         _ => "states GiB",
     };

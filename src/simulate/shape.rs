@@ -1,6 +1,7 @@
 //! The shape of a transformer: what sizes its work and its memory.
 
 use crate::base::{Error, Result};
+use crate::topology::Precision;
 use serde::Deserialize;
 
 static PRESETS: &str = include_str!("../../assets/presets.toml");
@@ -17,6 +18,20 @@ pub struct Latent {
     pub rope: usize,
     pub value: usize,
 }
+
+/// What the queries of some layers see.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    /// Of all layers.
+    pub share: f64,
+    /// Keys of a query, on average; keys that it sees at most; of the scores that a kernel computes, the share that counts.
+    pub keys: f64,
+    pub length: f64,
+    pub useful: f64,
+}
+
+/// Rows and columns of a tile of a fused attention kernel.
+const TILE: f64 = 128.0;
 
 /// A decoder-only transformer.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -46,6 +61,9 @@ pub struct Shape {
     pub positions: usize,
     #[serde(default)]
     pub biases: bool,
+    /// Attention, router and experts have biases, norms have none.
+    #[serde(default)]
+    pub linear_biases: bool,
     /// The head shares the embedding's weights.
     #[serde(default)]
     pub tied: bool,
@@ -95,6 +113,7 @@ impl Default for Shape {
             rope: false,
             positions: 0,
             biases: false,
+            linear_biases: false,
             tied: false,
             experts: 0,
             top_k: 0,
@@ -280,6 +299,21 @@ impl Shape {
         full + (1.0 - full) * self.window as f64 / keys
     }
 
+    /// What queries of a causal sequence see: of the layers that see all, and of those that see a window.
+    pub fn spans(&self, seq: f64) -> Vec<Span> {
+        let window = self.window as f64;
+        let all = Span { share: 1.0, keys: seq / 2.0, length: seq, useful: 1.0 };
+        if self.window == 0 || seq <= window {
+            return vec![all];
+        }
+        let full = if self.full_every > 0 { 1.0 / self.full_every as f64 } else { 0.0 };
+        let keys = window * (1.0 - window / (2.0 * seq));
+        // A window has a second edge, along which half of a tile is masked.
+        let masked = TILE / 2.0 * (1.0 - window / seq);
+        let near = Span { share: 1.0 - full, keys, length: (window + TILE).min(seq), useful: keys / (keys + masked) };
+        vec![Span { share: full, ..all }, near]
+    }
+
     /// Width of the MLP of a layer without experts.
     pub fn dense_width(&self) -> usize {
         if self.dense_ffn > 0 { self.dense_ffn } else { self.ffn }
@@ -296,7 +330,7 @@ impl Shape {
             }
             None => h * (heads + 2.0 * kv) * d + heads * d * h,
         };
-        let biases = if self.biases { (heads + 2.0 * kv) * d + h } else { 0.0 };
+        let biases = if self.biases || self.linear_biases { (heads + 2.0 * kv) * d + h } else { 0.0 };
         products + biases + self.norm_parameters()
     }
 
@@ -308,7 +342,9 @@ impl Shape {
     /// Parameters of one MLP of this width.
     pub fn mlp_parameters(&self, width: usize) -> f64 {
         let (h, f) = (self.hidden as f64, width as f64);
-        h * f * if self.gated { 3.0 } else { 2.0 } + if self.biases { f + h } else { 0.0 }
+        let gates = if self.gated { 2.0 } else { 1.0 };
+        let biases = if self.biases || self.linear_biases { gates * f + h } else { 0.0 };
+        h * f * (gates + 1.0) + biases
     }
 
     /// Parameters of a layer outside of its routed experts, and of these.
@@ -320,6 +356,17 @@ impl Shape {
         } else {
             (self.attention_parameters() + self.mlp_parameters(self.dense_width()), 0.0)
         }
+    }
+
+    /// Bytes that an engine stores a parameter of layers in, outside of experts and of experts, where it is asked for a format.
+    pub fn stored(&self, asked: Precision) -> (f64, f64) {
+        if !self.narrow_experts {
+            return (asked.bytes(), asked.bytes());
+        }
+        // Blocks of 32 with a byte of scale; kernels of 4-bit experts work on whole tiles of 256 (github vllm-project/vllm
+        // vllm/model_executor/layers/quantization/mxfp4.py).
+        let padded = self.ffn.next_multiple_of(256) as f64 / self.ffn as f64;
+        (asked.bytes().max(if self.wide_attention { 2.0 } else { 0.0 }), padded * (0.5 + 1.0 / 32.0))
     }
 
     /// Parameters of the embedding with its positions.
@@ -349,9 +396,12 @@ impl Shape {
     /// Operations of the products of one token forward, attention over `context` tokens included (all of them, unless
     /// `causal`, which halves it).
     pub fn forward_flops(&self, context: f64, causal: bool) -> f64 {
-        let half = if causal { 0.5 } else { 1.0 };
-        let seen = context * self.seen(context);
-        let scores = 2.0 * (self.heads * (self.head() + self.value_head())) as f64 * seen * half;
+        let seen: f64 = if causal {
+            self.spans(context).iter().map(|s| s.share * s.keys).sum()
+        } else {
+            context * self.seen(context)
+        };
+        let scores = 2.0 * (self.heads * (self.head() + self.value_head())) as f64 * seen;
         2.0 * self.active_parameters() + self.layers as f64 * scores
     }
 }

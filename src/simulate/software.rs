@@ -42,6 +42,9 @@ pub struct Software {
     /// What it did differently on some generations of devices.
     #[serde(default)]
     on: Vec<Era>,
+    /// What it does differently with some models.
+    #[serde(default)]
+    family: Vec<Family>,
     serving: Option<Serving>,
     #[serde(rename = "loop")]
     plain: Option<Loop>,
@@ -75,8 +78,34 @@ struct Training {
     #[serde(default)]
     overlap_experts: f64,
     #[serde(default)]
+    overlap_experts_near: f64,
+    #[serde(default = "sorted_once")]
+    permutes: f64,
+    #[serde(default)]
     host_experts: Seconds,
+    #[serde(default)]
+    host_expert: Seconds,
+    #[serde(default)]
+    bias_bytes: (f64, f64),
     passes: f64,
+}
+
+/// There and back.
+fn sorted_once() -> f64 {
+    2.0
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Family {
+    /// What names of models begin with.
+    models: Vec<String>,
+    once_per_node: Option<bool>,
+    overlap_experts: Option<f64>,
+    overlap_experts_near: Option<f64>,
+    permutes: Option<f64>,
+    host_experts: Option<Seconds>,
+    host_expert: Option<Seconds>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -89,6 +118,9 @@ struct Era {
     dropout: Option<bool>,
     sequence_parallel: Option<bool>,
     zero: Option<usize>,
+    overlap_experts_near: Option<f64>,
+    host_experts: Option<Seconds>,
+    host_expert: Option<Seconds>,
 }
 
 /// How a stack trains on a generation of devices, and what it does unless a run says otherwise.
@@ -175,17 +207,24 @@ pub fn training_default(zero: Option<usize>) -> &'static str {
 }
 
 impl Software {
-    /// How it trains on devices of a generation (`a100`, `h100` …).
+    /// How it trains a model on devices of a generation (`a100`, `h100` …).
     ///
     /// # Errors
     /// A stack that only serves.
-    pub fn trains(&self, generation: &str) -> Result<Trains> {
+    pub fn trains(&self, generation: &str, model: &str) -> Result<Trains> {
         let t = self.training.as_ref().ok_or_else(|| {
             let all = SHIPPED.iter().filter(|s| s.1.contains("[training]")).map(|s| s.0).collect::<Vec<_>>();
             Error::usage(format!("{} does not train: stacks that do are {}", self.name, all.join(", ")))
         })?;
         let era = self.on.iter().find(|e| e.devices.iter().any(|d| d == generation));
         let flag = |of: fn(&Era) -> Option<bool>, default: bool| era.and_then(of).unwrap_or(default);
+        let model = model.to_ascii_lowercase();
+        let family = self.family.iter().find(|f| f.models.iter().any(|m| model.starts_with(m.as_str())));
+        let share = |of: fn(&Family) -> Option<f64>, default: f64| family.and_then(of).unwrap_or(default);
+        let host = |mine: fn(&Family) -> Option<Seconds>, there: fn(&Era) -> Option<Seconds>, default: Seconds| {
+            family.and_then(mine).or(era.and_then(there)).unwrap_or(default)
+        };
+        let near = era.and_then(|e| e.overlap_experts_near).unwrap_or(t.overlap_experts_near);
         Ok(Trains {
             stack: Stack {
                 fused_attention: flag(|e| e.fused_attention, t.fused_attention),
@@ -198,9 +237,13 @@ impl Software {
                 reshard: t.reshard,
                 host: t.host,
                 dispatch: t.dispatch,
-                once_per_node: t.once_per_node,
-                overlap_experts: t.overlap_experts,
-                host_experts: t.host_experts,
+                once_per_node: family.and_then(|f| f.once_per_node).unwrap_or(t.once_per_node),
+                overlap_experts: share(|f| f.overlap_experts, t.overlap_experts),
+                overlap_experts_near: share(|f| f.overlap_experts_near, near),
+                permutes: share(|f| f.permutes, t.permutes),
+                host_experts: host(|f| f.host_experts, |e| e.host_experts, t.host_experts),
+                host_expert: host(|f| f.host_expert, |e| e.host_expert, t.host_expert),
+                bias_bytes: t.bias_bytes,
                 passes: t.passes,
             },
             sequence_parallel: flag(|e| e.sequence_parallel, t.sequence_parallel),
@@ -239,13 +282,16 @@ mod tests {
     fn every_file_is_read_and_does_something() {
         for (name, _) in SHIPPED {
             let s = named(name).unwrap();
-            assert!(s.trains("h100").is_ok() || s.serves().is_ok() || s.loops().is_ok(), "{name}");
+            assert!(s.trains("h100", "").is_ok() || s.serves().is_ok() || s.loops().is_ok(), "{name}");
         }
         assert_eq!(named("TensorRT-LLM").unwrap().name, "trtllm");
         assert_eq!(named("Megatron-Bridge 0.2").unwrap().name, "megatron-core");
         assert_eq!(named("vLLM 0.12").unwrap().name, "vllm");
-        assert!(named("vllm").unwrap().trains("h100").unwrap_err().to_string().contains("megatron-core"));
+        assert!(named("vllm").unwrap().trains("h100", "").unwrap_err().to_string().contains("megatron-core"));
         assert!(named("nemo").unwrap().serves().unwrap_err().to_string().contains("vllm"));
+        let dispatch = |stack: &str, model: &str| named(stack).unwrap().trains("b200", model).unwrap().stack;
+        assert!(dispatch("megatron-core", "qwen3-30b-a3b").once_per_node);
+        assert!(!dispatch("megatron-core", "gpt-oss-120b").once_per_node);
         assert!(named("jax").unwrap_err().to_string().contains("torchtitan"));
     }
 }

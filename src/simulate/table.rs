@@ -1,6 +1,6 @@
 //! Tables of measurements: CSV with named columns; an empty cell means the default.
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, plain};
 use std::collections::HashMap;
 
 /// One row, with where it stands.
@@ -29,8 +29,11 @@ pub struct Figure {
     pub work: f64,
 }
 
-/// The largest table that is read.
-const MOST_BYTES: usize = 64 << 20;
+/// The largest table that is read: some eight times what the largest that comes along has.
+const MOST_BYTES: usize = 1 << 20;
+const MOST_COLUMNS: usize = 200;
+const MOST_NAME: usize = 100;
+const MOST_CELLS: usize = 1 << 17;
 
 impl Table {
     /// Reads CSV text; lines that start with `#` are comments. Errors name the line.
@@ -48,16 +51,25 @@ impl Table {
             .headers()
             .map_err(bad)?
             .iter()
-            .map(|h| h.trim_start_matches('\u{feff}').to_ascii_lowercase())
+            .take(MOST_COLUMNS + 1)
+            .map(|h| plain(&h.trim_start_matches('\u{feff}').to_ascii_lowercase(), MOST_NAME))
             .collect();
+        if columns.len() > MOST_COLUMNS {
+            return Err(Error::file(name, format!("has more than {MOST_COLUMNS} columns")));
+        }
         if let Some((i, twice)) = columns.iter().enumerate().find(|(i, c)| columns[..*i].contains(c)) {
             return Err(Error::file(name, format!("column {} is named \"{twice}\" like an earlier one", i + 1)));
         }
-        let mut rows = vec![];
+        let (mut rows, mut count) = (vec![], 0);
         for record in reader.records() {
             let record = record.map_err(bad)?;
-            let cells =
-                columns.iter().cloned().zip(record.iter().map(str::to_string)).filter(|c| !c.1.is_empty()).collect();
+            let given = columns.iter().zip(record.iter()).filter(|c| !c.1.is_empty());
+            let cells: HashMap<_, _> = given.map(|(c, cell)| (c.clone(), cell.to_string())).collect();
+            // A row without cells takes memory, too.
+            count += cells.len().max(1);
+            if count > MOST_CELLS {
+                return Err(Error::file(name, format!("has more than {MOST_CELLS} cells: cut it into several")));
+            }
             rows.push(Row { line: record.position().map_or(0, |p| p.line()), cells });
         }
         if rows.is_empty() {

@@ -143,8 +143,9 @@ pub fn price_all(site: &Site, work: &[Work]) -> Result<Priced> {
             }
             Work::Host { name, seconds } => out.add(name, *seconds),
             Work::Tokens { name, bytes, copies, once, hidden } => {
-                let c = &chip.constants.collective;
-                let p = price_tokens(c, site.placed(Axis::Expert), *bytes, if *once { *copies } else { 1.0 });
+                let (c, placed) = (&chip.constants.collective, site.placed(Axis::Expert));
+                let p = price_tokens(c, placed, *bytes, if *once { *copies } else { 1.0 });
+                let hidden = if placed.network.contains(&true) { hidden.0 } else { hidden.1 };
                 out.add(name, p.seconds.0 * (1.0 - hidden + hidden * c.tax));
                 out.spent.link_bytes += p.near.0 + p.far.0;
             }

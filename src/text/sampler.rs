@@ -3,7 +3,17 @@
 use crate::base::{Error, Result};
 use std::collections::HashMap;
 
-/// How to choose. This is the order in which parts act, each on what those before it left:
+/// How to choose.
+///
+/// ```
+/// use warpweft::Sampling;
+///
+/// let sampling = Sampling::default().temperature(0.7).top_p(0.9).seed(7);
+/// assert!(sampling.validate().is_ok());
+/// assert!(Sampling::default().top_p(2.0).validate().is_err());
+/// ```
+///
+/// This is the order in which parts act, each on what those before it left:
 ///
 /// 1. what a constraint (a grammar) does not allow goes;
 /// 2. `logit_bias` is added;
@@ -12,6 +22,7 @@ use std::collections::HashMap;
 /// 5. top-k, typical-p, top-p, min-p, each with the probabilities of what is left at temperature 1;
 /// 6. one of those is drawn at the temperature.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Sampling {
     /// 0 takes the likeliest token always.
     pub temperature: f32,
@@ -62,8 +73,11 @@ impl Default for Sampling {
 /// "Don't repeat yourself": a token that would go on with a sequence that stands in the text already, `n` tokens of which
 /// were just written again, loses `multiplier · base ^ (n - allowed)` (p-e-w, text-generation-webui, 2024).
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Dry {
+    /// What the shortest repetition that costs anything takes from a logit.
     pub multiplier: f32,
+    /// How much more each further token costs.
     pub base: f32,
     /// Repetitions shorter than this cost nothing.
     pub allowed: usize,
@@ -97,6 +111,61 @@ impl Sampling {
     /// Always the likeliest token.
     pub fn greedy() -> Self {
         Sampling { temperature: 0.0, ..Self::default() }
+    }
+    /// Sets [`Sampling::temperature`].
+    #[must_use]
+    pub fn temperature(self, temperature: f32) -> Self {
+        Sampling { temperature, ..self }
+    }
+    /// Sets [`Sampling::top_k`].
+    #[must_use]
+    pub fn top_k(self, top_k: usize) -> Self {
+        Sampling { top_k, ..self }
+    }
+    /// Sets [`Sampling::top_p`].
+    #[must_use]
+    pub fn top_p(self, top_p: f32) -> Self {
+        Sampling { top_p, ..self }
+    }
+    /// Sets [`Sampling::min_p`].
+    #[must_use]
+    pub fn min_p(self, min_p: f32) -> Self {
+        Sampling { min_p, ..self }
+    }
+    /// Sets [`Sampling::typical_p`].
+    #[must_use]
+    pub fn typical_p(self, typical_p: f32) -> Self {
+        Sampling { typical_p, ..self }
+    }
+    /// Sets [`Sampling::repeat_penalty`].
+    #[must_use]
+    pub fn repeat_penalty(self, repeat_penalty: f32) -> Self {
+        Sampling { repeat_penalty, ..self }
+    }
+    /// Sets [`Sampling::presence_penalty`].
+    #[must_use]
+    pub fn presence_penalty(self, presence_penalty: f32) -> Self {
+        Sampling { presence_penalty, ..self }
+    }
+    /// Sets [`Sampling::frequency_penalty`].
+    #[must_use]
+    pub fn frequency_penalty(self, frequency_penalty: f32) -> Self {
+        Sampling { frequency_penalty, ..self }
+    }
+    /// Sets [`Sampling::logit_bias`].
+    #[must_use]
+    pub fn logit_bias(self, logit_bias: Vec<(u32, f32)>) -> Self {
+        Sampling { logit_bias, ..self }
+    }
+    /// Sets [`Sampling::dry`].
+    #[must_use]
+    pub fn dry(self, dry: Dry) -> Self {
+        Sampling { dry: Some(dry), ..self }
+    }
+    /// Sets [`Sampling::seed`].
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Sampling { seed, ..self }
     }
 
     /// # Errors

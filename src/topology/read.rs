@@ -146,11 +146,17 @@ impl Place<'_> {
     }
 }
 
+/// The largest machine file that is read: real ones are a few KiB.
+const MOST_BYTES: usize = 256 << 10;
+
 /// Reads a machine from the text of a file at `path` (only its name is used). Beside what TOML and the units refuse:
 /// no devices, counts of nothing, figures at or below zero, links to nowhere, to themselves or named twice, loops
 /// among switches, devices that cannot reach each other.
 pub fn read(path: &str, text: &str) -> Result<Topology> {
     let place = Place { path, text };
+    place.require(text.len() <= MOST_BYTES, 0, || {
+        format!("has {} bytes, a machine file has at most {MOST_BYTES}", text.len())
+    })?;
     let parsed: Result<File, toml::de::Error> = toml::from_str(text);
     let file = parsed.map_err(|e| place.error(e.span().map_or(0, |s| s.start), e.message().replace('\n', ", ")))?;
     let mut groups = vec![];

@@ -9,12 +9,10 @@ mod model;
 mod team;
 
 use crate::base::{DeviceFault, Error};
-use crate::session::{DeviceChoice, Notice};
+use crate::session::{Cancel, DeviceChoice, Notice};
 use serde_json::json;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
@@ -85,7 +83,7 @@ fn breathe() -> Pin<Box<dyn Future<Output = ()>>> {
 /// A flag that stops what runs.
 #[wasm_bindgen]
 #[derive(Default, Clone)]
-pub struct Flag(Arc<AtomicBool>);
+pub struct Flag(Cancel);
 
 #[wasm_bindgen]
 impl Flag {
@@ -98,7 +96,7 @@ impl Flag {
         self.clone()
     }
     pub fn set(&self, on: bool) {
-        self.0.store(on, Ordering::Relaxed);
+        if on { self.0.cancel() } else { self.0.reset() }
     }
 }
 

@@ -60,7 +60,8 @@ impl Opening {
             files(&heads).zip(sizes).map(|((name, bytes), size)| Head { name, size, bytes }).collect();
         let options = how.options()?;
         let loading =
-            Loading::of_files(&name, &heads, files(&side).collect(), options, &mut |n| tell(n, &notify)).await?;
+            Loading::of_files_telling(&name, &heads, files(&side).collect(), options, &mut |n| tell(n, &notify))
+                .await?;
         Ok(Opening { loading, notify })
     }
 
@@ -72,13 +73,13 @@ impl Opening {
     /// The file's next bytes.
     pub async fn push(&mut self, bytes: Vec<u8>) -> Result<(), JsValue> {
         let notify = self.notify.clone();
-        Ok(self.loading.push(&bytes, &mut |n| tell(n, &notify)).await?)
+        Ok(self.loading.push_telling(&bytes, &mut |n| tell(n, &notify)).await?)
     }
 
     /// The model, after the last byte.
     pub async fn finish(self) -> Result<Model, JsValue> {
         let notify = self.notify;
-        let mut opened = self.loading.finish(&mut |n| tell(n, &notify)).await?;
+        let mut opened = self.loading.finish_telling(&mut |n| tell(n, &notify)).await?;
         if let Opened::Generator(g) = &mut opened
             && !g.rank_bytes().is_empty()
         {

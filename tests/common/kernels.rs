@@ -2,8 +2,10 @@
 
 use super::seeded;
 use std::collections::HashSet;
-use warpweft::base::{AdapterKind, Caps, DType};
-use warpweft::kernel::{Kernel, PROBE, matmul::VARIANTS};
+use warpweft::base::{AdapterKind, Caps, DType, Precision};
+use warpweft::graph::GraphBuilder;
+use warpweft::kernel::matmul::{VARIANTS, Variant};
+use warpweft::kernel::{Kernel, PROBE};
 use warpweft::op;
 use warpweft::plan::{Options, Tuning, plan};
 use warpweft::reference::sample::case_graph;
@@ -24,6 +26,9 @@ pub fn all() -> HashSet<Kernel> {
             options.fuse = fuse;
             of_cases(&caps, &mut options, &mut out);
         }
+        for v in VARIANTS.iter().filter(|v| v.precision != Precision::F32) {
+            below_f32(&Caps { f16: true, ..caps.clone() }, v, texels, &mut out);
+        }
         for dtype in DType::weights() {
             let model = seeded::quantised(4, 2, 2, 1, dtype);
             for seq in [1, 32] {
@@ -32,6 +37,23 @@ pub fn all() -> HashSet<Kernel> {
         }
     }
     out
+}
+
+/// Products of a variant below f32, with few rows and with many.
+fn below_f32(caps: &Caps, v: &Variant, texels: bool, out: &mut HashSet<Kernel>) {
+    let mut options = Options::for_caps(caps);
+    options.tuning.texels = texels;
+    options.precision = v.precision;
+    options.tuning.prefer(v.name);
+    let large = v.tm * v.tn > 16;
+    for dtype in DType::weights().filter(|d| !large || [DType::Q8_0, DType::Q6_K].contains(d)) {
+        for m in [1, 3, 40] {
+            let g = GraphBuilder::new();
+            let y = g.input("x", DType::F32, [m, 256]).matmul_t(g.weight("w", dtype, [70, 256]));
+            g.output("y", y);
+            out.extend(plan(&g.finish().unwrap(), caps, &options).unwrap().kernels);
+        }
+    }
 }
 
 fn of_cases(caps: &Caps, options: &mut Options, out: &mut HashSet<Kernel>) {

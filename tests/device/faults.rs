@@ -2,14 +2,17 @@
 
 use super::{Memory, loaded, lookup_and_product, matrix, planned};
 use crate::common::tiny::Tiny;
-use crate::common::{Folder, Found, device, needed_adapter};
+use crate::common::{Folder, Found, device, needed_adapter, seeded};
 use pollster::block_on;
-use warpweft::base::{Array, Bindings, Caps, DType, DeviceFault, Error, Result, Var};
-use warpweft::device::{Gpu, Program, Store, adapters};
-use warpweft::graph::GraphBuilder;
+use std::sync::Arc;
+use warpweft::base::{Array, Bindings, Caps, DType, DeviceFault, Error, MeshAxis, Result, Var};
+use warpweft::device::cluster::RankPlan;
+use warpweft::device::{Cluster, Gpu, Program, Store, adapters};
+use warpweft::graph::{Graph, GraphBuilder, Node, Source};
 use warpweft::kernel::{Kernel, Template};
 use warpweft::model::{Model, ModelSource};
-use warpweft::plan::{Options, plan};
+use warpweft::plan::shard::shard;
+use warpweft::plan::{Options, Policy, plan};
 
 fn fault<T>(result: Result<T>) -> (DeviceFault, String) {
     match result.err() {
@@ -143,6 +146,108 @@ fn an_adapter_that_is_not_there_is_said() {
         e.to_string(),
         format!("adapter {n}: is not there: this machine has {n} (`warpweft devices` lists them)")
     );
+}
+
+/// A tiny model's step as it is loaded and run on a device.
+fn everything(gpu: &Arc<Gpu>, model: &Model, step: &(Graph, Bindings)) -> Result<Vec<f32>> {
+    let mut store = Store::new(gpu.clone());
+    let mut program = block_on(Program::load(planned(gpu, &step.0)?, &mut store, &model.source, &mut |_, _| {}))?;
+    let inputs = zeros(&step.0, &step.1);
+    let inputs: Vec<(&str, Array)> = inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+    let output = program.plan().outputs[0].clone();
+    let out = block_on(program.step(&step.1, &inputs, &[&output.name]))?;
+    block_on(program.buffer_bytes(output.buffer))?;
+    if gpu.caps().timestamps {
+        block_on(program.profile(&step.1, &inputs))?;
+    }
+    Ok(out[0].to_f32())
+}
+
+fn zeros(graph: &Graph, bindings: &Bindings) -> Vec<(String, Array)> {
+    let one = |n: &Node| {
+        let shape = n.ty.shape.eval(bindings).unwrap();
+        let count = shape.iter().product::<usize>() as u64;
+        let bytes = vec![0; n.ty.dtype.bytes(count).unwrap() as usize];
+        (n.name.clone(), Array::new(n.ty.dtype, &shape, bytes).unwrap())
+    };
+    graph.nodes.iter().filter(|n| n.source == Source::Input).map(one).collect()
+}
+
+#[test]
+fn whichever_allocation_fails_nothing_is_half_done() {
+    let Found::Device(gpu) = device(None) else { return };
+    let folder = Folder::new("allocations");
+    for dtype in [DType::F32, DType::Q4_1] {
+        let path = folder.file("tiny.gguf", Tiny { dtype, layers: 1, ..Tiny::default() }.gguf().bytes());
+        let model = Model::new(ModelSource::open(path).unwrap()).unwrap();
+        let step = model.typical_step(16).unwrap();
+        let before = gpu.used_bytes();
+        let counted = gpu.counts().buffers;
+        let want = everything(&gpu, &model, &step).unwrap();
+        let all = gpu.counts().buffers - counted;
+        assert!(all > 20 && want.iter().all(|x| x.is_finite()), "{all}");
+        assert_eq!(gpu.used_bytes(), before);
+        for k in 1..=all {
+            gpu.fail_allocation(k);
+            let (fault, said) = fault(everything(&gpu, &model, &step));
+            assert_eq!(fault, DeviceFault::OutOfMemory, "{k} of {all}: {said}");
+            assert!(said.starts_with("no memory left for ") && !said.contains('\n'), "{said}");
+            assert_eq!(gpu.used_bytes(), before, "{k} of {all} left something behind: {said}");
+        }
+        gpu.fail_allocation(0);
+        assert_eq!(everything(&gpu, &model, &step).unwrap(), want);
+
+        // A store that loading failed in can be asked again: what it has is whole.
+        let inputs = zeros(&step.0, &step.1);
+        let inputs: Vec<(&str, Array)> = inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+        for k in (1..=all).step_by(5) {
+            let mut store = Store::new(gpu.clone());
+            let mut load = |k| {
+                gpu.fail_allocation(k);
+                block_on(Program::load(planned(&gpu, &step.0).unwrap(), &mut store, &model.source, &mut |_, _| {}))
+            };
+            let first = load(k);
+            gpu.fail_allocation(0);
+            let mut program = match first {
+                Ok(program) => program,
+                Err(_) => load(0).unwrap(),
+            };
+            let name = program.plan().outputs[0].name.clone();
+            assert_eq!(block_on(program.step(&step.1, &inputs, &[&name])).unwrap()[0].to_f32(), want, "{k}");
+        }
+        assert_eq!(gpu.used_bytes(), before);
+    }
+}
+
+#[test]
+fn whichever_allocation_of_a_mesh_fails_nothing_is_half_done() {
+    let Found::Device(gpu) = device(None) else { return };
+    let model = seeded::llama(6, 3, 1, 5);
+    let graph = model.graph(4, 16, false, true);
+    let load = || -> Result<()> {
+        let sharded = shard(&graph, &[(MeshAxis::Tensor, 3)])?;
+        let options = Options::for_caps(gpu.caps());
+        let mut plans = vec![];
+        for rank in 0..sharded.ranks() {
+            let plan = plan(&sharded.class(rank).graph, gpu.caps(), &options)?;
+            plans.push(RankPlan { rank, plan, largest: sharded.bindings(rank, &graph.largest())? });
+        }
+        let mut stores: Vec<Store> = sharded.seats.iter().map(|s| Store::at(gpu.clone(), s.clone())).collect();
+        let seats = sharded.seats.clone();
+        block_on(Cluster::load(seats, plans, &mut stores, &model.weights, Policy::default(), &mut |_, _| {}))
+            .map(|_| ())
+    };
+    let (before, counted) = (gpu.used_bytes(), gpu.counts().buffers);
+    load().unwrap();
+    let all = gpu.counts().buffers - counted;
+    for k in 1..=all {
+        gpu.fail_allocation(k);
+        assert_eq!(fault(load()).0, DeviceFault::OutOfMemory, "{k} of {all}");
+        assert_eq!(gpu.used_bytes(), before, "{k} of {all}");
+    }
+    gpu.fail_allocation(0);
+    load().unwrap();
+    assert!(all > 12 && gpu.used_bytes() == before, "{all}");
 }
 
 /// The device's memory is at its end: a limit on the process's address space does it, in a process of its own.

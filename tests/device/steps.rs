@@ -162,7 +162,7 @@ fn a_generator_decodes_without_making_anything() {
     let path = folder.file("tiny.gguf", Tiny::default().gguf().bytes());
     let gpu = std::sync::Arc::new(block_on(Gpu::open(index)).unwrap());
     let options = Options { device: DeviceChoice::Open(gpu.clone()), ..Options::default() };
-    let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(&path, &options)).unwrap();
     let request =
         Request { prompt: vec![5, 6, 7], sampling: warpweft::text::Sampling::greedy(), max_tokens: Some(12), top: 0 };
     let mut answer = || {

@@ -131,7 +131,7 @@ fn a_folder_is_the_same_model_as_a_gguf() {
 
 /// Ids and text of a greedy answer.
 fn answer(path: &Path, device: DeviceChoice, n: usize) -> (Vec<u32>, String, warpweft::session::Stop) {
-    let mut model = block_on(Generator::open(path, &Options { device, ..Options::default() }, &mut |_| {})).unwrap();
+    let mut model = block_on(Generator::open(path, &Options { device, ..Options::default() })).unwrap();
     let prompt = model.chat_prompt(&[Message::new("user", "Hi there")]).unwrap();
     let request = Request { prompt, sampling: Sampling::greedy(), max_tokens: Some(n), top: 0 };
     let (mut ids, mut text) = (vec![], String::new());
@@ -167,7 +167,7 @@ fn numerics_checks_name_where_a_value_stopped_being_finite() {
     let mut said = vec![];
     for device in [DeviceChoice::Cpu, DeviceChoice::Index(adapter().unwrap())] {
         let options = Options { device, check_numerics: true, ..Options::default() };
-        let mut model = block_on(Generator::open(&path, &options, &mut |_| {})).unwrap();
+        let mut model = block_on(Generator::open(&path, &options)).unwrap();
         let e = block_on(model.logits(&[7])).unwrap_err();
         let Error::NotFinite { node, index, .. } = &e else { panic!("{e}") };
         assert_eq!((node.as_str(), *index), ("layers.1.network.down", 5), "{e}");
@@ -176,8 +176,7 @@ fn numerics_checks_name_where_a_value_stopped_being_finite() {
     assert!(said[0].starts_with("matmul \"layers.1.network.down\": element 5 is "), "{said:?}");
     // Off, it costs nothing and the sampler still refuses nonsense.
     let mut model =
-        block_on(Generator::open(&path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {}))
-            .unwrap();
+        block_on(Generator::open(&path, &Options { device: DeviceChoice::Cpu, ..Options::default() })).unwrap();
     let request = Request { prompt: vec![7], sampling: Sampling::greedy(), max_tokens: Some(1), top: 0 };
     let e = block_on(model.generate(&request, &AtomicBool::new(false), &mut |_| Ok(()))).unwrap_err();
     assert!(e.to_string().contains("--check-numerics"), "{e}");

@@ -19,8 +19,7 @@ fn tiny() -> Tiny {
 
 /// Opens a model on the fallback, then splits and joins a text.
 fn open(path: &Path) -> Result<Generator> {
-    let model =
-        block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {}))?;
+    let model = block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }))?;
     for text in ["The theory of\n\n  everything, 3.14 <|end|>", "théory \u{1f600}"] {
         match model.raw_prompt(text) {
             Ok(ids) => drop(model.tokenizer().decode(&ids, false)?),
@@ -307,9 +306,7 @@ fn hostile_templates() {
 #[test]
 fn streams_give_whole_characters() {
     let Some(path) = model("smollm2-135m") else { return };
-    let model =
-        block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() }, &mut |_| {}))
-            .unwrap();
+    let model = block_on(Generator::open(path, &Options { device: DeviceChoice::Cpu, ..Options::default() })).unwrap();
     let text = "Grüße, 世界! \u{1f469}\u{200d}\u{1f469}\u{200d}\u{1f467} مرحبا e\u{301} नमस्ते \u{1f1eb}\u{1f1f7} 한국어\n\n\t  end";
     let ids = model.tokenizer().encode(text, false).unwrap();
     assert!(ids.len() > 40, "most characters are several tokens");

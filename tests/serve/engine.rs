@@ -52,7 +52,7 @@ fn what_callers_hold_goes_between_threads() {
 #[test]
 fn an_answer_is_what_the_generator_gives_alone() {
     let (folder, path) = tiny_file(256);
-    let mut generator = block_on(Generator::open(&path, &cpu(), &mut |_| {})).unwrap();
+    let mut generator = block_on(Generator::open(&path, &cpu())).unwrap();
     let engine = Engine::open(&path, &cpu(), Limits::default());
     let how = [Sampling::greedy(), Sampling { temperature: 1.0, seed: 7, ..Sampling::default() }];
     let prompts = ["the hen", "the hen and the", "a", "the hen"];
@@ -233,7 +233,7 @@ fn a_device_that_is_lost_is_opened_anew_and_all_answers_go_on() {
     let engine = Engine::spawn(Limits::default(), move |_| {
         let options =
             warpweft::session::Options { device: warpweft::session::DeviceChoice::Index(index), ..Default::default() };
-        let generator = block_on(Generator::open(&path, &options, &mut |_| {}))?;
+        let generator = block_on(Generator::open(&path, &options))?;
         *own.lock().unwrap() = generator.gpu().cloned();
         Ok(Loaded::Generator(generator))
     });
@@ -249,4 +249,44 @@ fn a_device_that_is_lost_is_opened_anew_and_all_answers_go_on() {
     got.extend(ids(first));
     assert_eq!([got, ids(second)], want);
     assert_eq!(engine.metrics().devices_lost.load(Ordering::Relaxed), 1);
+}
+
+/// At random points: while a prompt is read, between tokens, behind the last.
+#[test]
+fn twenty_of_twenty_losses_change_no_token() {
+    let Some(index) = crate::common::needed_adapter() else { return };
+    let (_folder, path) = tiny_file(256);
+    let device = Arc::new(std::sync::Mutex::new(None));
+    let own = device.clone();
+    let options = Options { device: warpweft::session::DeviceChoice::Index(index), ..Default::default() };
+    let engine = Engine::spawn(Limits::default(), move |_| {
+        let generator = block_on(Generator::open(&path, &options))?;
+        *own.lock().unwrap() = generator.gpu().cloned();
+        Ok(Loaded::Generator(generator))
+    });
+    let ids = |answer| all(answer).0.iter().map(|t| t.id).collect::<Vec<_>>();
+    let mut random = warpweft::reference::sample::Random::new(20);
+    let mut lost = 0;
+    for round in 0..20 {
+        let text = ["the hen", "a", "the hen and the horse", "b c d"][round % 4];
+        let ask = || {
+            let mut request = request(&engine, text, 16);
+            request.generate.sampling =
+                Sampling { temperature: 1.0, seed: round as u64, logit_bias: vec![(0, -100.0)], ..Sampling::default() };
+            engine.submit(request).unwrap()
+        };
+        let want = ids(ask());
+        let mut answer = ask();
+        let mut got = vec![];
+        for _ in 0..random.below(16) {
+            got.push(block_on(answer.next()).unwrap().unwrap().id);
+        }
+        device.lock().unwrap().as_ref().unwrap().destroy();
+        got.extend(ids(answer));
+        assert_eq!(got, want, "round {round}");
+        // A loss behind the last token is met by who comes next.
+        assert_eq!(ids(ask()), want, "round {round}, after");
+        lost += 1;
+        assert_eq!(engine.metrics().devices_lost.load(Ordering::Relaxed), lost);
+    }
 }

@@ -32,6 +32,15 @@ fn bodies_that_are_no_requests_are_told_so() {
     }
     let deep = format!("{{\"messages\":{}", "[".repeat(100_000));
     assert!(server.client().post("/v1/chat/completions", &deep).refused(400).contains("recursion limit"));
+    // Values take more memory than text: they are counted, in bodies and in JSON within them.
+    let values = format!("[{}0]", "0,".repeat(1 << 20));
+    for body in [
+        format!("{{\"prompt\":{values}}}"),
+        format!("{{\"prompt\":\"a\",\"guided_json\":\"{values}\"}}"),
+        format!("{{\"prompt\":\"a\",\"x\":{{\"y\":{values}}}}}"),
+    ] {
+        assert!(server.client().post("/v1/completions", &body).refused(400).contains("more values than are read"));
+    }
     assert_eq!(server.get("/nothing").refused(404), "there is nothing at \"/nothing\"");
     assert_eq!(server.get("/v1/completions").refused(405), "this path takes another method");
     server.chat("a", greedy(1)).ok();
@@ -250,8 +259,7 @@ fn a_server_that_loads_says_so() {
         notify(warpweft::session::Notice::Compiling { done: 1, of: 2 });
         let _ = wait.take().map(|w| w.recv());
         let options = warpweft::session::Options { device: warpweft::session::DeviceChoice::Cpu, ..Default::default() };
-        pollster::block_on(warpweft::session::Generator::open(&path, &options, &mut |_| {}))
-            .map(warpweft::serve::Loaded::Generator)
+        pollster::block_on(warpweft::session::Generator::open(&path, &options)).map(warpweft::serve::Loaded::Generator)
     });
     eventually(
         "the notice",

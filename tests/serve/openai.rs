@@ -310,8 +310,7 @@ fn embeddings_are_those_of_the_encoder() {
         v["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
     };
     let got: Vec<Vec<f32>> = made["data"].as_array().unwrap().iter().map(vector).collect();
-    let mut embedder =
-        pollster::block_on(warpweft::session::Embedder::open(&path, &super::cpu(), &mut |_| {})).unwrap();
+    let mut embedder = pollster::block_on(warpweft::session::Embedder::open(&path, &super::cpu())).unwrap();
     assert_eq!(got, pollster::block_on(embedder.embed(&["a hen", "a horse"])).unwrap());
     assert_eq!(made["usage"]["prompt_tokens"], 8);
     // Packed floats are the same floats.

@@ -331,6 +331,40 @@ fn tokenizers_that_take_long_end() {
     }
 }
 
+/// Markers around a text that are not described, in each way in which they can be missing; the library would crash.
+#[test]
+fn markers_that_nobody_describes_are_refused() {
+    let piece = |id: &str| json!({ "SpecialToken": { "id": id, "type_id": 0 } });
+    let text = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+    let known = json!({ "id": "<s>", "ids": [1], "tokens": ["<s>"] });
+    let made = |single: Json, pair: Json, tokens: Json| {
+        let one = json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens });
+        [one.clone(), json!({ "type": "Sequence", "processors": [one] })]
+    };
+    let good = made(json!([piece("<s>"), text("A")]), json!([text("A"), text("B")]), json!({ "<s>": known }));
+    let bad = [
+        made(json!([piece("<x>"), text("A")]), json!([]), json!({ "<s>": known })),
+        made(json!([text("A")]), json!([text("A"), piece("<x>")]), json!({ "<s>": known })),
+        made(json!([piece("<s>"), text("A")]), json!([]), json!({})),
+        made(
+            json!([piece("<s>"), text("A")]),
+            json!([]),
+            json!({ "<s>": { "id": "<s>", "ids": [1, 2], "tokens": ["<s>"] } }),
+        ),
+        made(json!([text("A"), text("B")]), json!([]), json!({ "<s>": known })),
+        made(json!([text("B")]), json!([]), json!({})),
+    ];
+    for processor in good {
+        let t = Tokenizer::from_json(tokenizer(|t| t["post_processor"] = processor).as_bytes()).unwrap();
+        assert_eq!(t.encode("a", true).unwrap(), [1, 0]);
+    }
+    for (i, processor) in bad.into_iter().flatten().enumerate() {
+        let e = Tokenizer::from_json(tokenizer(|t| t["post_processor"] = processor).as_bytes()).err();
+        let said = e.unwrap_or_else(|| panic!("{i} was taken")).to_string();
+        assert!(!said.contains("is damaged"), "{i} came to the library: {said}");
+    }
+}
+
 #[test]
 fn ids_do_not_depend_on_chance() {
     let json = tokenizer(|t| t["model"]["dropout"] = json!(0.5));

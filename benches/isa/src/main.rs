@@ -83,6 +83,9 @@ impl Row {
                 aim(self.whole.loads == self.whole.loads_wide, "storage is read by less than sixteen bytes".into());
             }
         }
+        if self.name.contains("-int8-") {
+            aim(self.whole.dot > 0.0 && h.dot > 0.0, "no packed dot product in the hot block".into());
+        }
         if self.name.starts_with("attention-prefill") && !self.name.ends_with("merge") {
             let share = h.compute() / h.all.max(1.0);
             aim(share >= 0.5, format!("{:.0} % compute in the hot block", share * 100.0));

@@ -272,7 +272,7 @@ impl Simulate {
         }
         let chip = Chip::new(topology.slowest())?;
         let named = self.stack.as_deref().unwrap_or(software::training_default(t.zero));
-        let soft = software::named(named)?.trains(&chip.constants.generation)?;
+        let soft = software::named(named)?.trains(&chip.constants.generation, &shape.name)?;
         let zero = t.zero.unwrap_or(soft.zero);
         let base = Layout::single(t.seq).with_mesh(&mesh);
         let each =

@@ -51,11 +51,12 @@ impl Simulate {
 
 fn read(path: &Path, most: u64) -> Result<(Vec<u8>, u64)> {
     let fail = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
-    let file = std::fs::File::open(path).map_err(fail)?;
-    let meta = file.metadata().map_err(fail)?;
+    // A pipe would be waited for without end.
+    let meta = std::fs::metadata(path).map_err(fail)?;
     if !meta.is_file() {
         return Err(Error::file(path, "is not a regular file"));
     }
+    let file = std::fs::File::open(path).map_err(fail)?;
     let mut bytes = vec![];
     file.take(most).read_to_end(&mut bytes).map_err(fail)?;
     Ok((bytes, meta.len()))
@@ -71,7 +72,8 @@ fn file(path: &Path) -> Result<Shape> {
         if size > MOST_CONFIG {
             return Err(Error::file(path, format!("has {size} bytes: no config.json is larger than {MOST_CONFIG}")));
         }
-        let json = serde_json::from_slice(&bytes).map_err(|e| Error::file(path, format!("is not valid JSON: {e}")))?;
+        let json =
+            crate::base::json::parse(&bytes).map_err(|e| Error::file(path, format!("is not valid JSON: {e}")))?;
         return from_config(&json, &name);
     }
     let (bytes, _) = read(path, MOST_HEADER)?;

@@ -12,7 +12,7 @@ pub use crate::plan::Traffic;
 pub use member::kernels;
 pub use watch::Watch;
 
-use super::{Gpu, Post, Store, Transport};
+use super::{Executed, Gpu, Post, Store, Transport};
 use crate::base::{Array, Bindings, Error, MeshAxis, Result, Seat, Weights};
 use crate::plan::Exchange;
 use crate::plan::{Plan, Policy, Rounds, Transfer, Work};
@@ -197,11 +197,12 @@ impl Cluster {
         let member = &self.members[m];
         let gpu = member.gpu().clone();
         let span = watch.start();
-        let dispatches = record(&mut step.encoders, &gpu, &member.program, &bindings, from..to).await?;
+        let executed = record(&mut step.encoders, &gpu, &member.program, &bindings, from..to).await?;
         if watch.work {
             let mut work = Work::default();
             plan.dispatches[from..to].iter().try_for_each(|d| d.work(&bindings).map(|w| work.add(w)))?;
-            watch.traffic.ran(member.rank, Work { dispatches, ..work });
+            watch.traffic.ran(member.rank, Work { dispatches: executed.dispatches, ..work });
+            watch.told(member.rank, executed);
         }
         if watch.is_on() && from < to {
             step.encoders.flush(&gpu);
@@ -290,7 +291,8 @@ impl Cluster {
                 let slot = slot.ok_or_else(missing)?;
                 let mail = self.members[o].mail(slot).ok_or_else(missing)?.clone();
                 let far = self.members[o].gpu().clone();
-                move_bytes(step, (&gpu, &source, offset), (&far, &mail, 0), bytes).await?;
+                let moved = move_bytes(step, (&gpu, &source, offset), (&far, &mail, 0), bytes).await?;
+                watch.told(self.members[m].rank, Executed::message(moved));
                 step.arrived.push((o, slot));
             }
             None => {
@@ -363,7 +365,11 @@ impl Cluster {
                     (Some(s), Some(d), Some((buffer, at))) => {
                         let (near, far) = (self.members[s].gpu().clone(), self.members[d].gpu().clone());
                         let (out, offset) = self.source(step, s, message.range.start as u64 * 4)?;
-                        move_bytes(step, (&near, &out, offset), (&far, &buffer, at), bytes).await?;
+                        let moved = move_bytes(step, (&near, &out, offset), (&far, &buffer, at), bytes).await?;
+                        // What stays on a rank is no message.
+                        if s != d {
+                            watch.told(from, Executed::message(moved));
+                        }
                     }
                     (Some(s), None, _) => {
                         let near = self.members[s].gpu().clone();
@@ -515,20 +521,20 @@ impl Cluster {
 /// A buffer on a device, from a byte on.
 type Place<'a> = (&'a Arc<Gpu>, &'a wgpu::Buffer, u64);
 
-/// From one rank's buffer to another's: on the device where both are there, else through the host.
-async fn move_bytes(step: &mut Step, from: Place<'_>, to: Place<'_>, bytes: u64) -> Result<()> {
+/// From one rank's buffer to another's: on the device where both are there, else through the host. The bytes that were copied.
+async fn move_bytes(step: &mut Step, from: Place<'_>, to: Place<'_>, bytes: u64) -> Result<u64> {
     if bytes == 0 {
-        return Ok(());
+        return Ok(0);
     }
     if Arc::ptr_eq(from.0, to.0) {
         step.encoders.of(from.0).copy_buffer_to_buffer(from.1, from.2, to.1, to.2, bytes);
-        return Ok(());
+        return Ok(bytes);
     }
     let data = read(step, from.0, from.1, from.2, bytes).await?;
     // What is recorded for the receiver comes before what it is given now.
     step.encoders.flush(to.0);
     to.0.queue.write_buffer(to.1, to.2, &data);
-    Ok(())
+    Ok(data.len() as u64)
 }
 
 /// Bytes of a device buffer, after all that is recorded.
@@ -536,10 +542,8 @@ async fn read(step: &mut Step, gpu: &Arc<Gpu>, from: &wgpu::Buffer, offset: u64,
     if bytes == 0 {
         return Ok(vec![]);
     }
-    let staging = gpu.buffer("message", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
-    step.encoders.of(gpu).copy_buffer_to_buffer(from, offset, &staging, 0, bytes);
+    let lent = gpu.lent("message", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST).await?;
+    step.encoders.of(gpu).copy_buffer_to_buffer(from, offset, &lent.buffer, 0, bytes);
     step.encoders.flush(gpu);
-    let data = gpu.map_read(&staging, bytes).await;
-    gpu.release(staging.size());
-    data
+    gpu.map_read(&lent.buffer, bytes).await
 }

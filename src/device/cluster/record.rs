@@ -1,7 +1,7 @@
 //! Commands of ranks, recorded until something waits for them or a submission is full.
 
 use crate::base::{Bindings, Result};
-use crate::device::{Gpu, Program};
+use crate::device::{Executed, Gpu, Program};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -66,12 +66,12 @@ pub(super) async fn record(
     program: &Program,
     bindings: &Bindings,
     range: Range<usize>,
-) -> Result<usize> {
-    let (mut at, mut recorded) = (range.start, 0);
+) -> Result<Executed> {
+    let (mut at, mut recorded) = (range.start, Executed::default());
     while at < range.end {
         let r = encoders.recording(gpu);
         let part = program.portion(at..range.end, bindings, r.share)?;
-        recorded += program.record_range(&mut r.encoder, bindings, at..part.end)?;
+        recorded.add(program.record_range(&mut r.encoder, bindings, at..part.end)?);
         r.share += part.share;
         part.work.into_iter().for_each(|(kernel, work)| *r.work.entry(kernel).or_insert(0.0) += work);
         at = part.end;

@@ -1,8 +1,10 @@
 //! What a step's ranks and links did, and when.
 
+use crate::device::Executed;
 use crate::plan::count::name as exchange_name;
 use crate::plan::{Rounds, Traffic, Transfer};
 use crate::trace::{Span, Trace};
+use std::collections::BTreeMap;
 use web_time::Instant;
 
 /// Counts what is sent always, what ranks compute where asked; takes times where asked, which makes every rank wait after
@@ -10,6 +12,8 @@ use web_time::Instant;
 #[derive(Debug, Default)]
 pub struct Watch {
     pub traffic: Traffic,
+    /// What each rank's device was told to do, by its commands.
+    pub executed: BTreeMap<usize, Executed>,
     /// Whether the ranks' work is counted, too.
     pub(super) work: bool,
     clock: Option<Instant>,
@@ -41,6 +45,12 @@ impl Watch {
         if self.clock.is_some() {
             let duration_us = self.start() - start;
             self.trace.spans.push(Span { name, track, start_us: start, duration_us, details });
+        }
+    }
+
+    pub(super) fn told(&mut self, rank: usize, executed: Executed) {
+        if self.work {
+            self.executed.entry(rank).or_default().add(executed);
         }
     }
 

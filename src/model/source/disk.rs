@@ -7,6 +7,8 @@ use crate::model::gguf::Gguf;
 use crate::model::safetensors::{self, Index};
 use memmap2::Mmap;
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 impl ModelSource {
@@ -176,8 +178,7 @@ fn module_folders(path: &Path, side: &mut HashMap<String, Vec<u8>>) -> Result<Ve
     let Some(bytes) = side.get("modules.json") else { return Ok(vec![]) };
     let file = path.join("modules.json");
     let wrong = |what: String| Error::file(&file, what);
-    let list: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
+    let list = crate::base::json::parse(bytes).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
     let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
     if list.len() > MAX_MODULES {
         return Err(wrong(format!("names {} modules, up to {MAX_MODULES} are read", list.len())));
@@ -202,20 +203,34 @@ fn module_folders(path: &Path, side: &mut HashMap<String, Vec<u8>>) -> Result<Ve
 
 /// A file that is read whole, if it is there.
 fn small_file(file: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::metadata(file) {
-        Ok(m) if !m.is_file() => Err(Error::file(file, "is not a regular file")),
-        Ok(m) if m.len() > MAX_SIDE => {
-            Err(Error::file(file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len())))
-        }
-        Ok(_) => {
-            let bytes = std::fs::read(file).map_err(|e| Error::file(file, format!("cannot be read: {e}")))?;
-            if let Some(what) = mistaken(&bytes).filter(|_| file.extension().is_some_and(|e| e == "json")) {
-                return Err(Error::file(file, format!("{what}: download it again")));
-            }
-            Ok(Some(bytes))
-        }
-        Err(_) => Ok(None),
+    if std::fs::metadata(file).is_err() {
+        return Ok(None);
     }
+    let (opened, size) = open(file)?;
+    let mut bytes = vec![];
+    let read = opened.take(MAX_SIDE + 1).read_to_end(&mut bytes);
+    read.map_err(|e| Error::file(file, format!("cannot be read: {e}")))?;
+    if bytes.len() as u64 > MAX_SIDE {
+        return Err(Error::file(file, format!("has {size} bytes, at most {MAX_SIDE} are read")));
+    }
+    if let Some(what) = mistaken(&bytes).filter(|_| file.extension().is_some_and(|e| e == "json")) {
+        return Err(Error::file(file, format!("{what}: download it again")));
+    }
+    Ok(Some(bytes))
+}
+
+/// A regular file, opened once, and its size: what is looked at is what is read.
+fn open(path: &Path) -> Result<(File, u64)> {
+    let fail = |e: std::io::Error| Error::file(path, format!("cannot be opened: {e}"));
+    let regular = |m: &std::fs::Metadata| match m.is_file() {
+        true => Ok(m.len()),
+        false => Err(Error::file(path, "is not a regular file")),
+    };
+    // A pipe or a device would be waited for without end.
+    regular(&std::fs::metadata(path).map_err(fail)?)?;
+    let file = File::open(path).map_err(fail)?;
+    let size = regular(&file.metadata().map_err(fail)?)?;
+    Ok((file, size))
 }
 
 /// The safetensors files of a folder: one, or those that an index names.
@@ -225,20 +240,8 @@ fn weight_files(path: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
         return Ok((vec![single], None));
     }
     let file = path.join(safetensors::INDEX);
-    match std::fs::metadata(&file) {
-        Err(_) => {
-            return Err(Error::file(
-                path,
-                "lacks model.safetensors: a model folder has config.json, tokenizer.json and model.safetensors",
-            ));
-        }
-        Ok(m) if !m.is_file() => return Err(Error::file(&file, "is not a regular file")),
-        Ok(m) if m.len() > MAX_SIDE => {
-            return Err(Error::file(&file, format!("has {} bytes, at most {MAX_SIDE} are read", m.len())));
-        }
-        Ok(_) => {}
-    }
-    let bytes = std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot be read: {e}")))?;
+    let lacks = "lacks model.safetensors: a model folder has config.json, tokenizer.json and model.safetensors";
+    let bytes = small_file(&file)?.ok_or_else(|| Error::file(path, lacks))?;
     let index = Index::parse(&bytes, &file.display().to_string())?;
     let files = index.files().into_iter().map(|n| path.join(n)).collect();
     Ok((files, Some(index)))
@@ -269,12 +272,7 @@ fn mistaken(bytes: &[u8]) -> Option<String> {
 }
 
 fn map(path: &Path) -> Result<Mmap> {
-    // A pipe or a device would be waited for without end.
-    let meta = std::fs::metadata(path).map_err(|e| Error::file(path, format!("cannot be opened: {e}")))?;
-    if !meta.is_file() {
-        return Err(Error::file(path, "is not a regular file"));
-    }
-    let file = std::fs::File::open(path).map_err(|e| Error::file(path, format!("cannot be opened: {e}")))?;
+    let (file, _) = open(path)?;
     // SAFETY: the file is only read. Another process that cuts it while it is mapped would end this one, as with
     // every mapped file; model files are written under another name and renamed when whole.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::file(path, format!("cannot be mapped: {e}")))

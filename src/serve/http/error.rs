@@ -1,6 +1,6 @@
 //! What a client is told when something cannot be, in the form that it expects.
 
-use crate::base::{DeviceFault, Error};
+use crate::base::{DeviceFault, Error, plain};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +13,9 @@ pub enum Dialect {
     Anthropic,
     Ollama,
 }
+
+/// The most letters of a message.
+const MOST_MESSAGE: usize = 1200;
 
 /// A refusal or a fault, with its status.
 #[derive(Debug, Clone)]
@@ -28,7 +31,8 @@ pub type Answered<T, E = Refusal> = std::result::Result<T, E>;
 
 impl Refusal {
     pub fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
-        Refusal { status, message: message.into(), param: None, code: None }
+        // A message may quote what a client wrote.
+        Refusal { status, message: plain(&message.into(), MOST_MESSAGE), param: None, code: None }
     }
     pub fn bad(message: impl Into<String>) -> Refusal {
         Refusal::new(StatusCode::BAD_REQUEST, message)

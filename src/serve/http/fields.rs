@@ -1,6 +1,7 @@
 //! A request's body, field by field: what nobody has read at the end is refused by its name.
 
 use super::error::{Answered, Refusal};
+use crate::base::json;
 use serde_json::{Map, Value};
 
 /// The fields of a JSON object that have not been read yet.
@@ -12,10 +13,10 @@ pub struct Fields {
 
 impl Fields {
     /// # Errors
-    /// What is no JSON object, or nests too deep.
+    /// What is no JSON object, nests too deep, or has more values than are read.
     pub fn parse(body: &[u8]) -> Answered<Fields> {
         let wrong = |what: String| Refusal::bad(format!("the body is not a JSON object: {what}")).code("invalid_json");
-        match serde_json::from_slice(body).map_err(|e| wrong(e.to_string()))? {
+        match json::parse(body).map_err(|e| wrong(e.to_string()))? {
             Value::Object(map) => Ok(Fields { map, prefix: String::new() }),
             other => Err(wrong(format!("it is {}", kind(&other)))),
         }

@@ -1,6 +1,6 @@
 //! Health, metrics, tokens of a text; what is asked where nothing is.
 
-use super::ask::{blocking, decoder};
+use super::ask::{Model, blocking, decoder};
 use super::error::{Answered, Refusal};
 use super::fields::Fields;
 use super::{Shared, body, guard};
@@ -9,6 +9,7 @@ use axum::Json;
 use axum::extract::Request;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
@@ -45,10 +46,13 @@ pub async fn metrics(app: Shared) -> Response {
 }
 
 pub async fn tokenize(app: Shared, request: Request) -> Response {
-    answer(tokens_of(&app, request).await)
+    match tokens_of(&app, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.response(super::error::Dialect::OpenAi),
+    }
 }
 
-async fn tokens_of(app: &super::App, request: Request) -> Answered<Value> {
+async fn tokens_of(app: &super::App, request: Request) -> Answered<Response> {
     let mut f = body::fields(app, request).await?;
     let model = decoder(app, f.text("model")?.as_deref())?;
     let missing = || Refusal::field("prompt", "is missing: the text to split");
@@ -60,8 +64,30 @@ async fn tokens_of(app: &super::App, request: Request) -> Answered<Value> {
     f.finish()?;
     let words = model.words.clone();
     let ids = blocking(move || words.tokenizer().encode(&text, special)).await?;
-    let pieces: Vec<String> = ids.iter().map(|i| model.words.tokenizer().token_text(*i)).collect();
-    Ok(json!({ "count": ids.len(), "max_model_len": model.context, "tokens": ids, "token_strs": pieces }))
+    Ok(Told { count: ids.len(), max_model_len: model.context, tokens: &ids, token_strs: Pieces(&model, &ids) }.json())
+}
+
+/// What is told of a text's tokens. It is written piece by piece: as a JSON value it would take a hundred times the text.
+#[derive(Serialize)]
+struct Told<'a> {
+    count: usize,
+    max_model_len: usize,
+    tokens: &'a [u32],
+    token_strs: Pieces<'a>,
+}
+
+struct Pieces<'a>(&'a Model, &'a [u32]);
+
+impl Serialize for Pieces<'_> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.1.iter().map(|id| self.0.words.tokenizer().token_text(*id)))
+    }
+}
+
+impl Told<'_> {
+    fn json(&self) -> Response {
+        Json(self).into_response()
+    }
 }
 
 pub async fn detokenize(app: Shared, request: Request) -> Response {

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 /// How a server guards itself. [`Config::default`] is right for a machine of one's own.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Config {
     /// Names by which clients may call this server, beside `localhost` and plain addresses: a name that somebody else made
     /// point here is refused.
@@ -65,6 +66,49 @@ impl Default for Config {
             request_timeout: Some(Duration::from_secs(600)),
             grace: Duration::from_secs(10),
         }
+    }
+}
+
+impl Config {
+    /// Sets [`Config::request_timeout`].
+    #[must_use]
+    pub fn request_timeout(self, request_timeout: Option<Duration>) -> Config {
+        Config { request_timeout, ..self }
+    }
+    /// Sets [`Config::hosts`].
+    #[must_use]
+    pub fn hosts(self, hosts: Vec<String>) -> Config {
+        Config { hosts, ..self }
+    }
+    /// Sets [`Config::origins`].
+    #[must_use]
+    pub fn origins(self, origins: Vec<String>) -> Config {
+        Config { origins, ..self }
+    }
+    /// Sets [`Config::api_key`].
+    #[must_use]
+    pub fn api_key(self, api_key: impl Into<String>) -> Config {
+        Config { api_key: Some(api_key.into()), ..self }
+    }
+    /// Sets [`Config::max_body`].
+    #[must_use]
+    pub fn max_body(self, max_body: usize) -> Config {
+        Config { max_body, ..self }
+    }
+    /// Sets [`Config::max_connections`].
+    #[must_use]
+    pub fn max_connections(self, max_connections: usize) -> Config {
+        Config { max_connections, ..self }
+    }
+    /// Sets [`Config::io_timeout`].
+    #[must_use]
+    pub fn io_timeout(self, io_timeout: Duration) -> Config {
+        Config { io_timeout, ..self }
+    }
+    /// Sets [`Config::grace`].
+    #[must_use]
+    pub fn grace(self, grace: Duration) -> Config {
+        Config { grace, ..self }
     }
 }
 

@@ -168,7 +168,7 @@ pub fn read_grammar(f: &mut Fields) -> Answered<Option<Grammar>> {
     match f.take("guided_json") {
         Some(Value::String(text)) => {
             let wrong = |e: serde_json::Error| Refusal::field("guided_json", format!("is not JSON: {e}"));
-            found.push(Grammar::Json(serde_json::from_str(&text).map_err(wrong)?));
+            found.push(Grammar::Json(crate::base::json::parse(text.as_bytes()).map_err(wrong)?));
         }
         Some(schema) => found.push(Grammar::Json(schema)),
         None => {}

@@ -107,7 +107,7 @@ impl Rates for Machine {
         }
         if d.ops.contains(&"attention") {
             // Its length is not among what a dispatch tells: as of a long one.
-            let of = Attends { head: 128.0, length: 1e9, backward: false, pytorch: false };
+            let of = Attends { head: 128.0, length: 1e9, useful: 1.0, backward: false, pytorch: false };
             return self.chip.attention(self.precision, of, work.flops as f64, bytes);
         }
         let rows = d.ops.iter().any(|o| ["softmax", "log_softmax", "rms_norm", "layer_norm"].contains(o));

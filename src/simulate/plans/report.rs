@@ -4,9 +4,14 @@ use super::{Of, Outcome, Rank, Told};
 use crate::base::units::{Bytes, Seconds};
 use crate::plan::{Plan, Role};
 use crate::simulate::energy::{Energy, Spent, energy};
+use crate::simulate::report::interval;
+use crate::simulate::score::Interval;
 use crate::simulate::{Chip, Cost};
 use serde_json::{Value, json};
 use std::fmt::Write;
+
+/// No plan was measured on machines that are not here: its products are what others' measurements say something of.
+const PRODUCTS: (&str, &str) = ("gemm.csv", "seconds");
 
 /// Bytes of a plan on its rank, by what they hold. Gradients are among the activations: they share their buffers.
 pub fn memory(plan: &Plan, of: &Of) -> Vec<(&'static str, u64)> {
@@ -71,6 +76,9 @@ pub fn text(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> St
     );
     let _ = writeln!(out, "{}\n", told.of.words(told.tokens));
     let _ = writeln!(out, "step                  {}", Seconds(o.seconds));
+    if let (Some(_), Some(i)) = (chip, Interval::known(PRODUCTS.0, PRODUCTS.1)) {
+        let _ = writeln!(out, "                      {}", i.text(o.seconds, |s| Seconds(s).to_string()));
+    }
     let _ = writeln!(out, "tokens                {:.1} per second", told.tokens / o.seconds);
     let dispatches: usize = o.traffic.work.values().map(|w| w.dispatches).sum();
     let moved: u64 = o.traffic.work.values().map(|w| w.bytes).sum();
@@ -168,8 +176,9 @@ pub fn json(o: &Outcome, ranks: &[Rank], told: &Told, chip: Option<&Chip>) -> Va
         Of::Training { .. } => None,
     };
     let joules = chip.map(|c| energy(c, spent(o), o.seconds, o.seconds, ranks.len()).joules.0);
+    let interval = chip.map(|_| interval(PRODUCTS.0, PRODUCTS.1, o.seconds));
     json!({
-        "model": told.model, "on": told.on, "mesh": told.mesh, "tokens": told.tokens, "cache_tokens": cached, "step_seconds": o.seconds,
+        "step_seconds_interval": interval, "model": told.model, "on": told.on, "mesh": told.mesh, "tokens": told.tokens, "cache_tokens": cached, "step_seconds": o.seconds,
         "tokens_per_second": told.tokens / o.seconds, "flops": o.traffic.all_flops(), "messages": o.traffic.messages, "sent_bytes": o.traffic.bytes(),
         "energy_joules": joules, "ranks": work, "links": links, "collectives": collectives, "memory": bytes,
         "costs": costs(o, ranks).iter().map(|c| json!({ "name": c.name, "seconds": c.seconds })).collect::<Vec<_>>(),

@@ -156,9 +156,21 @@ fn check_markers(json: &Value) -> Result<()> {
     let mut markers = 0;
     let mut open = vec![json];
     while let Some(step) = open.pop() {
-        let ids = |name: &str| step["special_tokens"][name]["ids"].as_array().map_or(1, Vec::len);
-        let pieces = [&step["single"], &step["pair"]].into_iter().filter_map(|p| p.as_array()).flatten();
-        markers += pieces.map(|p| p["SpecialToken"]["id"].as_str().map_or(0, ids)).sum::<usize>();
+        let pieces = |key: &str| step[key].as_array().map(Vec::as_slice).unwrap_or_default();
+        if pieces("single").iter().any(|p| p["Sequence"]["id"] == "B") {
+            return Err(wrong("puts a second text around one that stands alone"));
+        }
+        let named = |p: &'_ Value| p["SpecialToken"]["id"].as_str().map(String::from);
+        for name in pieces("single").iter().chain(pieces("pair")).filter_map(named) {
+            let token = &step["special_tokens"][name.as_str()];
+            let count = |key: &str| token[key].as_array().map(Vec::len);
+            match count("ids") {
+                Some(n) if count("tokens") == Some(n) => markers += n,
+                _ => {
+                    return Err(wrong(format!("puts the marker \"{name}\" around a text and does not say what it is")));
+                }
+            }
+        }
         open.extend(step["processors"].as_array().into_iter().flatten());
     }
     match markers {

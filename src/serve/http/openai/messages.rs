@@ -93,9 +93,8 @@ fn calls(f: &mut Fields) -> Answered<Option<Value>> {
         let arguments = match function.take("arguments") {
             None => json!({}),
             Some(Value::String(text)) if text.trim().is_empty() => json!({}),
-            Some(Value::String(text)) => {
-                serde_json::from_str(&text).map_err(|e| Refusal::field(&place, format!("is not JSON: {e}")))?
-            }
+            Some(Value::String(text)) => crate::base::json::parse(text.as_bytes())
+                .map_err(|e| Refusal::field(&place, format!("is not JSON: {e}")))?,
             Some(object) => object,
         };
         Ok(json!({ "id": id, "type": "function", "function": { "name": tool, "arguments": arguments } }))
