@@ -402,7 +402,7 @@ fn whatever_shares_a_step_each_sequence_gets_the_bits_that_it_gets_alone() {
         let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
         for sequences in [1, 2, 5, 16] {
             let how = BatchOptions { sequences, ..BatchOptions::default() };
-            let mut batch = block_on(Batch::open(&path, &options, &how)).unwrap();
+            let mut batch = block_on(Batch::open(&path, &options, &how, &mut |_| {})).unwrap();
             let got = run(&mut batch, &all, sequences as u64, 0);
             agrees(&got, &want, &format!("{dtype}, {sequences} at once"));
             assert!(got.iter().all(|g| g.1) && batch.preempted() == 0);
@@ -423,13 +423,13 @@ fn a_batch_keeps_what_a_conversation_keeps_and_says_where_it_cannot() {
     assert!(heads.contains("rows of 16 are no whole blocks of 32, in which q8_0 is kept"), "{heads}");
     let mut model = block_on(Generator::open(&path, &with(DType::F16))).unwrap();
     let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
-    let mut batch = block_on(Batch::open(&path, &with(DType::F16), &how)).unwrap();
+    let mut batch = block_on(Batch::open(&path, &with(DType::F16), &how, &mut |_| {})).unwrap();
     agrees(&run(&mut batch, &all, 1, 0), &want, "in f16");
     let other = block_on(Generator::open(&path, &with(DType::Q4_0))).err().unwrap();
     assert_eq!(other.to_string(), "keys and values cannot be kept in q4_0: give one of f32, f16, q8_0");
     if let Found::Device(gpu) = device(None) {
         let options = Options { kv: Some(DType::F16), ..options(DeviceChoice::Open(gpu)) };
-        let refused = block_on(Batch::open(&path, &options, &how)).err().unwrap();
+        let refused = block_on(Batch::open(&path, &options, &how, &mut |_| {})).err().unwrap();
         assert_eq!(refused.to_string(), "adapters keep keys and values in f32: f16 is for the CPU (--device cpu)");
     }
 }
