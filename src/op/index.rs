@@ -140,7 +140,7 @@ ops! {
         name: "append",
         doc: "A state with rows [at, at + n) of axis 0 replaced by x [n, …], in place. The result is the state after the step's write. \
               With a third operand, ids u32 or i32 [n] that differ from each other, row i goes to row ids[i], and nowhere where that is outside \
-              of the state; `at` is 0 then.",
+              of the state; `at` is 0 then. A state of floats in less than f32 takes rows of f32, rounded as its type keeps them.",
         rule: append_rule,
         shard: shard::append,
         cost: rule::free,
