@@ -127,12 +127,17 @@ impl Case {
 
     /// What a converter does to tensors on their way into a GGUF file.
     fn converted(&self, how: &str, of: &[&str]) -> (Vec<usize>, Vec<f32>) {
-        let (shape, values) = &self.tensors[of[0]];
+        how.split(" | ").fold(self.tensors[of[0]].clone(), |x, how| self.convert(how, of, &x))
+    }
+
+    fn convert(&self, how: &str, of: &[&str], (shape, values): &(Vec<usize>, Vec<f32>)) -> (Vec<usize>, Vec<f32>) {
         let (what, number) = how.split_once(' ').unwrap_or((how, ""));
         match what {
             "copy" => (shape.clone(), values.clone()),
             "squeeze" => (shape.iter().copied().filter(|d| *d != 1).collect(), values.clone()),
             "plus_one" => (shape.clone(), values.iter().map(|x| x + 1.0).collect()),
+            "neg_exp" => (shape.clone(), values.iter().map(|x| -x.exp()).collect()),
+            "heads" | "blocks" | "tile" | "tile_columns" => by_blocks(what, number, shape, values),
             "transpose" => {
                 let (rows, cols) = (shape[0], shape[1]);
                 (vec![cols, rows], (0..cols * rows).map(|i| values[i % rows * cols + i / rows]).collect())
@@ -246,6 +251,59 @@ impl Case {
                 assert!(margin <= MARGIN, "{what}: token {i} is {got}, right is {want} with a margin of {margin}");
                 break;
             }
+        }
+    }
+}
+
+/// Rows or columns of a matrix of blocks, in another order.
+fn by_blocks(what: &str, number: &str, shape: &[usize], values: &[f32]) -> (Vec<usize>, Vec<f32>) {
+    match what {
+        // Some rows of each block, a matrix for each; turned, by columns.
+        "heads" => {
+            let n: Vec<&str> = number.split(' ').collect();
+            let (size, (a, b)): (usize, _) = (n[0].parse().unwrap(), n[1].split_once("..").unwrap());
+            let (a, b): (usize, usize) = (a.parse().unwrap(), b.parse().unwrap());
+            let (heads, rows, cols) = (shape[0] / size, b - a, shape[1]);
+            let at = |head: usize, row: usize, col: usize| values[(head * size + a + row) * cols + col];
+            let all = heads * rows * cols;
+            match n.len() {
+                2 => (
+                    vec![heads, rows, cols],
+                    (0..all).map(|i| at(i / cols / rows, i / cols % rows, i % cols)).collect(),
+                ),
+                _ => (
+                    vec![heads, cols, rows],
+                    (0..all).map(|i| at(i / cols / rows, i % rows, i / rows % cols)).collect(),
+                ),
+            }
+        }
+        // Some rows of each block, one range behind another.
+        "blocks" => {
+            let (size, ranges) = number.split_once(' ').unwrap();
+            let (size, cols): (usize, usize) = (size.parse().unwrap(), shape[1]);
+            let mut out = vec![];
+            for range in ranges.split(' ') {
+                let (a, b) = range.split_once("..").unwrap();
+                let (a, b): (usize, usize) = (a.parse().unwrap(), b.parse().unwrap());
+                (0..shape[0] / size).for_each(|i| out.extend(&values[(i * size + a) * cols..(i * size + b) * cols]));
+            }
+            (vec![out.len() / cols, cols], out)
+        }
+        // Rows behind the first ones, or columns: of each key head the values behind each other, then by turns.
+        _ => {
+            let mut n: Vec<usize> = number.split(' ').map(|n| n.parse().unwrap()).collect();
+            let start = if what == "tile" { n.remove(0) } else { 0 };
+            let (heads, each, width) = (n[0], n[1], n[2]);
+            let from = |i: usize| match i.checked_sub(start) {
+                None => i,
+                Some(i) => start + (i / width % heads * each + i / width / heads) * width + i % width,
+            };
+            let cols = if shape.len() > 1 { shape[1] } else { 1 };
+            let at = |i: usize| match what {
+                "tile" => from(i / cols) * cols + i % cols,
+                _ => i / cols * cols + from(i % cols),
+            };
+            (shape.to_vec(), (0..values.len()).map(|i| values[at(i)]).collect())
         }
     }
 }

@@ -228,6 +228,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
         &[
             "plan/attend",
             "plan/code",
+            "plan/delta",
             "plan/fuse",
             "plan/heavy",
             "plan/lower",
@@ -239,11 +240,18 @@ const CIRCLES: &[(&[&str], &str)] = &[
     ),
     (&["session/engine", "session/mesh"], "a mesh is an engine of engines"),
     (
-        &["reference/matmul", "reference/native", "reference/primitive", "reference/rows", "reference/value"],
+        &[
+            "reference/delta",
+            "reference/matmul",
+            "reference/native",
+            "reference/primitive",
+            "reference/rows",
+            "reference/value",
+        ],
         "a call is a tensor's, and tensors hold shared rows",
     ),
     (
-        &["cpu/attend", "cpu/kv", "cpu/pages", "cpu/program", "cpu/resolve"],
+        &["cpu/attend", "cpu/delta", "cpu/kv", "cpu/pages", "cpu/program", "cpu/resolve"],
         "a program names layouts whose kernels read resolved views",
     ),
 ];

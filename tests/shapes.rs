@@ -105,7 +105,8 @@ fn plan_and_shape_say_the_same_of_every_family() {
             Ok(shape) => shape,
             Err(e) => {
                 let said = e.to_string();
-                assert!(family.name == "lfm2" && said.contains("--plan"), "{name}: {said}");
+                let others = ["lfm2", "lfm2_moe", "qwen3_next", "qwen3_5"];
+                assert!(others.contains(&family.name) && said.contains("--plan"), "{name}: {said}");
                 continue;
             }
         };

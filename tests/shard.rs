@@ -69,6 +69,14 @@ fn cut_of(def: &OpDef, graph: &Graph, args: &[Value], i: usize, s: &Strategy) ->
             _ => Cut::ONES,
         });
     }
+    if def.name == "delta_rule" {
+        let (h, g) = (dim(args[2], 1), dim(args[0], 1));
+        return Some(match (s.args[i], i) {
+            (Placement::Split(_), 0 | 1) => Cut::Key { groups: g, each: h / g, width: 1 },
+            (Placement::Split(_), _) => Cut::Query { groups: g, each: h / g, width: 1 },
+            _ => Cut::ONES,
+        });
+    }
     let in_rows = |v: &Value, p: &Placement| graph.node(*v).ty.dtype.is_quantised() && *p == Placement::Split(1);
     if args.iter().zip(&s.args).any(|(v, p)| in_rows(v, p)) {
         return Some(Cut::Even { unit: 32 });

@@ -667,6 +667,22 @@ fn presets_are_found_by_the_names_of_releases() {
     ] {
         assert_eq!(preset(name).unwrap().name, preset_name);
     }
+    // As publishers count them: without their heads for several tokens at once and without what sees pictures.
+    let exact = |name: &str| preset(name).unwrap().parameters();
+    for (name, all) in [
+        ("qwen3-32b", 32.762e9),
+        ("qwen3-235b-a22b", 235.094e9),
+        ("qwen3-30b-a3b", 30.532e9),
+        ("gpt-oss-120b", 116.829e9),
+        ("gpt-oss-20b", 20.915e9),
+        ("llama-4-scout", 107.77e9),
+        ("deepseek-v3", 671.026e9),
+        ("kimi-k2", 1026.47e9),
+        ("minimax-m2", 228.7e9),
+        ("qwen3-next-80b-a3b", 79.67e9),
+    ] {
+        assert!((exact(name) / all - 1.0).abs() < 1e-3, "{name}: {} for {all}", exact(name));
+    }
     // As many parameters as their names or papers say.
     let billions = |name: &str| preset(name).unwrap().parameters() / 1e9;
     for (name, all) in [

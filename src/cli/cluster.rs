@@ -44,11 +44,12 @@ impl Cluster {
 /// More is not a machine file: what is read refuses those that are smaller and still too large.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Opens a machine: a name that comes along, or else a file.
+/// Opens a machine: a name that comes along or what people call its devices, or else a file. A name that is neither is refused
+/// with the nearest.
 pub fn open(machine: &str) -> Result<Topology> {
     let path = Path::new(machine);
     if topology::SHIPPED.iter().any(|s| s.0 == machine) || !(machine.ends_with(".toml") || path.exists()) {
-        return topology::shipped(machine);
+        return crate::simulate::known::machine(machine);
     }
     let text = super::read_text(path, "machine file", (MOST_BYTES, "1 MiB"))?;
     topology::read(machine, &text)

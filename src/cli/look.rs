@@ -121,6 +121,10 @@ impl Inspect {
             style::bytes(info.weight_bytes),
             style::bytes(info.state_bytes_per_token)
         ));
+        if info.state_bytes_per_sequence > 0 {
+            let own = style::bytes(info.state_bytes_per_sequence);
+            style::out(&format!("{own} per sequence of whatever length (recurrent states)\n"));
+        }
         kept(&model, &self.place)?;
         outlook(&model, &self.place).await
     }

@@ -30,7 +30,7 @@ const MOST: u64 = 1 << 20;
 
 /// A machine by name or file, or by what a table calls it.
 fn machine(name: &str) -> Result<crate::topology::Topology> {
-    cluster::open(name).or_else(|e| crate::simulate::known::machine(name).map_err(|_| e))
+    cluster::open(name)
 }
 
 fn read(path: &Path) -> Result<Table> {

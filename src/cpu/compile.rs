@@ -484,6 +484,10 @@ impl Compiler<'_> {
                 Op::Gather { table, ids }
             }
             (Primitive::ScatterAdd, _) => Op::ScatterAdd { x: self.dense_of(args[0])?, ids: self.dense_of(args[1])? },
+            (Primitive::DeltaRule, _) => {
+                let ids = args.iter().map(|a| self.dense_of(*a)).collect::<Result<Vec<_>>>()?;
+                Op::Delta { operands: ids.try_into().map_err(|_| wrong(def, attrs))? }
+            }
             (Primitive::Concat, Attrs::Axis(axis)) => {
                 let args = args.iter().map(|a| self.dense_of(*a)).collect::<Result<_>>()?;
                 Op::Concat { axis: *axis, args }

@@ -3,6 +3,7 @@
 use super::attend::{self, Attend, Heads};
 use super::blocks::BLOCK;
 use super::columns::Columns;
+use super::delta::{self, Delta};
 use super::isa::{LANES, Set};
 use super::kv::{Append, Kept, Layout, Place};
 use super::map::{Map, RUN, number, word};
@@ -191,6 +192,7 @@ impl Core {
                 }),
                 Op::Attention { .. } => self.attention(m, &instr.op, (out, worker), units),
                 Op::Pages { .. } => self.pages(m, &instr.op, (out, worker), units),
+                Op::Delta { operands } => self.delta(m, operands, out, units),
                 Op::Merge { attention } => self.merge(m, &self.program.instrs[*attention].op, out, units),
                 Op::Map { def, args } => {
                     let mut views = [(out, DType::F32); 3];
@@ -234,6 +236,26 @@ impl Core {
                 let Some(at) = at.of(r) else { continue };
                 std::ptr::copy_nonoverlapping(rows.ptr.add(r * row), to.cast::<u32>().add(at * row), row);
             }
+        }
+    }
+
+    /// A task of the gated delta rule.
+    unsafe fn delta(&self, m: &Memory, operands: &[Id; 7], out: View, units: Range<usize>) {
+        let [q, k, v, gates, states, slots, owners] = operands.map(|id| m.views[id]);
+        // SAFETY: the caller's: the views are of this step's memory, and no other task has these columns.
+        unsafe {
+            self.set.run(Delta {
+                cut: delta::Cut::of(&q, &v, &states, &slots),
+                q: q.f32s(),
+                k: k.f32s(),
+                v: v.f32s(),
+                gates: gates.f32s(),
+                states: states.f32s(),
+                slots: slots.ptr,
+                owners: owners.ptr,
+                out: out.f32s(),
+                units,
+            })
         }
     }
 

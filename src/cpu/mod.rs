@@ -10,6 +10,7 @@ mod attend;
 mod blocks;
 mod columns;
 mod compile;
+mod delta;
 mod exec;
 mod isa;
 mod kv;

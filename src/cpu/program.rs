@@ -147,6 +147,10 @@ pub enum Op {
         page: usize,
         parts: Id,
     },
+    /// The gated delta rule: q, k, v, gates, states, slots, owners.
+    Delta {
+        operands: [Id; 7],
+    },
     /// Parts of an attention, where there are several, become its result.
     Merge {
         attention: usize,
@@ -317,6 +321,7 @@ impl Program {
                 Op::Attention { q, parts, .. } | Op::Pages { q, parts, .. } => vec![*q, *parts],
                 _ => vec![],
             },
+            Op::Delta { operands } => operands.to_vec(),
             Op::Map { args, .. } | Op::Concat { args, .. } => args.clone(),
             Op::Gather { table: Table::Value(t), ids } => vec![*t, *ids],
             Op::Gather { table: Table::Packed(_), ids } => vec![*ids],

@@ -6,7 +6,7 @@ use super::lines::Lines;
 use super::pack::Packed;
 use super::product::scratch_floats;
 use super::program::*;
-use super::{RANK, attend, pages};
+use super::{RANK, attend, delta, pages};
 use crate::base::{Bindings, Error, Result};
 
 /// A value's elements: words, `strides` apart.
@@ -429,6 +429,10 @@ impl Memory {
                 Some(cut) => (Span::of(cut.units(), cut.unit_ns()), cut.scratch_floats()),
                 None => (Span::default(), 0),
             },
+            Op::Delta { operands: [q, _, v, _, states, slots, _] } => {
+                let cut = delta::Cut::of(view(q), view(v), view(states), view(slots));
+                (Span::of(cut.units(), cut.unit_ns()), 0)
+            }
             Op::Merge { attention } => match &p.instrs[*attention].op {
                 Op::Attention { q, k, past, how, .. } => {
                     let cut = attend::Cut::of(view(q), view(&k.id()), past.map(|d| self.sizes[d]), how.window);

@@ -56,6 +56,23 @@ pub struct Paged<'g> {
     pub positions: Tensor<'g>,
 }
 
+/// What [`Tensor::delta_rule`] takes beside queries, f32 but for the words.
+#[derive(Clone, Copy)]
+pub struct Recurrence<'g> {
+    /// `[n, key heads, width]`, as queries are.
+    pub keys: Tensor<'g>,
+    /// `[n, heads, width of a value]`.
+    pub values: Tensor<'g>,
+    /// A decay and a rate for each row and head: `[n, heads, 2]`.
+    pub gates: Tensor<'g>,
+    /// Matrices of sequences: `[slots, width, heads, width of a value]`.
+    pub states: Tensor<'g>,
+    /// The slot of each sequence of the step: u32 `[sequences]`.
+    pub slots: Tensor<'g>,
+    /// Which of these sequences each row is of: u32 `[n]`.
+    pub owners: Tensor<'g>,
+}
+
 impl GraphBuilder {
     /// An empty graph.
     pub fn new() -> Self {
@@ -368,6 +385,11 @@ impl<'g> Tensor<'g> {
     /// Products with `rows` rows of a weight `[.., k]` from each of `first` (u32 `[n, t]`) on; self is `[n, t, k]` or `[n, 1, k]`.
     pub fn expert_matmul(self, w: Tensor<'_>, first: Tensor<'_>, rows: usize) -> Self {
         self.with(&op::EXPERT_MATMUL, Attrs::Rows(rows.into()), &[w, first])
+    }
+    /// The gated delta rule over rows of sequences, queries `self` `[n, g, d]`; see the op `delta_rule` in docs/ops.md.
+    pub fn delta_rule(self, at: Recurrence<'_>) -> Self {
+        let rest = [at.keys, at.values, at.gates, at.states, at.slots, at.owners];
+        self.with(&op::DELTA_RULE, Attrs::None, &rest)
     }
     /// This state with rows from `at` on replaced by `rows`, in place.
     pub fn append(self, rows: Tensor<'_>, at: impl Into<Dim>) -> Self {

@@ -11,7 +11,7 @@ mod shape;
 mod text;
 
 pub use crate::op::{Attention, RopeLayout, Window};
-pub use builder::{GraphBuilder, Paged, Tensor};
+pub use builder::{GraphBuilder, Paged, Recurrence, Tensor};
 pub use optimiser::{Optimiser, Parameters, Zero};
 pub use rewrite::{Renamed, Rewritten};
 
@@ -220,7 +220,7 @@ impl Build for Graph {
         let dims = ty.shape.iter().copied().chain(attrs.places()).collect::<Vec<_>>();
         self.check_dims(dims.iter(), &ty).map_err(|what| Error::op(def.name, &name, what))?;
         if def.is(&APPEND) {
-            self.check_append(args[0], &name)?;
+            self.check_append(args, &name)?;
         }
         self.check_written(def, args, &name)?;
         Ok(self.push(Source::Op { def, attrs, args: args.to_vec() }, ty, name))
@@ -301,13 +301,17 @@ impl Graph {
         Ok(())
     }
 
-    /// `append` writes in place, so it may follow only a state that nothing has read or written before.
-    fn check_append(&self, state: Value, name: &str) -> Result<()> {
+    /// `append` writes in place, so it may follow only a state that nothing has read or written before. Where ids say which rows
+    /// are replaced, ops may have read the old ones: all but views, which would see the new.
+    fn check_append(&self, args: &[Value], name: &str) -> Result<()> {
+        let state = args[0];
         let node = self.node(state);
         if node.source != Source::State {
             return Err(Error::op("append", name, format!("\"{}\" is {}, it must be a state", node.name, node.kind())));
         }
-        if self.nodes.iter().any(|n| n.args().contains(&state)) {
+        let writes = |n: &Node| n.def().is_some_and(|d| d.is(&crate::op::APPEND) || d.is(&crate::op::ASSIGN));
+        let late = |n: &Node| args.len() < 3 || n.is_view() || writes(n);
+        if self.nodes.iter().any(|n| n.args().contains(&state) && late(n)) {
             return Err(Error::op(
                 "append",
                 name,

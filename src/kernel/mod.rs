@@ -10,6 +10,7 @@
 //! ([`Kernel::reflect`]), never typed a second time in Rust.
 
 pub mod attention;
+pub mod delta;
 pub mod flash;
 pub mod grid;
 pub mod int8;
@@ -51,6 +52,7 @@ pub static TEMPLATES: &[&Template] = &[
     &GATHER,
     &SCATTER_ADD,
     &EXPERT_MATMUL,
+    &delta::DELTA_RULE,
     &row::SOFTMAX,
     &row::LAYER_NORM,
     &row::RMS_NORM,

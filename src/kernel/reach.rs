@@ -43,6 +43,16 @@ pub fn reach(kernel: &Kernel, name: &str, number: &dyn Fn(&str) -> Expr) -> Opti
         ("attention" | "attention_tiles", "sinks") => n("sinks0") + n("heads"),
         ("attention", "tables") => n("tables0") + n("sequences") * n("per"),
         ("attention", "sequences" | "positions") => n(&format!("{name}0")) + n("queries"),
+        ("delta_rule", "q" | "k") => {
+            let of = |part: &str| n(&format!("{name}{part}"));
+            of("0") + last("n") * of("_row") + last("key_heads") * of("_head") + n("d")
+        }
+        ("delta_rule", "v") => n("v0") + last("n") * n("v_row") + last("heads") * n("v_head") + n("e"),
+        ("delta_rule", "gates") => n("gates0") + n("n") * n("heads") * Expr::new(2),
+        ("delta_rule", "states") => n("states0") + n("slots") * n("d") * n("heads") * n("e"),
+        ("delta_rule", "first") => n("slots0") + n("sequences"),
+        ("delta_rule", "owners") => n("owners0") + n("n"),
+        ("delta_rule", "y") => n("y0") + (n("n") + n("sequences") * n("d")) * n("heads") * n("e"),
         ("attention_merge", "y") => n("y0") + n("rows") * n("width"),
         ("attention_merge", "x") => n("rows") * n("parts") * (n("width") + Expr::new(4)),
         _ => return None,

@@ -27,6 +27,8 @@ pub fn turns(kernel: &Kernel, number: impl Fn(&str) -> u64) -> Option<u64> {
         "rms_norm" => 2 * number("cols"),
         "scatter_add" => number("n"),
         "expert_matmul" => number("k"),
+        // Rows, four parts each; and runs of rows that are looked through.
+        "delta_rule" => number("n") * 6 + number("n").div_ceil(64) * 66,
         "matmul" | "matmul_f16" => number("k").div_ceil(16) * 5,
         "quantise" => 0,
         "matmul_int8" => number("k").div_ceil(32) * 3,

@@ -133,7 +133,7 @@ fn info_of(weights: &dyn Weights, derived: &Derived, name: &str) -> Result<Type>
         }
         Derived::Heads { from, to, size, of } => {
             let (dtype, mut shape) = known(of)?;
-            if shape.len() != 2 || shape[0] == 0 || !shape[0].is_multiple_of(*size) {
+            if shape.is_empty() || shape[0] == 0 || !shape[0].is_multiple_of(*size) {
                 return Err(wrong(format!("{shape:?} is not of blocks of {size} rows")));
             }
             shape[0] = shape[0] / size * (to - from);

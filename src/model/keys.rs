@@ -398,6 +398,11 @@ impl<'a> Keys<'a> {
     pub fn has_tensor(&self, name: &str) -> bool {
         self.source.tensor(name).is_some()
     }
+    /// Whether a model folder has a tensor of a layer whose path ends like this one, in brackets.
+    pub fn has_any(&self, path: &str) -> bool {
+        let end = path.split_once('[').map_or(path, |p| p.1.trim_end_matches("])"));
+        self.source.tensors().iter().any(|t| t.name.ends_with(end))
+    }
     /// A small vector of the file: factors of frequencies.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Bytes of state that each token of context takes on a device.
     pub state_bytes_per_token: u64,
+    /// Bytes of state that a sequence takes whatever its length.
+    pub state_bytes_per_sequence: u64,
 }
 
 /// A file with its family.
@@ -67,6 +69,7 @@ const UNNEEDED: &[&str] = &[
     "pooler.",
     "cls.",
     "vision_tower.",
+    "model.visual.",
     "multi_modal_projector.",
     // Scales of activations, which are not rounded here.
     ".input_scale",
@@ -189,6 +192,7 @@ impl Model {
                     parameters,
                     weight_bytes,
                     state_bytes_per_token: d.state_bytes_per_token(),
+                    state_bytes_per_sequence: d.own_bytes(),
                 }
             }
             Architecture::Encoder(e) => {
@@ -206,6 +210,7 @@ impl Model {
                     parameters,
                     weight_bytes,
                     state_bytes_per_token: 0,
+                    state_bytes_per_sequence: 0,
                 }
             }
         }
@@ -250,6 +255,12 @@ impl Model {
     /// Tokens before its own that a row of such a step is told the places of.
     pub fn looks_back(&self) -> usize {
         self.decoder().map_or(0, Decoder::looks_back)
+    }
+
+    /// The rows that convolutions keep of each sequence, where sequences have states of their own: nothing of these can be shared,
+    /// taken back or gone back to.
+    pub fn keeps(&self) -> Option<usize> {
+        self.decoder().and_then(Decoder::keeps)
     }
 
     /// A step that stands for the model's use: one token at half of the context, or one text of 32 tokens.

@@ -10,6 +10,8 @@ pub enum Fill {
     Normal,
     /// Between 0.1 and 4.
     Positive,
+    /// Between ± this.
+    Within(f32),
     /// Over a wide range, both signs, large and tiny, with both zeros.
     Wide,
     /// Whole numbers below this.

@@ -9,6 +9,7 @@ mod attrs;
 pub mod build;
 mod case;
 pub mod collective;
+mod delta;
 mod expert;
 mod grad;
 mod index;
@@ -32,6 +33,7 @@ pub use collective::{
     ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, BROADCAST_FROM, Collective, Exchange, OtherAxis, PERMUTE, RECEIVE,
     REDUCE_SCATTER, SEND,
 };
+pub use delta::DELTA_RULE;
 pub use expert::EXPERT_MATMUL;
 pub use grad::{Grad, Pull};
 pub use index::{APPEND, ASSIGN, CAST, CONCAT, GATHER, IOTA, PAD, SCATTER, SCATTER_ADD};
@@ -102,6 +104,7 @@ pub enum Primitive {
     Assign,
     Cast,
     Iota,
+    DeltaRule,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -168,6 +171,7 @@ pub fn table() -> impl Iterator<Item = &'static OpDef> {
         norm::FAMILY,
         attention::FAMILY,
         pages::FAMILY,
+        delta::FAMILY,
         window::FAMILY,
         scalar::FAMILY,
         logic::FAMILY,

@@ -214,6 +214,11 @@ pub fn paged_attention(_: &Attrs, types: &[Type], _: &Type) -> Vec<Strategy> {
     vec![strategy(args, Split(1))]
 }
 
+/// Heads: of keys, of values with their gates and states.
+pub fn delta_rule(_: &Attrs, _: &[Type], _: &Type) -> Vec<Strategy> {
+    vec![strategy(vec![Split(1), Split(1), Split(1), Split(1), Split(2), Whole, Whole], Split(1))]
+}
+
 pub fn transpose(attrs: &Attrs, _: &[Type], _: &Type) -> Vec<Strategy> {
     let Attrs::Perm(perm) = attrs else { return vec![] };
     let mut all: Vec<Strategy> =

@@ -102,6 +102,7 @@ impl Pass<'_> {
                         self.operand_expression(&[args[1]]);
                         if let Some(&ids) = args.get(2) {
                             self.ids(ids);
+                            self.settle(v, args[0]);
                         }
                         self.store(v);
                     }
@@ -110,9 +111,9 @@ impl Pass<'_> {
                         self.loads[v.0 as usize] = self.operand_expression(&args).0;
                         self.heavy(v);
                     }
-                    Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::ScatterAdd) => {
-                        self.kernel(v, &args)?
-                    }
+                    Body::Primitive(
+                        Primitive::Matmul | Primitive::Gather | Primitive::ScatterAdd | Primitive::DeltaRule,
+                    ) => self.kernel(v, &args)?,
                     Body::Composite { fused, .. } if *fused != Fused::Parts => self.kernel(v, &args)?,
                     Body::Collective(_) => self.kernel(v, &args)?,
                     Body::Composite { .. } => return Err(Error::op(def.name, &node.name, "was not expanded")),
@@ -129,17 +130,22 @@ impl Pass<'_> {
     /// A state's new contents are written over the old ones: who still reads those must be done.
     fn assign(&mut self, v: Value, args: &[Value]) {
         let (state, x) = (args[0], args[1]);
+        self.settle(v, state);
+        self.operand_expression(&[x]);
+        if !self.in_place(x, state) {
+            self.store(x);
+        }
+        self.store(v);
+    }
+
+    /// Whatever reads the state and is used behind `v`, which writes it, is computed before.
+    fn settle(&mut self, v: Value, state: Value) {
         let last = self.last_uses();
         for u in (0..v.0).map(Value) {
             if last[u.0 as usize] > v.0 && !self.stored(u) && self.sees(u, state) {
                 self.store(u);
             }
         }
-        self.operand_expression(&[x]);
-        if !self.in_place(x, state) {
-            self.store(x);
-        }
-        self.store(v);
     }
 
     /// The last node that uses each; outputs are used at the end.

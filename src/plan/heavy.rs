@@ -33,6 +33,7 @@ pub fn reads(graph: &Graph, v: Value, index: usize, layout: &Layout, serial: boo
             }
             _ => true,
         },
+        "delta_rule" if index < 3 => layout.strides[rank - 1].is(1),
         "paged_attention" if index < 3 => arg.ty.dtype == DType::F32 && layout.strides[rank - 1].is(1),
         "attention" => arg.ty.dtype == DType::F32 && (layout.strides[rank - 1].is(1) || arg.ty.shape[rank - 1].is(1)),
         // The row kernels and gather's ids read plain rows of f32 or words.
@@ -50,6 +51,7 @@ pub fn emit(l: &mut Lower, anchor: Value, root: Value) -> Result<()> {
         Body::Primitive(Primitive::Matmul) => super::product::emit(l, anchor, root, attrs, args),
         Body::Primitive(Primitive::Reduce(kind)) => emit_reduce(l, anchor, root, *kind, attrs, args),
         Body::Primitive(Primitive::Gather) => emit_gather(l, root, args),
+        Body::Primitive(Primitive::DeltaRule) => super::delta::emit(l, root, args),
         Body::Primitive(Primitive::ScatterAdd) => emit_scatter_add(l, root, args),
         Body::Composite { fused: Fused::ExpertMatmul, .. } => emit_expert_matmul(l, root, attrs, args),
         Body::Composite { fused: Fused::Attention, .. } => emit_attention(l, root, attrs, args),

@@ -265,7 +265,13 @@ impl<'a> Lower<'a> {
             Body::Primitive(Primitive::Append) => self.append(v, attrs, args),
             Body::Primitive(Primitive::Assign) => self.segment(v, args[1], self.whole(v)),
             Body::Collective(exchange) => self.transfer(v, *exchange, attrs, args),
-            Body::Primitive(Primitive::Matmul | Primitive::Gather | Primitive::ScatterAdd | Primitive::Reduce(_))
+            Body::Primitive(
+                Primitive::Matmul
+                | Primitive::Gather
+                | Primitive::ScatterAdd
+                | Primitive::DeltaRule
+                | Primitive::Reduce(_),
+            )
             | Body::Composite { .. } => {
                 self.flush()?;
                 heavy::emit(self, v, v)

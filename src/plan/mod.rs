@@ -7,6 +7,7 @@
 mod attend;
 mod code;
 pub mod count;
+mod delta;
 mod fuse;
 mod heavy;
 mod int8;

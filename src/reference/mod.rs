@@ -4,6 +4,7 @@
 //! It shares no code with `plan`, `kernel` or `device`. In f64 every composite runs as its definition.
 
 mod arrival;
+mod delta;
 mod dot;
 mod matmul;
 mod native;

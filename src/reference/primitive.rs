@@ -1,7 +1,7 @@
 //! One op on tensors.
 
 use super::value::{Data, Real, Tensor};
-use super::{matmul, native};
+use super::{delta, matmul, native};
 use crate::base::{Bindings, DType, Error, Result};
 use crate::format;
 use crate::op::{Attrs, Body, OpDef, Primitive, Reduce};
@@ -30,6 +30,7 @@ impl<T: Real> Call<'_, T> {
                 Primitive::Reduce(kind) => self.reduce(*kind),
                 Primitive::Gather => self.gather(),
                 Primitive::ScatterAdd => Ok(self.scatter_add()),
+                Primitive::DeltaRule => Ok(delta::run(self)),
                 Primitive::Concat => self.concat(),
                 Primitive::Pad => self.pad(),
                 Primitive::Cast => Ok(self.cast()),

@@ -49,6 +49,7 @@ pub fn operand(ty: &Type, fill: Fill, seed: u64) -> Array {
         Fill::Normal => r.normal(),
         Fill::Positive if ty.dtype.is_float() => 0.1 + 3.9 * r.unit(),
         Fill::Positive => 1.0 + r.below(9) as f64,
+        Fill::Within(most) => (2.0 * r.unit() - 1.0) * most as f64,
         Fill::Wide => match i % 8 {
             0 => 0.0,
             1 => -0.0,

@@ -46,6 +46,8 @@ pub struct Batch {
     /// Rows up to which the second graph is there.
     few: usize,
     back: usize,
+    /// Rows that convolutions keep of each sequence, where sequences have states of their own.
+    keeps: Option<usize>,
     pool: PagePool,
     /// The oldest first.
     running: Vec<Sequence>,
@@ -55,6 +57,8 @@ pub struct Batch {
 
 struct Sequence {
     id: u64,
+    /// Its place in tables and states, for as long as it is under way.
+    slot: usize,
     generation: Generation,
     pages: Vec<u32>,
     /// Tokens whose keys and values are in its pages.
@@ -111,8 +115,9 @@ impl Batch {
         }
         let (engine, shape, few) = open_paged(model, context, options, how, notify).await?;
         let pool = PagePool::new(shape.pages, shape.page);
-        let back = model.looks_back();
-        Ok(Batch { engine, info, words, context, shape, few, back, pool, running: vec![], next: 0, preempted: 0 })
+        let (back, keeps) = (model.looks_back(), model.keeps());
+        let (running, next, preempted) = (vec![], 0, 0);
+        Ok(Batch { engine, info, words, context, shape, few, back, keeps, pool, running, next, preempted })
     }
 
     /// The sizes of the model.
@@ -175,7 +180,9 @@ impl Batch {
         }
         let id = self.next;
         self.next += 1;
-        self.running.push(Sequence { id, generation, pages: vec![], computed: 0, published: 0, name: ROOT });
+        let taken = |slot: &usize| self.running.iter().any(|s| s.slot == *slot);
+        let slot = (0..self.shape.sequences).find(|slot| !taken(slot)).unwrap_or(0);
+        self.running.push(Sequence { id, slot, generation, pages: vec![], computed: 0, published: 0, name: ROOT });
         Ok(id)
     }
 
@@ -214,7 +221,13 @@ impl Batch {
         let start = Instant::now();
         let outputs: Vec<bool> =
             shares.iter().map(|(i, rows)| rows.end == self.running[*i].generation.tokens().len()).collect();
-        let logits = self.compute(&shares, &outputs, cancel).await?;
+        let logits = match self.compute(&shares, &outputs, cancel).await {
+            Ok(logits) => logits,
+            Err(e) => {
+                self.forget(&shares);
+                return Err(e);
+            }
+        };
         let elapsed = start.elapsed();
         let mut ended = vec![];
         let mut rows: Vec<Option<usize>> = vec![None; self.running.len()];
@@ -239,6 +252,13 @@ impl Batch {
             }
         }
         Ok(made)
+    }
+
+    /// States that a step may have left half-way are of no use: their sequences are computed from the beginning.
+    fn forget(&mut self, shares: &[Share]) {
+        if self.keeps.is_some() {
+            shares.iter().for_each(|(i, _)| self.give_back(*i));
+        }
     }
 
     /// The next token of each sequence that has a row of logits; sequences share no state, so they choose side by side.
@@ -294,7 +314,7 @@ impl Batch {
     fn budget(&self, decoding: usize) -> Result<usize> {
         let mut n = self.shape.rows.bound() as usize;
         while n > decoding + 1 {
-            let bindings = step_bindings(n, self.running.len().min(n));
+            let bindings = self.bindings(n, self.running.len().min(n), self.running.len().min(n));
             if self.engine.is_brisk(self.which(n), &bindings)?.unwrap_or(true) {
                 break;
             }
@@ -312,7 +332,9 @@ impl Batch {
         }
         let tokens = sequence.generation.tokens();
         // The last token is computed in any case, for its logits.
-        let (pages, name) = self.pool.share(&tokens[..tokens.len() - 1]);
+        // States of their own are those behind a sequence's last token: prefixes share none.
+        let shared = if self.keeps.is_some() { 0 } else { tokens.len() - 1 };
+        let (pages, name) = self.pool.share(&tokens[..shared]);
         let needed = (tokens.len() + 1).div_ceil(self.shape.page) - pages.len();
         if i > 0 && needed > self.pool.available() {
             self.pool.release(&pages);
@@ -341,16 +363,23 @@ impl Batch {
     }
 
     fn preempt(&mut self, i: usize) {
+        self.give_back(i);
+        self.preempted += 1;
+    }
+
+    fn give_back(&mut self, i: usize) {
         let sequence = &mut self.running[i];
         self.pool.release(&std::mem::take(&mut sequence.pages));
         (sequence.computed, sequence.published, sequence.name) = (0, 0, ROOT);
-        self.preempted += 1;
     }
 
     /// Notes that tokens are computed, and publishes pages that are full.
     fn keep(&mut self, i: usize, part: Range<usize>) {
         let (sequence, page) = (&mut self.running[i], self.shape.page);
         sequence.computed = part.end;
+        if self.keeps.is_some() {
+            return;
+        }
         while (sequence.published + 1) * page <= sequence.computed {
             let at = sequence.published;
             let tokens = &sequence.generation.tokens()[at * page..(at + 1) * page];
@@ -376,7 +405,7 @@ impl Batch {
         let part = |((i, part), output): (&Share, &bool)| {
             let s = &self.running[*i];
             StepRows {
-                sequence: *i,
+                sequence: s.slot,
                 tokens: s.generation.tokens(),
                 pages: &s.pages,
                 part: part.clone(),
@@ -386,6 +415,47 @@ impl Batch {
         let parts: Vec<StepRows> = shares.iter().zip(outputs).map(part).collect();
         let rows = parts.iter().map(|p| p.part.len()).sum();
         let outputs = outputs.iter().filter(|o| **o).count();
-        (step_inputs(&self.shape, self.back, &parts), step_bindings(rows, outputs), rows)
+        let mut inputs = step_inputs(&self.shape, self.back, &parts);
+        inputs.extend(self.keeps.into_iter().flat_map(|kept| self.own_inputs(shares, kept)));
+        (inputs, self.bindings(rows, outputs, shares.len()), rows)
+    }
+
+    /// Where rows find the states that their sequences have in slots (`Own` of the model's layers).
+    fn own_inputs(&self, shares: &[Share], kept: usize) -> Vec<(&'static str, Array)> {
+        let old = self.shape.sequences * kept;
+        let beyond = (old + self.shape.rows.bound() as usize) as u32;
+        let (mut active, mut owners, mut ids, mut to) = (vec![], vec![], vec![], vec![]);
+        let mut earlier = vec![vec![]; kept];
+        let mut first = old;
+        for (n, (i, part)) in shares.iter().enumerate() {
+            let slot = self.running[*i].slot;
+            // A token's row: of the step, or among those that the slot keeps, the newest last.
+            let row = |at: Option<usize>| match at {
+                None => beyond,
+                Some(at) if at >= part.start => (first + at - part.start) as u32,
+                Some(at) => (slot * kept + kept + at - part.start) as u32,
+            };
+            for at in part.clone() {
+                owners.push(n as u32);
+                earlier.iter_mut().enumerate().for_each(|(back, to)| to.push(row(at.checked_sub(back + 1))));
+            }
+            active.push(slot as u32);
+            ids.extend((1..=kept).rev().map(|back| row(part.end.checked_sub(back))));
+            to.extend((0..kept).map(|j| (slot * kept + j) as u32));
+            first += part.len();
+        }
+        let words = |x: &[u32]| Array::u32(&[x.len()], x);
+        let mut inputs = vec![("active", words(&active)), ("owners", words(&owners))];
+        if kept > 0 {
+            let rows = owners.len();
+            inputs.push(("own_earlier", Array::u32(&[kept, rows], &earlier.concat())));
+            inputs.extend([("kept", words(&ids)), ("kept_at", words(&to))]);
+        }
+        inputs
+    }
+
+    fn bindings(&self, rows: usize, outputs: usize, sequences: usize) -> Bindings {
+        let bindings = step_bindings(rows, outputs);
+        if self.keeps.is_some() { bindings.with("active", sequences as u64) } else { bindings }
     }
 }

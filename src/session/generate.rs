@@ -33,6 +33,8 @@ pub struct Generator {
     paged: Option<Paged>,
     /// Tokens in the cache of each replica.
     cached: Vec<Vec<u32>>,
+    /// Whether states go on with each token, so that none can be taken back.
+    recurrent: bool,
     /// Where tokens are guessed ahead.
     lookup: Option<Lookup>,
 }
@@ -191,7 +193,8 @@ impl Generator {
         // On adapters a step of several rows has other kernels, and other last digits.
         let same = paged.is_some() && engine.gpu().is_none();
         let lookup = (same && options.speculation == Speculation::Lookup).then(Lookup::default);
-        Ok(Generator { engine, info, words, context, chunk, paged, cached, lookup })
+        let recurrent = model.keeps().is_some();
+        Ok(Generator { engine, info, words, context, chunk, paged, cached, recurrent, lookup })
     }
 
     pub(super) fn engine(&mut self) -> &mut Engine {
@@ -340,6 +343,8 @@ impl Generator {
     /// How many tokens of `prompt` the cache already holds; the last one is always computed, for its logits.
     fn reuse(&mut self, replica: usize, prompt: &[u32]) -> usize {
         let same = self.cached[replica].iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        // States that go on with each token cannot go back.
+        let same = if self.recurrent && same < self.cached[replica].len() { 0 } else { same };
         self.cached[replica].truncate(same);
         same
     }
@@ -398,7 +403,12 @@ impl Generator {
         let bindings = self.bindings(tokens.len(), from + tokens.len(), outputs);
         let which = if tokens.len() == 1 { 1 } else { 0 };
         let inputs = self.inputs(replica, tokens, outputs);
+        // What a step that fails leaves of such states is of no use: the conversation begins anew.
+        let before = if self.recurrent { std::mem::take(&mut self.cached[replica]) } else { vec![] };
         let logits = self.engine.step(which, replica, &bindings, &inputs, &["logits"], cancel).await?.remove(0);
+        if self.recurrent {
+            self.cached[replica] = before;
+        }
         self.cached[replica].extend_from_slice(tokens);
         Ok(logits.to_f32().chunks(self.info.vocab.max(1)).map(<[f32]>::to_vec).collect())
     }
@@ -446,6 +456,9 @@ impl Generator {
         self.cached[0].truncate(self.context - 1);
         let bindings = self.bindings(1, self.cached[0].len() + 1, 1);
         let inputs = self.inputs(0, &[0], 1);
+        if self.recurrent {
+            self.cached.iter_mut().for_each(Vec::clear);
+        }
         if let Some(mesh) = self.engine.mesh() {
             return mesh.traced(1, 0, &bindings, &inputs, &["logits"]).await;
         }

@@ -96,7 +96,8 @@ fn pays(model: &Model, gpu: Option<&Gpu>, options: &Options) -> bool {
         Some(gpu) => gpu.caps().kind == AdapterKind::Software,
         None => !cfg!(target_arch = "wasm32") && options.team.is_none(),
     };
-    reads && model.has_pages()
+    // States that go on with each token are in slots, which only batches tell steps of.
+    reads && model.has_pages() && model.keeps().is_none()
 }
 
 /// In what keys and values are kept. The CPU rounds them to f16 where it rounds what it multiplies with weights.
@@ -180,8 +181,8 @@ fn pages(model: &Model, context: usize, how: &BatchOptions, (gpu, kv): (Option<&
     };
     if let Some(gpu) = gpu {
         let caps = gpu.caps();
-        let of_layer = page_bytes / (2 * info.layers.max(1)) as u64;
-        most = most.min(caps.binding_bytes.min(caps.buffer_bytes) / of_layer.max(1));
+        let row = model.decoder().map_or(0, |d| d.common().sizes.kv_heads * d.common().sizes.head * 4);
+        most = most.min(caps.binding_bytes.min(caps.buffer_bytes) / (row * PAGE).max(1) as u64);
     }
     if most < one {
         let what = format!(

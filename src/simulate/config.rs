@@ -67,8 +67,11 @@ fn kind(name: &str, model_type: &str) -> Result<Kind> {
     };
     match model_type {
         "llama" | "qwen2" | "qwen3" | "qwen3_moe" | "deepseek_v2" | "deepseek_v3" | "phi3" | "internlm2" | "olmo"
-        | "olmo2" | "granite" => Ok(modern),
+        | "olmo2" | "olmo3" | "granite" => Ok(modern),
         "mistral" | "mixtral" => Ok(Kind { kv_heads: 8, ..modern }),
+        "seed_oss" => Ok(Kind { kv_heads: 8, head: 128, ..modern }),
+        "ernie4_5" => Ok(Kind { tied: true, kv_heads: 2, head: 128, ..modern }),
+        "glm4_moe" => Ok(Kind { kv_heads: 8, ..modern }),
         "qwen2_moe" => Ok(Kind { kv_heads: 16, ..modern }),
         "smollm3" => Ok(Kind { tied: true, kv_heads: 4, ..modern }),
         "gemma" | "cohere" => Ok(Kind { tied: true, ..modern }),
@@ -89,7 +92,13 @@ fn kind(name: &str, model_type: &str) -> Result<Kind> {
                 ),
             ))
         }
-        "lfm2" => Err(Error::model(
+        "qwen3_next" | "qwen3_5" | "qwen3_5_text" | "qwen3_5_moe" | "qwen3_5_moe_text" => Err(Error::model(
+            name,
+            format!(
+                "has layers with a recurrent state in place of attention ({model_type}): its plan can be priced (--plan), layers written down from a shape all attend"
+            ),
+        )),
+        "lfm2" | "lfm2_moe" => Err(Error::model(
             name,
             "convolves in some of its layers (lfm2): its plan can be priced (--plan), layers written down from a shape all attend",
         )),
@@ -98,7 +107,7 @@ fn kind(name: &str, model_type: &str) -> Result<Kind> {
             Err(Error::model(
                 name,
                 format!(
-                    "is of the type \"{other}\": known are llama, mistral, mixtral, qwen2, qwen3 (and _moe), deepseek_v2 and _v3, gemma, gemma2, gemma3, gpt_oss, phi, phi3, gpt2, gpt_neox, gptj, gpt_bigcode, opt, bloom, falcon, nemotron, olmo, olmo2, granite, cohere, smollm3, starcoder2"
+                    "is of the type \"{other}\": known are llama, mistral, mixtral, qwen2, qwen3 (and _moe), deepseek_v2 and _v3, gemma, gemma2, gemma3, gpt_oss, phi, phi3, gpt2, gpt_neox, gptj, gpt_bigcode, opt, bloom, falcon, nemotron, olmo, olmo2, olmo3, granite, cohere, seed_oss, ernie4_5, glm4_moe, smollm3, starcoder2"
                 ),
             ))
         }

@@ -87,6 +87,12 @@ pub struct Shape {
     pub window: usize,
     #[serde(default)]
     pub full_every: usize,
+    /// Parameters that mix tokens in each of the layers that do not see all keys, where these are no attention (gated delta
+    /// rules); 0: as many as of the others. Queries come with a gate as wide as they are.
+    #[serde(default)]
+    pub mixer: usize,
+    #[serde(default)]
+    pub query_gate: bool,
     /// Attention's weights stay 16 bits wide in checkpoints whose experts are of 4 bits.
     #[serde(default)]
     pub wide_attention: bool,
@@ -123,6 +129,8 @@ impl Default for Shape {
             moe_every: 0,
             window: 0,
             full_every: 0,
+            mixer: 0,
+            query_gate: false,
             wide_attention: false,
             narrow_experts: false,
             latent: None,
@@ -328,8 +336,10 @@ impl Shape {
                 let queries = if l.query == 0 { h * heads * d } else { h * q + q * heads * d };
                 queries + h * (c + r) + c * heads * (l.nope + l.value) as f64 + heads * l.value as f64 * h
             }
-            None => h * (heads + 2.0 * kv) * d + heads * d * h,
+            None => h * (heads * if self.query_gate { 2.0 } else { 1.0 } + 2.0 * kv) * d + heads * d * h,
         };
+        let full = if self.mixer > 0 { 1.0 / self.full_every.max(1) as f64 } else { 1.0 };
+        let products = products * full + self.mixer as f64 * (1.0 - full);
         let biases = if self.biases || self.linear_biases { (heads + 2.0 * kv) * d + h } else { 0.0 };
         products + biases + self.norm_parameters()
     }

@@ -90,6 +90,11 @@ struct Training {
     passes: f64,
 }
 
+/// Tokens travel in 16 bits.
+fn wide() -> f64 {
+    2.0
+}
+
 /// There and back.
 fn sorted_once() -> f64 {
     2.0
@@ -150,6 +155,9 @@ pub struct Serving {
     pub narrow_cache: bool,
     /// With data-parallel attention: decode steps that prompts wait at most until every rank has one.
     pub balance: usize,
+    /// Bytes an element of tokens that are sent to experts of 8 bits or fewer, where ranks attend for themselves; 2 otherwise.
+    #[serde(default = "wide")]
+    pub dispatch: f64,
     /// Small kernels of a layer (norms, rope, casts), and those around its experts.
     pub kernels: f64,
     pub expert_kernels: f64,

@@ -12,7 +12,7 @@ use crate::model::layers::{
 
 pub static V2: Family = Family {
     name: "deepseek_v2",
-    gguf: &[],
+    gguf: &["deepseek2"],
     hugging_face: &["deepseek_v2"],
     read: |at| Ok(Architecture::Decoder(Box::new(DeepSeek::read(at, false)?))),
     harmless: HARMLESS,
@@ -65,34 +65,83 @@ struct DeepSeek {
 
 impl DeepSeek {
     fn read(at: &Keys, v3: bool) -> Result<DeepSeek> {
-        let sizes = SizeDefaults { head: Some(64), ..SizeDefaults::default() };
+        // A GGUF file of either says how its experts are scored: 2 is by sigmoids.
+        let gating = at.optional_size("expert_gating_func", "")?.unwrap_or(1);
+        let v3 = if at.is_gguf() { gating == 2 } else { v3 };
+        if gating > 2 {
+            return Err(at.error(format!("has expert_gating_func = {gating}: 1 (softmax) and 2 (sigmoid) can be run")));
+        }
+        let sizes = SizeDefaults { head: Some(64), latent: true, ..SizeDefaults::default() };
         let d = Defaults { sizes, tied: Some(false), gguf_rope: RopeLayout::Interleaved, ..Defaults::default() };
         let size = |key: &str, default: usize| Ok(at.optional_size("", key)?.unwrap_or(default));
         let mut common = Common::read(at, Names::new(at.is_gguf(), PARTS), &d)?;
         let attention = read_attention(at, &common)?;
         let (still, value) = (attention.still, attention.value);
-        common.names = common.names.with_heads("attn_kv_b", &[("attn_k_b", still), ("attn_v_b", value)]);
+        if !attention.split {
+            common.names = common.names.with_heads("attn_kv_b", &[("attn_k_b", still), ("attn_v_b", value)]);
+        }
         (common.sizes.head, common.sizes.kv_heads) = (attention.turning, common.sizes.heads);
         let rope = RopeDefaults { head: attention.turning, ..common.rope_defaults(&d) };
         let mut rope = Rope::read(at, &rope)?;
         if !v3 || at.flag("", "rope_interleave")?.unwrap_or(true) {
             rope.layout = RopeLayout::Interleaved;
         }
+        if at.is_gguf() {
+            // What is multiplied by it is in the scale of scores.
+            rope.scale = 1.0;
+        }
         let experts = read_experts(at, &common, v3)?;
         common.names.experts = experts.count;
-        let shared = size("n_shared_experts", if v3 { 1 } else { 2 })? * experts.inner;
+        let shared = at.number("expert_shared_count", "n_shared_experts")?.unwrap_or(if v3 { 1.0 } else { 2.0 });
+        let shared = shared as usize * experts.inner;
         if size("moe_layer_freq", 1)? != 1 {
             return Err(
                 at.error("has moe_layer_freq, and only experts in every layer behind the first ones can be run")
             );
         }
-        let dense = at.number("", "first_k_dense_replace")?.unwrap_or(if v3 { 3.0 } else { 0.0 }) as usize;
+        let dense =
+            at.number("leading_dense_block_count", "first_k_dense_replace")?.unwrap_or(if v3 { 3.0 } else { 0.0 })
+                as usize;
         let ahead = at.number("", "num_nextn_predict_layers|num_mtp_layers")?.unwrap_or(0.0) as usize;
         Ok(DeepSeek { rope, attention, dense, experts, shared, ahead, common })
     }
 }
 
+/// From the keys of a GGUF file: matrices of keys and values apart, or, in older files, one behind the other a head.
+fn read_gguf_attention(at: &Keys, common: &Common) -> Result<LatentAttention> {
+    let (rank, turning) = (at.size("attention.kv_lora_rank", "")?, at.size("rope.dimension_count", "")?);
+    let (whole, value) = (at.size("attention.key_length", "")?, at.size("attention.value_length", "")?);
+    let key = at.optional_size("attention.key_length_mla", "")?.unwrap_or(whole);
+    let value = at.optional_size("attention.value_length_mla", "")?.unwrap_or(value);
+    let still = key.checked_sub(turning).filter(|n| *n > 0);
+    let still = still.ok_or_else(|| at.error(format!("has keys of {key} elements, of which {turning} turn")))?;
+    let factor = at.optional_real("rope.scaling.factor", "", 0.0)?.unwrap_or(1.0);
+    let stretch = match at.optional_real("rope.scaling.yarn_log_multiplier", "", 0.0)? {
+        Some(x) => x * factor.max(1.0).ln() + 1.0,
+        None if factor > 1.0 && at.text("rope.scaling.type", "")?.as_deref() == Some("yarn") => {
+            return Err(at.error("has yarn rope scaling without yarn_log_multiplier: convert the model anew"));
+        }
+        None => 1.0,
+    };
+    Ok(LatentAttention {
+        width: common.sizes.width,
+        heads: common.sizes.heads,
+        query_rank: at.optional_size("attention.q_lora_rank", "")?,
+        rank,
+        still,
+        turning,
+        value,
+        scale: (stretch * stretch / (key as f64).sqrt()) as f32,
+        norm: common.norm,
+        bias: common.biases.out,
+        split: at.has_tensor("blk.0.attn_k_b.weight"),
+    })
+}
+
 fn read_attention(at: &Keys, common: &Common) -> Result<LatentAttention> {
+    if at.is_gguf() {
+        return read_gguf_attention(at, common);
+    }
     let size = |key: &str, default: usize| Ok(at.optional_size("", key)?.unwrap_or(default));
     let query_rank = match at.says_none("q_lora_rank") {
         true => None,
@@ -118,14 +167,19 @@ fn read_attention(at: &Keys, common: &Common) -> Result<LatentAttention> {
         scale: scale as f32,
         norm: Norm::Rms(LATENT_EPS),
         bias: common.biases.out,
+        split: false,
     })
 }
 
 fn read_experts(at: &Keys, common: &Common, v3: bool) -> Result<Experts> {
-    let count = at.optional_size("", "n_routed_experts")?.unwrap_or(if v3 { 256 } else { 64 });
-    let used = at.optional_size("", "num_experts_per_tok")?.or(v3.then_some(8));
+    let size = |gguf: &str, json: &str, default: usize| match at.is_gguf() {
+        true => at.size(gguf, json),
+        false => Ok(at.optional_size(gguf, json)?.unwrap_or(default)),
+    };
+    let count = size("expert_count", "n_routed_experts", if v3 { 256 } else { 64 })?;
+    let used = at.optional_size("expert_used_count", "num_experts_per_tok")?.or(v3.then_some(8));
     let used = used.ok_or_else(|| at.error("lacks num_experts_per_tok"))?;
-    let inner = at.optional_size("", "moe_intermediate_size")?.unwrap_or(if v3 { 2048 } else { 1407 });
+    let inner = size("expert_feed_forward_length", "moe_intermediate_size", if v3 { 2048 } else { 1407 })?;
     let mut experts = Experts::new(at, common, [count, used, inner])?;
     let expected = |key: &str, right: &[&str]| match at.text("", key)? {
         Some(other) if !right.contains(&other.as_str()) => {
@@ -137,15 +191,25 @@ fn read_experts(at: &Keys, common: &Common, v3: bool) -> Result<Experts> {
     let methods: &[&str] = if v3 { &["noaux_tc"] } else { &["greedy", "group_limited_greedy"] };
     let method = expected("topk_method", methods)?.unwrap_or(method.into());
     expected("scoring_func", if v3 { &["sigmoid"] } else { &["softmax"] })?;
-    experts.scale = at.real("", "routed_scaling_factor", 0.0, if v3 { 2.5 } else { 1.0 })? as f32;
+    let scale = if v3 && !at.is_gguf() { 2.5 } else { 1.0 };
+    let scale = at.optional_real("expert_weights_scale", "routed_scaling_factor", 0.0)?.unwrap_or(scale);
+    // Converters write 0 for none.
+    experts.scale = if at.is_gguf() && scale == 0.0 { 1.0 } else { scale as f32 };
     experts.scoring = if v3 { Scoring::Sigmoid } else { Scoring::Softmax };
-    experts.normalised = at.flag("", "norm_topk_prob")?.unwrap_or(v3);
+    experts.normalised = at.flag("expert_weights_norm", "norm_topk_prob")?.unwrap_or(v3 && !at.is_gguf());
     if experts.normalised && !v3 {
         // Its authors' code and that of others differ.
         return Err(at.error("has norm_topk_prob = true, which publishers of this family compute in different ways"));
     }
-    let groups = (at.optional_size("", "n_group")?, at.optional_size("", "topk_group")?);
+    let groups = (
+        at.optional_size("expert_group_count", "n_group")?,
+        at.optional_size("expert_group_used_count", "topk_group")?,
+    );
     experts.groups = match (groups, v3) {
+        ((Some(count), kept), _) if at.is_gguf() && count > 1 => {
+            Some(Groups { count, kept: kept.unwrap_or(count), by_two: v3 })
+        }
+        _ if at.is_gguf() => None,
         ((n, kept), true) => Some(Groups { count: n.unwrap_or(8), kept: kept.unwrap_or(4), by_two: true }),
         ((Some(count), Some(kept)), false) if method != "greedy" => Some(Groups { count, kept, by_two: false }),
         (_, false) if method != "greedy" => {

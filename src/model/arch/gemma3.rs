@@ -51,6 +51,7 @@ impl Gemma3 {
             head: Some(256),
             vocab: Some(262_208),
             context: Some(131_072),
+            latent: false,
         };
         let d = Defaults {
             sizes,

@@ -4,8 +4,10 @@
 pub mod bert;
 mod deepseek;
 mod distilbert;
+mod ernie4_5;
 mod gemma2;
 mod gemma3;
+mod glm4_moe;
 mod gpt2;
 mod gpt_oss;
 mod granite;
@@ -22,7 +24,9 @@ mod qwen2;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
+mod qwen3_next;
 mod roberta;
+mod seed_oss;
 mod smollm3;
 mod starcoder2;
 
@@ -39,16 +43,23 @@ pub static FAMILIES: &[&Family] = &[
     &qwen3::FAMILY,
     &qwen3_moe::FAMILY,
     &qwen2_moe::FAMILY,
+    &qwen3_next::NEXT,
+    &qwen3_next::FIVE,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
     &gpt_oss::FAMILY,
     &smollm3::FAMILY,
     &olmo2::FAMILY,
+    &olmo2::THREE,
+    &seed_oss::FAMILY,
+    &ernie4_5::FAMILY,
+    &glm4_moe::FAMILY,
     &granite::FAMILY,
     &phi3::FAMILY,
     &gpt2::FAMILY,
     &starcoder2::FAMILY,
     &lfm2::FAMILY,
+    &lfm2::MOE,
     &deepseek::V2,
     &deepseek::V3,
     &bert::FAMILY,

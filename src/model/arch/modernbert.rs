@@ -60,6 +60,7 @@ impl ModernBert {
         let every = at.optional_size("", "global_attn_every_n_layers")?.unwrap_or(3);
         let base = |key: &str, default: f64| at.real("", key, 1.0, default);
         let rope = RopeDefaults {
+            share: 1.0,
             base: base("global_rope_theta", 160_000.0)?,
             head: common.head(),
             gguf: RopeLayout::Half,

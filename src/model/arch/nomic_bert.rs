@@ -53,8 +53,14 @@ impl NomicBert {
             )));
         }
         check_options(at)?;
-        let rope =
-            RopeDefaults { base: 1e3, head, gguf: RopeLayout::Half, context: common.context, yarn_truncate: true };
+        let rope = RopeDefaults {
+            base: 1e3,
+            share: 1.0,
+            head,
+            gguf: RopeLayout::Half,
+            context: common.context,
+            yarn_truncate: true,
+        };
         let rope = Rope::read(at, &rope)?;
         Ok(NomicBert { kinds: at.optional_size("", "type_vocab_size")?.unwrap_or(2), rope, common })
     }

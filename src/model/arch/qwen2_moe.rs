@@ -80,13 +80,7 @@ impl Decoder for Qwen2Moe {
         let h = c.normed(b, n, "attn_norm", x);
         let x = b.add(x, attention.build(b, n, self.ropes(), h));
         let h = c.normed(b, n, "ffn_norm", x);
-        let parts = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"];
-        let every = b.residual(Mlp { inner: self.shared, parts, ..c.mlp() }.build(b, n, h));
-        let width = c.sizes.width;
-        // A GGUF file has the gate as a vector.
-        let shape: &[usize] = if c.names.is_gguf() { &[width] } else { &[1, width] };
-        let gate =
-            h.matmul_t(b.part(Some(n), "ffn_gate_inp_shexp", "weight", shape, None).reshape([1, width])).sigmoid();
-        b.add(b.add(x, every * gate), self.experts.build(b, n, h))
+        let every = self.experts.beside(b, n, h, Mlp { inner: self.shared, ..c.mlp() });
+        b.add(b.add(x, every), self.experts.build(b, n, h))
     }
 }

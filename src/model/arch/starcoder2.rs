@@ -35,6 +35,7 @@ impl StarCoder2 {
             false => at.flag("", "use_bias")?.unwrap_or(true),
         };
         let defaults = RopeDefaults {
+            share: 1.0,
             base: 1e4,
             head: sizes.head,
             gguf: RopeLayout::Half,

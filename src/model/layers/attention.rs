@@ -26,6 +26,8 @@ pub struct Attention {
     /// Whether each head has a learnt score beside those of its keys.
     pub sinks: bool,
     pub qk_norm: QkNorm,
+    /// Whether what a head reads is multiplied by the sigmoid of a gate, a product of its own (Qiu et al., 2025).
+    pub gated: bool,
     pub biases: Biases,
 }
 
@@ -86,6 +88,7 @@ impl Attention {
             (project("attn_q", q_width, queries), project("attn_k", kv_width, keys), project("attn_v", kv_width, keys));
         let q = self.normed(b, layer, "attn_q_norm", q, self.heads);
         let k = self.normed(b, layer, "attn_k_norm", k, self.kv_heads);
+        let gate = self.gated.then(|| project("attn_q_gate", q_width, queries));
         b.at(layer, "attention.rope");
         let layout = self.rope.and_then(|i| ropes.get(i)).map(|r| (r.layout, r.width));
         let y = match b.rows {
@@ -94,6 +97,7 @@ impl Attention {
             Rows::Whole { batch, seq } => self.uncached(b, layer, [q, k, v], layout, (batch, seq)),
         };
         b.at(layer, "attention.output");
+        let y = gate.map_or(y, |gate| y * gate.sigmoid());
         b.linear(Some(layer), "attn_output", y, [self.width, q_width], Side::Inputs(queries), self.biases.out)
     }
 

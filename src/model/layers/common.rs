@@ -30,6 +30,8 @@ pub struct Defaults {
     /// Whether the head is the embedding; `None`: as the file's tensors show.
     pub tied: Option<bool>,
     pub rope_base: f64,
+    /// Which share of a head's elements turns.
+    pub rope_share: f64,
     /// How rows of q and k are ordered in GGUF files.
     pub gguf_rope: RopeLayout,
     /// Whether YaRN's range of pairs is cut to whole ones where a file does not say.
@@ -45,9 +47,22 @@ impl Default for Defaults {
             biases: Biases::default(),
             tied: None,
             rope_base: 1e4,
+            rope_share: 1.0,
             gguf_rope: RopeLayout::Half,
             yarn_truncate: true,
         }
+    }
+}
+
+/// Inner elements of the network; where all layers have experts a file may say those of one only.
+fn ffn(at: &Keys) -> Result<usize> {
+    let (gguf, json) = ("feed_forward_length", "intermediate_size");
+    match at.optional_size(gguf, json)? {
+        Some(n) => Ok(n),
+        None => match at.optional_size("expert_feed_forward_length", "moe_intermediate_size")? {
+            Some(n) => Ok(n),
+            None => at.size(gguf, json),
+        },
     }
 }
 
@@ -58,7 +73,7 @@ impl Common {
         let sizes = Sizes::read(at, &d.sizes)?;
         let eps = at.real("attention.layer_norm_rms_epsilon", "rms_norm_eps", 0.0, d.eps)?;
         Ok(Common {
-            ffn: at.size("feed_forward_length", "intermediate_size")?,
+            ffn: ffn(at)?,
             norm: Norm::Rms(eps as f32),
             activation: Activation::read(at, "hidden_act|hidden_activation", d.activation)?,
             biases: Biases::read(at, &names, d.biases)?,
@@ -77,6 +92,7 @@ impl Common {
     pub fn rope_defaults(&self, d: &Defaults) -> RopeDefaults {
         RopeDefaults {
             base: d.rope_base,
+            share: d.rope_share,
             head: self.sizes.head,
             gguf: d.gguf_rope,
             context: self.sizes.context,
@@ -98,6 +114,7 @@ impl Common {
             softcap: None,
             sinks: false,
             qk_norm: QkNorm::None,
+            gated: false,
             biases: self.biases,
         }
     }

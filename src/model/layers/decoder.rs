@@ -30,6 +30,8 @@ pub struct SizeDefaults {
     pub heads: Option<usize>,
     pub vocab: Option<usize>,
     pub context: Option<usize>,
+    /// Heads are made of latent vectors: what GGUF files say of their width is of these, and a head is what turns of it.
+    pub latent: bool,
 }
 
 /// No model has more layers: what a file claims is bounded before anything is made of it.
@@ -47,7 +49,8 @@ impl Sizes {
         };
         let heads = size("attention.head_count", "num_attention_heads|n_head", d.heads)?;
         let width = at.size("embedding_length", "hidden_size|n_embd")?;
-        let own = at.optional_size("attention.key_length", "head_dim")?;
+        let latent = d.latent && at.is_gguf();
+        let own = at.optional_size(if latent { "rope.dimension_count" } else { "attention.key_length" }, "head_dim")?;
         let head = match own.or(d.head.filter(|_| !at.is_gguf())) {
             Some(n) => n,
             None if width % heads == 0 => width / heads,
@@ -62,7 +65,7 @@ impl Sizes {
         if head % 2 != 0 || head > 256 {
             return Err(at.error(format!("heads are {head} wide: an even width up to 256 can be run")));
         }
-        if let Some(n) = at.optional_size("attention.value_length", "")?.filter(|n| *n != head) {
+        if let Some(n) = at.optional_size("attention.value_length", "")?.filter(|n| *n != head && !latent) {
             return Err(at.error(format!("has keys {head} wide and values {n} wide: only equal ones can be run")));
         }
         let layers = at.size("block_count", "num_hidden_layers|n_layer")?;
@@ -104,6 +107,14 @@ pub trait Decoder: Debug + Send + Sync {
     }
     /// Tokens before its own that a row needs otherwise than by attention.
     fn looks_back(&self) -> usize {
+        0
+    }
+    /// Of families whose sequences have states of their own size whatever their length: the rows that their convolutions keep.
+    fn keeps(&self) -> Option<usize> {
+        None
+    }
+    /// Bytes of these states of a sequence.
+    fn own_bytes(&self) -> u64 {
         0
     }
     /// One layer over the residual stream `[rows, width]`.

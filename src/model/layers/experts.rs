@@ -1,7 +1,7 @@
 //! A mixture of experts in place of the network (Shazeer et al., 2017): a router chooses a few of many networks for each
 //! token, and only their weights are read.
 
-use super::{Activation, Blocks, Common, Side};
+use super::{Activation, Blocks, Common, Mlp, Side};
 use crate::base::{Cut, DType, Dim, Placement::Split, Result};
 use crate::graph::Tensor;
 use crate::model::keys::Keys;
@@ -127,6 +127,17 @@ impl Experts {
         (y * shares.reshape(dims(1))).sum(&[1])
     }
 
+    /// The network that every token has beside its experts, behind a gate of its own; `mlp` has its inner elements.
+    pub fn beside<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, h: Tensor<'g>, mlp: Mlp) -> Tensor<'g> {
+        let parts = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"];
+        let every = b.residual(Mlp { parts, ..mlp }.build(b, layer, h));
+        // A GGUF file has the gate as a vector.
+        let width = self.width;
+        let shape: &[usize] = if b.names.is_gguf() { &[width] } else { &[1, width] };
+        let gate = b.part(Some(layer), "ffn_gate_inp_shexp", "weight", shape, None).reshape([1, width]);
+        every * h.matmul_t(gate).sigmoid()
+    }
+
     /// Which experts a token has and what each counts, `[rows, used]` each, of a router's results `[rows, count]`.
     fn choose<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, scores: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>) {
         let (ids, shares) = match (self.scoring, self.groups) {
@@ -150,7 +161,8 @@ impl Experts {
             }
             (Scoring::Sigmoid, groups) => {
                 let shares = scores.sigmoid();
-                let best = shares + b.part(Some(layer), "exp_probs_b", "", &[self.count], None);
+                let kind = if b.names.is_gguf() { "bias" } else { "" };
+                let best = shares + b.part(Some(layer), "exp_probs_b", kind, &[self.count], None);
                 let open = groups.map_or(best, |g| g.limit(b, best, self.count, -f32::MAX));
                 let (ids, _) = top(b, open, [self.count, self.used]);
                 let chosen = self.values_at(b, shares, ids);

@@ -25,6 +25,8 @@ pub struct LatentAttention {
     pub norm: Norm,
     /// Whether the products that make latent vectors and the last one have biases.
     pub bias: bool,
+    /// Whether the matrices of keys lie by columns, apart from those of values.
+    pub split: bool,
 }
 
 impl LatentAttention {
@@ -59,14 +61,17 @@ impl LatentAttention {
         b.at(layer, "attention");
         let by_head = [0, 2, 1, 3];
         let still = q.slice(3, 0, self.still as i64).transpose(&by_head);
-        let inward = self.matrices(b, layer, "attn_k_b", self.still);
-        let scores = still.matmul(inward).matmul_t(latent) + q_turned.transpose(&by_head).matmul_t(turning);
+        let inward = match self.split {
+            false => still.matmul(self.matrices(b, layer, "attn_k_b", [self.still, self.rank])),
+            true => still.matmul_t(self.matrices(b, layer, "attn_k_b", [self.rank, self.still])),
+        };
+        let scores = inward.matmul_t(latent) + q_turned.transpose(&by_head).matmul_t(turning);
         let (one, total) = (Dim::new(1), latent.dim(2));
         let (keys, queries) =
             (b.g.iota(DType::I32, vec![one, total], 1, 0), b.g.iota(DType::I32, vec![seq, one], 0, past));
         let scores = keys.le(queries).select(scores * self.scale, b.g.constant(-f32::MAX));
         let read = scores.softmax().matmul(latent);
-        let y = read.matmul_t(self.matrices(b, layer, "attn_v_b", self.value)).transpose(&by_head);
+        let y = read.matmul_t(self.matrices(b, layer, "attn_v_b", [self.value, self.rank])).transpose(&by_head);
         b.at(layer, "attention.output");
         let width = self.heads * self.value;
         let y = y.reshape(vec![n, width.into()]);
@@ -87,11 +92,15 @@ impl LatentAttention {
         b.linear(Some(layer), "attn_q_b", q, [to, rank], heads, false)
     }
 
-    /// A matrix of each head between the latent space and `rows` elements of the head, `[1, heads, rows, rank]`.
-    fn matrices<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, part: &str, rows: usize) -> Tensor<'g> {
+    /// A matrix of each head between the latent space and elements of the head, `[1, heads, rows, columns]`.
+    fn matrices<'g>(&self, b: &Blocks<'_, 'g>, layer: usize, part: &str, [rows, columns]: [usize; 2]) -> Tensor<'g> {
         let lies = Some((Split(0), Cut::Even { unit: rows as u32 }));
-        let w = b.part(Some(layer), part, "weight", &[self.heads * rows, self.rank], lies);
-        w.cast(DType::F32).reshape([1, self.heads, rows, self.rank])
+        let w = b.part(Some(layer), part, "weight", &[self.heads * rows, columns], lies);
+        let w = match w.dtype().is_quantised() {
+            true => w.gather(b.g.iota(DType::U32, [self.heads * rows], 0, 0)),
+            false => w.cast(DType::F32),
+        };
+        w.reshape([1, self.heads, rows, columns])
     }
 
     /// New rows behind those before, all `[batch, 1, tokens, ...]`, and how many were there.

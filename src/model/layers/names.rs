@@ -106,7 +106,9 @@ impl Names {
         let name = self.plain(layer, part, kind);
         let norm = part.ends_with("norm");
         match (self.gguf, kind == "weight") {
-            (true, true) if part.ends_with("_exps") => format!("flat({name})"),
+            (true, true) if part.ends_with("_exps") || matches!(part, "attn_k_b" | "attn_v_b") => {
+                format!("flat({name})")
+            }
             (false, true) if name.contains('*') => format!("stack({}, {name})", self.experts),
             (false, true) if norm && self.less_one => format!("plus_one({name})"),
             (false, true) if !norm && layer.is_some() && self.transposed => format!("transpose({name})"),

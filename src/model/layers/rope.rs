@@ -23,6 +23,8 @@ pub struct Rope {
 #[derive(Debug, Clone, Copy)]
 pub struct RopeDefaults {
     pub base: f64,
+    /// Which share of them turns.
+    pub share: f64,
     /// Elements of a head.
     pub head: usize,
     /// How rows of q and k are ordered in GGUF files of this family. Model folders have halves.
@@ -180,7 +182,7 @@ impl Rope {
             return Err(at.error(format!("rope_theta is {base}, it must be a number from 1 on")));
         }
         let outer = at.optional_real("", "partial_rotary_factor|rotary_pct", 0.0)?;
-        let share = p.number("partial_rotary_factor")?.or(outer).unwrap_or(1.0);
+        let share = p.number("partial_rotary_factor")?.or(outer).unwrap_or(d.share);
         let width = at.optional_size("", "rotary_dim")?.unwrap_or((d.head as f64 * share) as usize);
         check_width(at, width, d.head)?;
         let scaling = p.scaling(d, width)?;
@@ -311,6 +313,9 @@ impl Parameters<'_> {
             "long_factor",
             "partial_rotary_factor",
             "finetuned",
+            // Positions in pictures: in text all sections have the same.
+            "mrope_section",
+            "mrope_interleaved",
         ];
         let object = self.object.and_then(Json::as_object);
         match object.and_then(|o| o.iter().find(|(k, v)| !KNOWN.contains(&k.as_str()) && !v.is_null())) {

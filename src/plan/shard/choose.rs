@@ -139,6 +139,12 @@ impl Sharder {
             let of_queries = |i: usize| i == 0 || i == 6;
             return heads(types, of_queries(from), cut, to.is_none_or(of_queries));
         }
+        if def.is(&op::DELTA_RULE) {
+            // Heads of values stand for those of queries, with all that is theirs.
+            let of_values = |i: usize| i > 1;
+            let types = [types[2].clone(), types[0].clone()];
+            return heads(&types, of_values(from), cut, to.is_none_or(of_values));
+        }
         if def.is(&op::ATTENTION) && s.args[0] == Split(1) {
             // Queries from `past` on, keys from the first: stripes of one sequence.
             let Attrs::Attention(how) = attrs else { return None };

@@ -447,8 +447,9 @@ impl Parts<'_> {
         if self.p.attention_dp > 1 {
             // Tokens of all ranks are gathered, or sent to the ranks of their experts, and sums come back the same way.
             let once = self.tuning.hop.0 + self.tuning.hop_rank.0 * s.ranks;
-            let wire = all * h * 2.0 * (s.ranks - 1.0) / s.ranks / (self.tuning.links * self.near);
-            return Ok(t + 2.0 * (once + wire));
+            let there = if format.bytes() <= 1.0 { self.serving.dispatch } else { 2.0 };
+            let wire = all * h * (there + 2.0) * (s.ranks - 1.0) / s.ranks / (self.tuning.links * self.near);
+            return Ok(t + 2.0 * once + wire);
         }
         Ok(t + self.all_reduce(m, s.ranks))
     }

@@ -34,10 +34,14 @@ def fill(name, count, scale, shift):
 
 
 def scale_of(name, shape, gemma):
-    if name.endswith("e_score_correction_bias"):
+    if name.endswith(("e_score_correction_bias", "expert_bias")):
         return 0.3, 0.0
     if name.endswith("sinks"):
         return 2.0, 0.5
+    if name.endswith("A_log") or name.endswith("dt_bias"):
+        return 1.5, -0.5
+    if name.endswith("linear_attn.norm.weight"):
+        return 0.4, 1.0
     if len(shape) == 1 and "norm" in name.lower() or ".ln_" in name and name.endswith("weight"):
         return 0.4, 0.0 if gemma else 1.0
     if name.endswith("bias") or len(shape) == 1:
@@ -107,12 +111,156 @@ FAMILIES |= {
     "qwen2_moe_gguf": FAMILIES["qwen2_moe"] | dict(norm_topk_prob=False, shared_expert_intermediate_size=64),
     "lfm2_gguf": FAMILIES["lfm2"] | dict(num_hidden_layers=4, layer_types=["conv", "full_attention", "conv", "full_attention"]),
 }
+FAMILIES |= {
+    "olmo3": BASE | dict(model_type="olmo3", num_hidden_layers=4, sliding_window=7, layer_types=KINDS + ["full_attention"], tie_word_embeddings=False,
+        rope_parameters={"full_attention": rope(rope_type="yarn", rope_theta=500000.0, factor=8.0, original_max_position_embeddings=32, beta_fast=32.0, beta_slow=1.0), "sliding_attention": rope(rope_theta=500000.0)}),
+    "seed_oss": BASE | dict(model_type="seed_oss", head_dim=24, attention_bias=True, attention_out_bias=False, tie_word_embeddings=False),
+    "ernie4_5": BASE | dict(model_type="ernie4_5", head_dim=32, use_bias=True, tie_word_embeddings=True),
+    "glm4_moe": BASE | dict(model_type="glm4_moe", head_dim=32, attention_bias=True, use_qk_norm=True, n_routed_experts=8, n_group=4, topk_group=2, num_experts_per_tok=3, n_shared_experts=2,
+        moe_intermediate_size=32, first_k_dense_replace=1, routed_scaling_factor=1.5, num_mtp_layers=0, rope_parameters=rope(partial_rotary_factor=0.5)),
+    "lfm2_moe": BASE | dict(model_type="lfm2_moe", layer_types=["conv", "full_attention", "conv"], conv_L_cache=4, num_dense_layers=1, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32,
+        routed_scaling_factor=1.3),
+}
+FOLDERS = ("olmo3", "seed_oss", "ernie4_5", "glm4_moe", "lfm2_moe")
+# More heads of values than of keys, of other widths; gates and decays in their whole range; a share of each head turns.
+DELTA = BASE | dict(head_dim=32, linear_conv_kernel_dim=4, linear_key_head_dim=16, linear_value_head_dim=24, linear_num_key_heads=2, linear_num_value_heads=4,
+    num_hidden_layers=4, layer_types=["linear_attention", "full_attention", "linear_attention", "linear_attention"], rope_parameters=rope(rope_theta=1000000.0, partial_rotary_factor=0.5))
+MOE = dict(moe_intermediate_size=32, shared_expert_intermediate_size=64, num_experts=6, num_experts_per_tok=2)
+FAMILIES |= {
+    "qwen3_next": DELTA | MOE | dict(model_type="qwen3_next", norm_topk_prob=True, tie_word_embeddings=False),
+    "qwen3_5_text": DELTA | dict(model_type="qwen3_5_text", tie_word_embeddings=True),
+    "qwen3_5_moe_text": DELTA | MOE | dict(model_type="qwen3_5_moe_text", tie_word_embeddings=False),
+}
+# GGUF has one width for keys and values.
+FAMILIES |= {
+    "qwen3_next_gguf": FAMILIES["qwen3_next"] | dict(linear_value_head_dim=16),
+    "qwen3_5_text_gguf": FAMILIES["qwen3_5_text"] | dict(linear_value_head_dim=16),
+}
+FAMILIES |= {
+    "deepseek_v2_gguf": FAMILIES["deepseek_v2"] | dict(attention_bias=False),
+    "deepseek_v3_gguf": FAMILIES["deepseek_v3"] | dict(attention_bias=False),
+}
 FAMILIES["gpt_oss_gguf"] = FAMILIES["gpt_oss"] | dict(swiglu_limit=7.0)
 
 
 # ---------------------------------------------------------------- GGUF, as converters write it
+def latent_gguf(cfg, tensors, split):
+    """DeepSeek's latent attention as one key head for all: matrices of keys (by columns) and of values apart; older files have them as they were."""
+    heads, rank, still, turning, value = (cfg[k] for k in ["num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"])
+    keys = {"block_count": cfg["num_hidden_layers"], "embedding_length": cfg["hidden_size"], "attention.head_count": heads, "attention.head_count_kv": 1 if split else heads,
+            "feed_forward_length": cfg["intermediate_size"], "context_length": 256, "attention.kv_lora_rank": rank, "rope.dimension_count": turning,
+            "leading_dense_block_count": cfg["first_k_dense_replace"], "expert_feed_forward_length": cfg["moe_intermediate_size"], "expert_count": cfg["n_routed_experts"],
+            "expert_used_count": cfg["num_experts_per_tok"], "expert_shared_count": cfg["n_shared_experts"]}
+    keys |= {"attention.key_length": rank + turning, "attention.value_length": rank, "attention.key_length_mla": still + turning, "attention.value_length_mla": value} if split \
+        else {"attention.key_length": still + turning, "attention.value_length": value}
+    if cfg.get("q_lora_rank"):
+        keys["attention.q_lora_rank"] = cfg["q_lora_rank"]
+    if cfg["model_type"] == "deepseek_v3":
+        keys |= {"expert_gating_func": 2, "expert_weights_norm": 1}
+    if split:
+        keys |= {"expert_group_count": cfg["n_group"], "expert_group_used_count": cfg["topk_group"]}
+    p = cfg["rope_parameters"]
+    reals = {"attention.layer_norm_rms_epsilon": cfg["rms_norm_eps"], "rope.freq_base": p["rope_theta"], "expert_weights_scale": cfg["routed_scaling_factor"]}
+    texts = {}
+    if p["rope_type"] == "yarn":
+        texts["rope.scaling.type"] = "yarn"
+        keys["rope.scaling.original_context_length"] = p["original_max_position_embeddings"]
+        reals |= {"rope.scaling.factor": p["factor"], "rope.scaling.yarn_log_multiplier": 0.1 * p["mscale_all_dim"]}
+    parts = {"self_attn.q_proj": "attn_q", "self_attn.q_a_proj": "attn_q_a", "self_attn.q_a_layernorm": "attn_q_a_norm", "self_attn.q_b_proj": "attn_q_b",
+             "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm", "self_attn.kv_b_proj": "attn_kv_b", "self_attn.o_proj": "attn_output",
+             "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+             "mlp.gate": "ffn_gate_inp", "mlp.shared_experts.gate_proj": "ffn_gate_shexp", "mlp.shared_experts.up_proj": "ffn_up_shexp", "mlp.shared_experts.down_proj": "ffn_down_shexp"}
+    stacks = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps"}
+    out, stacked = [], {}
+    for t in (t[0] for t in tensors):
+        path = t.removeprefix("model.").removesuffix(".weight")
+        if not path.startswith("layers."):
+            out.append([{"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}[path] + ".weight", "copy", [t]])
+            continue
+        _, i, rest = path.split(".", 2)
+        if ".experts." in rest:
+            number, part = rest.split(".experts.")[1].split(".")
+            stacked.setdefault(f"blk.{i}.{stacks[part]}.weight", []).append((int(number), t))
+        elif rest == "mlp.gate.e_score_correction_bias":
+            out.append([f"blk.{i}.exp_probs_b.bias", "copy", [t]])
+        elif rest == "self_attn.kv_b_proj" and split:
+            out.append([f"blk.{i}.attn_k_b.weight", f"heads {still + value} 0..{still} turned", [t]])
+            out.append([f"blk.{i}.attn_v_b.weight", f"heads {still + value} {still}..{still + value}", [t]])
+        else:
+            out.append([f"blk.{i}.{parts[rest]}.weight", "copy", [t]])
+    for part, all in stacked.items():
+        out.append([part, "stack", [t for _, t in sorted(all)]])
+    return {"architecture": "deepseek2", "keys": keys, "reals": reals, "texts": texts, "tensors": out}
+
+
+def delta_gguf(cfg, tensors, five):
+    """Qwen3-Next's projections part by part; Qwen3.5's heads of values by turns of the key heads."""
+    keys, values, d, e = (cfg[k] for k in ["linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"])
+    each, n = values // keys, cfg["num_hidden_layers"]
+    numbers = {"block_count": n, "embedding_length": cfg["hidden_size"], "attention.head_count": cfg["num_attention_heads"],
+               "attention.head_count_kv": cfg["num_key_value_heads"], "context_length": 256, "attention.key_length": cfg["head_dim"],
+               "attention.value_length": cfg["head_dim"], "rope.dimension_count": int(cfg["head_dim"] * cfg["rope_parameters"]["partial_rotary_factor"]),
+               "ssm.conv_kernel": cfg["linear_conv_kernel_dim"], "ssm.state_size": d, "ssm.group_count": keys, "ssm.time_step_rank": values, "ssm.inner_size": e * values,
+               "attention.recurrent_layers": [int(t == "linear_attention") for t in cfg["layer_types"]], "full_attention_interval": 4}
+    if "num_experts" in cfg:
+        numbers |= {"expert_count": cfg["num_experts"], "expert_used_count": cfg["num_experts_per_tok"], "expert_feed_forward_length": cfg["moe_intermediate_size"],
+                    "expert_shared_feed_forward_length": cfg["shared_expert_intermediate_size"]}
+    if "intermediate_size" in cfg:
+        numbers["feed_forward_length"] = cfg["intermediate_size"]
+    if five:
+        numbers["rope.dimension_sections"] = [11, 11, 10, 0]
+    reals = {"attention.layer_norm_rms_epsilon": cfg["rms_norm_eps"], "rope.freq_base": cfg["rope_parameters"]["rope_theta"]}
+    parts = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+             "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+             "post_attention_layernorm": "post_attention_norm", "mlp.gate": "ffn_gate_inp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+             "mlp.shared_expert.gate_proj": "ffn_gate_shexp", "mlp.shared_expert.up_proj": "ffn_up_shexp", "mlp.shared_expert.down_proj": "ffn_down_shexp",
+             "linear_attn.in_proj_ba": "ssm_ba", "linear_attn.in_proj_qkv": "attn_qkv", "linear_attn.in_proj_z": "attn_gate", "linear_attn.in_proj_b": "ssm_beta",
+             "linear_attn.in_proj_a": "ssm_alpha", "linear_attn.conv1d": "ssm_conv1d", "linear_attn.norm": "ssm_norm", "linear_attn.out_proj": "ssm_out"}
+    stacks = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps"}
+    # Rows from the first on that are values, heads and elements of one.
+    turns = {"in_proj_qkv": f"tile {2 * keys * d} {keys} {each} {e}", "conv1d": f"tile {2 * keys * d} {keys} {each} {e}", "in_proj_z": f"tile 0 {keys} {each} {e}",
+             "in_proj_b": f"tile 0 {keys} {each} 1", "in_proj_a": f"tile 0 {keys} {each} 1", "A_log": f"tile 0 {keys} {each} 1", "dt_bias": f"tile 0 {keys} {each} 1",
+             "out_proj": f"tile_columns {keys} {each} {e}"}
+    out, stacked = [], {}
+    for t in (t[0] for t in tensors):
+        path = t.removeprefix("model.").removesuffix(".weight")
+        if not path.startswith("layers."):
+            out.append([{"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}[path] + ".weight", "plus_one" if path == "norm" else "copy", [t]])
+            continue
+        _, i, rest = path.split(".", 2)
+        if ".experts." in rest:
+            number, part = rest.split(".experts.")[1].split(".")
+            stacked.setdefault(f"blk.{i}.{stacks[part]}.weight", []).append((int(number), t))
+            continue
+        if rest == "linear_attn.in_proj_qkvz":
+            block = 2 * d + 2 * each * e
+            out.append([f"blk.{i}.attn_qkv.weight", f"blocks {block} 0..{d} {d}..{2 * d} {2 * d}..{2 * d + each * e}", [t]])
+            out.append([f"blk.{i}.attn_gate.weight", f"blocks {block} {2 * d + each * e}..{block}", [t]])
+            continue
+        how = [turns[rest.rsplit(".", 1)[1]]] if five and rest.startswith("linear_attn.") and rest.rsplit(".", 1)[1] in turns else []
+        if rest.endswith("conv1d") or rest.endswith("shared_expert_gate"):
+            how = ["squeeze"] + how
+        if rest.endswith("norm") and rest != "linear_attn.norm":
+            how = ["plus_one"]
+        if rest.endswith("A_log"):
+            how = ["neg_exp"] + how
+        name = {"linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias"}.get(rest) or parts[rest] + ".weight"
+        out.append([f"blk.{i}.{name}", " | ".join(how) or "copy", [t]])
+    for part, all in stacked.items():
+        out.append([part, "stack", [t for _, t in sorted(all)]])
+    if cfg["tie_word_embeddings"]:
+        out = [o for o in out if o[0] != "output.weight"]
+    return {"architecture": {"qwen3_next": "qwen3next", "qwen3_5_text": "qwen35", "qwen3_5_moe_text": "qwen35moe"}[cfg["model_type"]], "keys": numbers, "reals": reals, "texts": {}, "tensors": out}
+
+
 def gguf_of(name, cfg, tensors):
     """(keys, tensors): each tensor is [GGUF name, what is done, names in the checkpoint]."""
+    if name.startswith(("qwen3_next", "qwen3_5")):
+        return delta_gguf(cfg, tensors, "5" in name) if name.endswith("_gguf") else None
+    if name in ("deepseek_v2_gguf", "deepseek_v3_gguf", "deepseek_v2_lite"):
+        return latent_gguf(cfg, tensors, name.endswith("_gguf"))
+    if name in FOLDERS:
+        return None
     arch = {"deepseek_v2": "", "deepseek_v3": "", "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe",
             "gemma2": "gemma2", "gemma3_text": "gemma3", "gpt_oss": "gpt-oss", "smollm3": "smollm3", "olmo2": "olmo2", "granite": "granite",
             "phi3": "phi3", "gpt2": "gpt2", "starcoder2": "starcoder2", "lfm2": "lfm2", "qwen2_moe": "qwen2moe"}[cfg["model_type"]]
@@ -278,7 +426,7 @@ def make(name):
             shapes = {k: list(f.get_slice(k).get_shape()) for k in sorted(f.keys())}
         tensors, weights = [], {}
         for k, shape in shapes.items():
-            scale, shift = scale_of(k, shape, name.startswith("gemma"))
+            scale, shift = scale_of(k, shape, name.startswith(("gemma", "qwen3_next", "qwen3_5")))
             scale = float(torch.tensor(scale, dtype=torch.float32))
             tensors.append([k, shape, scale, shift])
             weights[k] = torch.from_numpy(fill(k, math.prod(shape), scale, shift)).reshape(shape)
