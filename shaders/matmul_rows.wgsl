@@ -18,10 +18,12 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 //}
 
+//{ store
 // Element `o` of the result, which begins at `to`.
 fn store(to: u32, o: u32, inside: bool, acc: f32) {
     if (inside) { y[to + o] = epilogue(acc, o); }
 }
+//}
 
 //{ body
 fn batch_a(z: u32) -> u32 { return 0u; }

@@ -32,12 +32,14 @@ fn total(x: vec4<f32>, lane: u32) -> vec4<f32> {
     return sum;
 }
 
+//{ store
 fn store(m: u32, n: u32, sum: f32) {
     if (m < p.m && n < p.n) {
         let o = m * p.y_row + p.n0 + n;
         y[p.y0 + o] = epilogue(sum, o);
     }
 }
+//}
 
 //{ entry
 @compute @workgroup_size(WG)

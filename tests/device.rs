@@ -3,6 +3,8 @@
 mod common;
 #[path = "device/faults.rs"]
 mod faults;
+#[path = "device/few.rs"]
+mod few;
 #[path = "device/load.rs"]
 mod load;
 #[path = "device/steps.rs"]

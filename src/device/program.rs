@@ -50,6 +50,8 @@ struct Product {
 impl Product {
     fn of(kernel: &Reflection) -> Option<Product> {
         let [m, n, k] = ["m", "n", "k"].map(|name| kernel.offset(name));
+        // Where two columns make one result, their number has a name of its own.
+        let n = kernel.offset("columns").or(n);
         Some(Product { sizes: [m?, n?, k?], batches: kernel.offset("batches") })
     }
 }

@@ -136,12 +136,14 @@ pub fn load_b(right: Right) -> String {
 /// `broadcast`, each lane of a subgroup loads a row of the left operand, for all lanes; else each lane loads all rows.
 /// Accumulators are spelled out, for no compiler here is asked to unroll, and parameters are read before the loops: a CPU's
 /// compiler leaves them where they stand.
-pub fn tile(right: Right, v: Variant, broadcast: bool) -> String {
+///
+/// With `pair`, half of the columns are those of the second half of the weight's rows, and one result is made of two sums.
+pub fn tile(right: Right, v: Variant, broadcast: bool, pair: bool) -> String {
     let mut t = "fn tile(m0: u32, n0: u32, za: u32, zb: u32, z: u32, lane: u32) {\n".to_string();
     let left = Left { rows: v.tm, broadcast };
     left.begin(&mut t);
     if right.rows {
-        rows_tile(&mut t, right, v, left)
+        rows_tile(&mut t, right, v, left, pair)
     } else {
         columns_tile(&mut t, v, left)
     }
@@ -185,7 +187,17 @@ impl Left {
     }
 }
 
-fn rows_tile(t: &mut String, right: Right, v: Variant, left: Left) {
+/// `store` of [`ROWS`] for pairs.
+pub static PAIR_STORE: &str = "fn store(to: u32, o: u32, inside: bool, acc: f32, other: f32) {
+    if (inside) { y[to + o] = epilogue(acc, other, o); }
+}
+";
+
+fn rows_tile(t: &mut String, right: Right, v: Variant, left: Left, pair: bool) {
+    let column = |c: u32| match pair && c >= v.tn / 2 {
+        true => format!("(p.n + min(n0 + {}u, p.n - 1u))", c - v.tn / 2),
+        false => format!("min(n0 + {c}u, p.n - 1u)"),
+    };
     let blocks = matches!(right.wgsl(), Wgsl::Blocks(_));
     if blocks {
         let _ = writeln!(t, "    let runs = p.k / {RUN}u;\n    let s = vec2<u32>(p.s0, p.s1);\n    let four = p.four;");
@@ -193,11 +205,8 @@ fn rows_tile(t: &mut String, right: Right, v: Variant, left: Left) {
         *t += "    let k4 = p.k / 4u;\n";
     }
     for c in 0..v.tn {
-        let first = if blocks {
-            format!("min(n0 + {c}u, p.n - 1u) * runs")
-        } else {
-            format!("(zb + min(n0 + {c}u, p.n - 1u) * p.b_row) / 4u")
-        };
+        let first =
+            if blocks { format!("{} * runs", column(c)) } else { format!("(zb + {} * p.b_row) / 4u", column(c)) };
         let _ = writeln!(t, "    let w{c} = {first};");
         for r in 0..v.tm {
             let _ = writeln!(t, "    var s{r}_{c} = 0.0;");
@@ -240,7 +249,10 @@ fn rows_tile(t: &mut String, right: Right, v: Variant, left: Left) {
         accumulate(t, "        ", "u", "l");
         *t += "    }\n";
     }
-    store_tile(t, v, |r, c| format!("s{r}_{c}"));
+    match pair {
+        true => store_tile(t, Variant { tn: v.tn / 2, ..v }, |r, c| format!("s{r}_{c}, s{r}_{}", c + v.tn / 2)),
+        false => store_tile(t, v, |r, c| format!("s{r}_{c}")),
+    }
 }
 
 /// Outputs in registers through the epilogue.

@@ -34,6 +34,10 @@ pub struct Spec {
     pub subgroups: bool,
     /// Whether the left operand is bytes, as [`int8::QUANTISE`] makes them.
     pub int8: bool,
+    /// Whether each result is made of two sums, one of the second half of the weight's rows: of four outputs of a lane two are of the first.
+    pub pair: bool,
+    /// Whether rows are brought to a mean square of one, and multiplied by `g`, as they are read: an RMS-norm.
+    pub norm: bool,
 }
 
 /// Weights that a lane takes at a time: sixteen bytes of plain ones, or a run of a block.
@@ -52,7 +56,23 @@ impl Spec {
     }
     /// Outputs of a workgroup.
     pub fn group(&self) -> u32 {
-        self.outputs * (LANES / self.along)
+        self.results() * (LANES / self.along)
+    }
+    /// Results of a lane.
+    fn results(&self) -> u32 {
+        if self.pair { self.outputs / 2 } else { self.outputs }
+    }
+    /// Vectors of sums: of outputs, and of squares.
+    fn fours(&self) -> u32 {
+        self.rows * self.outputs / 4 + if self.norm { self.rows.div_ceil(4) } else { 0 }
+    }
+    /// The row of the weight that makes output `r`.
+    fn weight_row(&self, r: u32) -> String {
+        match (self.pair, r % 4) {
+            (false, _) => format!("min(n0 + {r}u, p.n - 1u)"),
+            (true, j @ 0..2) => format!("min(n0 + {}u, p.n - 1u)", r / 4 * 2 + j),
+            (true, j) => format!("(p.n + min(n0 + {}u, p.n - 1u))", r / 4 * 2 + j - 2),
+        }
     }
 
     /// The kernel, but for its interface; `body` defines `epilogue`.
@@ -65,8 +85,10 @@ impl Spec {
             (true, true) => &SUBGROUP_INT8,
         };
         // With subgroups, each has a place for each of its sums: sixteen are the most of a workgroup.
-        let room = if self.subgroups { 16 * self.rows * self.outputs / 4 } else { LANES };
-        Kernel::new(template).set("ALONG", self.along).set("ROOM", room).hole("body", body).hole("entry", self.entry())
+        let room = if self.subgroups { 16 * self.fours() } else { LANES };
+        let kernel = Kernel::new(template).set("ALONG", self.along).set("ROOM", room);
+        let kernel = if self.pair { kernel.hole("store", PAIR_STORE) } else { kernel };
+        kernel.hole("body", body).hole("entry", self.entry())
     }
 
     fn entry(&self) -> String {
@@ -76,13 +98,13 @@ impl Spec {
             t,
             "    let n0 = ((group.y * groups.x + group.x) * {}u + lane / ALONG) * {}u;",
             LANES / self.along,
-            self.outputs
+            self.results()
         );
         let _ = writeln!(t, "    let place = lane % ALONG;\n    let chunks = p.k / {each}u;");
         for r in 0..self.outputs {
             let _ = match self.right.dtype.is_quantised() {
-                true => writeln!(t, "    let w{r} = min(n0 + {r}u, p.n - 1u) * chunks;"),
-                false => writeln!(t, "    let w{r} = p.b0 / {each}u + min(n0 + {r}u, p.n - 1u) * chunks;"),
+                true => writeln!(t, "    let w{r} = {} * chunks;", self.weight_row(r)),
+                false => writeln!(t, "    let w{r} = p.b0 / {each}u + {} * chunks;", self.weight_row(r)),
             };
         }
         for i in 0..self.rows {
@@ -90,6 +112,9 @@ impl Spec {
                 true => writeln!(t, "    let x{i} = min({i}u, p.m - 1u) * chunks * {}u;", int8::VECTORS),
                 false => writeln!(t, "    let x{i} = (p.a0 + min({i}u, p.m - 1u) * p.a_row) / 4u;"),
             };
+            if self.norm {
+                let _ = writeln!(t, "    var squares{i} = 0.0;");
+            }
             for r in 0..self.outputs {
                 let _ = writeln!(t, "    var s{i}_{r} = 0.0;");
             }
@@ -167,11 +192,24 @@ impl Spec {
         }
     }
 
+    /// Vector `at` of row i of the left operand.
+    fn load(&self, t: &mut String, pad: &str, name: &str, i: u32, at: &str) {
+        if !self.norm {
+            let _ = writeln!(t, "{pad}let {name} = a[x{i} + {at}];");
+            return;
+        }
+        let _ = writeln!(
+            t,
+            "{pad}let raw_{name} = a[x{i} + {at}];\n{pad}squares{i} = {};\n{pad}let {name} = raw_{name} * g[p.g0 / 4u + {at}];",
+            fma(&format!("raw_{name}"), &format!("raw_{name}"), &format!("squares{i}"))
+        );
+    }
+
     /// Weights that are values as they lie: vector j of output r is `weight(r, j)`.
     fn plain(&self, t: &mut String, vectors: u32, weight: impl Fn(u32, u32) -> String) {
         for j in 0..vectors {
             for i in 0..self.rows {
-                let _ = writeln!(t, "        let v{i}_{j} = a[x{i} + c * {vectors}u + {j}u];");
+                self.load(t, "        ", &format!("v{i}_{j}"), i, &format!("c * {vectors}u + {j}u"));
             }
         }
         for j in 0..vectors {
@@ -206,13 +244,11 @@ impl Spec {
                 );
             }
             for i in 0..self.rows {
+                self.load(t, "            ", &format!("l{i}"), i, &format!("c * {}u + {}u", RUN / 4, 2 * j));
+                self.load(t, "            ", &format!("h{i}"), i, &format!("c * {}u + {}u", RUN / 4, 2 * j + 1));
                 let _ = writeln!(
                     t,
-                    "            let l{i} = a[x{i} + c * {}u + {}u];\n            let h{i} = a[x{i} + c * {0}u + {}u];\n            \
-                     let m{i} = l{i} + h{i};\n            let sum{i} = m{i}.x + m{i}.y + m{i}.z + m{i}.w;",
-                    RUN / 4,
-                    2 * j,
-                    2 * j + 1
+                    "            let m{i} = l{i} + h{i};\n            let sum{i} = m{i}.x + m{i}.y + m{i}.z + m{i}.w;"
                 );
                 for r in 0..self.outputs {
                     let low = fma(&format!("u{r}"), &format!("l{i}"), "0.0");
@@ -227,39 +263,63 @@ impl Spec {
     /// The lanes' sums of four outputs at a time, and their stores.
     fn sums(&self, t: &mut String) {
         let fours: Vec<(u32, u32)> = (0..self.rows).flat_map(|i| (0..self.outputs / 4).map(move |v| (i, v))).collect();
-        let four = |(i, v): (u32, u32)| {
-            let at = |k: u32| format!("s{i}_{}", v * 4 + k);
-            format!("vec4<f32>({}, {}, {}, {})", at(0), at(1), at(2), at(3))
-        };
-        let store = |t: &mut String, (i, v): (u32, u32), value: &str| {
-            let _ = writeln!(t, "    if (place < 4u) {{ store({i}u, n0 + {}u + place, {value}[place]); }}", v * 4);
-        };
-        if !self.subgroups {
-            for (k, f) in fours.iter().enumerate() {
-                let _ = writeln!(t, "    let sum{k} = total({}, lane);", four(*f));
-                store(t, *f, &format!("sum{k}"));
+        let four = |of: &dyn Fn(u32) -> String| format!("vec4<f32>({}, {}, {}, {})", of(0), of(1), of(2), of(3));
+        let mut all: Vec<String> = fours.iter().map(|(i, v)| four(&|k| format!("s{i}_{}", v * 4 + k))).collect();
+        let squares = all.len();
+        if self.norm {
+            let of = |i: u32| if i < self.rows { format!("squares{i}") } else { "0.0".into() };
+            all.extend((0..self.rows.div_ceil(4)).map(|v| four(&|k| of(v * 4 + k))));
+        }
+        if self.subgroups {
+            for (k, f) in all.iter().enumerate() {
+                let _ = writeln!(t, "    let part{k} = subgroupAdd({f});");
             }
-            return;
+            for k in 0..all.len() {
+                let _ = writeln!(t, "    if (first == 0u) {{ part[mine * {}u + {k}u] = part{k}; }}", all.len());
+            }
+            *t += "    workgroupBarrier();\n    if (place < 4u) {\n";
+            for k in 0..all.len() {
+                let _ = writeln!(
+                    t,
+                    "        var sum{k} = vec4<f32>(0.0);\n        for (var s = 0u; s < subgroups; s++) {{ sum{k} += part[s * {}u + {k}u]; }}",
+                    all.len()
+                );
+            }
+        } else {
+            for (k, f) in all.iter().enumerate() {
+                let _ = writeln!(t, "    let sum{k} = total({f}, lane);");
+            }
+            *t += "    if (place < 4u) {\n";
         }
-        for (k, f) in fours.iter().enumerate() {
-            let _ = writeln!(t, "    let part{k} = subgroupAdd({});", four(*f));
+        if self.norm {
+            for i in 0..self.rows {
+                let of = format!("sum{}.{}", squares + i as usize / 4, LETTERS[i as usize % 4]);
+                let _ = writeln!(t, "        let by{i} = inverseSqrt({of} / f32(p.k) + bitcast<f32>(p.eps));");
+            }
         }
-        for k in 0..fours.len() {
-            let _ = writeln!(t, "    if (first == 0u) {{ part[mine * {}u + {k}u] = part{k}; }}", fours.len());
+        for (k, (i, v)) in fours.iter().enumerate() {
+            let by = if self.norm { format!(" * by{i}") } else { String::new() };
+            let _ = match self.pair {
+                true => writeln!(
+                    t,
+                    "        if (place < 2u) {{ store({i}u, n0 + {}u + place, sum{k}[place]{by}, sum{k}[place + 2u]{by}); }}",
+                    v * 2
+                ),
+                false => writeln!(t, "        store({i}u, n0 + {}u + place, sum{k}[place]{by});", v * 4),
+            };
         }
-        *t += "    workgroupBarrier();\n";
-        for (k, f) in fours.iter().enumerate() {
-            let _ = writeln!(
-                t,
-                "    if (place < 4u) {{\n        var sum{k} = vec4<f32>(0.0);\n        for (var s = 0u; s < subgroups; s++) {{ sum{k} += part[s * {}u + {k}u]; }}",
-                fours.len()
-            );
-            let _ = write!(t, "    ");
-            store(t, *f, &format!("sum{k}"));
-            *t += "    }\n";
-        }
+        *t += "    }\n";
     }
 }
+
+/// `store` for pairs.
+const PAIR_STORE: &str = "fn store(m: u32, n: u32, sum: f32, other: f32) {
+    if (m < p.m && n < p.n) {
+        let o = m * p.y_row + p.n0 + n;
+        y[p.y0 + o] = epilogue(sum, other, o);
+    }
+}
+";
 
 const LETTERS: [&str; 4] = ["x", "y", "z", "w"];
 

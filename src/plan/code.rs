@@ -54,8 +54,8 @@ pub struct Code<'a> {
     names: HashMap<(Value, Coord), String>,
     axes: HashMap<(String, Shape), Vec<String>>,
     next: usize,
-    /// A value that is already in a variable: the accumulator of an epilogue.
-    given: Option<(Value, String)>,
+    /// Values that are already in variables: the accumulators of an epilogue.
+    given: Vec<(Value, String)>,
     /// The value being computed: stored, but not yet.
     root: Option<Value>,
     /// Elements read, each view once.
@@ -90,7 +90,7 @@ impl<'a> Code<'a> {
             names: HashMap::new(),
             axes: HashMap::new(),
             next: 0,
-            given: None,
+            given: vec![],
             root: None,
             reads: vec![],
             helpers: String::new(),
@@ -118,9 +118,20 @@ impl<'a> Code<'a> {
 
     /// Like [`Code::function`], with `given` already in the variable `acc`.
     pub fn epilogue(&mut self, name: &str, args: &str, v: Value, given: Value, coord: &Coord) -> String {
-        self.given = Some((given, "acc".into()));
+        self.epilogue_of((name, args), v, &[(given, "acc")], coord)
+    }
+
+    /// The same with several values in variables.
+    pub fn epilogue_of(
+        &mut self,
+        (name, args): (&str, &str),
+        v: Value,
+        given: &[(Value, &str)],
+        coord: &Coord,
+    ) -> String {
+        self.given = given.iter().map(|(v, name)| (*v, name.to_string())).collect();
         let text = self.function(name, args, v, coord);
-        self.given = None;
+        self.given.clear();
         text
     }
 
@@ -264,9 +275,7 @@ impl<'a> Code<'a> {
 
     /// An expression for `v` at `coord`.
     pub fn value(&mut self, v: Value, coord: &Coord) -> String {
-        if let Some((given, name)) = &self.given
-            && *given == v
-        {
+        if let Some((_, name)) = self.given.iter().find(|g| g.0 == v) {
             return name.clone();
         }
         let key = (v, coord.clone());

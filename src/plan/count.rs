@@ -133,7 +133,11 @@ impl Plan {
             None => {}
         }
         match out.split(' ').next() {
-            Some(product) if product.starts_with("mat") => out += &format!(" {}×{}", d.grid[1].by, d.grid[0].by),
+            Some(product) if product.starts_with("mat") => {
+                // Two columns of a pair make one result.
+                let columns = if d.params.iter().any(|p| p.0 == "columns") { 2 } else { 1 };
+                out += &format!(" {}×{}", d.grid[1].by, d.grid[0].by * columns);
+            }
             // What only computes, and what rearranges: rotations, concatenations, caches.
             Some("map") if d.ops.contains(&"concat") || d.ops.contains(&"append") => out += " rearranged",
             _ => {}

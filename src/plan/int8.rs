@@ -67,7 +67,7 @@ pub fn emit(l: &mut Lower, (anchor, root): (Value, Value), p: &Product, v: Varia
             (kernel, [ceil(piece.n.clone(), v.bn), ceil(p.m(), v.bm), ceil(1, 1)])
         }
         _ => {
-            let spec = vector_spec(p, v);
+            let spec = vector_spec(l, p, v);
             (spec.kernel(&body), [ceil(piece.n.clone(), spec.group()), ceil(1, 1), ceil(1, 1)])
         }
     };

@@ -2,16 +2,18 @@
 
 use super::code::{Bound, Code, Coord, Space};
 use super::fuse::{self, Fusion};
+use super::pair::{self, Pair};
 use super::scatter::{Rows, scattered};
 use super::{
     Arg, Buffer, BufferId, Ceil, Dispatch, Kept, Options, Param, Plan, Port, Role, Transfer, heavy, join, memory,
+    product,
 };
 use crate::base::{AdapterKind, Caps, DType, DeviceFault, Error, Expr, Part, Result, Type};
 use crate::format::Planes;
 use crate::graph::{Graph, Source};
 use crate::kernel::{Kernel, MAP};
 use crate::op::{Attrs, Body, Exchange, Fused, OpDef, Primitive, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Invocations of a map's workgroup.
 const MAP_GROUP: u32 = 64;
@@ -180,6 +182,10 @@ pub struct Lower<'a> {
     places: &'a Places,
     pending: Option<Map<'a>>,
     kernels: HashMap<Kernel, usize>,
+    /// Pairs whose product waits for their root.
+    pairs: Vec<Pair>,
+    /// Norms that are computed within the product that reads them.
+    pub norms: HashSet<Value>,
 }
 
 /// A map that more segments may join.
@@ -218,7 +224,18 @@ impl<'a> Lower<'a> {
             outputs: vec![],
             kept: vec![],
         };
-        Lower { graph, fusion, caps, options, plan, places, pending: None, kernels: HashMap::new() }
+        Lower {
+            graph,
+            fusion,
+            caps,
+            options,
+            plan,
+            places,
+            pending: None,
+            kernels: HashMap::new(),
+            pairs: vec![],
+            norms: HashSet::new(),
+        }
     }
 
     /// The buffers of a stored value: several only for a split weight.
@@ -261,6 +278,13 @@ impl<'a> Lower<'a> {
             self.flush()?;
             return heavy::emit(self, anchor, v);
         }
+        if let Some(pair) = self.pairs.iter().copied().find(|p| p.root == v) {
+            self.flush()?;
+            return product::emit_pair(self, &pair);
+        }
+        if self.waits(v, def)? {
+            return Ok(());
+        }
         match &def.body {
             Body::Primitive(Primitive::Append) => self.append(v, attrs, args),
             Body::Primitive(Primitive::Assign) => self.segment(v, args[1], self.whole(v)),
@@ -278,6 +302,29 @@ impl<'a> Lower<'a> {
             }
             Body::Scalar(_) | Body::View | Body::Primitive(_) => self.segment(v, v, self.whole(v)),
         }
+    }
+
+    /// Whether a value is no dispatch of its own: a product that what follows makes one result of, or a norm that its product computes.
+    fn waits(&mut self, v: Value, def: &OpDef) -> Result<bool> {
+        if !self.options.fuse || self.options.keep_values {
+            return Ok(false);
+        }
+        match &def.body {
+            Body::Primitive(Primitive::Matmul) => {
+                let found = pair::pair(self.graph, self.fusion, v);
+                let Some(pair) = found.filter(|_| product::takes_pair(self, v)) else { return Ok(false) };
+                self.pairs.push(pair);
+            }
+            Body::Composite { fused: Fused::RmsNorm, .. } => {
+                let Some(user) = pair::only_product(self.graph, self.fusion, v) else { return Ok(false) };
+                if !product::takes_norm(self, user, v) {
+                    return Ok(false);
+                }
+                self.norms.insert(v);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// Rows that travel: no dispatch, but a place between dispatches.

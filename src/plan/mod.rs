@@ -14,6 +14,7 @@ mod int8;
 mod join;
 mod lower;
 mod memory;
+mod pair;
 mod product;
 mod scatter;
 pub mod shard;

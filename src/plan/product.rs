@@ -5,9 +5,11 @@ use super::heavy::{
     Launch, Operand, beside_at, bound, ceil, launch, operand, read_bytes, right_bounds, right_bounds_as, u,
 };
 use super::lower::{Lower, interface};
+use super::pair::Pair;
 use super::{BufferId, Ceil, Param, Role, int8};
 use crate::base::{AdapterKind, DType, DeviceFault, Dim, Error, Expr, Layout, Precision, Result, Shape};
 use crate::format::RUN;
+use crate::graph::Source;
 use crate::kernel::matmul::{self, Form, Right, VARIANTS, Variant};
 use crate::kernel::{FEW, Kernel, MOST_ROWS, Problem, grid, vector};
 use crate::op::{Attrs, Value};
@@ -127,15 +129,17 @@ fn emit_piece(
     let variant =
         if strips.len() > 1 && !p.right.dtype.is_quantised() { tall(&strips[0], p.right.texels) } else { chosen };
     let mut code = l.code();
-    code.bound.push(strips[0].left.clone());
+    let norm = Norm::of(l, p);
+    code.bound.push(norm.as_ref().map_or_else(|| strips[0].left.clone(), |n| n.left.clone()));
+    code.bound.extend(norm.iter().map(|n| n.factors.clone()));
     let row = p.k().bound() as u64;
     code.bound.extend(match variant.form {
         Form::Rows => right_bounds(l, p.right, piece.buffer, row, variant.form),
-        _ => right_bounds_as(l, p.right, piece.buffer, row, vector_spec(p, variant).right_elements()),
+        _ => right_bounds_as(l, p.right, piece.buffer, row, vector_spec(l, p, variant).right_elements()),
     });
     code.bound.push(bound("y", l.buffers(root)[0], "f32", true));
     let subgroups = l.caps.subgroup >= matmul::ROWS_LANES;
-    let (mut kernel, grid) = kernel(&mut code, p, (variant, subgroups), &piece.n, (anchor, root));
+    let (mut kernel, grid) = kernel(l, &mut code, p, (variant, subgroups), &piece.n, (anchor, root));
     // A grid that may go beyond the device's is folded when it is dispatched; a single row of groups finds its place by itself.
     if variant.form == Form::Rows && is_long(l, &grid) {
         kernel = kernel.hole("grid", grid::unfold((grid[0].by, grid[1].by)));
@@ -147,17 +151,24 @@ fn emit_piece(
         let mut params = params(p, &piece, strip.rows.clone(), strip.first);
         params.extend(code.params.iter().cloned());
         let (mut bound, mut grid) = (code.bound.clone(), grid.clone());
-        bound[0] = strip.left.clone();
+        match &norm {
+            Some(norm) => norm.set(&mut params),
+            None => bound[0] = strip.left.clone(),
+        }
         if variant.form == Form::Rows {
             grid[1].n = strip.rows.clone();
         }
         launch(l, anchor, root, Launch { kernel: kernel.clone(), bound, params, grid, bytes: strip.of(&bytes) });
         l.share(|flops| strip.of(&flops.portion(piece.first..piece.first + piece.n.bound() as i64, n)));
     }
+    if piece.first == 0 {
+        norm.iter().for_each(|n| n.count(l, p));
+    }
 }
 
 /// The filled kernel of a variant and its grid over all rows. `subgroups`: whether all lanes of a rows form are in one.
 fn kernel(
+    l: &Lower,
     code: &mut Code,
     p: &Product,
     (v, subgroups): (Variant, bool),
@@ -178,7 +189,7 @@ fn kernel(
     let (kernel, grid) = match v.form {
         Form::Rows | Form::Tiled => {
             let broadcast = subgroups && v.tm % matmul::ROWS_LANES == 0;
-            body += &matmul::tile(p.right, v, broadcast);
+            body += &matmul::tile(p.right, v, broadcast, false);
             let mut kernel = Kernel::new(&matmul::ROWS).set("WG", matmul::ROWS_LANES).set("TM", v.tm).set("TN", v.tn);
             if broadcast {
                 kernel = kernel.hole("entry", matmul::SUBGROUP_ROWS);
@@ -187,12 +198,17 @@ fn kernel(
             (kernel, [ceil(n.clone(), matmul::ROWS_LANES * v.tn), ceil(p.m(), v.tm), ceil(p.lead.count(), 1)])
         }
         Form::Vector | Form::Subgroup => {
-            let spec = vector_spec(p, v);
+            let spec = vector_spec(l, p, v);
             let kernel = spec.kernel(&body);
             (kernel, [ceil(n.clone(), spec.group()), ceil(1, 1), ceil(1, 1)])
         }
     };
-    (kernel.hole("interface", interface(&code.bound, &code.params, FIELDS)), grid)
+    (kernel.hole("interface", interface(&code.bound, &code.params, fields(l, p))), grid)
+}
+
+/// The numbers of a product, with those of a norm where it computes one.
+fn fields(l: &Lower, p: &Product) -> &'static [&'static str] {
+    if l.norms.contains(&p.a.base) { NORM_FIELDS } else { FIELDS }
 }
 
 /// Whether a grid may go beyond the device's along an axis.
@@ -201,7 +217,7 @@ pub(super) fn is_long(l: &Lower, grid: &[Ceil; 3]) -> bool {
 }
 
 /// All rows, whose number is small at its bound.
-pub(super) fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
+pub(super) fn vector_spec(l: &Lower, p: &Product, v: Variant) -> vector::Spec {
     vector::Spec {
         right: p.right,
         rows: p.m().bound().max(1) as u32,
@@ -209,6 +225,8 @@ pub(super) fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
         along: vector::LANES * v.tn / v.bn,
         subgroups: v.form == Form::Subgroup,
         int8: v.precision == Precision::Int8,
+        pair: false,
+        norm: l.norms.contains(&p.a.base),
     }
 }
 
@@ -216,6 +234,10 @@ pub(super) fn vector_spec(p: &Product, v: Variant) -> vector::Spec {
 pub(super) const FIELDS: &[&str] = &[
     "m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1",
     "batch",
+];
+const NORM_FIELDS: &[&str] = &[
+    "m", "n", "k", "a0", "a_row", "a_col", "b0", "b_row", "b_col", "y0", "y_row", "m0", "n0", "four", "s0", "s1",
+    "batch", "g0", "eps",
 ];
 
 /// The numbers of a dispatch that makes `rows` rows from row `m0` on.
@@ -240,6 +262,143 @@ pub(super) fn params(p: &Product, piece: &Piece, rows: Expr, m0: i64) -> Vec<(St
         u("s1", piece.beside[1]),
         u("batch", p.lead.count()),
     ]
+}
+
+/// An RMS-norm that a product computes of what it reads.
+struct Norm {
+    left: Bound,
+    /// What elements are multiplied by.
+    factors: Bound,
+    numbers: [(String, Param); 4],
+}
+
+impl Norm {
+    /// The norm that is the left operand, where [`takes_norm`] has let it wait.
+    fn of(l: &Lower, p: &Product) -> Option<Norm> {
+        if !l.norms.contains(&p.a.base) {
+            return None;
+        }
+        let Source::Op { attrs: Attrs::Norm { eps }, args, .. } = &l.graph.node(p.a.base).source else { return None };
+        let (x, w) = (operand(l, args[0]).ok()?, operand(l, args[1]).ok()?);
+        let (at, first) = (x.layout.offset.clone(), w.layout.offset.clone());
+        Some(Norm {
+            left: bound("a", x.buffer, "vec4<f32>", false),
+            factors: bound("g", w.buffer, "vec4<f32>", false),
+            numbers: [u("a0", at), u("a_row", p.k()), u("g0", first), ("eps".into(), Param::F(*eps))],
+        })
+    }
+
+    /// Adds its work to the last dispatch.
+    fn count(&self, l: &mut Lower, p: &Product) {
+        let (mut ops, flops) = l.expression(p.a.base);
+        if let Some(last) = l.plan.dispatches.last_mut() {
+            ops.append(&mut last.ops);
+            (last.ops, last.flops) = (ops, last.flops.clone() + flops);
+        }
+    }
+
+    fn set(&self, params: &mut Vec<(String, Param)>) {
+        params.retain(|p| self.numbers.iter().all(|n| n.0 != p.0));
+        params.extend(self.numbers.iter().cloned());
+    }
+}
+
+/// Whether product `user` of few rows computes the RMS-norm that is its left operand: lanes along k read all of a row anyway.
+pub fn takes_norm(l: &Lower, user: Value, norm: Value) -> bool {
+    let Some(p) = product_of(l, user).filter(|p| p.a.base == norm) else { return false };
+    let (v, _) = choose(l, &p);
+    let vector = matches!(v.form, Form::Vector | Form::Subgroup) && v.precision == Precision::F32;
+    let plain = |o: &Operand| {
+        let written = matches!(&l.graph.node(o.base).source, Source::State)
+            || matches!(l.graph.node(o.base).kind(), "append" | "assign");
+        !written && o.dtype == DType::F32 && o.layout.is_contiguous(&o.shape) && o.layout.offset.divisible_by(4)
+    };
+    let operands: Option<Vec<Operand>> = l.graph.node(norm).args().iter().map(|a| operand(l, *a).ok()).collect();
+    vector
+        && p.a.layout == Layout::contiguous(&p.a.shape)
+        && operands.is_some_and(|o| o.len() == 2 && o.iter().all(plain))
+}
+
+fn product_of(l: &Lower, v: Value) -> Option<Product> {
+    let Source::Op { attrs: Attrs::Matmul { ta, tb }, args, .. } = &l.graph.node(v).source else { return None };
+    Product::of(l, v, (*ta, *tb), args).ok()
+}
+
+/// Whether a product of few rows makes one result of both halves of its columns: its weight is whole, and its form has the text for it.
+pub fn takes_pair(l: &Lower, product: Value) -> bool {
+    let Some(p) = product_of(l, product) else { return false };
+    let few = p.m().bound() <= MOST_ROWS as i64 && p.lead.count().is(1) && p.right.rows;
+    let whole = l.buffers(p.b.base).len() == 1 && p.b.shape.rank() == 2 && p.b.layout == Layout::contiguous(&p.b.shape);
+    let fits = |v: Variant| match v.form {
+        Form::Vector | Form::Subgroup => true,
+        Form::Rows => (p.m().bound() * p.k().bound() * 4) as u64 <= matmul::UNIFORM_BYTES[1],
+        Form::Tiled => false,
+    };
+    few && whole && fits(choose(l, &p).0)
+}
+
+/// The dispatch of a product and of what makes one result of both halves of its columns.
+pub fn emit_pair(l: &mut Lower, pair: &Pair) -> Result<()> {
+    let name = &l.graph.node(pair.product).name;
+    let p = product_of(l, pair.product).ok_or_else(|| Error::op("matmul", name, "is no product"))?;
+    let (v, _) = choose(l, &p);
+    let v = Variant { tn: v.tn.max(2), ..v };
+    let (buffer, half) = (l.buffers(p.b.base)[0], p.n().bound() / 2);
+    let piece = Piece { buffer, first: 0, n: Expr::new(half), beside: p.beside(l, buffer), split: false };
+    let norm = Norm::of(l, &p);
+    let left = match (&norm, v.precision) {
+        (Some(norm), _) => norm.left.clone(),
+        (None, Precision::Int8) => bound("a", int8::quantise(l, &p), "vec4<u32>", false),
+        (None, _) => strips(l, &p, v.form).swap_remove(0).left,
+    };
+    let mut code = l.code();
+    code.bound.push(left);
+    code.bound.extend(norm.iter().map(|n| n.factors.clone()));
+    let spec = (v.form != Form::Rows).then(|| vector::Spec { pair: true, ..vector_spec(l, &p, v) });
+    code.bound.extend(match &spec {
+        None => right_bounds(l, p.right, buffer, p.k().bound() as u64, v.form),
+        Some(spec) => right_bounds_as(l, p.right, buffer, p.k().bound() as u64, spec.right_elements()),
+    });
+    code.bound.push(bound("y", l.buffers(pair.root)[0], "f32", true));
+    let given = [(pair.halves[0], "acc"), (pair.halves[1], "other")];
+    let arguments = ("epilogue", "acc: f32, other: f32, o: u32");
+    let epilogue = code.epilogue_of(arguments, pair.root, &given, &Coord::Flat("o".into()));
+    let mut body = code.helpers.clone() + &epilogue;
+    let (mut kernel, grid) = match &spec {
+        None => {
+            let broadcast = l.caps.subgroup >= matmul::ROWS_LANES && v.tm % matmul::ROWS_LANES == 0;
+            body += &p.right.access(v.form);
+            body += &batch(&mut code, "batch_a", &p.a, &p.lead);
+            body += &batch(&mut code, "batch_b", &p.b, &p.lead);
+            body += &matmul::tile(p.right, v, broadcast, true);
+            let kernel = Kernel::new(&matmul::ROWS).set("WG", matmul::ROWS_LANES).set("TM", v.tm).set("TN", v.tn / 2);
+            let kernel = if broadcast { kernel.hole("entry", matmul::SUBGROUP_ROWS) } else { kernel };
+            let by = matmul::ROWS_LANES * v.tn / 2;
+            let kernel = kernel.hole("body", body).hole("store", matmul::PAIR_STORE);
+            (kernel, [ceil(half, by), ceil(p.m(), v.tm), ceil(1, 1)])
+        }
+        Some(spec) => (spec.kernel(&body), [ceil(half, spec.group()), ceil(1, 1), ceil(1, 1)]),
+    };
+    if v.form == Form::Rows && is_long(l, &grid) {
+        kernel = kernel.hole("grid", grid::unfold((grid[0].by, grid[1].by)));
+    }
+    let kernel =
+        kernel.hole("interface", interface(&code.bound, &code.params, &[fields(l, &p), &["columns"]].concat()));
+    let mut numbers = params(&p, &piece, p.m().into(), 0);
+    numbers.retain(|n| n.0 != "y_row");
+    numbers.extend([u("y_row", half), u("columns", p.n()), u("blocks", p.k().bound() / RUN as i64)]);
+    numbers.extend(code.params.iter().cloned());
+    norm.iter().for_each(|n| n.set(&mut numbers));
+    let written = Expr::from(p.m()) * half * 4;
+    let bytes = read_bytes(&p.a) + piece.weights(l, &p) + written;
+    let (mut ops, flops) = l.expression(pair.product);
+    launch(l, pair.root, pair.root, Launch { kernel, bound: code.bound, params: numbers, grid, bytes });
+    if let Some(last) = l.plan.dispatches.last_mut() {
+        ops.append(&mut last.ops);
+        (last.ops, last.flops) = (ops, last.flops.clone() + flops);
+    }
+    norm.iter().for_each(|n| n.count(l, &p));
+    Ok(())
 }
 
 /// Rows of the left operand that one dispatch takes, and how it binds them.

@@ -279,9 +279,18 @@ pub fn from_metadata(get: &dyn Fn(&str) -> Option<Value>, name: &str, vocab: usi
         }
         _ => None,
     };
+    // As ggml's graphs of each architecture read it: one layer of so many sees all keys, of others none does.
+    let window = s.maybe(&["attention.sliding_window"])?.unwrap_or(0);
+    let full_every = match architecture.as_str() {
+        "gemma2" | "gpt-oss" => 2,
+        "gemma3" => 6,
+        _ => 0,
+    };
     let shape = Shape {
         name: name.into(),
         source: "metadata".into(),
+        window,
+        full_every: if window > 0 { full_every } else { 0 },
         layers,
         hidden,
         heads,
@@ -334,6 +343,22 @@ mod tests {
         let small = from_config(&serde_json::from_str(gpt2).unwrap(), "gpt2").unwrap();
         // 124,439,808 by its authors' code, final norm included.
         assert!((small.parameters() / 124_439_808.0 - 1.0).abs() < 1e-4, "{}", small.parameters());
+    }
+
+    /// What a file's header says of a model is what its config.json says.
+    #[test]
+    fn metadata_are_the_preset() {
+        let known: serde_json::Value = serde_json::json!({
+            "general.architecture": "gpt-oss", "gpt-oss.block_count": 36, "gpt-oss.embedding_length": 2880, "gpt-oss.feed_forward_length": 2880,
+            "gpt-oss.expert_feed_forward_length": 2880, "gpt-oss.attention.head_count": 64, "gpt-oss.attention.head_count_kv": 8,
+            "gpt-oss.attention.key_length": 64, "gpt-oss.expert_count": 128, "gpt-oss.expert_used_count": 4, "gpt-oss.attention.sliding_window": 128
+        });
+        let got = from_metadata(&|key| known.get(key).cloned(), "gpt-oss-120b", 201088, false).unwrap();
+        let want = preset("gpt-oss-120b").unwrap();
+        let figures = |s: &Shape| {
+            (s.parameters(), s.forward_flops(8192.0, true), s.kv_bytes(2.0), s.stored(crate::topology::Precision::Bf16))
+        };
+        assert_eq!(figures(&got), figures(&want));
     }
 
     #[test]

@@ -155,6 +155,9 @@ pub struct Serving {
     pub narrow_cache: bool,
     /// With data-parallel attention: decode steps that prompts wait at most until every rank has one.
     pub balance: usize,
+    /// Requests that came together do not stay together: those of a closed loop are spread over its rounds from the start.
+    #[serde(default)]
+    pub staggered: bool,
     /// Bytes an element of tokens that are sent to experts of 8 bits or fewer, where ranks attend for themselves; 2 otherwise.
     #[serde(default = "wide")]
     pub dispatch: f64,

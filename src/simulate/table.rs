@@ -34,6 +34,8 @@ const MOST_BYTES: usize = 1 << 20;
 const MOST_COLUMNS: usize = 200;
 const MOST_NAME: usize = 100;
 const MOST_CELLS: usize = 1 << 17;
+/// Bytes of a cell: a quote that is left open would take all that follows for one.
+const MOST_CELL: usize = 4096;
 
 impl Table {
     /// Reads CSV text; lines that start with `#` are comments. Errors name the line.
@@ -63,6 +65,14 @@ impl Table {
         let (mut rows, mut count) = (vec![], 0);
         for record in reader.records() {
             let record = record.map_err(bad)?;
+            let line = record.position().map_or(0, |p| p.line());
+            if let Some((column, cell)) = columns.iter().zip(record.iter()).find(|c| c.1.len() > MOST_CELL) {
+                let what = format!(
+                    "column {column} holds {} bytes, at most {MOST_CELL} are read: is a quote left open?",
+                    cell.len()
+                );
+                return Err(Error::file(format!("{name}:{line}"), what));
+            }
             let given = columns.iter().zip(record.iter()).filter(|c| !c.1.is_empty());
             let cells: HashMap<_, _> = given.map(|(c, cell)| (c.clone(), cell.to_string())).collect();
             // A row without cells takes memory, too.
@@ -70,7 +80,7 @@ impl Table {
             if count > MOST_CELLS {
                 return Err(Error::file(name, format!("has more than {MOST_CELLS} cells: cut it into several")));
             }
-            rows.push(Row { line: record.position().map_or(0, |p| p.line()), cells });
+            rows.push(Row { line, cells });
         }
         if rows.is_empty() {
             return Err(Error::file(name, "has no rows: a line of column names, then a line a measurement"));

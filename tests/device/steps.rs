@@ -88,7 +88,7 @@ fn layers_share_their_pipelines() {
 }
 
 #[test]
-fn a_layer_of_smollm2_takes_at_most_ten_dispatches_on_this_device_and_at_the_floor() {
+fn a_layer_of_smollm2_takes_at_most_eight_dispatches_on_this_device_and_at_the_floor() {
     let Some(path) = model("smollm2-135m") else { return };
     let model = Model::new(ModelSource::open(path).unwrap()).unwrap();
     let (graph, _) = model.typical_step(512).unwrap();
@@ -100,7 +100,7 @@ fn a_layer_of_smollm2_takes_at_most_ten_dispatches_on_this_device_and_at_the_flo
     for (name, plan) in plans {
         for layer in 0..30 {
             let of = plan.dispatches.iter().filter(|d| d.label.starts_with(&format!("layers.{layer}."))).count();
-            assert!((1..=10).contains(&of), "{name}: layer {layer} takes {of} dispatches");
+            assert!((1..=8).contains(&of), "{name}: layer {layer} takes {of} dispatches");
         }
         let rest = plan.dispatches.iter().filter(|d| !d.label.starts_with("layers.")).count();
         assert!(rest <= 6, "{name}: {rest} dispatches outside of the layers");

@@ -93,7 +93,9 @@ fn product(d: &Dispatch, bindings: &Bindings) -> Result<Option<[f64; 4]>> {
         return Ok(None);
     }
     let number = |name: &str| d.number(name, bindings).map(|v| v.unwrap_or(0) as f64);
-    let (m, n, k) = (number("m")?, number("n")?, number("k")?);
+    // Where two columns make one result, their number has a name of its own.
+    let n = if d.number("columns", bindings)?.is_some() { number("columns")? } else { number("n")? };
+    let (m, k) = (number("m")?, number("k")?);
     let batch = d.grid[2].n.eval(bindings)?.max(1) as f64;
     Ok((m * n * k > 0.0).then_some([batch, m, n, k]))
 }

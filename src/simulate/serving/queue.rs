@@ -169,6 +169,11 @@ pub fn run(steps: &Steps, apart: Option<&Apart>, r: &Requests) -> Result<Outcome
         busy: 0.0,
         elsewhere: (Spent::default(), 0.0),
     };
+    if let (Arrivals::Concurrency(c), true) = (r.arrivals, steps.serving.staggered) {
+        for (i, left) in run.output.iter_mut().enumerate().take(c) {
+            *left = ((*left as f64 * even(i + 1)).ceil() as u64).max(2);
+        }
+    }
     run.answers = run.output.clone();
     if let Arrivals::PerSecond(rate) = r.arrivals {
         let mut at = 0.0;
