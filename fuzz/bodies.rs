@@ -12,6 +12,7 @@ mod tiny;
 use std::collections::HashMap;
 use std::sync::Arc;
 use warpweft::base::Texts;
+use warpweft::media;
 use warpweft::model::gguf::Gguf;
 use warpweft::model::safetensors::{self, Index};
 use warpweft::model::{Model, ModelSource};
@@ -30,6 +31,8 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("table", table),
     ("trace", trace),
     ("request", request::request),
+    ("image", image),
+    ("sound", sound),
 ];
 
 /// An error is one line of bounded length without control characters, whatever the bytes were.
@@ -431,5 +434,29 @@ pub fn trace(data: &[u8]) {
     if let Some(trace) = said(Trace::from_json(&String::from_utf8_lossy(data), "trace.json")) {
         assert!(!compare(&trace, &trace).text().is_empty());
         assert_eq!(Trace::from_json(&trace.to_json(), "again").map(|t| t.spans.len()), Ok(trace.spans.len()));
+    }
+}
+
+pub fn image(data: &[u8]) {
+    let path = std::path::Path::new("image");
+    if let Some(picture) = said(media::decode(data, path)) {
+        assert_eq!(picture.rgb.len(), picture.width * picture.height * 3);
+        let config = serde_json::json!({ "size": 24, "crop_size": { "height": 24, "width": 30 } });
+        let steps = said(media::Preprocess::read(&config, media::Family::Clip, path));
+        if let Some(pixels) = steps.and_then(|s| said(s.apply(&picture))) {
+            assert_eq!((pixels.height, pixels.width, pixels.values.len()), (24, 30, 3 * 24 * 30));
+            assert!(pixels.values.iter().all(|x| x.is_finite()));
+        }
+    }
+}
+
+pub fn sound(data: &[u8]) {
+    if let Some(sound) = said(media::decode_wav(data, std::path::Path::new("sound")))
+        && let Some(sound) = said(sound.at_rate(16_000))
+    {
+        let mel = said(media::LogMel::read(&serde_json::json!({}), std::path::Path::new("config")));
+        if let Some(mel) = mel.and_then(|m| said(m.of(&sound.samples))) {
+            assert!(mel.iter().all(|x| x.is_finite()));
+        }
     }
 }

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 chosen=("$@")
-[ $# -gt 0 ] || chosen=(none text fetch simulate cli serve mpi internals all)
+[ $# -gt 0 ] || chosen=(none text media fetch simulate cli serve mpi internals all)
 for feature in "${chosen[@]}"; do
     case "$feature" in
         none) options=(--no-default-features) ;;

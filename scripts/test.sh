@@ -31,6 +31,11 @@ for part in rustfmt clippy; do
 done
 cargo fmt --check
 cargo clippy --release --all-targets "${features[@]}" -- -D warnings
+if command -v node >/dev/null && command -v npm >/dev/null; then
+    scripts/js.sh
+else
+    say "no Node.js: the format and lints of JavaScript are not checked"
+fi
 
 say "building"
 cargo build --release --all-targets "${features[@]}"

@@ -1,6 +1,7 @@
-// delta_rule: the gated delta rule (Yang et al., 2024). A workgroup has COLUMNS columns of the matrix of one head of one
-// sequence and goes through the sequence's rows; each column is shared by PARTS lanes, which keep their vectors of it in
-// registers. What a row adds is known after one sum over keys, of both products: y = decay · qᵀS + (q · k) · change.
+// delta_rule: the gated delta rule (Yang et al., 2024). A workgroup has COLUMNS columns of the matrix of one head of
+// one sequence and goes through the sequence's rows; each column is shared by PARTS lanes, which keep their vectors of
+// it in registers. What a row adds is known after one sum over keys, of both products:
+// y = decay · qᵀS + (q · k) · change.
 // The workgroups behind the last sequence write the zeros of rows that are of none.
 
 const WG: u32 = 64u;

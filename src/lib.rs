@@ -21,6 +21,8 @@ pub mod format;
 pub mod graph;
 #[cfg(feature = "internals")]
 pub mod kernel;
+#[cfg(all(feature = "media", not(target_arch = "wasm32"), feature = "internals"))]
+pub mod media;
 #[cfg(feature = "internals")]
 pub mod model;
 #[cfg(feature = "internals")]
@@ -58,6 +60,8 @@ mod format;
 mod graph;
 #[cfg(not(feature = "internals"))]
 mod kernel;
+#[cfg(all(feature = "media", not(target_arch = "wasm32"), not(feature = "internals")))]
+mod media;
 #[cfg(not(feature = "internals"))]
 mod model;
 #[cfg(not(feature = "internals"))]
@@ -69,17 +73,22 @@ mod reference;
 #[cfg(not(feature = "internals"))]
 mod session;
 #[cfg(all(feature = "simulate", not(feature = "internals")))]
+#[allow(missing_docs, reason = "fields of predictions are named as papers name them")]
 mod simulate;
 #[cfg(all(feature = "text", not(feature = "internals")))]
 mod text;
 #[cfg(not(feature = "internals"))]
+#[allow(missing_docs, reason = "parts of machines are named as their makers name them")]
 mod topology;
 #[cfg(not(feature = "internals"))]
 mod trace;
 #[cfg(all(target_arch = "wasm32", not(feature = "internals")))]
 mod web;
 
-pub use base::{Array, Bindings, DType, DeviceFault, Dim, Element, Error, Result, Shape, Type, Var, Weights};
+pub use base::{
+    Array, Bindings, Combine, Cut, DType, DeviceFault, Dim, Element, Error, MeshAxis, Placement, Result, Shape, Type,
+    Var, Weights,
+};
 /// Runs the command line.
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -88,8 +97,43 @@ pub use graph::{Attention, Graph, GraphBuilder, Optimiser, Parameters, RopeLayou
 pub use model::{Model, ModelInfo, ModelSource};
 #[cfg(feature = "text")]
 pub use session::{
-    Alternative, Embedder, Finished, Generation, Generator, Loading, Opened, Request, Stop, Token, Tokens,
+    Alternative, Embedder, Finished, Generation, Generator, Loading, Opened, Request, Stop, Token, Tokens, Words,
 };
 pub use session::{Cancel, DeviceChoice as Device, Engine, Layout, Notice, Notices, Options, Precision, Speculation};
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+pub use session::{ImageEmbedder, Listening, Segment, Transcriber};
 #[cfg(feature = "text")]
 pub use text::{Constraint, Dry, Message, Sampling, Tokenizer};
+pub use trace::{Span, Trace};
+
+/// Predictions of machines that are not here: what a training step or serving would take.
+///
+/// ```
+/// use warpweft::predict::{Layout, Recompute, machine, preset, step};
+///
+/// let shape = preset("llama-3-8b")?;
+/// let cluster = machine("dgx-h100")?.with_nodes(1)?;
+/// let layout = Layout { tp: 8, global_batch: 16, recompute: Recompute::Full, ..Layout::single(4096) };
+/// let step = step(&shape, &cluster, &layout)?;
+/// assert!(step.seconds.0 > 0.0 && step.mfu < 1.0);
+/// # Ok::<(), warpweft::Error>(())
+/// ```
+#[cfg(feature = "simulate")]
+pub mod predict {
+    pub use crate::simulate::inference::{Answering, Serving, answering};
+    pub use crate::simulate::known::machine;
+    pub use crate::simulate::{
+        Cost, Gathers, Layout, Memory, Recompute, Schedule, Shape, Stack, Step, preset, presets, step,
+    };
+    pub use crate::topology::{Precision, Topology};
+}
+
+// Handles go to other threads: what stops being so does not build.
+const _: () = {
+    const fn sends<T: Send>() {}
+    sends::<(Array, Bindings, Cancel, DType, Device, Error, Graph, Layout, Model, Notices, Shape, Type, Trace)>();
+    #[cfg(feature = "text")]
+    sends::<(Generation, Request, Sampling, Token, Tokenizer, Words)>();
+    #[cfg(feature = "serve")]
+    sends::<(serve::Engine, serve::Answer, serve::Request)>();
+};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use warpweft::base::{Array, Bindings, Caps, DType, Dim, Type, Var};
-use warpweft::graph::{Graph, GraphBuilder, Source, Tensor};
+use warpweft::graph::{Attention, Graph, GraphBuilder, RopeLayout, Source, Tensor};
 use warpweft::op::{self, Attrs, Build, Value};
 use warpweft::plan::{Options, plan};
 use warpweft::reference::Interpreter;
@@ -164,4 +164,181 @@ fn arrays_hold_every_element_type_and_give_it_back() {
     assert_eq!(e, "8 bytes do not fill i32[3]");
     let e = Array::from(vec![1.0f32]).to_vec::<i32>().unwrap_err().to_string();
     assert_eq!(e, "the array holds f32, i32 was asked for");
+}
+
+/// What a graph of one output makes of its inputs, in f64.
+fn computed(build: impl FnOnce(&GraphBuilder), inputs: &[(&str, Array)]) -> Vec<f64> {
+    let g = GraphBuilder::new();
+    build(&g);
+    run(&g.finish().unwrap(), inputs)
+}
+
+fn near(got: &[f64], want: &[f64]) {
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() < 1e-6, "element {i} is {got}, not {want}");
+    }
+}
+
+/// Numbers that are neither alike nor in order.
+fn mixed(shape: &[usize]) -> Array {
+    let n: usize = shape.iter().product();
+    Array::of(shape, &(0..n).map(|i| ((i * 37 % 23) as f32 - 11.0) / 8.0).collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn attention_with_weights_is_attention() {
+    let (q, k) = (mixed(&[2, 3, 4, 8]), mixed(&[2, 5, 2, 8]));
+    let inputs = [("q", q), ("k", k.clone()), ("v", k)];
+    for how in [
+        Attention::scaled(0.3),
+        Attention::scaled(0.3).softcap(0.5),
+        Attention::scaled(0.3).causal(2),
+        Attention::scaled(0.3).causal(1).window(2),
+    ] {
+        let ask = |with: bool| {
+            computed(
+                |g| {
+                    let q = g.input("q", DType::F32, [2, 3, 4, 8]);
+                    let [k, v] = ["k", "v"].map(|name| g.input(name, DType::F32, [2, 5, 2, 8]));
+                    let y = if with {
+                        q.attention_with_weights(k, v, None, None, how).0
+                    } else {
+                        q.attention(k, v, None, how)
+                    };
+                    g.output("y", y);
+                },
+                &inputs,
+            )
+        };
+        near(&ask(true), &ask(false));
+    }
+}
+
+#[test]
+fn attention_takes_values_of_another_width_and_keys_of_each_rows_own_number() {
+    let inputs = [("q", mixed(&[2, 3, 2, 4])), ("k", mixed(&[2, 5, 2, 4])), ("v", mixed(&[2, 5, 2, 8]))];
+    let lengths = ("lengths", Array::u32(&[2], &[5, 2]));
+    let how = Attention::scaled(0.5);
+    let wide = computed(
+        |g| {
+            let (q, k) = (g.input("q", DType::F32, [2, 3, 2, 4]), g.input("k", DType::F32, [2, 5, 2, 4]));
+            let (v, n) = (g.input("v", DType::F32, [2, 5, 2, 8]), g.input("lengths", DType::U32, [2]));
+            g.output("y", q.attention_with_weights(k, v, None, Some(n), how).0);
+        },
+        &[&inputs[..], &[lengths.clone()]].concat(),
+    );
+    // The same in halves of the values, under a mask.
+    let halves = computed(
+        |g| {
+            let (q, k) = (g.input("q", DType::F32, [2, 3, 2, 4]), g.input("k", DType::F32, [2, 5, 2, 4]));
+            let (v, n) = (g.input("v", DType::F32, [2, 5, 2, 8]), g.input("lengths", DType::U32, [2]));
+            let mask = g.iota(DType::U32, [1, 1, 1, 5], 3, 0).lt(n.reshape([2, 1, 1, 1]));
+            let half = |i: i64| q.attention(k, v.slice(3, i * 4, 4), Some(mask), how);
+            g.output("y", g.concat(&[half(0), half(1)], 3));
+        },
+        &[&inputs[..], &[lengths.clone()]].concat(),
+    );
+    near(&wide, &halves);
+    let sums = computed(
+        |g| {
+            let (q, k) = (g.input("q", DType::F32, [2, 3, 2, 4]), g.input("k", DType::F32, [2, 5, 2, 4]));
+            let (v, n) = (g.input("v", DType::F32, [2, 5, 2, 8]), g.input("lengths", DType::U32, [2]));
+            let weights = q.attention_with_weights(k, v, None, Some(n), how).1;
+            g.output("y", g.concat(&[weights.sum(&[3]), weights.slice(3, 2, 3).sum(&[3])], 0));
+        },
+        &[&inputs[..], &[lengths]].concat(),
+    );
+    near(&sums[..12], &[1.0; 12]);
+    near(&sums[18..], &[0.0; 6]);
+    let g = GraphBuilder::new();
+    let (q, k) = (g.input("q", DType::F32, [2, 3, 3, 4]), g.input("k", DType::F32, [2, 5, 2, 4]));
+    q.attention_with_weights(k, k, None, None, how);
+    let e = g.finish().unwrap_err().to_string();
+    assert!(e.starts_with("attention_with_weights") && e.contains("[2, 3, 3, 4]") && e.contains("[2, 5, 2, 4]"), "{e}");
+}
+
+#[test]
+fn rotary_tables_may_be_of_each_rows_own() {
+    let inputs = [("x", mixed(&[2, 3, 2, 4])), ("c", mixed(&[2, 3, 2])), ("s", mixed(&[2, 3, 2]))];
+    for layout in [RopeLayout::Half, RopeLayout::Interleaved] {
+        let ask = |whole: bool| {
+            computed(
+                |g| {
+                    let x = g.input("x", DType::F32, [2, 3, 2, 4]);
+                    let [c, s] = ["c", "s"].map(|name| g.input(name, DType::F32, [2, 3, 2]));
+                    let row = |i: i64| {
+                        let [c, s] = [c, s].map(|table| table.slice(0, i, 1).reshape([3, 2]));
+                        x.slice(0, i, 1).rope(c, s, layout)
+                    };
+                    g.output("y", if whole { x.rope(c, s, layout) } else { g.concat(&[row(0), row(1)], 0) });
+                },
+                &inputs,
+            )
+        };
+        near(&ask(true), &ask(false));
+    }
+}
+
+#[test]
+fn norms_go_over_any_axes() {
+    let x = [1.0f32, 5.0, 3.0, 1.0];
+    let over = |axes: &[usize], rms: bool| {
+        computed(
+            |g| {
+                let x = g.input("x", DType::F32, [2, 2]);
+                g.output("y", if rms { x.rms_normalized(axes, 0.0) } else { x.normalized(axes, 0.0) });
+            },
+            &[("x", Array::f32(&[2, 2], &x))],
+        )
+    };
+    near(&over(&[0], false), &[-1.0, 1.0, 1.0, -1.0]);
+    near(&over(&[1], false), &[-1.0, 1.0, 1.0, -1.0]);
+    let all = over(&[0, 1], false);
+    near(&all, &[-1.5, 2.5, 0.5, -1.5].map(|d: f64| d / 2.75f64.sqrt()));
+    let root = |a: f64, b: f64| ((a * a + b * b) / 2.0).sqrt();
+    near(&over(&[0], true), &[1.0 / root(1.0, 3.0), 5.0 / root(5.0, 1.0), 3.0 / root(1.0, 3.0), 1.0 / root(5.0, 1.0)]);
+    holds!([2, 2], |x| x.min_keep(&[0]), [0.0, 1.0]);
+    let sums = |g: &GraphBuilder| g.output("y", g.input("x", DType::F32, [2, 2]).softmax_over(0).sum(&[0]));
+    near(&computed(sums, &[("x", mixed(&[2, 2]))]), &[1.0, 1.0]);
+}
+
+#[test]
+fn einsum_knows_axes_without_letters() {
+    let batched = |spec: &str| {
+        computed(
+            |g| {
+                let (a, b) = (g.input("a", DType::F32, [2, 2, 3]), g.input("b", DType::F32, [2, 3, 2]));
+                g.output("y", g.einsum(spec, &[a, b]));
+            },
+            &[("a", mixed(&[2, 2, 3])), ("b", mixed(&[2, 3, 2]))],
+        )
+    };
+    assert_eq!(batched("...ij,...jk->...ik"), batched("bij,bjk->bik"));
+    assert_eq!(batched("...ij,...jk"), batched("bij,bjk->bik"));
+    assert_eq!(batched("...j,bjk->...bk"), batched("xyj,bjk->xybk"));
+    let g = GraphBuilder::new();
+    let x = g.input("x", DType::F32, [2, 3]);
+    g.einsum("...i->i", &[x]);
+    assert_eq!(g.finish().unwrap_err().to_string(), "einsum \"...i->i\": the result lacks the \"...\" of the operands");
+}
+
+#[test]
+fn literals_are_of_any_plain_type() {
+    let whole = [i32::MIN, -1, 0, 7, 1 << 24, (1 << 24) + 1, i32::MAX];
+    let made = |array: &Array| computed(|g| g.output("y", g.literal("n", array)), &[]);
+    assert_eq!(made(&Array::from(&whole[..])), whole.map(f64::from));
+    let words = [0, 1 << 31, u32::MAX];
+    assert_eq!(made(&Array::from(&words[..])), words.map(f64::from));
+    assert_eq!(made(&Array::from(&[true, false][..])), [1.0, 0.0]);
+    assert_eq!(made(&Array::from(&[half::f16::from_f32(0.1)][..])), [half::f16::from_f32(0.1).to_f64()]);
+    assert_eq!(made(&Array::from(&[0.5f32][..])), [0.5]);
+    let g = GraphBuilder::new();
+    assert_eq!(g.literal("n", &Array::from(&[true][..])).dtype(), DType::Bool);
+    // And a result is f16 where it is asked for.
+    let half = g.literal("h", &Array::from(&[1.0f32, 3.0][..])) / 3.0;
+    g.output("y", half.cast(DType::F16));
+    let mut oracle = Interpreter::<f64>::new(&g.finish().unwrap(), &HashMap::new()).unwrap();
+    let y = oracle.step(&Bindings::new(), &[]).unwrap().remove(0).1;
+    assert_eq!((y.dtype, y.to_f32()), (DType::F16, vec![half::f16::from_f32(1.0 / 3.0).to_f32(), 1.0]));
 }

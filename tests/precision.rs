@@ -90,8 +90,7 @@ impl Case {
         };
         assert_eq!(got.len(), self.want.len());
         let off = |i: &usize| (got[*i] as f64 - self.want[*i]).abs();
-        // Not less or equal, so that NaN counts.
-        let first = (0..got.len()).find(|i| !(off(i) <= within(*i)))?;
+        let first = (0..got.len()).find(|i| off(i) > within(*i) || off(i).is_nan())?;
         Some(format!("element {first} is {}, {} is right, within {}", got[first], self.want[first], within(first)))
     }
 }

@@ -1,7 +1,7 @@
 // The bench: operations beside what the adapter can do at best.
 
-import { graph, probe } from "./warpweft/warpweft.js";
 import { $, row } from "./page.js";
+import { graph, probe } from "./warpweft/warpweft.js";
 
 /** Numbers that are the same every time. @param {number} n */
 function numbers(n) {
@@ -75,7 +75,8 @@ export function bench(talk) {
         let best;
         if (device === "webgpu") {
             say("Measuring the adapter");
-            const p = (best = await probe());
+            const p = await probe();
+            best = p;
             body.append(row(["probe: multiply-adds in registers", "", `${(p.flops / 1e9).toFixed(1)} GFLOP/s`, ""]));
             body.append(row(["probe: copy by a shader", "", `${(p.bandwidth / 1e9).toFixed(2)} GB/s`, ""]));
             body.append(row(["probe: submission and wait", time(p.submit), "", ""]));
@@ -86,8 +87,18 @@ export function bench(talk) {
             const { g, y, inputs } = m.make();
             const program = await g.compile({ y }, { device });
             const seconds = await program.seconds(inputs, 1).finally(() => program.close());
-            const [rate, unit, most] = m.flop > 4 * m.bytes ? [m.flop / seconds, "GFLOP/s", best?.flops] : [m.bytes / seconds, "GB/s", best?.bandwidth];
-            body.append(row([m.name, time(seconds), `${(rate / 1e9).toFixed(2)} ${unit}`, most ? `${((100 * rate) / most).toFixed(0)} %` : "–"]));
+            const [rate, unit, most] =
+                m.flop > 4 * m.bytes
+                    ? [m.flop / seconds, "GFLOP/s", best?.flops]
+                    : [m.bytes / seconds, "GB/s", best?.bandwidth];
+            body.append(
+                row([
+                    m.name,
+                    time(seconds),
+                    `${(rate / 1e9).toFixed(2)} ${unit}`,
+                    most ? `${((100 * rate) / most).toFixed(0)} %` : "–",
+                ]),
+            );
         }
         await decode(best);
     }
@@ -95,7 +106,7 @@ export function bench(talk) {
     /** @param {{ bandwidth: number } | undefined} best */
     async function decode(best) {
         const model = talk.model();
-        if (!model || model.info().kind !== "generator") return;
+        if (model?.info().kind !== "generator") return;
         say("Measuring the open model");
         const answer = model.generate("Once upon a time", { maxTokens: 16 });
         await answer.text();
@@ -103,7 +114,14 @@ export function bench(talk) {
         const info = model.info();
         const rate = f.tokensPerSecond * info.weightBytes;
         const share = best && info.device === "webgpu" ? `${((100 * rate) / best.bandwidth).toFixed(0)} %` : "–";
-        body.append(row([`decode ${info.name} (${info.device})`, time(1 / f.tokensPerSecond), `${f.tokensPerSecond.toFixed(1)} tokens/s, ${(rate / 1e9).toFixed(2)} GB/s`, share]));
+        body.append(
+            row([
+                `decode ${info.name} (${info.device})`,
+                time(1 / f.tokensPerSecond),
+                `${f.tokensPerSecond.toFixed(1)} tokens/s, ${(rate / 1e9).toFixed(2)} GB/s`,
+                share,
+            ]),
+        );
     }
 
     $("measure").addEventListener("submit", async (/** @type {Event} */ e) => {

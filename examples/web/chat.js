@@ -1,7 +1,7 @@
 // The chat: pick a model, open it, talk.
 
-import { kept, open } from "./warpweft/warpweft.js";
 import { $, bytes } from "./page.js";
+import { kept, open } from "./warpweft/warpweft.js";
 
 /** @typedef {import("./warpweft/types/index.js").Model} Model */
 
@@ -86,8 +86,14 @@ export function chat() {
             bar.value = loaded;
         } else bar.removeAttribute("value");
         const share = total > 0 ? `, ${Math.floor((100 * loaded) / total)} %` : "";
-        const of = stage === "compile" ? `${loaded} of ${total}` : `${bytes(loaded)}${total > 0 ? ` of ${bytes(total)}` : ""}`;
-        $("stage").textContent = { download: `Downloading: ${of}${share}`, read: `Reading: ${of}${share}`, compile: `Compiling kernels: ${of}` }[stage] ?? stage;
+        const of =
+            stage === "compile" ? `${loaded} of ${total}` : `${bytes(loaded)}${total > 0 ? ` of ${bytes(total)}` : ""}`;
+        $("stage").textContent =
+            {
+                download: `Downloading: ${of}${share}`,
+                read: `Reading: ${of}${share}`,
+                compile: `Compiling kernels: ${of}`,
+            }[stage] ?? stage;
     }
 
     /** @param {any} source @param {string} name */
@@ -102,8 +108,16 @@ export function chat() {
         loading = new AbortController();
         const watch = typeof source === "string" ? setInterval(() => waits(name), 1000) : undefined;
         try {
-            const heard = (/** @type {any} */ p) => (clearInterval(watch), progress(p));
-            model = await open(source, { device: $("device").value, onProgress: heard, onNotice: notice, signal: loading.signal });
+            const heard = (/** @type {any} */ p) => {
+                clearInterval(watch);
+                progress(p);
+            };
+            model = await open(source, {
+                device: $("device").value,
+                onProgress: heard,
+                onNotice: notice,
+                signal: loading.signal,
+            });
             last = { source, name };
             opened(model);
         } catch (e) {
@@ -120,7 +134,9 @@ export function chat() {
 
     /** The server may have to fetch the model itself first. @param {string} name */
     async function waits(name) {
-        const entry = (await (await fetch("models")).json().catch(() => [])).find((/** @type {any} */ m) => m.name === name);
+        const entry = (await (await fetch("models")).json().catch(() => [])).find(
+            (/** @type {any} */ m) => m.name === name,
+        );
         if (entry?.fetching && loading) {
             const { stage, done, of } = entry.fetching;
             $("progress").max = of;
@@ -139,7 +155,8 @@ export function chat() {
         $("ask-label").textContent = info.chat ? "Your message" : "Text to continue";
         $("speed").textContent = $("first").textContent = "–";
         memory(info);
-        if (info.kind !== "generator") notice(`${info.name} makes embeddings, it does not chat: see embed() in the package's README.`);
+        if (info.kind !== "generator")
+            notice(`${info.name} makes embeddings, it does not chat: see embed() in the package's README.`);
         else $("text").focus();
     }
 
@@ -193,7 +210,12 @@ export function chat() {
         $("stop").hidden = false;
         let said = "";
         try {
-            const options = { maxTokens: Number($("most").value) || 256, temperature: Number($("temperature").value) || 0, seed: Date.now() % 2 ** 31, signal: answering.signal };
+            const options = {
+                maxTokens: Number($("most").value) || 256,
+                temperature: Number($("temperature").value) || 0,
+                seed: Date.now() % 2 ** 31,
+                signal: answering.signal,
+            };
             const answer = info.chat ? model.chat(turns, options) : model.generate(text, options);
             const start = performance.now();
             let [count, first] = [0, 0];

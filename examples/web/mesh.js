@@ -1,14 +1,13 @@
 // The mesh: the chat's model over virtual devices, and what each of them and each link between them does, token by token.
 
-import { open } from "./warpweft/warpweft.js";
 import { $, bytes, row } from "./page.js";
+import { open } from "./warpweft/warpweft.js";
 
 /** @typedef {import("./warpweft/types/index.js").Model} Model */
 /** @typedef {{ track: string, name: string, start: number, duration: number, bytes?: number }} Span */
 
 /** Steps that the picture shows at once. */
 const SHOWN = 3;
-const KINDS = /** @type {const} */ (["computes", "waits", "sends"]);
 const SVG = "http://www.w3.org/2000/svg";
 
 /** @param {Span} s */
@@ -27,7 +26,10 @@ function draw(tag, attributes, text) {
 /** Ranks before links, each in order. @param {Span[][]} steps */
 function tracks(steps) {
     const all = [...new Set(steps.flat().map((s) => s.track))];
-    return all.sort((a, b) => Number(a.startsWith("link")) - Number(b.startsWith("link")) || a.localeCompare(b, "en", { numeric: true }));
+    return all.sort(
+        (a, b) =>
+            Number(a.startsWith("link")) - Number(b.startsWith("link")) || a.localeCompare(b, "en", { numeric: true }),
+    );
 }
 
 /** @param {Span[]} step */
@@ -44,23 +46,38 @@ function picture(steps, number) {
     const scale = (width - left) / total;
     const height = top + lanes.length * lane + 20;
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-    lanes.forEach((track, i) => svg.append(draw("text", { x: 0, y: top + i * lane + 14, class: "lane" }, track)));
+    lanes.forEach((track, i) => {
+        svg.append(draw("text", { x: 0, y: top + i * lane + 14, class: "lane" }, track));
+    });
     let from = 0;
     /** @type {Map<string, string>} */
     const paths = new Map();
     steps.forEach((step, n) => {
         const x = left + from * scale;
-        svg.append(draw("line", { x1: x, x2: x, y1: 0, y2: height - 16, class: "step" }), draw("text", { x: x + 3, y: 11, class: "lane" }, `token ${number + n}`));
+        svg.append(
+            draw("line", { x1: x, x2: x, y1: 0, y2: height - 16, class: "step" }),
+            draw("text", { x: x + 3, y: 11, class: "lane" }, `token ${number + n}`),
+        );
         for (const s of step) {
             const key = `${lanes.indexOf(s.track)} ${kind(s)}`;
             const [at, wide] = [left + (from + s.start) * scale, Math.max(s.duration * scale, 0.6)];
             const y = top + lanes.indexOf(s.track) * lane + 3;
-            paths.set(key, `${paths.get(key) ?? ""}M${at.toFixed(1)} ${y}h${wide.toFixed(1)}v${lane - 6}h-${wide.toFixed(1)}z`);
+            paths.set(
+                key,
+                `${paths.get(key) ?? ""}M${at.toFixed(1)} ${y}h${wide.toFixed(1)}v${lane - 6}h-${wide.toFixed(1)}z`,
+            );
         }
         from += length(step);
     });
     for (const [key, d] of paths) svg.append(draw("path", { d, class: `span ${key.split(" ")[1]}` }));
-    svg.append(draw("text", { x: left, y: height - 3, class: "lane" }, "0 ms"), draw("text", { x: width, y: height - 3, class: "lane", "text-anchor": "end" }, `${(total / 1000).toFixed(1)} ms`));
+    svg.append(
+        draw("text", { x: left, y: height - 3, class: "lane" }, "0 ms"),
+        draw(
+            "text",
+            { x: width, y: height - 3, class: "lane", "text-anchor": "end" },
+            `${(total / 1000).toFixed(1)} ms`,
+        ),
+    );
     return svg;
 }
 
@@ -70,7 +87,14 @@ function table(sums, total) {
     return names.map((track) => {
         const of = (/** @type {string} */ k) => sums.get(`${track}|${k}`) ?? { time: 0, bytes: 0, count: 0 };
         const share = (/** @type {number} */ t) => `${((100 * t) / total).toFixed(0)} %`;
-        if (track.startsWith("link")) return row([track, "–", "–", share(of("sends").time), `${of("sends").count} messages, ${bytes(of("sends").bytes)}`]);
+        if (track.startsWith("link"))
+            return row([
+                track,
+                "–",
+                "–",
+                share(of("sends").time),
+                `${of("sends").count} messages, ${bytes(of("sends").bytes)}`,
+            ]);
         return row([track, share(of("computes").time), share(of("waits").time), "–", ""]);
     });
 }
@@ -83,7 +107,8 @@ export function mesh(talk) {
     let running;
 
     const chosen = () => own ?? talk.source();
-    const name = () => ($("mesh-model").textContent = chosen()?.name ?? "none yet: open one in the chat, or a file here");
+    const name = () =>
+        ($("mesh-model").textContent = chosen()?.name ?? "none yet: open one in the chat, or a file here");
     const say = (/** @type {string} */ text) => ($("mesh-state").textContent = text);
 
     /** @param {Model} model @param {AbortSignal} signal */
@@ -126,8 +151,18 @@ export function mesh(talk) {
         /** @type {Model | undefined} */
         let model;
         try {
-            const onProgress = (/** @type {any} */ p) => say(p.stage === "compile" ? `Compiling: rank ${p.loaded + 1} of ${p.total}` : `Reading: ${bytes(p.loaded)}`);
-            model = await open(from.source, { device: "webgpu", mesh: $("mesh-axes").value, onProgress, signal: running.signal });
+            const onProgress = (/** @type {any} */ p) =>
+                say(
+                    p.stage === "compile"
+                        ? `Compiling: rank ${p.loaded + 1} of ${p.total}`
+                        : `Reading: ${bytes(p.loaded)}`,
+                );
+            model = await open(from.source, {
+                device: "webgpu",
+                mesh: $("mesh-axes").value,
+                onProgress,
+                signal: running.signal,
+            });
             const ranks = model.info().rankBytes;
             $("mesh-ranks").textContent = ranks.map((n, i) => `rank ${i}: ${bytes(n)}`).join(", ");
             await run(model, running.signal);
@@ -157,7 +192,11 @@ export function mesh(talk) {
     $("mesh-pick").addEventListener("click", () => $("mesh-file").click());
     $("mesh-file").addEventListener("change", () => {
         const list = [...$("mesh-file").files];
-        if (list.length > 0) own = { source: list.length === 1 ? list[0] : list, name: list.length === 1 ? list[0].name : `${list.length} files` };
+        if (list.length > 0)
+            own = {
+                source: list.length === 1 ? list[0] : list,
+                name: list.length === 1 ? list[0].name : `${list.length} files`,
+            };
         name();
     });
     $("tab-mesh").addEventListener("click", name);

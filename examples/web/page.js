@@ -1,7 +1,7 @@
 // Tabs, and what they share.
 
-import { chat } from "./chat.js";
 import { bench } from "./bench.js";
+import { chat } from "./chat.js";
 import { mesh } from "./mesh.js";
 
 /** @param {string} id */
@@ -42,7 +42,8 @@ function tabs() {
         tab.addEventListener("click", () => show(tab));
         tab.addEventListener("keydown", (e) => {
             const step = { ArrowRight: 1, ArrowLeft: -1 }[e.key];
-            const to = e.key === "Home" ? 0 : e.key === "End" ? all.length - 1 : step && (i + step + all.length) % all.length;
+            const to =
+                e.key === "Home" ? 0 : e.key === "End" ? all.length - 1 : step && (i + step + all.length) % all.length;
             if (to === undefined) return;
             e.preventDefault();
             all[to].focus();
@@ -56,13 +57,16 @@ function tabs() {
 /** What this browser gives, in a sentence. */
 async function state() {
     const say = (/** @type {string} */ text) => ($("gpu-state").textContent = text);
-    const how = "Chrome and Edge have WebGPU from 113, Safari from 26, Firefox from 141 on Windows; the page must come by https or from localhost; Chrome on Linux has it behind chrome://flags/#enable-unsafe-webgpu.";
+    const how =
+        "Chrome and Edge have WebGPU from 113, Safari from 26, Firefox from 141 on Windows; the page must come by https or from localhost; Chrome on Linux has it behind chrome://flags/#enable-unsafe-webgpu.";
     if (!("gpu" in navigator)) return say(`No WebGPU here: models run on the CPU. ${how}`);
     const adapter = await /** @type {any} */ (navigator).gpu.requestAdapter().catch(() => null);
     if (!adapter) return say(`WebGPU is here, but it gives no adapter: models run on the CPU. ${how}`);
     const { vendor, architecture, description } = adapter.info;
     const name = description || [vendor, architecture].filter(Boolean).join(" ") || "an adapter without a name";
-    say(`WebGPU: ${name}${adapter.info.isFallbackAdapter ? ", a software adapter: shaders run on the CPU, and the automatic choice is the CPU itself" : ""}.`);
+    say(
+        `WebGPU: ${name}${adapter.info.isFallbackAdapter ? ", a software adapter: shaders run on the CPU, and the automatic choice is the CPU itself" : ""}.`,
+    );
 }
 
 tabs();

@@ -3,7 +3,9 @@
 import { spawn } from "node:child_process";
 import { browser } from "../../tests/web/lib.mjs";
 
-const server = spawn("target/release/warpweft", ["serve", "smollm2-135m", "--port", "0"], { stdio: ["ignore", "pipe", "inherit"] });
+const server = spawn("target/release/warpweft", ["serve", "smollm2-135m", "--port", "0"], {
+    stdio: ["ignore", "pipe", "inherit"],
+});
 const url = await new Promise((resolve, reject) => {
     server.stdout.on("data", (text) => resolve(/http:\S+/.exec(String(text))?.[0]));
     server.on("exit", (code) => reject(new Error(`warpweft serve ended with ${code}`)));
@@ -11,7 +13,8 @@ const url = await new Promise((resolve, reject) => {
 const chromium = await browser({ webgpu: false });
 try {
     const page = await chromium.newPage({ viewport: { width: 860, height: 880 } });
-    for (let i = 0; i < 120 && !(await fetch(new URL("health", url))).ok; i++) await new Promise((r) => setTimeout(r, 500));
+    for (let i = 0; i < 120 && !(await fetch(new URL("health", url))).ok; i++)
+        await new Promise((r) => setTimeout(r, 500));
     await page.goto(url);
     await page.fill("#temperature", "0");
     await page.fill("#most", "60");

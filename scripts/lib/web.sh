@@ -65,6 +65,7 @@ npm_tools() {
 pinned() {
     case "$1" in
         esbuild) echo esbuild@0.28 ;;
+        @biomejs/biome) echo @biomejs/biome@2.6.8 ;;
         typescript) echo typescript@7 ;;
         playwright-core) echo playwright-core@1 ;;
         webgpu) echo webgpu@0.6 ;;

@@ -31,10 +31,12 @@ impl Var {
         Var { name, max }
     }
     /// A variable of one rank, such as the start of its piece. Such variables are within their axes by construction.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn local(name: &str, max: u32) -> Self {
         Var { name: intern(&format!("@{name}")), max }
     }
     /// Whether it is of one rank only.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn is_local(&self) -> bool {
         self.name.starts_with('@')
     }
@@ -104,6 +106,7 @@ impl Dim {
         self.base
     }
     /// Variables with their coefficients, by name.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn terms(&self) -> impl Iterator<Item = (Var, i64)> + '_ {
         self.terms.iter().copied()
     }
@@ -130,6 +133,7 @@ impl Dim {
             .map_err(|_| Error::usage(format!("dimension {self} is {sum} under {bindings}: it may not be negative")))
     }
     /// `self / n` where every part divides.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn div_exact(&self, n: i64) -> Option<Dim> {
         if n == 0 || self.base % n != 0 || self.terms().any(|(_, c)| c % n != 0) {
             return None;
@@ -212,6 +216,15 @@ impl fmt::Debug for Dim {
 }
 
 /// Values for variables, fixed for one step.
+///
+/// ```
+/// use warpweft::{Bindings, Var};
+///
+/// let bindings = Bindings::new().with("seq", 10);
+/// assert_eq!(bindings.get(Var::new("seq", 256))?, 10);
+/// assert!(bindings.get(Var::new("seq", 8)).is_err(), "beyond its bound");
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bindings(Vec<(&'static str, u64)>);
 

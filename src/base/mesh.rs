@@ -19,9 +19,11 @@ pub enum MeshAxis {
 }
 
 impl MeshAxis {
+    /// All of them, the outermost first.
     pub const ALL: [MeshAxis; 5] =
         [MeshAxis::Data, MeshAxis::Pipeline, MeshAxis::Tensor, MeshAxis::Context, MeshAxis::Expert];
 
+    /// Its short name, such as `tp`.
     pub const fn name(self) -> &'static str {
         match self {
             MeshAxis::Data => "dp",

@@ -18,8 +18,11 @@ pub enum Placement {
 /// How partial values become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Combine {
+    /// Added up.
     Sum,
+    /// The largest.
     Max,
+    /// The least.
     Min,
 }
 
@@ -38,17 +41,38 @@ impl fmt::Display for Placement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cut {
     /// Runs of whole units, as even as they come; earlier ranks take what is left over.
-    Even { unit: u32 },
+    Even {
+        /// Indices of a unit.
+        unit: u32,
+    },
     /// Query heads of grouped attention: `groups` groups of `each` heads of `width` elements. A group stays on one
     /// rank where there are enough groups, else some ranks share a group.
-    Query { groups: u32, each: u32, width: u32 },
+    Query {
+        /// Groups, which share keys.
+        groups: u32,
+        /// Heads of a group.
+        each: u32,
+        /// Elements of a head.
+        width: u32,
+    },
     /// The key heads that belong to [`Cut::Query`]'s pieces: one for each group, held by every rank that shares it.
-    Key { groups: u32, each: u32, width: u32 },
+    Key {
+        /// Groups, each of one key head.
+        groups: u32,
+        /// Query heads of a group.
+        each: u32,
+        /// Elements of a head.
+        width: u32,
+    },
     /// Every n-th index, counted from `from` on (striped attention: Brandon et al., 2023).
-    Stripe { from: Dim },
+    Stripe {
+        /// The index of the whole axis that the first here is counted from.
+        from: Dim,
+    },
 }
 
 impl Cut {
+    /// Any index may begin a piece.
     pub const ONES: Cut = Cut::Even { unit: 1 };
 
     /// The indices of rank `i` of `n`, out of `len`, where they are a run: all but stripes.
@@ -105,6 +129,7 @@ impl Cut {
         Ok((0..count).map(|k| start + k * step).collect())
     }
 
+    /// Whether indices of a rank lie apart.
     pub fn is_stripe(&self) -> bool {
         matches!(self, Cut::Stripe { .. })
     }

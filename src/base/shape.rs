@@ -26,6 +26,7 @@ impl Shape {
         self.0.len()
     }
     /// How many elements there are.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn count(&self) -> Expr {
         Expr::product(&self.0)
     }
@@ -38,6 +39,7 @@ impl Shape {
         self.0.iter().map(|d| d.eval(bindings).map(|n| n as usize)).collect()
     }
     /// Row-major strides in elements.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn strides(&self) -> Vec<Expr> {
         let mut strides = vec![Expr::new(1); self.rank()];
         for i in (1..self.rank()).rev() {
@@ -93,6 +95,13 @@ impl fmt::Debug for Shape {
 }
 
 /// What a value is: its element type and shape.
+///
+/// ```
+/// use warpweft::{DType, Type, Var};
+///
+/// let ty = Type::new(DType::F32, [Var::new("seq", 256).into(), warpweft::Dim::new(64)]);
+/// assert_eq!(ty.to_string(), "f32[seq, 64]");
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Type {
     /// The type of its elements.

@@ -5,6 +5,16 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 /// Where a graph's weights come from: a model file, or arrays in memory.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use warpweft::{Array, Weights};
+///
+/// let weights = HashMap::from([("w".to_string(), Array::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]))]);
+/// assert_eq!(weights.info("w")?.shape.known(), Some(vec![2, 2]));
+/// assert!(weights.info("b").is_err());
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 pub trait Weights {
     /// Type and shape of a tensor; an unknown name is an error.
     fn info(&self, name: &str) -> Result<Type>;

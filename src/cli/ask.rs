@@ -1,9 +1,9 @@
-//! `run`, `chat` and `embed`.
+//! `run` and `chat`.
 
 use super::interrupt::{self, Interrupt};
 use super::{Choosing, Place, fetch, notify, style};
-use crate::base::{Error, Result, plain};
-use crate::session::{Embedder, Finished, Generator, Request, Stop, Tokens};
+use crate::base::{Error, Result};
+use crate::session::{Finished, Generator, Request, Stop, Tokens};
 use crate::text::Message;
 use clap::Args;
 use serde_json::json;
@@ -182,7 +182,7 @@ fn read_stdin() -> Result<String> {
 }
 
 /// Texts of the command line, of which `-` is standard input.
-fn texts(given: &[String]) -> Result<Vec<String>> {
+pub(super) fn texts(given: &[String]) -> Result<Vec<String>> {
     if given.iter().filter(|t| *t == "-").count() > 1 {
         return Err(Error::usage("stdin is named twice: it can be read once"));
     }
@@ -319,65 +319,4 @@ impl Chat {
         let request = Request { prompt, sampling: self.choosing.sampling(), max_tokens: self.max_tokens, top: 0 };
         stream(Ask { model, replica: 0, request: &request, interrupt }, false).await
     }
-}
-
-#[derive(Args)]
-pub struct Embed {
-    /// A name of the catalogue (see `models`), or a model folder
-    model: String,
-    /// Texts to embed; - reads one from stdin
-    #[arg(required = true)]
-    texts: Vec<String>,
-    /// An array of arrays
-    #[arg(long, conflicts_with = "similarity")]
-    json: bool,
-    /// A table of cosine similarities instead of the vectors
-    #[arg(long)]
-    similarity: bool,
-    #[command(flatten)]
-    place: Place,
-}
-
-impl Embed {
-    pub async fn run(&self) -> Result<()> {
-        let interrupt = Interrupt::new();
-        let path = fetch::resolve(&self.model, &self.place.cache, &interrupt)?;
-        let texts = texts(&self.texts)?;
-        let mut model = Embedder::open_telling(path, &self.place.options(&interrupt)?, &mut notify).await?;
-        style::clear();
-        let vectors = model.embed(&texts).await?;
-        let text = if self.json {
-            format!("{}\n", json!(vectors))
-        } else if self.similarity {
-            similarities(&texts, &vectors)
-        } else {
-            let row = |v: &Vec<f32>| v.iter().map(|x| format!("{x:.6}")).collect::<Vec<_>>().join(" ") + "\n";
-            vectors.iter().map(row).collect()
-        };
-        style::out(&text);
-        style::note(&format!(
-            "{}: {} texts of {} numbers; peak memory {}",
-            model.adapter(),
-            vectors.len(),
-            vectors.first().map_or(0, Vec::len),
-            style::bytes(model.peak_bytes())
-        ));
-        Ok(())
-    }
-}
-
-/// Vectors have length one, so a dot product is the cosine.
-fn similarities(texts: &[String], vectors: &[Vec<f32>]) -> String {
-    let mut out = String::from("     ");
-    (1..=texts.len()).for_each(|i| out += &format!("{i:>7}"));
-    out.push('\n');
-    for (i, (text, a)) in texts.iter().zip(vectors).enumerate() {
-        out += &format!("{:>5}", i + 1);
-        for b in vectors {
-            out += &format!("{:>7.3}", a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>());
-        }
-        let short: String = text.chars().take(48).collect();
-        out += &format!("  {}\n", plain(&short, 48));
-    }
-    out
 }

@@ -11,7 +11,20 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("chat", &["warpweft chat smollm2-135m --system \"Answer in one sentence.\""]),
-    ("embed", &["warpweft embed minilm \"a cat sleeps\" \"a dog barks\" --similarity"]),
+    (
+        "embed",
+        &[
+            "warpweft embed minilm \"a cat sleeps\" \"a dog barks\" --similarity",
+            "warpweft embed ./clip-vit-base-patch32 --image photo.jpg \"a cat\" \"a dog\" --similarity",
+        ],
+    ),
+    (
+        "transcribe",
+        &[
+            "warpweft transcribe ./whisper-tiny.en speech.wav",
+            "warpweft transcribe ./whisper-tiny talk.wav --language de --timestamps",
+        ],
+    ),
     ("pull", &["warpweft pull smollm2-135m"]),
     ("models", &["warpweft models"]),
     ("devices", &["warpweft devices --probe"]),

@@ -2,6 +2,7 @@
 
 mod ask;
 mod cluster;
+mod embed;
 mod examples;
 mod fetch;
 mod interrupt;
@@ -12,6 +13,7 @@ mod serve;
 mod simulate;
 mod spread;
 mod style;
+mod transcribe;
 mod validate;
 mod web;
 
@@ -41,8 +43,10 @@ enum Command {
     Run(ask::Run),
     /// Talk with a model, turn after turn
     Chat(ask::Chat),
-    /// Print normalised sentence embeddings
-    Embed(ask::Embed),
+    /// Print normalised embeddings of texts and images
+    Embed(embed::Embed),
+    /// Write down what is said in a WAV file
+    Transcribe(transcribe::Transcribe),
     /// Fetch a model of the catalogue into the cache folder
     Pull(fetch::Pull),
     /// List the catalogue
@@ -265,6 +269,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Run(c) => c.run().await,
         Command::Chat(c) => c.run().await.map(done),
         Command::Embed(c) => c.run().await.map(done),
+        Command::Transcribe(c) => c.run().await.map(done),
         Command::Pull(c) => c.run().map(done),
         Command::Models => fetch::list().map(done),
         Command::Devices(c) => c.run().await.map(done),

@@ -5,7 +5,7 @@
 
 use super::isa::{Isa, Kernel, LANES, math};
 use super::panels::{self, Floats, Scaled};
-use super::resolve::View;
+use super::view::View;
 use std::ops::Range;
 
 /// Keys of a part.

@@ -2,7 +2,7 @@
 
 use super::isa::{Isa, Kernel, LANES};
 use super::product::{floats, store_some};
-use super::resolve::View;
+use super::view::View;
 use std::ops::Range;
 
 /// Rows of a matrix product whose right operand is no weight: sixteen columns of one batch.

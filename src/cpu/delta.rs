@@ -2,7 +2,7 @@
 
 use super::isa::{Isa, Kernel, LANES};
 use super::product::{load_some, store_some};
-use super::resolve::View;
+use super::view::View;
 use std::ops::Range;
 
 /// Vectors of a block of columns: sums over keys stay in registers, the block in the nearest cache.

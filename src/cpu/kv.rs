@@ -4,7 +4,7 @@ use super::blocks::BLOCK;
 use super::isa::{Isa, Kernel, LANES};
 use super::panels::Scaled;
 use super::product::{Element, load_some};
-use super::resolve::View;
+use super::view::View;
 use crate::base::DType;
 use crate::format::Scales;
 use half::f16;

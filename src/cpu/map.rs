@@ -2,7 +2,7 @@
 
 use super::isa::{Isa, Kernel, LANES};
 use super::product::{Act, load_some, store_some};
-use super::resolve::View;
+use super::view::View;
 use crate::base::DType;
 use crate::format;
 use crate::op::{OpDef, Scalar};

@@ -24,6 +24,7 @@ mod product;
 mod program;
 mod resolve;
 mod rows;
+mod view;
 
 pub use crate::base::Precision;
 pub use isa::Set;

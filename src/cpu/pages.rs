@@ -5,7 +5,7 @@
 
 use super::attend::{self, Attend, Heads, Table};
 use super::isa::{Isa, Kernel};
-use super::resolve::View;
+use super::view::View;
 use crate::op::Attention;
 use std::ops::Range;
 

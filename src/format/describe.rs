@@ -5,9 +5,6 @@ use super::wgsl::Wgsl;
 use std::fmt;
 use std::ops::Range;
 
-/// The most elements that a block has.
-pub(super) const MAX_BLOCK: usize = 256;
-
 /// What elements are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {

@@ -1,6 +1,7 @@
 //! Blocks as whole numbers with scales: what products of integers multiply.
 
-use super::describe::MAX_BLOCK;
+/// The most elements that a block has.
+pub(super) const MAX_BLOCK: usize = 256;
 
 /// The elements that share an activation's scale in a product of integers.
 pub const GROUP: usize = 32;

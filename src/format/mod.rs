@@ -48,6 +48,15 @@ pub(crate) use wide::widest;
 use std::fmt;
 
 /// How an element is stored. Arithmetic on any float type is done in f32 on devices.
+///
+/// ```
+/// use warpweft::DType;
+///
+/// assert_eq!((DType::F16.block(), DType::F16.block_bytes()), (1, 2));
+/// // Blocks of 32 elements of 4 bits, with a scale of 16.
+/// assert_eq!((DType::Q4_0.block(), DType::Q4_0.block_bytes()), (32, 18));
+/// assert_eq!(DType::named("q4_0"), Some(DType::Q4_0));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DType(u8);
 
@@ -140,6 +149,7 @@ pub const SAMPLES: [DType; 4] = [DType::F32, DType::F16, TYPICAL, DType::Q8_0];
 
 impl DType {
     /// What it is.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn format(self) -> &'static Format {
         FORMATS[self.0 as usize]
     }
@@ -160,6 +170,7 @@ impl DType {
         DType::ALL.into_iter().filter(|d| d.is_quantised())
     }
     /// The sampled type whose timings hold for this one.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn stand_in(self) -> DType {
         match self {
             sample if SAMPLES.contains(&sample) => sample,
@@ -201,6 +212,7 @@ impl DType {
         self.is_float() && !self.is_quantised() && self.block_bytes() < 4
     }
     /// How kernels read and write it, for plain floats.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn plain(self) -> Option<&'static Plain> {
         match &self.format().float()?.wgsl {
             Wgsl::Plain(plain) => Some(plain),
@@ -208,6 +220,7 @@ impl DType {
         }
     }
     /// How kernels write it, for floats of sixteen bits.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn store(self) -> Option<&'static Store> {
         self.plain()?.store.as_ref()
     }
@@ -259,7 +272,7 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
 /// The value of one element.
 pub fn decode_one(dtype: DType, bytes: &[u8], i: usize) -> f32 {
     let (block, size) = (dtype.block(), dtype.block_bytes());
-    let mut values = [0.0; describe::MAX_BLOCK];
+    let mut values = [0.0; levels::MAX_BLOCK];
     decode_into(dtype, &bytes[i / block * size..][..size], &mut values[..block]);
     values[i % block]
 }
@@ -286,8 +299,8 @@ pub fn dot(dtype: DType, row: &[u8], x: &[f32]) -> f32 {
     if let Some(dot) = float.dot {
         return dot(row, x);
     }
-    let mut values = [0.0; describe::MAX_BLOCK];
-    let blocks = (describe::MAX_BLOCK / dtype.block()).max(1);
+    let mut values = [0.0; levels::MAX_BLOCK];
+    let blocks = (levels::MAX_BLOCK / dtype.block()).max(1);
     let mut sum = 0.0;
     for (bytes, x) in row.chunks(blocks * dtype.block_bytes()).zip(x.chunks(blocks * dtype.block())) {
         let values = &mut values[..x.len()];
@@ -308,7 +321,7 @@ mod tests {
             let f = dtype.format();
             assert_eq!(DType::named(f.name), Some(dtype));
             assert!(f.ggml.is_none_or(|n| numbers.insert(n) && other(n).is_none()), "{dtype}: its number is taken");
-            assert!(f.block <= describe::MAX_BLOCK && describe::MAX_BLOCK.is_multiple_of(f.block));
+            assert!(f.block <= levels::MAX_BLOCK && levels::MAX_BLOCK.is_multiple_of(f.block));
             match f.float().map(|float| &float.wgsl) {
                 Some(Wgsl::Blocks(_)) => {
                     assert!(f.block.is_multiple_of(RUN), "{dtype}: blocks are whole runs");

@@ -4,7 +4,7 @@
 //! returns it.
 
 use super::{Graph, Source, shape};
-use crate::base::{Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};
+use crate::base::{Array, Cut, DType, Dim, Error, MeshAxis, Part, Placement, Result, Shape, Type};
 use crate::op::{self, Attention, Attrs, Build, OpDef, RopeLayout, Value};
 use std::cell::RefCell;
 
@@ -83,10 +83,12 @@ impl GraphBuilder {
         self.graph.borrow_mut().set_place(place);
     }
     /// Names the layer that following nodes belong to; a pipeline is cut between layers.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn layer(&self, layer: u32) {
         self.graph.borrow_mut().set_layer(layer);
     }
     /// The layer that following nodes belong to.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn current_layer(&self) -> u32 {
         self.graph.borrow().current_layer()
     }
@@ -123,11 +125,35 @@ impl GraphBuilder {
         let xs: Vec<Tensor> = xs.iter().map(|x| x.unsqueeze(axis)).collect();
         self.concat(&xs, axis)
     }
+    /// Numbers that are part of the graph, of the array's type and shape.
+    ///
+    /// Quantised arrays are weights, not literals: they are an error.
+    pub fn literal(&self, name: &str, array: &Array) -> Tensor<'_> {
+        let (dtype, shape) = (array.dtype, &array.shape[..]);
+        let data = |part: &str, x: Vec<f32>| self.data(&format!("{name}{part}"), shape, x);
+        match dtype {
+            DType::F32 => data("", array.to_f32()),
+            DType::Bool => data("", array.to_f64().iter().map(|x| *x as f32).collect()).ne(self.constant(0.0)),
+            d if d.is_int() => {
+                let whole: Vec<i64> = array.to_f64().iter().map(|x| *x as i64).collect();
+                // An f32 holds whole numbers of 24 bits.
+                if whole.iter().all(|n| n.unsigned_abs() <= 1 << 24) {
+                    return data("", whole.iter().map(|n| *n as f32).collect()).cast(d);
+                }
+                let high = data(".high", whole.iter().map(|n| (n >> 16) as f32).collect()).cast(d);
+                let low = data(".low", whole.iter().map(|n| (n & 0xffff) as f32).collect()).cast(d);
+                high.shl(self.integer(d, 16)).or(low)
+            }
+            d if !d.is_quantised() => data("", array.to_f32()).cast(d),
+            d => self.fail(Error::op("literal", name, format!("is {d}: give blocks as a weight"))),
+        }
+    }
     /// A whole number of an integer type, as a scalar.
     pub fn integer(&self, dtype: DType, n: i32) -> Tensor<'_> {
         self.iota(dtype, [1], 0, n as i64).reshape(Shape::default())
     }
     /// Any op of the table by its definition.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn op(&self, def: &'static OpDef, attrs: Attrs, args: &[Tensor<'_>]) -> Tensor<'_> {
         self.with(args, |graph, args| graph.apply(def, attrs, args))
     }
@@ -176,20 +202,24 @@ impl GraphBuilder {
         }
     }
     /// Keeps an error found elsewhere, a missing tensor say, as if an op had failed; gives a poisoned tensor.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn fail(&self, error: Error) -> Tensor<'_> {
         self.error.borrow_mut().get_or_insert(error);
         self.wrap(POISON)
     }
     /// A tensor, or the error kept in its place.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn or_fail<'g>(&'g self, made: Result<Tensor<'g>>) -> Tensor<'g> {
         made.unwrap_or_else(|e| self.fail(e))
     }
     /// Whether an error is kept: what is added from here on is nothing.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn has_failed(&self) -> bool {
         self.error.borrow().is_some()
     }
     /// Takes the error that [`GraphBuilder::finish`] would return: ops are added again from now on. Tensors that were
     /// poisoned stay so, and an op on one of them is an error.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn take_error(&self) -> Option<Error> {
         self.error.borrow_mut().take()
     }
@@ -272,6 +302,7 @@ impl<'g> Tensor<'g> {
         self.ty().dtype
     }
     /// Its handle in the graph.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn value(&self) -> Value {
         self.value
     }
@@ -361,8 +392,11 @@ impl<'g> Tensor<'g> {
     pub fn rms_norm(self, w: Tensor<'_>, eps: f32) -> Self {
         self.with(&op::RMS_NORM, Attrs::Norm { eps }, &[w])
     }
-    /// Rotary positions on `[..., s, h, d]` with tables `[s, d/2]`.
+    /// Rotary positions on `[..., s, h, d]` with tables `[s, d/2]`, or `[..., s, d/2]` where rows have positions of their own.
     pub fn rope(self, cos: Tensor<'_>, sin: Tensor<'_>, layout: RopeLayout) -> Self {
+        if cos.shape().rank() > 2 && !self.builder.has_failed() {
+            return self.rope_by_rows(cos, sin, layout);
+        }
         self.with(&op::ROPE, Attrs::Rope(layout), &[cos, sin])
     }
     /// Scaled-dot-product attention of queries `self` `[b, s, h, d]` over `k`, `v` `[b, t, g, d]`.
@@ -376,6 +410,7 @@ impl<'g> Tensor<'g> {
         self.with(&op::ATTENTION, Attrs::Attention(Attention { sinks: true, ..how }), &[k, v, sinks])
     }
     /// Attention over pages of keys and values of many sequences; see the op `paged_attention` in docs/ops.md.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn paged_attention(self, at: Paged<'_>, sinks: Option<Tensor<'_>>, page: u32, how: Attention) -> Self {
         let mut rest = vec![at.keys, at.values, at.tables, at.sequences, at.positions];
         rest.extend(sinks);
@@ -383,6 +418,7 @@ impl<'g> Tensor<'g> {
         self.with(&op::PAGED_ATTENTION, Attrs::Pages { how, page }, &rest)
     }
     /// Products with `rows` rows of a weight `[.., k]` from each of `first` (u32 `[n, t]`) on; self is `[n, t, k]` or `[n, 1, k]`.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn expert_matmul(self, w: Tensor<'_>, first: Tensor<'_>, rows: usize) -> Self {
         self.with(&op::EXPERT_MATMUL, Attrs::Rows(rows.into()), &[w, first])
     }
@@ -432,6 +468,9 @@ impl<'g> Tensor<'g> {
         self.with(&op::CAST, Attrs::Cast(to), &[])
     }
 
+    pub(super) fn builder(self) -> &'g GraphBuilder {
+        self.builder
+    }
     pub(super) fn with(self, def: &'static OpDef, attrs: Attrs, rest: &[Tensor<'_>]) -> Self {
         self.builder.with(&[&[self], rest].concat(), |graph, args| graph.apply(def, attrs, args))
     }

@@ -11,8 +11,9 @@ struct Lettered<'g> {
 
 impl GraphBuilder {
     /// Einstein's sum, such as `"bhqd,bhkd->bhqk"`: letters name axes, those that the result lacks are summed. Without `->` the
-    /// result has the letters that occur once, in order. Spaces are passed over; `…` and letters twice in one operand are not
-    /// known. Two operands at a time become one product of matrices.
+    /// result has the letters that occur once, in order. `...` stands for all axes that have no letter, matched from the last on;
+    /// without `->` they come first. Spaces are passed over; letters twice in one operand are not known. Two operands at a time
+    /// become one product of matrices.
     pub fn einsum(&self, spec: &str, operands: &[Tensor<'_>]) -> Tensor<'_> {
         self.or_fail(self.try_einsum(spec, operands))
     }
@@ -21,30 +22,38 @@ impl GraphBuilder {
         let wrong = |what: String| Error::op("einsum", spec, what);
         let spec: String = spec.chars().filter(|c| !c.is_whitespace()).collect();
         let (left, right) = spec.split_once("->").map_or((&spec[..], None), |(l, r)| (l, Some(r)));
-        let names: Vec<Vec<char>> = left.split(',').map(|s| s.chars().collect()).collect();
-        if names.len() != operands.len() {
-            return Err(wrong(format!("names {} operands, got {}", names.len(), operands.len())));
+        let given: Vec<&str> = left.split(',').collect();
+        if given.len() != operands.len() {
+            return Err(wrong(format!("names {} operands, got {}", given.len(), operands.len())));
+        }
+        let unnamed = given.iter().zip(operands).filter(|(s, _)| s.contains("..."));
+        let unnamed = unnamed.map(|(s, x)| x.shape().rank().saturating_sub(s.chars().count() - 3)).max();
+        let of_rank =
+            |(s, x): (&&str, &Tensor)| named(s, x.shape().rank().saturating_sub(s.chars().count().saturating_sub(3)));
+        let names: Vec<Vec<char>> = given.iter().zip(operands).map(of_rank).collect();
+        if right.is_some_and(|r| !r.contains("...")) && unnamed.is_some_and(|n| n > 0) {
+            return Err(wrong("the result lacks the \"...\" of the operands".into()));
         }
         let all: Vec<char> = names.concat();
         let once = || {
-            let mut letters: Vec<char> =
-                all.iter().filter(|c| all.iter().filter(|d| d == c).count() == 1).copied().collect();
+            let mut letters: Vec<char> = all
+                .iter()
+                .filter(|c| !is_unnamed(**c) && all.iter().filter(|d| d == c).count() == 1)
+                .copied()
+                .collect();
             letters.sort_unstable();
-            letters
+            [named("...", unnamed.unwrap_or(0)), letters].concat()
         };
-        let out: Vec<char> = right.map_or_else(once, |r| r.chars().collect());
+        let out: Vec<char> = right.map_or_else(once, |r| named(r, unnamed.unwrap_or(0)));
         let mut terms: Vec<Lettered> = vec![];
         for (axes, x) in names.into_iter().zip(operands) {
             let x = self.adopt(*x);
             let shape = x.shape();
-            if axes.len() != shape.rank() || axes.iter().any(|c| !c.is_alphabetic()) {
-                return Err(wrong(format!(
-                    "\"{}\" does not name the axes of {shape}",
-                    axes.iter().collect::<String>()
-                )));
+            if axes.len() != shape.rank() || axes.iter().any(|c| !c.is_alphabetic() && !is_unnamed(*c)) {
+                return Err(wrong(format!("\"{}\" does not name the axes of {shape}", written(&axes))));
             }
             if (1..axes.len()).any(|i| axes[..i].contains(&axes[i])) {
-                return Err(wrong(format!("\"{}\" names an axis twice", axes.iter().collect::<String>())));
+                return Err(wrong(format!("\"{}\" names an axis twice", written(&axes))));
             }
             terms.push(Lettered { x, axes });
         }
@@ -62,6 +71,29 @@ impl GraphBuilder {
         let perm: Vec<usize> = out.iter().filter_map(|c| done.axes.iter().position(|a| a == c)).collect();
         Ok(if perm.is_sorted() { done.x } else { done.x.transpose(&perm) })
     }
+}
+
+/// Letters for axes that have none, the last axis first.
+const UNNAMED: u32 = 0xE000;
+
+fn is_unnamed(c: char) -> bool {
+    (UNNAMED..=0xF8FF).contains(&(c as u32))
+}
+
+/// The letters of an operand, with those of `n` axes for its `...`.
+fn named(spec: &str, n: usize) -> Vec<char> {
+    let axes: String = (0..n as u32).rev().filter_map(|i| char::from_u32(UNNAMED + i)).collect();
+    spec.replacen("...", &axes, 1).chars().collect()
+}
+
+/// Letters as the caller gave them.
+fn written(axes: &[char]) -> String {
+    let first = axes.iter().position(|c| is_unnamed(*c));
+    let letter = |(i, c): (usize, &char)| match is_unnamed(*c) {
+        false => c.to_string(),
+        true => if first == Some(i) { "..." } else { "" }.to_string(),
+    };
+    axes.iter().enumerate().map(letter).collect()
 }
 
 impl<'g> Lettered<'g> {
@@ -98,7 +130,7 @@ fn contract<'g>(a: Lettered<'g>, b: Lettered<'g>, keep: &dyn Fn(&char) -> bool) 
     for c in &both {
         let (x, y) = (a.dim(*c), b.dim(*c));
         if x != y {
-            return Err(format!("axis '{c}' is {x} and {y}"));
+            return Err(format!("axis '{}' is {x} and {y}", written(&[*c])));
         }
     }
     let (batch, inner): (Vec<char>, Vec<char>) = both.iter().partition(|c| keep(c));

@@ -7,6 +7,7 @@ use crate::op::{Attrs, Body, Build, CAST, OpDef, Value};
 impl Graph {
     /// The same graph with every composite that `keep` does not want replaced by its definition, all the way down,
     /// and without nodes that no output and no state depends on.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn expand(&self, keep: &dyn Fn(&OpDef) -> bool) -> Result<Graph> {
         self.expand_for(keep, &|_, _| false)
     }

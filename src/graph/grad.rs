@@ -45,6 +45,7 @@ impl Graph {
     ///
     /// # Errors
     /// Those of the ops' gradient rules.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn pullback(
         &mut self,
         (y, seed): (Value, Value),

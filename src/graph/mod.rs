@@ -1,5 +1,6 @@
 //! The graph: an arena of nodes in the order they were added, so every operand comes before its user.
 
+mod attend;
 mod builder;
 mod einsum;
 mod expand;
@@ -98,10 +99,12 @@ impl Node {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Graph {
     /// In the order in which they were added: operands come before their users.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub nodes: Vec<Node>,
     /// Named results.
     pub outputs: Vec<(String, Value)>,
     /// What was stated of how values lie along mesh axes.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub hints: Vec<Hint>,
     place: String,
     layer: u32,
@@ -114,18 +117,22 @@ const MAX_AXIS: i64 = u32::MAX as i64;
 
 impl Graph {
     /// The node of a handle.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn node(&self, v: Value) -> &Node {
         &self.nodes[v.0 as usize]
     }
     /// All handles, in the order of nodes.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn values(&self) -> impl Iterator<Item = Value> + use<> {
         (0..self.nodes.len() as u32).map(Value)
     }
     /// The input of this name.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn find_input(&self, name: &str) -> Option<Value> {
         self.values().find(|v| self.node(*v).name == name && self.node(*v).source == Source::Input)
     }
     /// How often each node is used, outputs counted.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.nodes.len()];
         let used = self.nodes.iter().flat_map(Node::args).chain(self.outputs.iter().map(|o| &o.1));
@@ -136,6 +143,7 @@ impl Graph {
         self.nodes.iter().filter(move |n| n.args().contains(&v))
     }
     /// Whether a value is used, but only on the right of products and as the table of gathers.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn is_right_or_table(&self, v: Value) -> bool {
         let fits = |n: &Node| match n.kind() {
             "matmul" => n.args()[0] != v,
@@ -145,6 +153,7 @@ impl Graph {
         self.users(v).next().is_some() && self.users(v).all(fits) && self.outputs.iter().all(|o| o.1 != v)
     }
     /// Whether whatever uses a matrix uses it row by row: products with its transpose, and gathers of its rows.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn is_read_by_rows(&self, matrix: Value) -> bool {
         let across = |n: &Node| {
             matches!(
@@ -163,10 +172,12 @@ impl Graph {
         out
     }
     /// Names the part of the model that following ops belong to.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn set_place(&mut self, place: impl Into<String>) {
         self.place = place.into();
     }
     /// Names the layer that following nodes belong to; the first is 0.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn set_layer(&mut self, layer: u32) {
         self.layer = layer;
     }
@@ -175,11 +186,13 @@ impl Graph {
         self.layer
     }
     /// States how a value should lie along a mesh axis.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn hint(&mut self, value: Value, over: MeshAxis, placement: Placement, cut: Cut) {
         self.hints.push(Hint { value, over, placement, cut });
     }
 
     /// Adds a node that is known to be right; passes of the planner do.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn push(&mut self, source: Source, ty: Type, name: impl Into<String>) -> Value {
         for (v, _) in ty.shape.iter().flat_map(Dim::terms) {
             self.variables.entry(v.name).or_insert(v.max);
@@ -188,6 +201,7 @@ impl Graph {
         Value(self.nodes.len() as u32 - 1)
     }
     /// Adds an input, weight, state or literal; a name may be used once a kind.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn source(&mut self, source: Source, ty: Type, name: &str) -> Result<Value> {
         let kind = std::mem::discriminant(&source);
         if name.is_empty() || self.nodes.iter().any(|n| n.name == name && std::mem::discriminant(&n.source) == kind) {

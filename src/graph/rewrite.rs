@@ -24,6 +24,7 @@ impl Graph {
     ///
     /// # Errors
     /// Those of `each`, and operands that do not fit an op any more.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn rewrite(&self, mut each: impl FnMut(&mut Graph, Value, &Renamed) -> Result<Rewritten>) -> Result<Graph> {
         let mut out = Graph::default();
         let mut map = Renamed::new();

@@ -1,8 +1,8 @@
 //! Products of integers for GPUs: a left operand that was rounded to bytes, and weights whose numbers fit into bytes
 //! (`dot4I8Packed`). A dispatch rounds the left operand first; tiles of both are multiplied here, vectors in [`vector`](super::vector).
 
-use super::matmul::Right;
-use super::tiles::Tile;
+use super::operands::Right;
+use super::variants::Tile;
 use super::{Kernel, Template};
 use crate::format::RUN;
 use std::fmt::Write;
@@ -14,11 +14,6 @@ pub static TILES: Template = Template { name: "matmul_int8", source: include_str
 pub const VECTORS: u32 = 3;
 /// Blocks that a workgroup of [`QUANTISE`] makes.
 pub const GROUP: u32 = 64;
-
-/// Bytes of workgroup memory that tiles take: a run of bytes, and four numbers for each row and column.
-pub const fn bytes(tile: Tile) -> u32 {
-    (tile.bm + tile.bn) * (RUN as u32 + 16)
-}
 
 /// Bytes of a left operand of `rows` rows of `k` elements.
 pub fn left_bytes(rows: u64, k: u64) -> u64 {

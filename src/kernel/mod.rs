@@ -15,6 +15,7 @@ pub mod flash;
 pub mod grid;
 pub mod int8;
 pub mod matmul;
+mod operands;
 pub mod reach;
 mod reflect;
 pub mod row;

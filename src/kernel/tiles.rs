@@ -1,6 +1,8 @@
 //! Matrix multiplication for GPUs: register tiles over tiles in workgroup memory, as text for each layout of the operands.
 
-use super::matmul::{Form, Right};
+pub use super::variants::{STEPS, Tile};
+
+use super::operands::{Form, Right};
 use super::{Kernel, Template};
 use crate::base::DType;
 use crate::format::{RUN, Wgsl};
@@ -11,32 +13,6 @@ pub static TILES: Template = Template { name: "matmul", source: include_str!("..
 pub static HALF_TILES: Template = Template { name: "matmul_f16", source: TILES.source };
 /// Adds up the parts of a product whose k was cut.
 pub static SUM: Template = Template { name: "matmul_sum", source: include_str!("../../shaders/matmul_sum.wgsl") };
-
-/// Steps along k of one tile.
-pub const STEPS: u32 = 16;
-
-/// Outputs of a workgroup and of a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Tile {
-    pub bm: u32,
-    pub bn: u32,
-    pub tm: u32,
-    pub tn: u32,
-}
-
-impl Tile {
-    pub const fn lanes(self) -> u32 {
-        (self.bm / self.tm) * (self.bn / self.tn)
-    }
-    /// Bytes of workgroup memory.
-    pub const fn bytes(self) -> u32 {
-        (self.bm + self.bn) * STEPS * 4
-    }
-    /// Lanes along the columns and along the rows of a tile.
-    fn across(self) -> (u32, u32) {
-        (self.bn / self.tn, self.bm / self.tm)
-    }
-}
 
 /// How an operand lies in storage: which loads it allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

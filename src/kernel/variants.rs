@@ -1,21 +1,39 @@
 //! The forms and variants of products: what each requires, which products it fits, and what it should cost on a GPU.
 
-use super::int8;
-use super::matmul::Right;
-use super::tiles::Tile;
-use crate::base::{Caps, Precision};
+pub use super::operands::Form;
 
-/// How the work is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// Tiles of both operands in workgroup memory, register tiles over them; any strides and sizes.
-    Tiled,
-    /// A register tile an invocation, no barriers: what wins where shaders run on a CPU.
-    Rows,
-    /// A workgroup for a few outputs, lanes along k: few rows of the left operand on a GPU.
-    Vector,
-    /// The same with sums over subgroups, where the device has them.
-    Subgroup,
+use super::operands::Right;
+use crate::base::{Caps, Precision};
+use crate::format::RUN;
+
+/// Steps along k of one tile.
+pub const STEPS: u32 = 16;
+
+/// Outputs of a workgroup and of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tile {
+    pub bm: u32,
+    pub bn: u32,
+    pub tm: u32,
+    pub tn: u32,
+}
+
+impl Tile {
+    pub const fn lanes(self) -> u32 {
+        (self.bm / self.tm) * (self.bn / self.tn)
+    }
+    /// Bytes of workgroup memory.
+    pub const fn bytes(self) -> u32 {
+        (self.bm + self.bn) * STEPS * 4
+    }
+    /// Bytes of workgroup memory of integer tiles: a run of bytes, and four numbers for each row and column.
+    pub const fn int8_bytes(self) -> u32 {
+        (self.bm + self.bn) * (RUN as u32 + 16)
+    }
+    /// Lanes along the columns and along the rows of a tile.
+    pub(super) fn across(self) -> (u32, u32) {
+        (self.bn / self.tn, self.bm / self.tm)
+    }
 }
 
 /// One row of the table of variants. Tuning names it.
@@ -131,7 +149,7 @@ impl Variant {
         let bytes = match self.precision {
             Precision::F32 => self.tile().bytes(),
             Precision::F16 => self.tile().bytes() / 2,
-            Precision::Int8 => int8::bytes(self.tile()),
+            Precision::Int8 => self.tile().int8_bytes(),
         };
         match self.form {
             Form::Tiled => self.tile().lanes() <= caps.invocations && bytes <= caps.workgroup_bytes,

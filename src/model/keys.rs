@@ -179,11 +179,39 @@ const DECISIVE: &[&str] = &[
     "peft_type",
 ];
 
+/// Types of models whose families read all parts of config.json.
+const WHOLE: &[&str] = &["clip", "siglip"];
+
+static NOTHING: std::sync::LazyLock<Json> = std::sync::LazyLock::new(|| Json::Object(Default::default()));
+
 impl<'a> Keys<'a> {
+    /// An object within config.json, read and counted by itself; an empty one where it is absent.
+    ///
+    /// # Errors
+    /// What is there and is no object.
+    pub fn part(&self, name: &str) -> Result<Keys<'a>> {
+        let json = self.json_value(name).unwrap_or(&NOTHING);
+        if !json.is_object() {
+            return Err(self.error(format!("{name} is {}, it must be an object", short(&json.to_string(), 40))));
+        }
+        let (prefix, read, notes) = (self.prefix.clone(), RefCell::default(), RefCell::default());
+        Ok(Keys { gguf: None, json: Some(json), prefix, model: self.model, source: self.source, read, notes })
+    }
+    /// Ends the reading of a part, as [`Keys::finish`] ends that of the whole.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn absorb(&self, part: Keys, harmless: &[&str]) -> Result<()> {
+        let notes = part.finish(harmless)?;
+        self.notes.borrow_mut().extend(notes);
+        Ok(())
+    }
     pub fn new(source: &'a ModelSource, json: Option<&'a Json>, model: &'a str) -> Keys<'a> {
         let gguf = source.gguf();
         // Models that see and hear keep the text model's keys apart.
-        let json = json.map(|j| j.get("text_config").filter(|t| t.get("hidden_size").is_some()).unwrap_or(j));
+        let whole = |j: &Json| j.get("model_type").and_then(Json::as_str).is_some_and(|t| WHOLE.contains(&t));
+        let text = |j: &'a Json| j.get("text_config").filter(|t| t.get("hidden_size").is_some() && !whole(j));
+        let json = json.map(|j| text(j).unwrap_or(j));
         let architecture = gguf.and_then(|g| g.get("general.architecture")?.text()).unwrap_or_default();
         Keys {
             gguf,

@@ -4,9 +4,9 @@ use super::ModelSource;
 use super::arch::{self, Architecture, Family};
 use super::derived;
 use super::keys::{Keys, short};
-use super::layers::{self, Decoder, Encoder, PagedShape, Sentence, StepShape};
+use super::layers::{self, Decoder, Encoder, PagedShape, Sentence, Speech, StepShape, Vision};
 use super::tensor::TensorType;
-use crate::base::{Bindings, DType, Error, Result, Var};
+use crate::base::{Bindings, DType, Dim, Error, Result, Var};
 use crate::format;
 use crate::graph::{Graph, Source};
 use std::collections::HashSet;
@@ -43,10 +43,19 @@ pub struct ModelInfo {
 }
 
 /// A file with its family.
+///
+/// ```no_run
+/// use warpweft::{Model, ModelSource};
+///
+/// let model = Model::new(ModelSource::open("model.gguf")?)?;
+/// println!("{}: {} layers", model.info().name, model.info().layers);
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 pub struct Model {
     /// Where the weights are.
     pub source: ModelSource,
     /// What computes it.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub architecture: Architecture,
     /// The name in the file, or that of the file.
     pub name: String,
@@ -71,6 +80,9 @@ const UNNEEDED: &[&str] = &[
     "vision_tower.",
     "model.visual.",
     "multi_modal_projector.",
+    // By which similarities are scaled.
+    "logit_scale",
+    "logit_bias",
     // Scales of activations, which are not rounded here.
     ".input_scale",
     ".activation_scale",
@@ -121,6 +133,7 @@ impl Model {
     }
 
     /// Whether some weights are made of tensors that the file holds in another form, so that the file must be whole first.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn derives(&self) -> bool {
         self.derives
     }
@@ -129,8 +142,13 @@ impl Model {
     fn check_tensors(&self) -> Result<bool> {
         // Tensors that are missing or wrong are told by whoever builds a graph to run it.
         let Ok((graph, _)) = self.typical_step(1) else { return Ok(false) };
+        let second = match &self.architecture {
+            Architecture::Speech(_) => Some(self.hear_graph()),
+            _ => self.vision().map(|_| self.image_graph(Var::new("batch", 1))),
+        };
+        let Ok(second) = second.transpose() else { return Ok(false) };
         let (mut used, mut derives) = (HashSet::new(), false);
-        for node in &graph.nodes {
+        for node in graph.nodes.iter().chain(second.iter().flat_map(|g| &g.nodes)) {
             if let Source::Weight { parts } = &node.source {
                 let made = |name: &str| self.source.tensor(name).is_none() && derived::is_derived(name);
                 let origins: Vec<String> = parts.iter().flat_map(|p| derived::origins(&p.name)).collect();
@@ -138,7 +156,9 @@ impl Model {
                 used.extend(origins.iter().flat_map(|n| self.source.pieces(n)));
             }
         }
-        let head = |name: &str| name == "lm_head.weight" && self.decoder().is_some_and(|d| d.common().tied);
+        let tied = self.decoder().is_some_and(|d| d.common().tied);
+        let projects = |name: &str| name == "proj_out.weight" && self.speech().is_some_and(|s| s.tied);
+        let head = |name: &str| name == "lm_head.weight" && tied || projects(name);
         // An encoder inside of a larger model: what stands beside it is that model's head.
         let root = self
             .encoder()
@@ -158,17 +178,26 @@ impl Model {
     }
 
     /// What generates text with it, where it does.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn decoder(&self) -> Option<&dyn Decoder> {
         match &self.architecture {
             Architecture::Decoder(d) => Some(&**d),
-            Architecture::Encoder(_) => None,
+            Architecture::Encoder(_) | Architecture::Speech(_) => None,
         }
     }
     /// What makes embeddings with it, where it does.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn encoder(&self) -> Option<&dyn Encoder> {
         match &self.architecture {
             Architecture::Encoder(e) => Some(&**e),
-            Architecture::Decoder(_) => None,
+            Architecture::Decoder(_) | Architecture::Speech(_) => None,
+        }
+    }
+    /// What makes text of speech with it, where it does.
+    pub fn speech(&self) -> Option<&Speech> {
+        match &self.architecture {
+            Architecture::Speech(s) => Some(s),
+            Architecture::Decoder(_) | Architecture::Encoder(_) => None,
         }
     }
 
@@ -205,12 +234,30 @@ impl Model {
                     heads: s.heads,
                     kv_heads: s.heads,
                     vocab: s.vocab,
-                    embedding: Some(s.output()),
+                    embedding: Some(e.output()),
                     context: s.context,
                     parameters,
                     weight_bytes,
                     state_bytes_per_token: 0,
                     state_bytes_per_sequence: 0,
+                }
+            }
+            Architecture::Speech(s) => {
+                let d = &s.decoder;
+                ModelInfo {
+                    name,
+                    family,
+                    layers: s.encoder.layers + d.layers,
+                    width: d.width,
+                    heads: d.heads,
+                    kv_heads: d.heads,
+                    vocab: d.vocab,
+                    embedding: None,
+                    context: d.context,
+                    parameters,
+                    weight_bytes,
+                    state_bytes_per_token: s.state_bytes_per_token(),
+                    state_bytes_per_sequence: s.state_bytes_per_token() * s.encoder.context as u64,
                 }
             }
         }
@@ -223,20 +270,27 @@ impl Model {
     }
     fn generator(&self) -> Result<&dyn Decoder> {
         let decoder = self.decoder().filter(|_| self.sentence.is_none());
-        decoder.ok_or_else(|| Error::model(&self.name, "is an encoder: it makes embeddings, it does not generate text"))
+        let what = match self.speech() {
+            Some(_) => "makes text of speech: give it a sound (warpweft transcribe)",
+            None => "is an encoder: it makes embeddings, it does not generate text",
+        };
+        decoder.ok_or_else(|| Error::model(&self.name, what))
     }
 
     /// The graph of a decoder's step.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn step_graph(&self, step: &StepShape) -> Result<Graph> {
         layers::step(self.generator()?, &self.source, &self.name, step)
     }
 
     /// The graph of a decoder's step over rows of many sequences.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn paged_graph(&self, step: &PagedShape) -> Result<Graph> {
         layers::paged_step(self.generator()?, &self.source, &self.name, step)
     }
 
     /// Whether it has such a step.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn has_pages(&self) -> bool {
         self.decoder().is_some_and(Decoder::has_pages)
     }
@@ -253,6 +307,7 @@ impl Model {
     }
 
     /// Tokens before its own that a row of such a step is told the places of.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn looks_back(&self) -> usize {
         self.decoder().map_or(0, Decoder::looks_back)
     }
@@ -264,6 +319,7 @@ impl Model {
     }
 
     /// A step that stands for the model's use: one token at half of the context, or one text of 32 tokens.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn typical_step(&self, context: usize) -> Result<(Graph, Bindings)> {
         match &self.architecture {
             Architecture::Decoder(_) if self.sentence.is_none() => {
@@ -271,6 +327,10 @@ impl Model {
                 let step = StepShape { seq: 1.into(), total, context, last_only: true, sequence_parallel: false };
                 let bindings = Bindings::new().with("seq", 1).with("total", (context as u64 / 2).max(1));
                 Ok((self.step_graph(&step)?, bindings))
+            }
+            Architecture::Speech(s) => {
+                let graph = self.write_graph(1.into(), Var::new("total", s.decoder.context as u32))?;
+                Ok((graph, Bindings::new().with("total", (s.decoder.context as u64 / 2).max(1))))
             }
             _ => {
                 let most = self.sentence.as_ref().map_or(context, |s| s.max_tokens);
@@ -282,11 +342,48 @@ impl Model {
     }
 
     /// How a vector of a text is made, where the model makes one.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn sentence(&self) -> Option<&Sentence> {
         self.sentence.as_ref()
     }
 
+    /// What makes vectors of images, where the model has it.
+    pub fn vision(&self) -> Option<&Vision> {
+        self.encoder().and_then(Encoder::vision)
+    }
+
+    /// The graph of a batch of images: their vectors lie in the space of the texts'.
+    ///
+    /// # Errors
+    /// A model that sees no images; tensors that are missing or have other shapes.
+    pub fn image_graph(&self, batch: Var) -> Result<Graph> {
+        let lacks = || Error::model(&self.name, "sees no images: models of the types clip and siglip do");
+        layers::see(self.vision().ok_or_else(lacks)?, &self.source, &self.name, batch)
+    }
+
+    fn heard(&self) -> Result<&Speech> {
+        let lacks = || Error::model(&self.name, "hears no speech: models of the type whisper do");
+        self.speech().ok_or_else(lacks)
+    }
+
+    /// The graph that hears a spectrogram.
+    ///
+    /// # Errors
+    /// A model that hears no speech; tensors that are missing or have other shapes.
+    pub fn hear_graph(&self) -> Result<Graph> {
+        layers::hear(self.heard()?, &self.source, &self.name)
+    }
+
+    /// The graph that writes what was heard: up to `seq` new tokens, `total` with those before.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn write_graph(&self, seq: Dim, total: Var) -> Result<Graph> {
+        layers::write(self.heard()?, &self.source, &self.name, seq, total)
+    }
+
     /// The graph of a batch of texts; of one text at a time where the model is a decoder.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn embed_graph(&self, batch: Var, seq: Var) -> Result<Graph> {
         match (&self.architecture, &self.sentence) {
             (Architecture::Encoder(e), _) => layers::encode(&**e, &self.source, &self.name, batch, seq),
@@ -319,6 +416,7 @@ fn check_quantisation(at: &Keys) -> Result<()> {
 fn sentence(at: &Keys, architecture: &Architecture) -> Result<Option<Sentence>> {
     let decoder = match architecture {
         Architecture::Encoder(e) => return Ok(Some(e.common().sentence.clone())),
+        Architecture::Speech(_) => return Ok(None),
         Architecture::Decoder(d) => d,
     };
     // Converters write how embedders pool, and nothing of others.

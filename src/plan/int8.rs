@@ -14,7 +14,7 @@ use crate::op::Value;
 
 /// Blocks of a row.
 fn runs(p: &Product) -> i64 {
-    p.k().bound() as i64 / RUN as i64
+    p.k().bound() / RUN as i64
 }
 
 /// Rows of k elements as bytes, by blocks of 32: 16 bytes in three vectors each.

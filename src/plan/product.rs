@@ -188,7 +188,7 @@ fn kernel(
     }
     let (kernel, grid) = match v.form {
         Form::Rows | Form::Tiled => {
-            let broadcast = subgroups && v.tm % matmul::ROWS_LANES == 0;
+            let broadcast = subgroups && v.tm.is_multiple_of(matmul::ROWS_LANES);
             body += &matmul::tile(p.right, v, broadcast, false);
             let mut kernel = Kernel::new(&matmul::ROWS).set("WG", matmul::ROWS_LANES).set("TM", v.tm).set("TN", v.tn);
             if broadcast {
@@ -366,7 +366,7 @@ pub fn emit_pair(l: &mut Lower, pair: &Pair) -> Result<()> {
     let mut body = code.helpers.clone() + &epilogue;
     let (mut kernel, grid) = match &spec {
         None => {
-            let broadcast = l.caps.subgroup >= matmul::ROWS_LANES && v.tm % matmul::ROWS_LANES == 0;
+            let broadcast = l.caps.subgroup >= matmul::ROWS_LANES && v.tm.is_multiple_of(matmul::ROWS_LANES);
             body += &p.right.access(v.form);
             body += &batch(&mut code, "batch_a", &p.a, &p.lead);
             body += &batch(&mut code, "batch_b", &p.b, &p.lead);

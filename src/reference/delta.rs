@@ -1,6 +1,6 @@
 //! The gated delta rule, row by row.
 
-use super::primitive::Call;
+use super::call::Call;
 use super::value::{Real, Tensor};
 
 pub fn run<T: Real>(call: &Call<T>) -> Tensor<T> {

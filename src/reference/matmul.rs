@@ -1,19 +1,12 @@
 //! Matrix multiplication: plain loops in f64, a library's or quantised dot products in f32.
 
+use super::call::Call;
+use super::columns::{Matrix, Strided, columns};
 use super::dot;
-use super::primitive::Call;
 use super::rows::Rows;
 use super::value::{Data, Real, Tensor};
-use crate::base::{DType, Result};
-use crate::format;
+use crate::base::Result;
 use crate::op::Attrs;
-use rayon::prelude::*;
-use std::ops::Range;
-
-/// Rows of weights that are decoded at a time: they stay in the second-level cache.
-pub const PANEL: usize = 64;
-/// Rows of the left operand from which decoding a panel once pays.
-const TALL: usize = 5;
 
 pub fn run<T: Real>(call: &Call<T>) -> Result<Tensor<T>> {
     let Attrs::Matmul { ta, tb } = *call.attrs else { return Err(call.wrong()) };
@@ -63,13 +56,6 @@ fn swapped<T: Real>(t: &Tensor<T>, swap: bool) -> Tensor<T> {
     t
 }
 
-/// A matrix in a slice.
-struct Strided<'a, T> {
-    data: &'a [T],
-    row: usize,
-    col: usize,
-}
-
 /// `y = a · b`, row-major.
 fn multiply<T: Real>(a: Strided<T>, b: Strided<T>, y: &mut [T], (m, n, k): (usize, usize, usize)) {
     if !T::FALLBACK {
@@ -116,26 +102,6 @@ fn multiply<T: Real>(a: Strided<T>, b: Strided<T>, y: &mut [T], (m, n, k): (usiz
     }
 }
 
-/// Rows of weights `[n, k]`.
-#[derive(Clone, Copy)]
-pub enum Matrix<'a> {
-    Blocks(&'a [u8], DType),
-    Floats(&'a [f32]),
-}
-
-impl Matrix<'_> {
-    /// Some of its rows.
-    pub fn rows(&self, k: usize, rows: Range<usize>) -> Self {
-        match *self {
-            Matrix::Floats(w) => Matrix::Floats(&w[rows.start * k..rows.end * k]),
-            Matrix::Blocks(bytes, dtype) => {
-                let row = k / dtype.block() * dtype.block_bytes();
-                Matrix::Blocks(&bytes[rows.start * row..rows.end * row], dtype)
-            }
-        }
-    }
-}
-
 /// A product with weights `[n, k]` by `columns(x, m, out)`, for at most `most` rows of the left operand at a time.
 fn by_rows<T: Real>(
     a: &Tensor<T>,
@@ -161,64 +127,4 @@ fn by_rows<T: Real>(
         }
     }
     Ok(Tensor::floats(T::from_f32s(rows), &call.shape))
-}
-
-/// `x · wᵀ` with a run of `m` outputs for each row of `w`: dot products for few rows of `x`, else panels, decoded.
-pub fn columns(w: Matrix, k: usize, x: &[f32], m: usize, out: &mut [f32]) {
-    if m < TALL {
-        out.par_chunks_mut(m.max(1) * 16).enumerate().for_each(|(chunk, out)| {
-            for (i, y) in out.chunks_mut(m.max(1)).enumerate() {
-                let row = chunk * 16 + i;
-                y.iter_mut().zip(x.chunks_exact(k)).for_each(|(y, x)| {
-                    *y = match w.rows(k, row..row + 1) {
-                        Matrix::Blocks(row, dtype) => format::dot(dtype, row, x),
-                        Matrix::Floats(row) => dot::plain(row, x),
-                    }
-                });
-            }
-        });
-    } else {
-        out.par_chunks_mut(m * PANEL).enumerate().for_each_init(Vec::new, |decoded, (panel, out)| {
-            let rows = out.len() / m;
-            let w = match w.rows(k, panel * PANEL..panel * PANEL + rows) {
-                Matrix::Floats(w) => w,
-                Matrix::Blocks(bytes, dtype) => {
-                    decoded.resize(rows * k, 0.0);
-                    format::decode_into(dtype, bytes, decoded);
-                    &decoded[..]
-                }
-            };
-            let (left, right) = (Strided { data: w, row: k, col: 1 }, Strided { data: x, row: 1, col: k });
-            multiply_panel(left, right, out, (rows, m, k));
-        });
-    }
-}
-
-/// One panel on the thread it is called on.
-fn multiply_panel(a: Strided<f32>, b: Strided<f32>, y: &mut [f32], (m, n, k): (usize, usize, usize)) {
-    assert!(m * k <= a.data.len() && n * k <= b.data.len() && m * n <= y.len());
-    // SAFETY: as asserted; `y` is a slice of its own.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            y.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            a.data.as_ptr(),
-            a.col as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.col as isize,
-            b.row as isize,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }

@@ -4,6 +4,8 @@
 //! It shares no code with `plan`, `kernel` or `device`. In f64 every composite runs as its definition.
 
 mod arrival;
+mod call;
+mod columns;
 mod delta;
 mod dot;
 mod matmul;
@@ -315,14 +317,8 @@ impl<T: Real> Interpreter<T> {
                     .map(|a| values[a.0 as usize].as_ref())
                     .collect::<Option<_>>()
                     .ok_or_else(|| Error::op(def.name, &node.name, "an operand was not computed"))?;
-                let call = primitive::Call {
-                    def,
-                    attrs,
-                    operands: &operands,
-                    shape: shape()?,
-                    dtype: node.ty.dtype,
-                    bindings,
-                };
+                let call =
+                    call::Call { def, attrs, operands: &operands, shape: shape()?, dtype: node.ty.dtype, bindings };
                 call.run().map_err(|e| e.at_node(&node.name))
             }
         }
@@ -426,4 +422,13 @@ fn load<T: Real>(parts: &[Part], ty: &Type, seat: &Seat, weights: &dyn Weights) 
         });
     }
     Ok(Tensor::from_array(&array))
+}
+
+/// One of the outputs that were made, by its name.
+///
+/// # Errors
+/// A name that no output has.
+pub fn output_of(made: &[(String, Array)], name: &str) -> Result<Array> {
+    let found = made.iter().find(|(n, _)| n == name);
+    found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
 }

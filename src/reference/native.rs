@@ -1,7 +1,7 @@
 //! The fallback's short cuts: composites and elementwise ops that run on contiguous f32 rows.
 
+use super::call::Call;
 use super::dot;
-use super::primitive::Call;
 use super::value::{Data, Real, Tensor};
 use crate::base::{DType, Result};
 use crate::op::{Attrs, Fused};

@@ -1,24 +1,24 @@
 //! One op on tensors.
 
+use super::call::Call;
 use super::value::{Data, Real, Tensor};
 use super::{delta, matmul, native};
-use crate::base::{Bindings, DType, Error, Result};
-use crate::format;
-use crate::op::{Attrs, Body, OpDef, Primitive, Reduce};
+use crate::base::{DType, Error, Result};
+use crate::op::{Attrs, Body, Primitive, Reduce};
 use rayon::prelude::*;
-
-/// An op about to be computed.
-pub struct Call<'a, T> {
-    pub def: &'static OpDef,
-    pub attrs: &'a Attrs,
-    pub operands: &'a [&'a Tensor<T>],
-    pub shape: Vec<usize>,
-    pub dtype: DType,
-    pub bindings: &'a Bindings,
-}
 
 impl<T: Real> Call<'_, T> {
     pub fn run(&self) -> Result<Tensor<T>> {
+        let made = self.made()?;
+        for operand in self.operands {
+            if let Data::Rows(rows) = &operand.data {
+                rows.fault()?;
+            }
+        }
+        Ok(made)
+    }
+
+    fn made(&self) -> Result<Tensor<T>> {
         match &self.def.body {
             Body::Scalar(s) => Ok(self.scalar(s.cpu)),
             Body::View => self.view(),
@@ -37,24 +37,6 @@ impl<T: Real> Call<'_, T> {
                 Primitive::Iota => self.iota(),
                 Primitive::Append | Primitive::Assign => Err(self.wrong()),
             },
-        }
-    }
-
-    pub fn wrong(&self) -> Error {
-        Error::op(self.def.name, "", format!("got the wrong attributes: {:?}", self.attrs))
-    }
-
-    /// A result of the op's type: whole numbers are cut, halves rounded.
-    pub fn result(&self, elements: Vec<f64>) -> Tensor<T> {
-        match self.dtype {
-            d if d.is_narrow() => {
-                Tensor::floats(elements.iter().map(|x| T::of(format::rounded(d, *x))).collect(), &self.shape)
-            }
-            DType::I32 => Tensor::ints(elements.iter().map(|x| (*x as i64) as i32 as i64).collect(), &self.shape),
-            DType::U32 | DType::Bool => {
-                Tensor::ints(elements.iter().map(|x| (*x as i64) as u32 as i64).collect(), &self.shape)
-            }
-            _ => Tensor::floats(elements.into_iter().map(T::of).collect(), &self.shape),
         }
     }
 

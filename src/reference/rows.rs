@@ -1,13 +1,13 @@
 //! Weights `[n, k]` that are used row by row, and a team that shares the rows: threads without common memory, each of which
 //! computes with the rows that it holds. Where a row lies changes no sum: every output comes from the same loop.
 
-use super::matmul::{self, Matrix, PANEL};
+use super::columns::{Matrix, PANEL, columns};
 use crate::base::units::median;
 use crate::base::{DType, DeviceFault, Error, Result};
 use crate::format;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use web_time::Instant;
 
 /// Words of an order.
@@ -95,7 +95,7 @@ impl Strip {
 
     /// `x · wᵀ` over some of its rows, a run of `m` for each.
     fn columns(&self, rows: Range<usize>, x: &[f32], m: usize, out: &mut [f32]) {
-        matmul::columns(self.matrix(rows), self.k, x, m, out);
+        columns(self.matrix(rows), self.k, x, m, out);
     }
 
     fn matrix(&self, rows: Range<usize>) -> Matrix<'_> {
@@ -199,6 +199,8 @@ pub struct Rows {
     team: Option<Arc<dyn Team>>,
     /// Which rows each thread holds; the leader's first.
     cut: Vec<Range<usize>>,
+    /// What kept an element from being read.
+    fault: Mutex<Option<Error>>,
 }
 
 impl Rows {
@@ -221,7 +223,7 @@ impl Rows {
                 team.done(member, &mut [])?;
             }
         }
-        Ok(Rows { id, n, own: Strip::new(dtype, cut[0].len(), k)?, team, cut })
+        Ok(Rows { id, n, own: Strip::new(dtype, cut[0].len(), k)?, team, cut, fault: Mutex::default() })
     }
 
     /// Takes blocks as a file has them, from one of the whole weight on, to where their rows lie.
@@ -291,10 +293,19 @@ impl Rows {
         Ok(())
     }
 
-    /// One element; NaN where its row cannot be had.
+    /// One element. Where its row cannot be had it is 0, and [`Rows::fault`] tells why: whoever computes asks it behind an op.
     pub fn at(&self, i: usize) -> f32 {
         let mut row = vec![0.0; self.own.k];
-        self.row(i / self.own.k, &mut row).map_or(f32::NAN, |()| row[i % self.own.k])
+        if let Err(e) = self.row(i / self.own.k, &mut row) {
+            self.fault.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
+        }
+        row[i % self.own.k]
+    }
+
+    /// # Errors
+    /// The first that [`Rows::at`] has met.
+    pub fn fault(&self) -> Result<()> {
+        self.fault.lock().unwrap_or_else(|e| e.into_inner()).clone().map_or(Ok(()), Err)
     }
 
     /// Rows of `x` that are multiplied at once: as many as may be shown, and make panels that may be answered.
@@ -312,5 +323,37 @@ impl Rows {
             Held::Floats(_) => self.own.k * 4,
         };
         (self.n * held) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member that has gone.
+    #[derive(Debug)]
+    struct Gone;
+
+    impl Team for Gone {
+        fn threads(&self) -> usize {
+            2
+        }
+        fn share(&self, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+        fn order(&self, _: usize, words: [u32; WORDS]) -> Result<()> {
+            if words[0] == ROW { Err(Error::closed("the member has ended")) } else { Ok(()) }
+        }
+        fn done(&self, _: usize, _: &mut [f32]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_element_that_cannot_be_read_is_an_error_of_the_op() {
+        let rows = Rows::new(1, DType::F32, [2 * PANEL, 4], Some(Arc::new(Gone))).unwrap();
+        assert_eq!((rows.at(0), rows.fault()), (0.0, Ok(())));
+        assert_eq!(rows.at(4 * (2 * PANEL - 1)), 0.0);
+        assert_eq!(rows.fault(), Err(Error::closed("the member has ended")));
     }
 }

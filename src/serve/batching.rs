@@ -1,9 +1,10 @@
 //! Requests that share steps: they come and go between steps, as they are taken, end, or are given up.
 
-use super::answer::{Ended, Event, Reason};
 use super::metrics::Metrics;
-use super::queue::{Job, Ticket, Work};
+use super::queue::{Job, Work};
+use super::request::{Ended, Event, Reason};
 use super::stops::Stops;
+use super::ticket::Ticket;
 use super::worker::{Loaded, MOST_LOSSES, Worker, count, send};
 use crate::base::{DeviceFault, Error, Result};
 use crate::session::{Batch, Finished, Made};

@@ -1,13 +1,16 @@
 //! The engine as its callers hold it.
 
-use super::answer::{Answer, Request};
+use super::answer::Answer;
 use super::metrics::Metrics;
-use super::queue::{Embedded, Shared, Texts, Ticket, Work};
+use super::queue::{Embedded, Owner, Shared, Texts, Work};
+use super::request::Request;
+use super::state::{Card, State};
 use super::stops::{MOST_STOP_BYTES, MOST_STOPS};
+use super::ticket::Ticket;
 use super::worker::{self, Loaded};
 use crate::base::{Error, Result};
-use crate::model::{Model, ModelInfo, ModelSource};
-use crate::session::{Batch, BatchOptions, Embedder, Generator, Notice, Options, Words};
+use crate::model::{Model, ModelSource};
+use crate::session::{Batch, BatchOptions, Embedder, Generator, Notice, Options};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -61,86 +64,12 @@ impl Limits {
     }
 }
 
-/// Where an engine stands.
-#[derive(Debug, Clone)]
-#[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum State {
-    /// The model is being opened; the last thing that was said of it.
-    Loading(String),
-    /// It answers.
-    Ready(Arc<Card>),
-    /// The model could not be opened, or the engine ended.
-    Failed(Error),
-}
-
-/// What callers may know of a model that is open.
-#[derive(Debug)]
-#[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub struct Card {
-    /// Its sizes.
-    pub info: ModelInfo,
-    /// The device.
-    pub adapter: String,
-    /// What it does.
-    pub kind: Kind,
-}
-
-/// What a model does.
-#[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Kind {
-    /// It generates text, within a context of so many tokens.
-    Decoder {
-        /// What makes prompts for it.
-        words: Arc<Words>,
-        /// Tokens that fit into a conversation.
-        context: usize,
-    },
-    /// It makes embeddings of texts, of which so many tokens are read.
-    Encoder {
-        /// Tokens that are read of a text.
-        tokens: usize,
-    },
-}
-
-impl std::fmt::Debug for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Kind::Decoder { context, .. } => write!(f, "Decoder({context})"),
-            Kind::Encoder { tokens } => write!(f, "Encoder({tokens})"),
-        }
-    }
-}
-
-impl Card {
-    /// What makes prompts.
-    ///
-    /// # Errors
-    /// An encoder has none.
-    pub fn words(&self) -> Result<&Arc<Words>> {
-        match &self.kind {
-            Kind::Decoder { words, .. } => Ok(words),
-            Kind::Encoder { .. } => {
-                Err(Error::model(&self.info.name, "is an encoder: it makes embeddings, it does not generate text"))
-            }
-        }
-    }
-}
-
 /// A model on a thread of its own, which it never leaves. Clones are handles of the same engine; when the last one and all
 /// answers are gone, the thread ends.
 #[derive(Clone)]
 pub struct Engine {
     pub(super) shared: Arc<Shared>,
-    _owner: Arc<Owner>,
-}
-
-/// Ends the thread with the last handle.
-struct Owner(Arc<Shared>);
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.0.stop(Error::closed("the engine was dropped"));
-    }
+    owner: Arc<Owner>,
 }
 
 impl Engine {
@@ -186,12 +115,13 @@ impl Engine {
     }
 
     /// The same for a model that the caller opens, on the engine's thread; it is asked again when a device was lost.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn spawn(
         limits: Limits,
         open: impl FnMut(&mut dyn FnMut(Notice)) -> Result<Loaded> + Send + 'static,
     ) -> Engine {
         let shared = Arc::new(Shared::new(limits.queue));
-        let engine = Engine { shared: shared.clone(), _owner: Arc::new(Owner(shared.clone())) };
+        let engine = Engine { shared: shared.clone(), owner: Arc::new(Owner(shared.clone())) };
         let own = shared.clone();
         let clock = std::thread::Builder::new().name("deadlines".into()).spawn(move || own.watch_deadlines());
         let own = shared.clone();
@@ -226,7 +156,7 @@ impl Engine {
         let (send, receive) = mpsc::unbounded_channel();
         let (priority, deadline) = (request.priority, request.deadline);
         let ticket = self.shared.push(Work::Answer(Box::new(request), send), priority, deadline)?;
-        Ok(Answer::new(receive, ticket, self.clone()))
+        Ok(Answer::new(receive, ticket, self.owner.clone()))
     }
 
     /// One vector of length one for each text, in order, and how many tokens were read. Dropping the future cancels.

@@ -24,11 +24,16 @@ mod engine;
 pub mod http;
 mod metrics;
 mod queue;
+mod request;
+mod state;
 mod stops;
+mod ticket;
 mod worker;
 
-pub use answer::{Answer, Ended, Reason, Request};
-pub use engine::{Card, Engine, Kind, Limits, State};
+pub use answer::Answer;
+pub use engine::{Engine, Limits};
 pub use metrics::{Histogram, Metrics};
+pub use request::{Ended, Reason, Request};
+pub use state::{Card, Kind, State};
 pub use stops::{MOST_STOP_BYTES, MOST_STOPS};
 pub use worker::Loaded;

@@ -1,8 +1,9 @@
 //! Requests that wait, in the order in which they will be computed; and who watches their deadlines.
 
-use super::answer::{Event, Request};
-use super::engine::State;
 use super::metrics::Metrics;
+use super::request::{Event, Request};
+use super::state::State;
+use super::ticket::{Place, Ticket};
 use crate::base::{Error, Result};
 use crate::session::Cancel;
 use std::cmp::Reverse;
@@ -11,31 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// Place in the queue: the highest priority first, then who came first.
-type Place = (Reverse<i32>, u64);
-
-/// One request's life.
-pub(super) struct Ticket {
-    place: Place,
-    pub deadline: Option<Instant>,
-    /// Heard by the step that computes it.
-    pub cancel: Cancel,
-    pub expired: AtomicBool,
-}
-
-impl Ticket {
-    pub fn is_cancelled(&self) -> bool {
-        self.cancel.is_cancelled()
-    }
-    /// What a cancelled request ends with.
-    pub fn error(&self) -> Error {
-        if self.expired.load(Ordering::Relaxed) { Error::Deadline } else { Error::Cancelled }
-    }
-    fn is_past(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|d| d <= now)
-    }
-}
 
 /// Texts to embed.
 pub(super) struct Texts {
@@ -243,5 +219,14 @@ impl Shared {
                 None => self.clock.wait(queue).unwrap_or_else(|e| e.into_inner()),
             };
         }
+    }
+}
+
+/// Ends the thread with the last handle.
+pub(super) struct Owner(pub Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.stop(Error::closed("the engine was dropped"));
     }
 }

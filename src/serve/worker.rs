@@ -1,11 +1,12 @@
 //! The engine's own thread: it owns the model. Requests share its steps, or are computed one after another where a model or a mesh
 //! has no steps over pages.
 
-use super::answer::{Ended, Event, Reason, Request};
-use super::engine::{Card, Kind, State};
 use super::metrics::Metrics;
-use super::queue::{Embedded, Job, Shared, Ticket, Work};
+use super::queue::{Embedded, Job, Shared, Work};
+use super::request::{Ended, Event, Reason, Request};
+use super::state::{Card, Kind, State};
 use super::stops::Stops;
+use super::ticket::Ticket;
 use crate::base::{DeviceFault, Error, Result};
 use crate::session::{Batch, Embedder, Generation, Generator, Notice, Token};
 use pollster::block_on;
@@ -17,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 /// A model that is open.
 #[allow(clippy::large_enum_variant, reason = "there is one for each engine")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
+#[cfg_attr(not(feature = "internals"), doc(hidden))]
 pub enum Loaded {
     /// Answers many requests at once.
     Batch(Box<Batch>),

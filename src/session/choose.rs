@@ -7,6 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What the user asked for.
+///
+/// ```
+/// use warpweft::Device;
+///
+/// assert_eq!("cpu".parse(), Ok(Device::Cpu));
+/// assert_eq!("1".parse(), Ok(Device::Index(1)));
+/// assert_eq!("NVIDIA".parse(), Ok(Device::Name("NVIDIA".into())));
+/// ```
 #[derive(Clone, Default)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum DeviceChoice {
@@ -20,6 +28,7 @@ pub enum DeviceChoice {
     /// The first adapter whose name contains this, whatever the case.
     Name(String),
     /// A device that is open already: several models may share it.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     Open(Arc<Gpu>),
 }
 

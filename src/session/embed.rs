@@ -16,6 +16,18 @@ const BATCH: usize = 8;
 const BATCH_TOKENS: usize = 8 * 512;
 
 /// An encoder on a device, with its tokenizer.
+///
+/// ```no_run
+/// use warpweft::{Embedder, Options};
+///
+/// # async fn embed() -> warpweft::Result<()> {
+/// let mut model = Embedder::open("minilm", &Options::new()).await?;
+/// let vectors = model.embed(&["a cat", "a kitten"]).await?;
+/// let cosine: f32 = vectors[0].iter().zip(&vectors[1]).map(|(a, b)| a * b).sum();
+/// println!("{cosine:.3}");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Embedder {
     engine: Engine,
     tokenizer: Tokenizer,
@@ -23,6 +35,8 @@ pub struct Embedder {
     sentence: Sentence,
     tokens: usize,
     batch: usize,
+    /// What fills texts to their full length, and whether their own tokens do not see it.
+    padding: Option<(u32, bool)>,
 }
 
 impl Embedder {
@@ -61,11 +75,22 @@ impl Embedder {
             Some(json) => Tokenizer::from_json(json).map_err(|e| super::words::told_of(&model.name, e, ""))?,
             None => return Err(Error::model(&model.name, "lacks tokenizer.json")),
         };
+        let padding = sentence.padding.as_ref().map(|p| {
+            let lacks = || Error::model(&info.name, format!("fills texts with {}, which is no token", p.token));
+            tokenizer.token_id(&p.token).map(|id| (id, p.masked)).ok_or_else(lacks)
+        });
+        let padding = padding.transpose()?;
+        if padding.is_some() && tokens != sentence.max_tokens {
+            return Err(Error::usage(format!(
+                "{} takes texts of {} tokens, to which they are filled: leave --ctx out",
+                info.name, sentence.max_tokens
+            )));
+        }
         tokenizer.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
         let gpu = picked(&options.device, options, notify).await?;
         let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
         let engine = Engine::new(gpu, &[graph], &weights, options, None, notify).await?;
-        Ok(Embedder { engine, tokenizer, info, sentence, tokens, batch })
+        Ok(Embedder { engine, tokenizer, info, sentence, tokens, batch, padding })
     }
 
     pub(super) fn engine(&mut self) -> &mut Engine {
@@ -80,6 +105,7 @@ impl Embedder {
         self.engine.adapter()
     }
     /// The device; `None` is the CPU.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.engine.gpu()
     }
@@ -114,8 +140,17 @@ impl Embedder {
         let mut out: Vec<Vec<f32>> = vec![];
         for group in texts.chunks(self.batch) {
             let mut ids = group.iter().map(|t| self.ids(t.as_ref())).collect::<Result<Vec<_>>>()?;
+            let fill = |r: &mut Vec<u32>| {
+                if let Some((pad, _)) = self.padding {
+                    r.resize(self.tokens, pad)
+                }
+            };
+            let unseen = self.padding.is_some_and(|p| p.1);
+            ids.iter_mut().filter(|_| !unseen).for_each(fill);
+            let own: Vec<usize> = ids.iter().map(Vec::len).collect();
+            ids.iter_mut().for_each(fill);
             let longest = ids.iter().map(Vec::len).max().unwrap_or(1);
-            let mask: Vec<u32> = ids.iter().flat_map(|r| (0..longest).map(move |i| (i < r.len()) as u32)).collect();
+            let mask: Vec<u32> = own.iter().flat_map(|n| (0..longest).map(move |i| (i < *n) as u32)).collect();
             ids.iter_mut().for_each(|r| r.resize(longest, 0));
             let shape = [ids.len(), longest];
             let tokens = Array::u32(&shape, &ids.concat());
@@ -144,6 +179,7 @@ impl Embedder {
         let text = format!("{}{text}", self.sentence.prompt);
         let text = if self.sentence.trim { text.trim() } else { &text };
         let text = if self.sentence.lower_case { text.to_lowercase() } else { text.to_string() };
+        let text = if self.sentence.plain { plain(&text) } else { text };
         let mut ids = self.tokenizer.encode(&text, true)?;
         if ids.len() > self.tokens {
             ids = self.cut(ids, &self.tokenizer.encode(&text, false)?);
@@ -165,4 +201,10 @@ impl Embedder {
         ids.extend(last);
         ids
     }
+}
+
+/// A text without punctuation of ASCII, with one space between words.
+fn plain(text: &str) -> String {
+    let kept: String = text.chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    kept.split_whitespace().collect::<Vec<_>>().join(" ")
 }

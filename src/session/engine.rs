@@ -9,7 +9,7 @@ use crate::cpu;
 use crate::device::{Gpu, Program, Store};
 use crate::graph::{Graph, Source};
 use crate::plan::{self, Tuning};
-use crate::reference::Interpreter;
+use crate::reference::{Interpreter, output_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,6 +19,21 @@ use web_time::Instant;
 const BREATH: Duration = Duration::from_millis(30);
 
 /// One or more graphs that share weights and states, loaded.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use warpweft::{Array, Bindings, DType, Device, Engine, GraphBuilder};
+///
+/// let g = GraphBuilder::new();
+/// g.output("y", g.input("x", DType::F32, [2]) * 2.0);
+/// let graph = g.finish()?;
+/// let y = pollster::block_on(async {
+///     let mut engine = Engine::open(&Device::Cpu, &graph, &HashMap::new()).await?;
+///     engine.run(&Bindings::new(), &[("x", Array::from(vec![1.0f32, 2.0]))], &["y"]).await
+/// })?;
+/// assert_eq!(y[0].to_f32(), [2.0, 4.0]);
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 pub struct Engine {
     inner: Inner,
     /// The states that can be set and read: names and types.
@@ -56,6 +71,7 @@ impl Engine {
     }
 
     /// Loads one graph onto a device that was picked before; `None` is the CPU.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub async fn load(
         gpu: Option<Arc<Gpu>>,
         graph: &Graph,
@@ -166,6 +182,7 @@ impl Engine {
     }
 
     /// The device, of a mesh that of its first rank here; `None` is the CPU.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.inner {
             Inner::Device { store, .. } => Some(store.gpu()),
@@ -386,12 +403,6 @@ async fn compute(
 fn states(graphs: &[Graph]) -> Vec<(String, Type)> {
     let nodes = graphs.first().map_or(&[][..], |g| &g.nodes);
     nodes.iter().filter(|n| n.source == Source::State).map(|n| (n.name.clone(), n.ty.clone())).collect()
-}
-
-/// An output by its name.
-pub(super) fn output_of(made: &[(String, Array)], name: &str) -> Result<Array> {
-    let found = made.iter().find(|(n, _)| n == name);
-    found.map(|f| f.1.clone()).ok_or_else(|| Error::usage(format!("there is no output \"{name}\"")))
 }
 
 /// The first float in the order of computation that is NaN or infinite.

@@ -23,6 +23,18 @@ const PATIENCE: f64 = 0.5;
 
 /// A decoder on a device, with its tokenizer. Keys and values of the last conversation stay, so a prompt that
 /// continues it is not computed anew.
+///
+/// ```no_run
+/// use warpweft::{Device, Generator, Message, Options, Request};
+///
+/// # async fn ask() -> warpweft::Result<()> {
+/// let mut model = Generator::open("model.gguf", &Options::new().device(Device::Cpu)).await?;
+/// let prompt = model.chat_prompt(&[Message::new("user", "Hi")])?;
+/// let text = model.stream(&Request::new(prompt).max_tokens(64))?.text().await?;
+/// println!("{text}");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Generator {
     engine: Engine,
     info: ModelInfo,
@@ -217,6 +229,7 @@ impl Generator {
         self.engine.adapter()
     }
     /// The device, of a mesh that of its first rank here; `None` is the CPU.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.engine.gpu()
     }

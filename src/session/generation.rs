@@ -10,6 +10,22 @@ use web_time::Instant;
 
 /// What [`Generator::next`] goes on with. It holds every token so far and the sampler's state, so that another generator
 /// of the same model (the device was lost, and the model was loaded anew) goes on with the same tokens.
+///
+/// ```no_run
+/// use warpweft::{Cancel, Generator, Options, Request};
+///
+/// # async fn go_on() -> warpweft::Result<()> {
+/// let options = Options::new();
+/// let mut model = Generator::open("model.gguf", &options).await?;
+/// let mut generation = model.begin(&Request::new(vec![1, 2, 3]))?;
+/// let never = Cancel::new();
+/// if model.next(&mut generation, &never).await.is_err() {
+///     model = Generator::open("model.gguf", &options).await?;
+///     model.next(&mut generation, &never).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Generation {
     replica: usize,
     request: Request,

@@ -12,6 +12,22 @@ const FIRST: usize = 64 << 10;
 /// Takes the bytes of a model's file in order. They go to the engine as they come: beside it the host holds the file's head,
 /// then the piece at hand. For a mesh of ranks on the CPU, and where weights are made of
 /// tensors of another form, all are kept.
+///
+/// ```no_run
+/// use std::collections::HashMap;
+/// use warpweft::{Loading, Opened, Options};
+///
+/// # async fn arrive(pieces: Vec<Vec<u8>>) -> warpweft::Result<()> {
+/// let mut loading = Loading::new("model.gguf", None, HashMap::new(), Options::new());
+/// for piece in pieces {
+///     loading.push(&piece).await?;
+/// }
+/// if let Opened::Generator(model) = loading.finish().await? {
+///     println!("{}", model.info().name);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Loading {
     name: String,
     size: Option<u64>,
@@ -61,6 +77,7 @@ impl Loading {
     ///
     /// # Errors
     /// Heads that do not fit each other or their index; a model that cannot be run, a device that is too small.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub async fn of_files(
         name: &str,
         heads: &[Head],

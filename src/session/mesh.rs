@@ -1,7 +1,6 @@
 //! An engine over the ranks of a mesh: virtual devices, several adapters, several processes, or the CPU.
 
 use super::choose::picked;
-use super::engine::output_of;
 use super::trust::trusted;
 use super::{DeviceChoice, Notice, Options, tune};
 use crate::base::{Array, Bindings, Error, MeshAxis, Precision, Result, Var, Weights};
@@ -11,7 +10,7 @@ use crate::graph::Graph;
 use crate::model::{Model, StepShape};
 use crate::plan::shard::{Sharded, shard, shard_in_stages};
 use crate::plan::{self, Plan, Policy};
-use crate::reference::Ranks;
+use crate::reference::{Ranks, output_of};
 use crate::topology::Mesh;
 use crate::topology::collective::Algorithm;
 use crate::trace::Trace;
@@ -64,10 +63,12 @@ pub fn policy(layout: &Layout) -> Policy {
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Layout {
     /// Axes with their sizes, such as `pp=2,tp=3`.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub mesh: Mesh,
     /// The adapter of each rank; empty puts all on the chosen one, as virtual devices.
     pub devices: Vec<DeviceChoice>,
     /// One algorithm for every collective that it can do; else the cheapest for each.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub algorithm: Option<Algorithm>,
     /// Tensor ranks share the norms between blocks by tokens.
     pub sequence_parallel: bool,
@@ -115,11 +116,13 @@ impl Layout {
     ///
     /// # Errors
     /// An axis that meshes do not have.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn axes(&self) -> Result<Vec<(MeshAxis, usize)>> {
         self.mesh.axes().iter().map(|(name, n)| Ok((MeshAxis::find(name)?, *n))).collect()
     }
     /// # Errors
     /// More ranks than one program can plan, more context ranks than tokens, expert ranks of a model without experts.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn check(&self, model: &Model, context: usize) -> Result<()> {
         let (ranks, mesh) = (self.mesh.ranks(), &self.mesh);
         if ranks > MOST_RANKS {

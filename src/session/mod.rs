@@ -29,8 +29,14 @@ mod processes;
 mod quantize;
 #[cfg(feature = "text")]
 mod rows;
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+mod see;
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+mod speaking;
 #[cfg(feature = "text")]
 mod stream;
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+mod transcribe;
 mod trial;
 mod trust;
 mod tune;
@@ -61,8 +67,12 @@ pub use perplexity::{Perplexity, perplexity};
 pub use probes::Rate;
 #[cfg(not(target_arch = "wasm32"))]
 pub use quantize::{Quantised, Sizes, quantize};
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+pub use see::ImageEmbedder;
 #[cfg(feature = "text")]
 pub use stream::Tokens;
+#[cfg(all(feature = "media", not(target_arch = "wasm32")))]
+pub use transcribe::{Listening, Segment, Transcriber};
 pub use trial::{Measured, Trial};
 pub use tune::{load_tuning, save_tuning, tune};
 #[cfg(feature = "text")]

@@ -55,6 +55,7 @@ impl Words {
     pub(super) fn into_tokenizer(self) -> Tokenizer {
         self.tokenizer
     }
+    /// What turns text into ids and back.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

@@ -20,6 +20,15 @@ fn limits(bytes: usize) -> Limits {
 }
 
 /// Text to ids and back.
+///
+/// ```no_run
+/// use warpweft::Tokenizer;
+///
+/// let tokenizer = Tokenizer::from_json(&std::fs::read("tokenizer.json").unwrap())?;
+/// let ids = tokenizer.encode("Once upon a time", false)?;
+/// assert_eq!(tokenizer.decode(&ids, true)?, "Once upon a time");
+/// # Ok::<(), warpweft::Error>(())
+/// ```
 pub struct Tokenizer(Engine);
 
 #[expect(clippy::large_enum_variant, reason = "there is one for each model")]

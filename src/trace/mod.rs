@@ -8,10 +8,13 @@ use serde_json::json;
 /// Something that took time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
+    /// What it was.
     pub name: String,
     /// A device, a link: one line of the picture.
     pub track: String,
+    /// When it began, in microseconds.
     pub start_us: f64,
+    /// How long it took, in microseconds.
     pub duration_us: f64,
     /// What a reader sees on a click.
     pub details: Vec<(String, String)>,
@@ -20,6 +23,7 @@ pub struct Span {
 /// What happened when.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Trace {
+    /// In any order.
     pub spans: Vec<Span>,
 }
 

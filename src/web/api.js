@@ -98,11 +98,13 @@ export { WarpweftError } from "./errors.js";
  */
 export async function open(source, options = {}) {
     const { device = "auto", context = 0, mesh = "", cache = true, threads } = options;
-    if (threads !== undefined && !(Number.isInteger(threads) && threads > 0)) throw new WarpweftError("usage", `threads is ${threads}, it must be a whole number from 1`);
+    if (threads !== undefined && !(Number.isInteger(threads) && threads > 0))
+        throw new WarpweftError("usage", `threads is ${threads}, it must be a whole number from 1`);
     const { plain, ports } = put("model", source);
     const link = await Link.start();
     try {
-        const heard = (/** @type {any} */ event) => (event.notice ? options.onNotice?.(event.notice) : options.onProgress?.(event));
+        const heard = (/** @type {any} */ event) =>
+            event.notice ? options.onNotice?.(event.notice) : options.onProgress?.(event);
         const ask = { plain, device, context, mesh: String(mesh), cache: cache !== false, threads };
         const info = await link.ask("open", ask, { signal: options.signal, heard, transfer: ports });
         return new Model(link, info, options.onNotice);
@@ -120,9 +122,17 @@ export async function open(source, options = {}) {
 function put(name, source) {
     if (typeof source === "string" || source instanceof URL) {
         const url = new URL(source, globalThis.location?.href);
-        return { plain: { kind: "url", name: decodeURIComponent(url.pathname.split("/").filter(Boolean).pop() ?? name), url: url.href }, ports: [] };
+        return {
+            plain: {
+                kind: "url",
+                name: decodeURIComponent(url.pathname.split("/").filter(Boolean).pop() ?? name),
+                url: url.href,
+            },
+            ports: [],
+        };
     }
-    if (source instanceof Blob) return { plain: { kind: "blob", name: /** @type {any} */ (source).name ?? name, blob: source }, ports: [] };
+    if (source instanceof Blob)
+        return { plain: { kind: "blob", name: /** @type {any} */ (source).name ?? name, blob: source }, ports: [] };
     if (source instanceof ArrayBuffer) return { plain: { kind: "buffer", name, buffer: source }, ports: [] };
     if (ArrayBuffer.isView(source)) {
         const bytes = new Uint8Array(source.buffer, source.byteOffset, source.byteLength).slice();
@@ -134,13 +144,22 @@ function put(name, source) {
         return { plain: { kind: "port", name, port: port2 }, ports: [port2] };
     }
     if (source && typeof source === "object") {
-        const entries = Array.isArray(source) || source instanceof FileList ? [...source].map((f) => [f.name, f]) : Object.entries(source);
+        const entries =
+            Array.isArray(source) || source instanceof FileList
+                ? [...source].map((f) => [f.name, f])
+                : Object.entries(source);
         const files = entries.map(([n, f]) => [n, put(n, f)]);
         if (files.length > 0) {
-            return { plain: { kind: "folder", name, files: Object.fromEntries(files.map(([n, f]) => [n, f.plain])) }, ports: files.flatMap(([, f]) => f.ports) };
+            return {
+                plain: { kind: "folder", name, files: Object.fromEntries(files.map(([n, f]) => [n, f.plain])) },
+                ports: files.flatMap(([, f]) => f.ports),
+            };
         }
     }
-    throw new WarpweftError("usage", "a model is an address, a File, an ArrayBuffer, a ReadableStream, or the files of a folder by name");
+    throw new WarpweftError(
+        "usage",
+        "a model is an address, a File, an ArrayBuffer, a ReadableStream, or the files of a folder by name",
+    );
 }
 
 /**
@@ -201,7 +220,12 @@ export class Model {
      * @param {readonly Message[]} messages @param {GenerateOptions} [options] @returns {Answer}
      */
     chat(messages, options = {}) {
-        return new Answer(this.#link, { messages: messages.map(({ role, content }) => ({ role, content })) }, options, this.#onNotice);
+        return new Answer(
+            this.#link,
+            { messages: messages.map(({ role, content }) => ({ role, content })) },
+            options,
+            this.#onNotice,
+        );
     }
 
     /**
@@ -256,11 +280,13 @@ export class Answer {
          * The figures, once it has ended; an error where it failed or was cancelled.
          * @type {Promise<Figures>}
          */
-        this.figures = link.ask("generate", { ...ask, ...options }, { signal: this.#stop.signal, heard }).finally(() => {
-            signal?.removeEventListener("abort", stop);
-            this.#ended = true;
-            this.#wake?.();
-        });
+        this.figures = link
+            .ask("generate", { ...ask, ...options }, { signal: this.#stop.signal, heard })
+            .finally(() => {
+                signal?.removeEventListener("abort", stop);
+                this.#ended = true;
+                this.#wake?.();
+            });
         // Whoever iterates sees the error there.
         this.figures.catch(() => {});
     }
@@ -269,7 +295,7 @@ export class Answer {
     async *[Symbol.asyncIterator]() {
         try {
             for (;;) {
-                while (this.#ready.length > 0) yield /** @type {Token} */ (this.#ready.shift());
+                while (this.#ready.length > 0) yield/** @type {Token} */ (this.#ready.shift());
                 if (this.#ended) return await this.figures;
                 await new Promise((resolve) => (this.#wake = () => resolve(undefined)));
             }

@@ -2,9 +2,8 @@
 
 import { serve, serveMember } from "./worker.js";
 
-export { open, graph, probe, kept, WarpweftError } from "./api.js";
-export { Model, Answer } from "./api.js";
-export { Graph, Tensor, Program } from "./tensors.js";
+export { Answer, graph, kept, Model, open, probe, WarpweftError } from "./api.js";
+export { Graph, Program, Tensor } from "./tensors.js";
 
 const here = /** @type {any} */ (globalThis);
 if (here.WorkerGlobalScope && here instanceof here.WorkerGlobalScope) {

@@ -1,6 +1,6 @@
 // A Worker and the requests to it.
 
-import { WarpweftError, asError } from "./errors.js";
+import { asError, WarpweftError } from "./errors.js";
 import { dismiss } from "./team.js";
 
 /** @type {Promise<WebAssembly.Module> | undefined} */
@@ -11,7 +11,10 @@ function engine() {
     const url = new URL("./warpweft.wasm", import.meta.url);
     compiled ??= compile(url).catch((e) => {
         compiled = undefined;
-        throw new WarpweftError("network", `the engine (${url}) could not be loaded: ${e instanceof Error ? e.message : e}`);
+        throw new WarpweftError(
+            "network",
+            `the engine (${url}) could not be loaded: ${e instanceof Error ? e.message : e}`,
+        );
     });
     return compiled;
 }
@@ -40,7 +43,11 @@ function ready(worker, first) {
     return new Promise((resolve, reject) => {
         const late = setTimeout(() => reject(new WarpweftError("internal", "they do not start")), START);
         const failed = (/** @type {string} */ why) => reject(new WarpweftError("internal", why));
-        worker.onmessage = (e) => (clearTimeout(late), e.data === "ready" ? resolve() : failed(String(e.data)));
+        worker.onmessage = (e) => {
+            clearTimeout(late);
+            if (e.data === "ready") resolve();
+            else failed(String(e.data));
+        };
         worker.onerror = (e) => {
             e.preventDefault?.();
             clearTimeout(late);

@@ -13,7 +13,13 @@ const INDEX = "model.safetensors.index.json";
 
 /** Small files of a model folder; the first two must be there. */
 const SIDE_FILES = [
-    "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "1_Pooling/config.json", "modules.json",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "1_Pooling/config.json",
+    "modules.json",
     "sentence_bert_config.json",
 ];
 const NEEDED = 2;
@@ -60,7 +66,9 @@ export async function read(plain, how) {
     /** @param {string} name @returns {Plain | undefined} */
     const at = (name) => (plain.url ? { kind: "url", name, url: plain.url + name } : given[name]);
     const several = !plain.url && given[INDEX] && !given[SINGLE];
-    const weights = plain.url ? SINGLE : Object.keys(given).find((n) => n.endsWith(".safetensors") || n.endsWith(".gguf"));
+    const weights = plain.url
+        ? SINGLE
+        : Object.keys(given).find((n) => n.endsWith(".safetensors") || n.endsWith(".gguf"));
     const main = weights && at(weights);
     if (!main) throw new WarpweftError("file", `the folder ${plain.name} lacks ${SINGLE}`);
     /** @type {[string, Uint8Array][]} */
@@ -95,7 +103,8 @@ async function shards(plain, at, side, how, instead) {
     const names = filesOf(bytes);
     const files = [];
     for (const name of [...new Set(names)].sort()) {
-        if (typeof name !== "string" || /[/\\]|^\.|^$/.test(name)) throw new WarpweftError("file", `${INDEX}: names the file "${name}" outside of its folder`);
+        if (typeof name !== "string" || /[/\\]|^\.|^$/.test(name))
+            throw new WarpweftError("file", `${INDEX}: names the file "${name}" outside of its folder`);
         const one = at(name);
         if (!one) throw new WarpweftError("file", `the folder ${plain.name} lacks ${name}, which ${INDEX} names`);
         files.push(await headed(one, how));
@@ -155,7 +164,12 @@ async function headed(plain, how) {
 
 /** The first bytes of some pieces. @param {Uint8Array[]} pieces @param {number} most */
 function joined(pieces, most) {
-    const all = new Uint8Array(Math.min(most, pieces.reduce((n, p) => n + p.length, 0)));
+    const all = new Uint8Array(
+        Math.min(
+            most,
+            pieces.reduce((n, p) => n + p.length, 0),
+        ),
+    );
     let at = 0;
     for (const piece of pieces) {
         const part = piece.subarray(0, all.length - at);
@@ -185,10 +199,14 @@ async function whole(plain, how, optional) {
 async function file(plain, how) {
     const { name, url, blob, buffer, port } = plain;
     if (blob) return { name, size: blob.size, again: true, from: "memory", pieces: cut(chunks(blob.stream())) };
-    if (buffer) return { name, size: buffer.byteLength, again: true, from: "memory", pieces: cut([new Uint8Array(buffer)]) };
+    if (buffer)
+        return { name, size: buffer.byteLength, again: true, from: "memory", pieces: cut([new Uint8Array(buffer)]) };
     if (port) return { name, size: -1, again: false, from: "memory", pieces: cut(pumped(port)) };
     if (url) return how.cache ? cached(name, url, how) : fetched(name, url, how);
-    throw new WarpweftError("usage", "a model is an address, a File, an ArrayBuffer, a ReadableStream, or the files of a folder by name");
+    throw new WarpweftError(
+        "usage",
+        "a model is an address, a File, an ArrayBuffer, a ReadableStream, or the files of a folder by name",
+    );
 }
 
 /**
@@ -208,7 +226,8 @@ async function* chunks(stream) {
         for (;;) {
             const { done, value } = await reader.read();
             if (done) return;
-            if (!(value instanceof Uint8Array)) throw new WarpweftError("usage", "the stream gives something else than Uint8Arrays");
+            if (!(value instanceof Uint8Array))
+                throw new WarpweftError("usage", "the stream gives something else than Uint8Arrays");
             yield value;
         }
     } finally {
@@ -257,9 +276,13 @@ async function ask(url, how) {
     } catch (e) {
         if (how.signal?.aborted) throw new WarpweftError("cancelled", "cancelled");
         const why = e instanceof Error ? e.message : String(e);
-        throw new WarpweftError("network", `${url} cannot be fetched (${why}): see that it exists, and that it allows this page's origin (CORS)`);
+        throw new WarpweftError(
+            "network",
+            `${url} cannot be fetched (${why}): see that it exists, and that it allows this page's origin (CORS)`,
+        );
     }
-    if (!response.ok) throw new WarpweftError("network", `${url} answered ${response.status} ${response.statusText}`.trimEnd());
+    if (!response.ok)
+        throw new WarpweftError("network", `${url} answered ${response.status} ${response.statusText}`.trimEnd());
     return response;
 }
 
@@ -313,7 +336,10 @@ async function stale(entry, signal) {
         const head = await fetch(entry.url, { method: "HEAD", cache: "no-cache", signal });
         const [etag, length] = [head.headers.get("etag"), head.headers.get("content-length")];
         if (!head.ok || head.headers.get("content-encoding")) return false;
-        return (etag !== null && entry.etag !== null && etag !== entry.etag) || (length !== null && Number(length) !== entry.size);
+        return (
+            (etag !== null && entry.etag !== null && etag !== entry.etag) ||
+            (length !== null && Number(length) !== entry.size)
+        );
     } catch {
         return false;
     }
@@ -427,7 +453,10 @@ export async function remove(url) {
         try {
             await dir.removeEntry(name);
         } catch (e) {
-            throw new WarpweftError("cache", `${url ?? name} cannot be deleted now (${e instanceof Error ? e.message : e}): a tab is fetching it`);
+            throw new WarpweftError(
+                "cache",
+                `${url ?? name} cannot be deleted now (${e instanceof Error ? e.message : e}): a tab is fetching it`,
+            );
         }
     }
 }

@@ -2,8 +2,8 @@
 // of the weights and multiply with them. Orders and answers go through one SharedArrayBuffer; src/reference/rows.rs says what
 // they mean. The page starts and ends them (link.js): what a Worker starts itself, Chromium may leave behind when both end.
 
-import { WarpweftError, asError } from "./errors.js";
 import { Member } from "./engine.js";
+import { asError, WarpweftError } from "./errors.js";
 
 // Each member's words of the control block.
 const HEAD = 32;
@@ -36,7 +36,8 @@ export function allowed(asked) {
 function parts(buffer, { members, shared, made }) {
     const control = new Int32Array(buffer, 0, members * HEAD);
     const data = new Uint8Array(buffer, control.byteLength, shared);
-    const answer = (/** @type {number} */ i) => new Float32Array(buffer, control.byteLength + shared + i * made, made / 4);
+    const answer = (/** @type {number} */ i) =>
+        new Float32Array(buffer, control.byteLength + shared + i * made, made / 4);
     return { control, data, answers: Array.from({ length: members }, (_, i) => answer(i)) };
 }
 

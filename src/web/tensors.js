@@ -49,7 +49,8 @@ export class Graph {
      * @param {string} op @param {readonly Tensor[]} operands @param {Record<string, unknown>} [attributes]
      */
     apply(op, operands, attributes = {}) {
-        if (operands.some((t) => !(t instanceof Tensor) || t.graph !== this)) throw new WarpweftError("usage", `${op} takes tensors of its own graph`);
+        if (operands.some((t) => !(t instanceof Tensor) || t.graph !== this))
+            throw new WarpweftError("usage", `${op} takes tensors of its own graph`);
         return this.add({ ...attributes, op, args: operands.map((t) => t.index) });
     }
 
@@ -67,7 +68,8 @@ export class Graph {
      */
     async compile(outputs, { device = "auto", signal } = {}) {
         const named = Object.entries(outputs).map(([name, t]) => {
-            if (!(t instanceof Tensor) || t.graph !== this) throw new WarpweftError("usage", `output "${name}" is no tensor of this graph`);
+            if (!(t instanceof Tensor) || t.graph !== this)
+                throw new WarpweftError("usage", `output "${name}" is no tensor of this graph`);
             return [name, t.index];
         });
         const json = JSON.stringify({ nodes: this.#nodes, outputs: named });
@@ -84,7 +86,8 @@ export class Graph {
 /** @param {readonly number[]} shape */
 function sizes(shape) {
     const out = [...shape].map(Number);
-    if (!out.every((d) => Number.isInteger(d) && d >= 0 && d < 2 ** 31)) throw new WarpweftError("usage", `[${shape}] is no shape: it must be whole numbers`);
+    if (!out.every((d) => Number.isInteger(d) && d >= 0 && d < 2 ** 31))
+        throw new WarpweftError("usage", `[${shape}] is no shape: it must be whole numbers`);
     return out;
 }
 
@@ -243,7 +246,9 @@ export class Program {
      */
     async run(inputs = {}, { signal } = {}) {
         const out = await this.#link.ask("run", { inputs: Object.entries(inputs) }, { signal });
-        return Object.fromEntries(out.map((/** @type {[string, number[], Float32Array]} */ [name, shape, data]) => [name, { shape, data }]));
+        return Object.fromEntries(
+            out.map((/** @type {[string, number[], Float32Array]} */ [name, shape, data]) => [name, { shape, data }]),
+        );
     }
 
     /**

@@ -1,9 +1,9 @@
 // The Worker: one model or one graph, and its device. Requests are done one after another; only a cancel overtakes.
 
 import init, { Flag, How, Opening, Program, probe } from "./engine.js";
-import { WarpweftError, asError } from "./errors.js";
+import { asError, WarpweftError } from "./errors.js";
 import { read } from "./source.js";
-import { Team, allowed, obey } from "./team.js";
+import { allowed, obey, Team } from "./team.js";
 
 /** @typedef {import("./engine.js").Model} Model */
 /** @typedef {import("./source.js").Plain} Plain */
@@ -93,7 +93,14 @@ async function load(id, ask) {
     let opening;
     let [loaded, told] = [0, 0];
     try {
-        if (main.head) opening = await Opening.of_files(ask.plain.name, files.map((f) => [f.name, f.head, f.size]), side, how, tell);
+        if (main.head)
+            opening = await Opening.of_files(
+                ask.plain.name,
+                files.map((f) => [f.name, f.head, f.size]),
+                side,
+                how,
+                tell,
+            );
         else opening = new Opening(main.name, main.size, side, how, tell);
         for (const file of files) {
             for await (const piece of file.pieces) {
@@ -133,7 +140,11 @@ async function lasting(id, ask) {
     } catch (e) {
         const error = asError(e);
         if (error.code !== "device-lost") throw error;
-        if (!again) throw new WarpweftError("device-lost", `${error.message}; the model came as a stream, which cannot be read again: open it anew`);
+        if (!again)
+            throw new WarpweftError(
+                "device-lost",
+                `${error.message}; the model came as a stream, which cannot be read again: open it anew`,
+            );
         post(id, { event: { notice: `${error.message}: loading the model anew and going on` } });
         const passage = model.leave();
         model.close();
@@ -154,7 +165,11 @@ function span([track, name, start, duration, bytes]) {
 
 function info() {
     if (!model) throw new WarpweftError("closed", "the model is closed");
-    return { ...JSON.parse(model.info()), rankBytes: [...model.ranks()], wasmBytes: (memory?.buffer.byteLength ?? 0) + (team?.bytes ?? 0) };
+    return {
+        ...JSON.parse(model.info()),
+        rankBytes: [...model.ranks()],
+        wasmBytes: (memory?.buffer.byteLength ?? 0) + (team?.bytes ?? 0),
+    };
 }
 
 /** @type {Record<string, (id: number, ask: any) => Promise<unknown>>} */
@@ -178,7 +193,9 @@ const does = {
             if (token === undefined) break;
             first ||= performance.now() - start;
             const spans = model.spans();
-            post(id, { event: { token: { ...JSON.parse(token), ...(spans && { spans: JSON.parse(spans).map(span) }) } } });
+            post(id, {
+                event: { token: { ...JSON.parse(token), ...(spans && { spans: JSON.parse(spans).map(span) }) } },
+            });
         }
         return { ...JSON.parse(model.end()), firstTokenSeconds: first / 1000 };
     },
@@ -224,9 +241,15 @@ async function answer({ id, op, ask }) {
         post(id, { value: await does[op](id, ask) });
     } catch (thrown) {
         const error = asError(thrown);
-        const { code, message } = panicked && error.code === "internal" ? { code: "internal", message: `a bug in the engine: ${panicked}` } : error;
+        const { code, message } =
+            panicked && error.code === "internal"
+                ? { code: "internal", message: `a bug in the engine: ${panicked}` }
+                : error;
         // After a trap, or a stack that overflowed, nothing of this instance can be trusted.
-        const broken = thrown instanceof WebAssembly.RuntimeError || thrown instanceof RangeError || (thrown instanceof Error && thrown.name === "InternalError");
+        const broken =
+            thrown instanceof WebAssembly.RuntimeError ||
+            thrown instanceof RangeError ||
+            (thrown instanceof Error && thrown.name === "InternalError");
         post(id, { error: { code, message }, broken });
     }
     running = 0;
@@ -241,7 +264,8 @@ export function serve() {
     scope.onmessage = (/** @type {MessageEvent} */ e) => {
         const request = e.data;
         if (request.module) {
-            const failed = (/** @type {unknown} */ e) => (broken = new WarpweftError("internal", `the engine does not start here: ${asError(e).message}`));
+            const failed = (/** @type {unknown} */ e) =>
+                (broken = new WarpweftError("internal", `the engine does not start here: ${asError(e).message}`));
             last = init({ module_or_path: request.module }).then((exports) => (memory = exports.memory), failed);
         } else if (request.team !== undefined) {
             teamed(request.team);
@@ -251,7 +275,8 @@ export function serve() {
                 stopper.abort();
             } else if (request.cancel > running) cancelled.add(request.cancel);
         } else {
-            const refuse = (/** @type {WarpweftError} */ { code, message }) => post(request.id, { error: { code, message }, broken: true });
+            const refuse = (/** @type {WarpweftError} */ { code, message }) =>
+                post(request.id, { error: { code, message }, broken: true });
             last = last.then(() => (broken ? refuse(broken) : answer(request)));
         }
     };

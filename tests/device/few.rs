@@ -62,7 +62,7 @@ fn wrong(graph: &Graph, weights: &Memory, x: &Array, got: &[f32]) -> Option<Stri
     let size = want.iter().fold(0.0, |most: f64, x| x.abs().max(most));
     let off = |i: &usize| (got[*i] as f64 - want[*i]).abs();
     (0..got.len())
-        .find(|i| !(off(i) <= 2e-5 * size))
+        .find(|i| off(i) > 2e-5 * size || off(i).is_nan())
         .map(|i| format!("element {i} is {}, {} is right", got[i], want[i]))
 }
 

@@ -8,7 +8,10 @@ import { browser, chromium, expected, host, models, open, seeded, server } from 
 
 host({ checkpoints: true });
 before(async () => {
-    await writeFile(path.join(seeded, "noise.gguf"), Uint8Array.from({ length: 200_000 }, (_, i) => (i * 7919) % 251));
+    await writeFile(
+        path.join(seeded, "noise.gguf"),
+        Uint8Array.from({ length: 200_000 }, (_, i) => (i * 7919) % 251),
+    );
 });
 
 const { prompt } = expected;
@@ -23,7 +26,10 @@ for (const query of ["?", "?floor"]) {
                 const { open } = /** @type {any} */ (globalThis).warpweft;
                 const notices = /** @type {string[]} */ ([]);
                 const channel = new BroadcastChannel("instruments");
-                const model = await open(url, { device: "webgpu", onNotice: (/** @type {string} */ n) => notices.push(n) });
+                const model = await open(url, {
+                    device: "webgpu",
+                    onNotice: (/** @type {string} */ n) => notices.push(n),
+                });
                 const ids = [];
                 for await (const token of model.generate(prompt, { maxTokens: count })) {
                     ids.push(token.id);
@@ -42,7 +48,7 @@ for (const query of ["?", "?floor"]) {
         assert.deepEqual(got.after, first.ids);
         assert.equal(got.during, 2, got.notices.join("\n"));
         assert.equal(got.notices.length, 3);
-        got.notices.forEach((/** @type {string} */ n) => assert.match(n, /lost.*loading the model anew/));
+        for (const n of got.notices) assert.match(n, /lost.*loading the model anew/);
         assert.equal(got.info.device, "webgpu");
         assert.equal(got.left, 0);
         await context.close();
@@ -58,7 +64,8 @@ test("a device that is lost under a model from a stream is an error that says wh
             const channel = new BroadcastChannel("instruments");
             try {
                 let n = 0;
-                for await (const _ of model.generate(prompt, { maxTokens: 20 })) if (++n === 3) channel.postMessage("destroy");
+                for await (const _ of model.generate(prompt, { maxTokens: 20 }))
+                    if (++n === 3) channel.postMessage("destroy");
             } catch (e) {
                 return { code: /** @type {any} */ (e).code, message: /** @type {any} */ (e).message };
             } finally {
@@ -75,13 +82,21 @@ test("a device that is lost under a model from a stream is an error that says wh
 test("files that are none, cut short, missing or closed to this origin are refused in one sentence", async () => {
     const { page, context } = await open(chromium, server.url);
     const asks = {
-        noise: `${models.url}noise.gguf`, cut: `${models.url}first.gguf?cut`, missing: `${models.url}nothing.gguf`, closed: `${models.url}first.gguf?closed`,
-        page: `${server.url}page.css`, folder: `${models.url}nowhere/`,
+        noise: `${models.url}noise.gguf`,
+        cut: `${models.url}first.gguf?cut`,
+        missing: `${models.url}nothing.gguf`,
+        closed: `${models.url}first.gguf?closed`,
+        page: `${server.url}page.css`,
+        folder: `${models.url}nowhere/`,
     };
     const said = await page.evaluate(async (/** @type {Record<string, string>} */ asks) => {
         const { open, kept, WarpweftError } = /** @type {any} */ (globalThis).warpweft;
         const out = /** @type {Record<string, any>} */ ({});
-        const refused = (/** @type {any} */ source, options = {}) => open(source, { device: "cpu", ...options }).then(() => ({ code: "opened" }), (/** @type {any} */ e) => ({ code: e.code, message: e.message, ours: e instanceof WarpweftError }));
+        const refused = (/** @type {any} */ source, options = {}) =>
+            open(source, { device: "cpu", ...options }).then(
+                () => ({ code: "opened" }),
+                (/** @type {any} */ e) => ({ code: e.code, message: e.message, ours: e instanceof WarpweftError }),
+            );
         for (const [name, url] of Object.entries(asks)) out[name] = await refused(url);
         out.empty = await refused(new ArrayBuffer(0));
         out.number = await refused(42);
@@ -94,16 +109,31 @@ test("files that are none, cut short, missing or closed to this origin are refus
     const { kept, ...errors } = said;
     for (const [name, e] of Object.entries(errors)) {
         assert.ok(e.ours, `${name}: ${JSON.stringify(e)}`);
-        assert.ok(!/\[object|undefined|unreachable|panicked/.test(e.message) && !e.message.includes("\n"), `${name}: ${e.message}`);
+        assert.ok(
+            !/\[object|undefined|unreachable|panicked/.test(e.message) && !e.message.includes("\n"),
+            `${name}: ${e.message}`,
+        );
     }
     const codes = Object.fromEntries(Object.entries(errors).map(([name, e]) => [name, e.code]));
     assert.deepEqual(codes, {
-        noise: "file", cut: "network", missing: "network", closed: "network", page: "file", folder: "network",
-        empty: "file", number: "usage", stream: "file", context: "usage", device: "usage",
+        noise: "file",
+        cut: "network",
+        missing: "network",
+        closed: "network",
+        page: "file",
+        folder: "network",
+        empty: "file",
+        number: "usage",
+        stream: "file",
+        context: "usage",
+        device: "usage",
     });
     assert.match(errors.closed.message, /CORS/);
     assert.match(errors.missing.message, /404/);
-    assert.ok(kept.every((/** @type {any} */ e) => !e.url.includes("cut")), "what was cut short is not kept");
+    assert.ok(
+        kept.every((/** @type {any} */ e) => !e.url.includes("cut")),
+        "what was cut short is not kept",
+    );
     await context.close();
 });
 
@@ -118,7 +148,10 @@ function automatic(page) {
             for await (const token of model.generate(prompt, { maxTokens: count })) ids.push(token.id);
             const { device } = model.info();
             await model.close();
-            const refused = await open(url, { device: "webgpu" }).then((/** @type {any} */ m) => m.close().then(() => "opened"), (/** @type {any} */ e) => `${e.code}: ${e.message}`);
+            const refused = await open(url, { device: "webgpu" }).then(
+                (/** @type {any} */ m) => m.close().then(() => "opened"),
+                (/** @type {any} */ e) => `${e.code}: ${e.message}`,
+            );
             return { notices, ids, device, refused };
         },
         { url: `${models.url}first.gguf`, prompt, count },
@@ -131,7 +164,10 @@ test("a browser without WebGPU uses the CPU, says so and how to get WebGPU", asy
     const got = await automatic(page);
     assert.equal(got.device, "cpu");
     assert.deepEqual(got.ids, first.ids);
-    assert.match(got.notices.join("\n"), /no WebGPU adapter: running on the CPU fallback; for a GPU use a browser with WebGPU/);
+    assert.match(
+        got.notices.join("\n"),
+        /no WebGPU adapter: running on the CPU fallback; for a GPU use a browser with WebGPU/,
+    );
     assert.match(got.refused, /^device-unavailable: /);
     await page.waitForFunction(() => document.querySelector("#gpu-state")?.textContent);
     assert.match(await page.textContent("#gpu-state"), /WebGPU.*CPU.*https/s);

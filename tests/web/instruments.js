@@ -25,15 +25,28 @@
     if (!here.GPUAdapter) return;
     // https://www.w3.org/TR/webgpu/#limits
     const FLOOR = {
-        maxStorageBuffersPerShaderStage: 8, maxStorageBufferBindingSize: 2 ** 27, maxBufferSize: 2 ** 28, maxComputeWorkgroupStorageSize: 16384,
-        maxComputeInvocationsPerWorkgroup: 256, maxComputeWorkgroupSizeX: 256, maxComputeWorkgroupSizeY: 256, maxComputeWorkgroupSizeZ: 64,
-        maxComputeWorkgroupsPerDimension: 65535, minStorageBufferOffsetAlignment: 256, minUniformBufferOffsetAlignment: 256,
+        maxStorageBuffersPerShaderStage: 8,
+        maxStorageBufferBindingSize: 2 ** 27,
+        maxBufferSize: 2 ** 28,
+        maxComputeWorkgroupStorageSize: 16384,
+        maxComputeInvocationsPerWorkgroup: 256,
+        maxComputeWorkgroupSizeX: 256,
+        maxComputeWorkgroupSizeY: 256,
+        maxComputeWorkgroupSizeZ: 64,
+        maxComputeWorkgroupsPerDimension: 65535,
+        minStorageBufferOffsetAlignment: 256,
+        minUniformBufferOffsetAlignment: 256,
     };
     const channel = new BroadcastChannel("instruments");
     if (asked.has("floor")) {
         const limits = Object.getOwnPropertyDescriptor(here.GPUAdapter.prototype, "limits").get;
-        const within = (real) => new Proxy(real, { get: (of, key) => (key in FLOOR ? FLOOR[key] : Reflect.get(of, key, of)) });
-        Object.defineProperty(here.GPUAdapter.prototype, "limits", { get() { return within(limits.call(this)); } });
+        const within = (real) =>
+            new Proxy(real, { get: (of, key) => (key in FLOOR ? FLOOR[key] : Reflect.get(of, key, of)) });
+        Object.defineProperty(here.GPUAdapter.prototype, "limits", {
+            get() {
+                return within(limits.call(this));
+            },
+        });
         Object.defineProperty(here.GPUAdapter.prototype, "features", { get: () => new Set() });
     }
     const devices = [];
@@ -58,6 +71,6 @@
         });
     };
     channel.onmessage = (e) => {
-        if (e.data === "destroy") devices.splice(0).forEach((d) => d.destroy());
+        if (e.data === "destroy") for (const d of devices.splice(0)) d.destroy();
     };
 })();

@@ -1,8 +1,8 @@
 // What the browser tests share: Chromium, the `warpweft web` server, and a server of files that can misbehave.
 
 import { spawn } from "node:child_process";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
-import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -10,7 +10,9 @@ import { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
 
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
-const tools = process.env.WARPWEFT_TOOLS ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(process.env.HOME ?? "/root", ".cache"), "warpweft/tools");
+const tools =
+    process.env.WARPWEFT_TOOLS ??
+    path.join(process.env.XDG_CACHE_HOME ?? path.join(process.env.HOME ?? "/root", ".cache"), "warpweft/tools");
 export const require = createRequire(path.join(tools, "npm/"));
 
 /** What tests/web.rs has written: seeded checkpoints with the native engine's answers. */
@@ -20,8 +22,20 @@ const answers = path.join(seeded, "expected.json");
 export const expected = existsSync(answers) ? JSON.parse(readFileSync(answers, "utf8")) : { prompt: "", models: {} };
 export const shots = path.join(root, "target/web/shots");
 
-const ALWAYS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-const SOFTWARE = ["--enable-unsafe-webgpu", "--enable-features=Vulkan", "--use-vulkan=swiftshader", "--use-angle=swiftshader"];
+const ALWAYS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+];
+const SOFTWARE = [
+    "--enable-unsafe-webgpu",
+    "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",
+    "--use-angle=swiftshader",
+];
 
 /**
  * A headless Chromium, with WebGPU on its software adapter or without any.
@@ -39,7 +53,9 @@ export async function browser({ webgpu = true } = {}) {
  * @returns {Promise<{ url: string, stop: () => void }>}
  */
 export async function serve(folder) {
-    const server = spawn(path.join(root, "target/release/warpweft"), ["web", "--port", "0", "--package", folder], { stdio: ["ignore", "pipe", "inherit"] });
+    const server = spawn(path.join(root, "target/release/warpweft"), ["web", "--port", "0", "--package", folder], {
+        stdio: ["ignore", "pipe", "inherit"],
+    });
     const url = await new Promise((resolve, reject) => {
         server.stdout.on("data", (text) => resolve(String(text).trim()));
         server.on("exit", (code) => reject(new Error(`warpweft web ended with ${code}`)));
@@ -55,7 +71,9 @@ export async function instrumented() {
     await rm(to, { recursive: true, force: true });
     await mkdir(to, { recursive: true });
     await copyFile(path.join(from, "warpweft.wasm"), path.join(to, "warpweft.wasm"));
-    const parts = [path.join(root, "tests/web/instruments.js"), path.join(from, "warpweft.js")].map((f) => readFileSync(f, "utf8"));
+    const parts = [path.join(root, "tests/web/instruments.js"), path.join(from, "warpweft.js")].map((f) =>
+        readFileSync(f, "utf8"),
+    );
     await writeFile(path.join(to, "warpweft.js"), parts.join("\n"));
     return to;
 }
@@ -74,7 +92,13 @@ export async function files(folder) {
         const key = `${request.method} ${url.pathname}`;
         asked.set(key, (asked.get(key) ?? 0) + 1);
         /** @type {Record<string, string | number>} */
-        const headers = url.searchParams.has("closed") ? {} : { "access-control-allow-origin": "*", "cross-origin-resource-policy": "cross-origin", "access-control-expose-headers": "etag, content-length" };
+        const headers = url.searchParams.has("closed")
+            ? {}
+            : {
+                  "access-control-allow-origin": "*",
+                  "cross-origin-resource-policy": "cross-origin",
+                  "access-control-expose-headers": "etag, content-length",
+              };
         const bytes = await readFile(path.join(folder, path.normalize(url.pathname))).catch(() => undefined);
         if (!bytes) return response.writeHead(404, headers).end();
         const zeros = expected.hollow?.find((/** @type {any} */ h) => h.path === url.pathname);
@@ -83,7 +107,8 @@ export async function files(folder) {
         response.writeHead(200, headers);
         if (request.method === "HEAD") return response.end();
         if (zeros) return filled(response, bytes, zeros);
-        if (url.searchParams.has("cut")) return response.write(bytes.subarray(0, bytes.length / 2), () => response.destroy());
+        if (url.searchParams.has("cut"))
+            return response.write(bytes.subarray(0, bytes.length / 2), () => response.destroy());
         if (!url.searchParams.has("slow")) return response.end(bytes);
         for (let at = 0; at < bytes.length && !response.destroyed; at += 65536) {
             response.write(bytes.subarray(at, at + 65536));
@@ -105,7 +130,11 @@ async function filled(response, bytes, { at, zeros }) {
     response.write(bytes.subarray(0, at));
     for (let left = zeros; left > 0 && !response.destroyed; left -= block.length) {
         const more = response.write(left < block.length ? block.subarray(0, left) : block);
-        if (!more) await new Promise((resolve) => (response.once("drain", () => resolve(undefined)), response.once("close", () => resolve(undefined))));
+        if (!more)
+            await new Promise((resolve) => {
+                response.once("drain", () => resolve(undefined));
+                response.once("close", () => resolve(undefined));
+            });
         response.removeAllListeners("drain");
         response.removeAllListeners("close");
     }
@@ -149,21 +178,37 @@ export async function open(chromium, url, query = "") {
     page.on("pageerror", (/** @type {Error} */ e) => complaints.push(String(e)));
     page.on("console", (/** @type {any} */ m) => m.type() === "error" && complaints.push(m.text()));
     await page.goto(url);
-    await page.evaluate(async (/** @type {string} */ at) => void (/** @type {any} */ (globalThis).warpweft = await import(at)), `${url}warpweft/warpweft.js${query}`);
+    await page.evaluate(async (/** @type {string} */ at) => {
+        /** @type {any} */ (globalThis).warpweft = await import(at);
+    }, `${url}warpweft/warpweft.js${query}`);
     return { page, context, complaints };
 }
 
 /** Bytes of physical memory that all processes below one hold, shared pages counted in part. @param {number} pid */
 export function memory(pid) {
-    const parents = new Map(readdirSync("/proc").filter((n) => /^\d+$/.test(n)).flatMap((n) => {
-        try {
-            return [[Number(n), Number(readFileSync(`/proc/${n}/stat`, "utf8").replace(/^.*\) /, "").split(" ")[1])]];
-        } catch {
-            return [];
-        }
-    }));
+    const parents = new Map(
+        readdirSync("/proc")
+            .filter((n) => /^\d+$/.test(n))
+            .flatMap((n) => {
+                try {
+                    return [
+                        [
+                            Number(n),
+                            Number(
+                                readFileSync(`/proc/${n}/stat`, "utf8")
+                                    .replace(/^.*\) /, "")
+                                    .split(" ")[1],
+                            ),
+                        ],
+                    ];
+                } catch {
+                    return [];
+                }
+            }),
+    );
     const below = (/** @type {number} */ n) => {
-        for (let at = n, steps = 0; at > 1 && steps < 20; at = parents.get(at) ?? 0, steps++) if (at === pid) return true;
+        for (let at = n, steps = 0; at > 1 && steps < 20; at = parents.get(at) ?? 0, steps++)
+            if (at === pid) return true;
         return false;
     };
     let sum = 0;

@@ -16,7 +16,11 @@ function answer(page, url, options) {
         async (/** @type {any} */ { url, options, prompt, count }) => {
             const { open } = /** @type {any} */ (globalThis).warpweft;
             const [events, notices] = [/** @type {any[]} */ ([]), /** @type {string[]} */ ([])];
-            const model = await open(url, { ...options, onProgress: (/** @type {any} */ e) => events.push(e), onNotice: (/** @type {string} */ n) => notices.push(n) });
+            const model = await open(url, {
+                ...options,
+                onProgress: (/** @type {any} */ e) => events.push(e),
+                onNotice: (/** @type {string} */ n) => notices.push(n),
+            });
             const [info, ids] = [model.info(), /** @type {number[]} */ ([])];
             let text = "";
             const made = model.generate(prompt, { maxTokens: count, temperature: 0 });
@@ -31,7 +35,11 @@ function answer(page, url, options) {
     );
 }
 
-for (const [name, query, device] of [["the adapter's limits", "", "webgpu"], ["the floor", "?floor", "webgpu"], ["the CPU", "", "cpu"]]) {
+for (const [name, query, device] of [
+    ["the adapter's limits", "", "webgpu"],
+    ["the floor", "?floor", "webgpu"],
+    ["the CPU", "", "cpu"],
+]) {
     test(`the native tokens stream within ${name}, while progress is told`, async () => {
         const { page, context, complaints } = await open(chromium, server.url, query);
         for (const want of [first, second]) {
@@ -43,9 +51,14 @@ for (const [name, query, device] of [["the adapter's limits", "", "webgpu"], ["t
             assert.equal(got.left, 0, "close gives all GPU memory back");
             assert.deepEqual([got.figures.stop, got.figures.tokens], ["length", count]);
             assert.ok(got.figures.firstTokenSeconds > 0 && got.figures.tokensPerSecond > 0);
-            const loaded = got.events.filter((/** @type {any} */ e) => e.stage === "download").map((/** @type {any} */ e) => e.loaded);
+            const loaded = got.events
+                .filter((/** @type {any} */ e) => e.stage === "download")
+                .map((/** @type {any} */ e) => e.loaded);
             assert.equal(loaded.at(-1), got.events.find((/** @type {any} */ e) => e.stage === "download").total);
-            assert.deepEqual(loaded, [...loaded].sort((a, b) => a - b));
+            assert.deepEqual(
+                loaded,
+                [...loaded].sort((a, b) => a - b),
+            );
         }
         assert.deepEqual(complaints, []);
         await context.close();
@@ -59,8 +72,17 @@ test("a File, an ArrayBuffer, a stream and a folder give the same tokens", async
             const { open } = /** @type {any} */ (globalThis).warpweft;
             const bytes = await (await fetch(`${base}first.gguf`)).arrayBuffer();
             const names = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"];
-            const folder = await Promise.all(names.map(async (name) => new File([await (await fetch(`${base}first/${name}`)).blob()], name)));
-            const sources = { file: new File([bytes], "first.gguf"), buffer: bytes, view: new Uint8Array(bytes), stream: new Blob([bytes]).stream(), files: folder, url: `${base}first/` };
+            const folder = await Promise.all(
+                names.map(async (name) => new File([await (await fetch(`${base}first/${name}`)).blob()], name)),
+            );
+            const sources = {
+                file: new File([bytes], "first.gguf"),
+                buffer: bytes,
+                view: new Uint8Array(bytes),
+                stream: new Blob([bytes]).stream(),
+                files: folder,
+                url: `${base}first/`,
+            };
             const out = /** @type {Record<string, number[]>} */ ({});
             for (const [name, source] of Object.entries(sources)) {
                 const model = await open(source, { device: "webgpu", cache: false });
@@ -84,21 +106,37 @@ test("a model is kept, read again without the network, told with its size, repla
     const gets = () => models.asked.get("GET /second.gguf") ?? 0;
     const url = `${models.url}second.gguf?versioned`;
     const before = gets();
-    assert.ok((await answer(page, url, { device: "cpu" })).events.some((/** @type {any} */ e) => e.stage === "download"));
+    assert.ok(
+        (await answer(page, url, { device: "cpu" })).events.some((/** @type {any} */ e) => e.stage === "download"),
+    );
     const again = await answer(page, url, { device: "cpu" });
-    assert.ok(again.events.every((/** @type {any} */ e) => e.stage !== "download"), "the second time it comes from the private files");
+    assert.ok(
+        again.events.every((/** @type {any} */ e) => e.stage !== "download"),
+        "the second time it comes from the private files",
+    );
     assert.deepEqual(again.ids, second.ids);
     assert.equal(gets(), before + 1);
     const all = await list();
-    assert.deepEqual(all.map((/** @type {any} */ e) => e.url), [url]);
+    assert.deepEqual(
+        all.map((/** @type {any} */ e) => e.url),
+        [url],
+    );
     assert.equal(all[0].size, again.events.find((/** @type {any} */ e) => e.stage === "read").total);
     await kept(() => /** @type {any} */ (globalThis).warpweft.kept.remove());
     assert.deepEqual(await list(), []);
     // Another version at the same address.
-    for (const [version, downloads] of /** @type {[string, boolean][]} */ ([["a", true], ["a", false], ["b", true]])) {
+    for (const [version, downloads] of /** @type {[string, boolean][]} */ ([
+        ["a", true],
+        ["a", false],
+        ["b", true],
+    ])) {
         models.state.version = version;
         const got = await answer(page, url, { device: "cpu" });
-        assert.equal(got.events.some((/** @type {any} */ e) => e.stage === "download"), downloads, `version ${version}`);
+        assert.equal(
+            got.events.some((/** @type {any} */ e) => e.stage === "download"),
+            downloads,
+            `version ${version}`,
+        );
         assert.deepEqual(got.ids, second.ids);
     }
     await context.close();
@@ -131,8 +169,19 @@ test("a cancel is heard while answering and while downloading, and nothing is le
 
             const loading = new AbortController();
             const start = performance.now();
-            const error = await open(`${base}first.gguf?slow`, { signal: loading.signal, onProgress: () => loading.abort() }).catch((/** @type {any} */ e) => e);
-            return { ids, stop: figures.stop, waited, after, error: [error.code, error.name], took: performance.now() - start, kept: await kept.list() };
+            const error = await open(`${base}first.gguf?slow`, {
+                signal: loading.signal,
+                onProgress: () => loading.abort(),
+            }).catch((/** @type {any} */ e) => e);
+            return {
+                ids,
+                stop: figures.stop,
+                waited,
+                after,
+                error: [error.code, error.name],
+                took: performance.now() - start,
+                kept: await kept.list(),
+            };
         },
         { base: models.url, prompt, count },
     );
@@ -154,7 +203,10 @@ test("two models in one page answer at the same time, and so do two tabs", async
             page.evaluate(
                 async (/** @type {any} */ { base, prompt, count }) => {
                     const { open } = /** @type {any} */ (globalThis).warpweft;
-                    const [a, b] = await Promise.all([open(`${base}first.gguf`, { device: "webgpu" }), open(`${base}second.gguf`, { device: "webgpu" })]);
+                    const [a, b] = await Promise.all([
+                        open(`${base}first.gguf`, { device: "webgpu" }),
+                        open(`${base}second.gguf`, { device: "webgpu" }),
+                    ]);
                     const all = async (/** @type {any} */ model) => {
                         const ids = [];
                         for await (const token of model.generate(prompt, { maxTokens: count })) ids.push(token.id);
@@ -189,7 +241,10 @@ test("ten rounds of open and close leave memory flat", async () => {
                 for await (const _ of model.generate(prompt, { maxTokens: 2 }));
                 const g = graph();
                 const x = g.input("x", [1, 4096]);
-                const program = await g.compile({ y: x.matmul(g.constant(new Float32Array(4096 * 4096).fill(0.5), [4096, 4096])) }, { device: "webgpu" });
+                const program = await g.compile(
+                    { y: x.matmul(g.constant(new Float32Array(4096 * 4096).fill(0.5), [4096, 4096])) },
+                    { device: "webgpu" },
+                );
                 const held = program.gpuBytes;
                 await program.run({ x: new Float32Array(4096).fill(1) });
                 const left = (await model.close()) + (await program.close());

@@ -40,7 +40,10 @@ async function load(page, device, file) {
 
 /** Nothing reaches over the side. @param {any} page @param {string} what */
 async function fits(page, what) {
-    const [inner, width] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
+    const [inner, width] = await page.evaluate(() => [
+        document.documentElement.scrollWidth,
+        document.documentElement.clientWidth,
+    ]);
     assert.ok(inner <= width, `${what} is ${inner} wide on ${width}`);
 }
 
@@ -49,7 +52,10 @@ async function legible(page, what) {
     const faint = await page.evaluate(() => {
         const parse = (/** @type {string} */ c) => (c.match(/[\d.]+/g) ?? []).map(Number);
         const light = (/** @type {number[]} */ [r, g, b]) => {
-            const f = (/** @type {number} */ v) => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            const f = (/** @type {number} */ byte) => {
+                const v = byte / 255;
+                return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+            };
             return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b);
         };
         const behind = (/** @type {Element | null} */ e) => {
@@ -64,7 +70,8 @@ async function legible(page, what) {
             const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent?.trim());
             if (!own || !(/** @type {any} */ (e).checkVisibility()) || e.closest(":disabled")) continue;
             const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
-            if ((a + 0.05) / (b + 0.05) < 4.5) out.push(`${e.tagName} ${e.textContent?.trim().slice(0, 30)}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
+            if ((a + 0.05) / (b + 0.05) < 4.5)
+                out.push(`${e.tagName} ${e.textContent?.trim().slice(0, 30)}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
         }
         return out;
     });
@@ -74,8 +81,15 @@ async function legible(page, what) {
 /** Every control has a name for those who cannot see it. @param {any} page */
 async function named(page) {
     const nameless = await page.evaluate(() => {
-        const name = (/** @type {any} */ e) => e.getAttribute("aria-label") ?? [...(e.labels ?? [])].map((l) => l.textContent).join(" ") + e.textContent;
-        return [...document.querySelectorAll("button, input:not([hidden]), select, textarea, progress, [tabindex='0'], [role='img']")].filter((e) => !e.closest("[hidden]") && name(e).trim() === "").map((e) => e.outerHTML.slice(0, 90));
+        const name = (/** @type {any} */ e) =>
+            e.getAttribute("aria-label") ?? [...(e.labels ?? [])].map((l) => l.textContent).join(" ") + e.textContent;
+        return [
+            ...document.querySelectorAll(
+                "button, input:not([hidden]), select, textarea, progress, [tabindex='0'], [role='img']",
+            ),
+        ]
+            .filter((e) => !e.closest("[hidden]") && name(e).trim() === "")
+            .map((e) => e.outerHTML.slice(0, 90));
     });
     assert.deepEqual(nameless, []);
 }
@@ -96,7 +110,9 @@ test("every tab does its work, in the light, in the dark and on a phone", async 
 
     await page.click("#tab-bench");
     await page.click("#run");
-    await page.waitForFunction(() => document.querySelector("#bench-state")?.textContent === "Done", null, { timeout: 90_000 });
+    await page.waitForFunction(() => document.querySelector("#bench-state")?.textContent === "Done", null, {
+        timeout: 90_000,
+    });
     assert.equal(await page.locator("#table tbody tr").count(), 9, "four probes, four operations, the open model");
     await looks("bench", page);
 
@@ -104,12 +120,24 @@ test("every tab does its work, in the light, in the dark and on a phone", async 
     await page.fill("#mesh-prompt", expected.prompt);
     await page.fill("#mesh-most", String(first.ids.length));
     await page.click("#mesh-run");
-    await page.waitForFunction(() => document.querySelector("#mesh-state")?.textContent?.startsWith("Done") || document.querySelector("#mesh-problem")?.textContent, null, { timeout: 90_000 });
+    await page.waitForFunction(
+        () =>
+            document.querySelector("#mesh-state")?.textContent?.startsWith("Done") ||
+            document.querySelector("#mesh-problem")?.textContent,
+        null,
+        { timeout: 90_000 },
+    );
     assert.equal(await page.textContent("#mesh-problem"), "");
     assert.equal(await page.textContent("#mesh-text"), first.text, "the mesh says what one device says");
     const lanes = await page.locator("#mesh-lanes .lane").allTextContents();
-    for (const track of ["rank 0", "rank 1", "link 0→1", "link 1→0"]) assert.ok(lanes.includes(track), `${track} is drawn: ${lanes}`);
-    const spans = await page.evaluate(() => [...document.querySelectorAll("#mesh-lanes .span")].reduce((n, p) => n + (p.getAttribute("d")?.match(/M/g)?.length ?? 0), 0));
+    for (const track of ["rank 0", "rank 1", "link 0→1", "link 1→0"])
+        assert.ok(lanes.includes(track), `${track} is drawn: ${lanes}`);
+    const spans = await page.evaluate(() =>
+        [...document.querySelectorAll("#mesh-lanes .span")].reduce(
+            (n, p) => n + (p.getAttribute("d")?.match(/M/g)?.length ?? 0),
+            0,
+        ),
+    );
     assert.ok(spans > 50, `${spans} spans are drawn`);
     assert.equal(await page.locator("#mesh-table tbody tr").count(), 4);
     await looks("mesh", page);
@@ -137,7 +165,13 @@ test("the keyboard alone reaches and does everything", async () => {
     const focused = () => page.evaluate(() => document.activeElement?.id);
     await page.keyboard.press("Tab");
     assert.equal(await focused(), "tab-chat");
-    for (const [key, tab] of [["ArrowRight", "bench"], ["ArrowRight", "mesh"], ["ArrowRight", "chat"], ["End", "mesh"], ["Home", "chat"]]) {
+    for (const [key, tab] of [
+        ["ArrowRight", "bench"],
+        ["ArrowRight", "mesh"],
+        ["ArrowRight", "chat"],
+        ["End", "mesh"],
+        ["Home", "chat"],
+    ]) {
         await page.keyboard.press(key);
         assert.equal(await focused(), `tab-${tab}`);
         assert.equal(await page.locator(`#${tab}`).isVisible(), true);
@@ -159,7 +193,11 @@ test("the keyboard alone reaches and does everything", async () => {
 
 test("a file that is none is told on the page, and a file can be dropped", async () => {
     const { page, context } = await fresh();
-    await page.setInputFiles("#file", { name: "letter.gguf", mimeType: "application/octet-stream", buffer: Buffer.from("Dear reader, this is no model.".repeat(40)) });
+    await page.setInputFiles("#file", {
+        name: "letter.gguf",
+        mimeType: "application/octet-stream",
+        buffer: Buffer.from("Dear reader, this is no model.".repeat(40)),
+    });
     await page.waitForSelector("#problem:not([hidden])");
     assert.match(await page.textContent("#problem"), /letter\.gguf/);
     const bytes = [...(await import("node:fs")).readFileSync(path.join(seeded, "second.gguf"))];

@@ -20,13 +20,15 @@ function numbers(n, seed) {
 /** @param {Float32Array} a @param {Float32Array} b @param {number} m @param {number} k @param {number} n */
 function matmul(a, b, m, k, n) {
     const out = new Float64Array(m * n);
-    for (let i = 0; i < m; i++) for (let p = 0; p < k; p++) for (let j = 0; j < n; j++) out[i * n + j] += a[i * k + p] * b[p * n + j];
+    for (let i = 0; i < m; i++)
+        for (let p = 0; p < k; p++) for (let j = 0; j < n; j++) out[i * n + j] += a[i * k + p] * b[p * n + j];
     return out;
 }
 /** @param {ArrayLike<number>} x @param {number} width @param {(row: Float64Array) => Float64Array} f */
 function rows(x, width, f) {
     const out = new Float64Array(x.length);
-    for (let at = 0; at < x.length; at += width) out.set(f(Float64Array.from({ length: width }, (_, i) => x[at + i])), at);
+    for (let at = 0; at < x.length; at += width)
+        out.set(f(Float64Array.from({ length: width }, (_, i) => x[at + i])), at);
     return out;
 }
 /** @param {Float64Array} row */
@@ -48,14 +50,26 @@ function close(what, got, want, within) {
     assert.equal(got.length, want.length, what);
     const scale = want.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
     for (let i = 0; i < want.length; i++) {
-        assert.ok(Math.abs(got[i] - want[i]) <= within * scale, `${what}: element ${i} is ${got[i]}, ${want[i]} is right`);
+        assert.ok(
+            Math.abs(got[i] - want[i]) <= within * scale,
+            `${what}: element ${i} is ${got[i]}, ${want[i]} is right`,
+        );
     }
 }
 
 // Odd sizes, sizes of one, and one that fills several tiles of every kernel.
-const SIZES = [[37, 53, 29], [1, 200, 65], [130, 64, 96], [1, 1, 1]];
+const SIZES = [
+    [37, 53, 29],
+    [1, 200, 65],
+    [130, 64, 96],
+    [1, 1, 1],
+];
 
-for (const [name, query, device] of [["the adapter's limits", "", "webgpu"], ["the floor", "?floor", "webgpu"], ["the CPU", "", "cpu"]]) {
+for (const [name, query, device] of [
+    ["the adapter's limits", "", "webgpu"],
+    ["the floor", "?floor", "webgpu"],
+    ["the CPU", "", "cpu"],
+]) {
     test(`matmul, softmax and layer-norm within ${name}`, async () => {
         const { page, context, complaints } = await open(chromium, server.url, query);
         for (const [m, k, n] of SIZES) {
@@ -66,11 +80,21 @@ for (const [name, query, device] of [["the adapter's limits", "", "webgpu"], ["t
                     const g = graph();
                     const x = g.input("a", [m, k]);
                     const y = x.matmul(g.constant(b, [k, n]));
-                    const outputs = { matmul: y, softmax: y.softmax(), layerNorm: y.layerNorm(g.constant(w, [n]), g.constant(c, [n])) };
+                    const outputs = {
+                        matmul: y,
+                        softmax: y.softmax(),
+                        layerNorm: y.layerNorm(g.constant(w, [n]), g.constant(c, [n])),
+                    };
                     const program = await g.compile(outputs, { device });
                     const made = await program.run({ a: new Float32Array(a) });
                     const left = await program.close();
-                    return { left, shape: made.matmul.shape, ...Object.fromEntries(Object.entries(made).map(([name, v]) => [name, [.../** @type {any} */ (v).data]])) };
+                    return {
+                        left,
+                        shape: made.matmul.shape,
+                        ...Object.fromEntries(
+                            Object.entries(made).map(([name, v]) => [name, [.../** @type {any} */ (v).data]]),
+                        ),
+                    };
                 },
                 { device, m, k, n, a: [...a], b: [...b], w: [...w], c: [...c] },
             );
@@ -92,13 +116,18 @@ test("a device within the floor is asked for no more, and a weight above its bin
     const [rowsOf, k] = [36864, 1024];
     const got = await page.evaluate(
         async (/** @type {any} */ { rowsOf, k }) => {
-            const seen = new Promise((resolve) => (new BroadcastChannel("instruments").onmessage = (e) => resolve(e.data.device)));
+            const seen = new Promise(
+                (resolve) => (new BroadcastChannel("instruments").onmessage = (e) => resolve(e.data.device)),
+            );
             const { graph } = /** @type {any} */ (globalThis).warpweft;
             const w = new Float32Array(rowsOf * k);
             for (let i = 0; i < w.length; i++) w[i] = ((i * 37) % 101) / 101 - 0.5;
             const x = Float32Array.from({ length: k }, (_, i) => ((i * 13) % 17) / 17 - 0.5);
             const g = graph();
-            const program = await g.compile({ y: g.input("x", [1, k]).matmul(g.constant(w, [rowsOf, k]), { transposeB: true }) }, { device: "webgpu" });
+            const program = await g.compile(
+                { y: g.input("x", [1, k]).matmul(g.constant(w, [rowsOf, k]), { transposeB: true }) },
+                { device: "webgpu" },
+            );
             const { y } = await program.run({ x });
             await program.close();
             let worst = 0;
@@ -169,7 +198,10 @@ test("what is wrong is said in a sentence, with a code", async () => {
         assert.ok(e.ours, `${name}: ${JSON.stringify(e)}`);
         assert.ok(!/\[object|undefined|unreachable/.test(e.message), `${name}: ${e.message}`);
     }
-    assert.deepEqual([said.shapes.code, said.op.code, said.elements.code, said.limit.code, said.closed.code, said.device.code], ["op", "op", "usage", "device-limit", "closed", "usage"]);
+    assert.deepEqual(
+        [said.shapes.code, said.op.code, said.elements.code, said.limit.code, said.closed.code, said.device.code],
+        ["op", "op", "usage", "device-limit", "closed", "usage"],
+    );
     assert.match(said.shapes.message, /matmul.*inner dimensions differ.*3.*2/);
     assert.match(said.limit.message, /binding|128|134217728/);
     await context.close();

@@ -1,8 +1,8 @@
 // More than one thread for the CPU, where the page shares memory: the same tokens, the same errors, and nothing left behind.
 
 import assert from "node:assert/strict";
-import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import path from "node:path";
 import { test } from "node:test";
 import { chromium, expected, host, instrumentedFolder, memory, models, open, server } from "./lib.mjs";
@@ -25,7 +25,12 @@ function answered(page, url, options) {
             const start = performance.now();
             let model;
             try {
-                model = await open(url, { device: "cpu", cache: false, onNotice: (/** @type {string} */ n) => notices.push(n), ...options });
+                model = await open(url, {
+                    device: "cpu",
+                    cache: false,
+                    onNotice: (/** @type {string} */ n) => notices.push(n),
+                    ...options,
+                });
                 const [ids, bits] = [[], []];
                 for await (const token of model.generate(prompt, { maxTokens: count })) {
                     ids.push(token.id);
@@ -74,7 +79,11 @@ test("a page that is not isolated has one thread", async () => {
     const plain = createServer(async (request, response) => {
         const name = path.basename(new URL(request.url ?? "/", "http://localhost").pathname);
         const bytes = name && (await readFile(path.join(folder, name)).catch(() => undefined));
-        const type = name.endsWith(".wasm") ? "application/wasm" : name.endsWith(".js") ? "text/javascript" : "text/html";
+        const type = name.endsWith(".wasm")
+            ? "application/wasm"
+            : name.endsWith(".js")
+              ? "text/javascript"
+              : "text/html";
         response.writeHead(200, { "content-type": type }).end(bytes || "<!doctype html><title>plain</title>");
     });
     await new Promise((resolve) => plain.listen(0, "127.0.0.1", () => resolve(undefined)));
@@ -119,7 +128,10 @@ test("a cancel is heard, and ten rounds with threads leave no memory behind", as
             const stop = new AbortController();
             const answer = model.generate(prompt.repeat(2), { maxTokens: 40, signal: stop.signal });
             setTimeout(() => stop.abort(), 5);
-            const code = await answer.figures.then((/** @type {any} */ f) => f.stop, (/** @type {any} */ e) => e.code);
+            const code = await answer.figures.then(
+                (/** @type {any} */ f) => f.stop,
+                (/** @type {any} */ e) => e.code,
+            );
             // And it can be asked again.
             const ids = [];
             for await (const token of model.generate(prompt, { maxTokens: 3 })) ids.push(token.id);

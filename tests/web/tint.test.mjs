@@ -1,7 +1,7 @@
 // Every filled kernel through Tint, which is what Chrome reads WGSL with. tests/translate.rs writes them.
 
 import assert from "node:assert/strict";
-import { readFileSync, readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { require, root } from "./lib.mjs";
@@ -28,7 +28,9 @@ async function refusal(device, code) {
     device.pushErrorScope("validation");
     const module = device.createShaderModule({ code });
     const { messages } = await module.getCompilationInfo();
-    const errors = messages.filter((/** @type {any} */ m) => m.type === "error").map((/** @type {any} */ m) => `line ${m.lineNum}: ${m.message}`);
+    const errors = messages
+        .filter((/** @type {any} */ m) => m.type === "error")
+        .map((/** @type {any} */ m) => `line ${m.lineNum}: ${m.message}`);
     if (errors.length === 0) device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: "main" } });
     const invalid = await device.popErrorScope();
     return errors.length > 0 ? errors.join("; ") : (invalid?.message ?? "");

@@ -2,6 +2,7 @@
 //! composes layers (`model::layers`). A new one is a file here and a line in [`FAMILIES`].
 
 pub mod bert;
+mod clip;
 mod deepseek;
 mod distilbert;
 mod ernie4_5;
@@ -27,11 +28,13 @@ mod qwen3_moe;
 mod qwen3_next;
 mod roberta;
 mod seed_oss;
+mod siglip;
 mod smollm3;
 mod starcoder2;
+mod whisper;
 
 use super::keys::Keys;
-use super::layers::{Decoder, Encoder};
+use super::layers::{Decoder, Encoder, Speech};
 use crate::base::Result;
 
 /// Every family that can be run.
@@ -68,6 +71,9 @@ pub static FAMILIES: &[&Family] = &[
     &mpnet::FAMILY,
     &nomic_bert::FAMILY,
     &modernbert::FAMILY,
+    &clip::FAMILY,
+    &siglip::FAMILY,
+    &whisper::FAMILY,
 ];
 
 /// A family, by the names that files give it.
@@ -87,6 +93,7 @@ pub struct Family {
 pub enum Architecture {
     Decoder(Box<dyn Decoder>),
     Encoder(Box<dyn Encoder>),
+    Speech(Box<Speech>),
 }
 
 /// The family of this name in a kind of file.

@@ -100,7 +100,7 @@ impl Encoder for ModernBert {
                 parts: [qkv(0), qkv(1), qkv(2), Linear::new(format!("{at}.attn.Wo"), self.attention_bias)],
                 width: w,
                 heads: c.heads,
-                mask: masks[slides],
+                mask: Some(masks[slides]),
                 rope: Some(angles[slides]),
             };
             // The embedding is normed already.

@@ -118,7 +118,7 @@ impl Encoder for NomicBert {
                 parts: [qkv(0), qkv(1), qkv(2), linear("attn.out_proj")],
                 width: w,
                 heads: c.heads,
-                mask: b.all_real(),
+                mask: Some(b.all_real()),
                 rope: Some(angles),
             };
             let x = b.norm(b.whole(x + b.attention(&at, x, &how)), &format!("{at}.norm1"), true);

@@ -1,7 +1,7 @@
 //! A decoder that makes one vector of a text in place of logits, as its modules.json says (Wang et al., 2024).
 
 use super::decoder::{angles, layers};
-use super::{Blocks, Decoder, Origin, Rows, Sentence, Texts};
+use super::{Blocks, Decoder, Encoding, Origin, Rows, Sentence, Texts};
 use crate::base::{DType, Dim, Result, Var, Weights};
 use crate::graph::{Graph, GraphBuilder};
 
@@ -32,7 +32,8 @@ pub fn embed(family: &dyn Decoder, sentence: &Sentence, weights: &dyn Weights, m
     b.angles = angles(family.ropes(), &b, longest);
     b.angles.iter_mut().for_each(|(cos, sin)| (*cos, *sin) = (cos.slice(0, 0, seq), sin.slice(0, 0, seq)));
     let x = family.common().norm.build(&b, None, "output_norm", layers(family, &b, x), s.width);
-    let texts = Texts { g: &g, weights, model, root: "", gguf: None, batch: one, seq, longest, tokens, mask, eps: 0.0 };
+    let rows = Encoding { g: &g, weights, model, root: "", gguf: None, batch: one, seq, longest, eps: 0.0 };
+    let texts = Texts { rows, tokens, mask };
     g.output("embeddings", sentence.build(&texts, x.reshape(vec![one, seq, s.width.into()])));
     g.finish()
 }

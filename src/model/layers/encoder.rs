@@ -1,7 +1,7 @@
 //! What encoders of texts share (Devlin et al., 2018): tokens in, blocks in which every token sees all others, and one
 //! vector of each text out.
 
-use super::{Activation, BLOCKS, Rope, Sentence, Side, declare};
+use super::{Activation, BLOCKS, Rope, Sentence, Side, Vision, declare};
 use crate::base::Placement::{self, Split};
 use crate::base::{Cut, DType, Dim, MeshAxis, Result, Var, Weights};
 use crate::graph::{Attention, Graph, GraphBuilder, RopeLayout, Tensor};
@@ -126,6 +126,18 @@ pub trait Encoder: Debug + Send + Sync {
     }
     /// Vectors of all tokens, `[batch, seq, width]`.
     fn hidden<'g>(&self, b: &Texts<'_, 'g>) -> Tensor<'g>;
+    /// One vector of each text, of length one, from those of its tokens.
+    fn pooled<'g>(&self, b: &Texts<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
+        self.common().sentence.build(b, x)
+    }
+    /// Elements of a text's vector.
+    fn output(&self) -> usize {
+        self.common().output()
+    }
+    /// What makes vectors of images in the same space, where the model has it.
+    fn vision(&self) -> Option<&Vision> {
+        None
+    }
 }
 
 /// The graph of a batch.
@@ -144,16 +156,18 @@ pub fn encode(family: &dyn Encoder, weights: &dyn Weights, model: &str, batch: V
         (g.input("tokens", DType::U32, vec![batch, seq]), g.input("mask", DType::Bool, vec![batch, seq]));
     let c = family.common();
     let gguf = weights.info("token_embd.weight").is_ok().then_some(family);
-    let b = Texts { gguf, g: &g, weights, model, root, batch, seq, longest, tokens, mask, eps: c.eps };
+    let rows = Encoding { gguf, g: &g, weights, model, root, batch, seq, longest, eps: c.eps };
+    let b = Texts { rows, tokens, mask };
     g.at("embeddings");
     let x = family.hidden(&b);
     g.layer(c.layers as u32 + 1);
-    g.output("embeddings", c.sentence.build(&b, x));
+    g.output("embeddings", family.pooled(&b, x));
     g.finish()
 }
 
-/// A graph under construction, and all that an encoder's blocks ask for beside their options.
-pub struct Texts<'a, 'g> {
+/// A graph under construction, and all that an encoder's blocks ask for beside their options: rows are tokens of texts, or
+/// patches of images.
+pub struct Encoding<'a, 'g> {
     pub g: &'g GraphBuilder,
     pub(super) weights: &'a dyn Weights,
     pub(super) model: &'a str,
@@ -162,13 +176,25 @@ pub struct Texts<'a, 'g> {
     pub(super) gguf: Option<&'a dyn Encoder>,
     pub batch: Dim,
     pub seq: Dim,
-    /// The most tokens of a text.
+    /// The most rows of one.
     pub longest: usize,
+    pub(super) eps: f32,
+}
+
+/// The same of texts.
+pub struct Texts<'a, 'g> {
+    pub rows: Encoding<'a, 'g>,
     /// u32 `[batch, seq]`.
     pub tokens: Tensor<'g>,
     /// bool `[batch, seq]`, true at real tokens.
     pub mask: Tensor<'g>,
-    pub(super) eps: f32,
+}
+
+impl<'a, 'g> std::ops::Deref for Texts<'a, 'g> {
+    type Target = Encoding<'a, 'g>;
+    fn deref(&self) -> &Encoding<'a, 'g> {
+        &self.rows
+    }
 }
 
 /// A matrix, or some rows of one, and whether it has a bias.
@@ -196,8 +222,8 @@ pub struct SelfAttention<'g> {
     pub parts: [Linear; 4],
     pub width: usize,
     pub heads: usize,
-    /// Which keys a query sees, or what is added to its scores: broadcasts to `[batch, heads, seq, seq]`.
-    pub mask: Tensor<'g>,
+    /// Which keys a query sees, or what is added to its scores: broadcasts to `[batch, heads, seq, seq]`. All where not given.
+    pub mask: Option<Tensor<'g>>,
     /// Cosines and sines by which queries and keys turn, `[seq, head / 2]` each.
     pub rope: Option<(Tensor<'g>, Tensor<'g>)>,
 }
@@ -213,11 +239,6 @@ impl<'g> Texts<'_, 'g> {
     /// Rows of a table of words, by the tokens: `[batch, seq, width]`.
     pub fn words(&self, name: &str, c: &EncoderCommon) -> Tensor<'g> {
         self.weight(&format!("{name}.weight"), &[c.vocab, c.width]).gather(self.tokens)
-    }
-
-    /// The first rows of a table of positions: `[seq, width]`.
-    pub fn positions(&self, name: &str, c: &EncoderCommon) -> Tensor<'g> {
-        self.weight(&format!("{name}.weight"), &[c.context, c.width]).slice(0, 0, self.seq)
     }
 
     /// Rows of a table of positions that counts from behind `padding`, the number of the padding token, whose own position
@@ -248,6 +269,23 @@ impl<'g> Texts<'_, 'g> {
         (self.all_real().cast(DType::F32) * near.cast(DType::F32)).gt(self.g.constant(0.0))
     }
 
+    /// Real tokens up to the query's own: bool `[batch, 1, seq, seq]`.
+    pub fn up_to_own(&self) -> Tensor<'g> {
+        let (one, s) = (Dim::new(1), self.seq);
+        let (keys, queries) = (
+            self.g.iota(DType::F32, vec![one, one, one, s], 3, 0),
+            self.g.iota(DType::F32, vec![one, one, s, one], 2, 0),
+        );
+        (self.all_real().cast(DType::F32) * keys.le(queries).cast(DType::F32)).gt(self.g.constant(0.0))
+    }
+}
+
+impl<'g> Encoding<'_, 'g> {
+    /// The first rows of a table of positions: `[seq, width]`.
+    pub fn positions(&self, name: &str, c: &EncoderCommon) -> Tensor<'g> {
+        self.weight(&format!("{name}.weight"), &[c.context, c.width]).slice(0, 0, self.seq)
+    }
+
     /// Cosines and sines of every position.
     pub fn angles(&self, rope: &Rope, name: &str) -> (Tensor<'g>, Tensor<'g>) {
         let [cos, sin] = rope.tables(self.longest);
@@ -269,7 +307,7 @@ impl<'g> Texts<'_, 'g> {
         self.g.at(format!("{at}.attention"));
         let turned = |t: Tensor<'g>| how.rope.map_or(t, |(cos, sin)| t.rope(cos, sin, RopeLayout::Half));
         let scale = Attention::scaled(1.0 / (head as f32).sqrt());
-        let y = turned(q).attention(turned(k), v, Some(how.mask), scale);
+        let y = turned(q).attention(turned(k), v, how.mask, scale);
         let y = y.reshape(vec![self.batch, self.seq, width.into()]);
         self.linear(out, y, [width, width], Side::Inputs(heads))
     }
@@ -336,6 +374,12 @@ impl<'g> Texts<'_, 'g> {
         self.g.or_fail(declare(self.g, self.weights, self.model, &self.full(name), shape))
     }
 
+    /// Some rows of a tensor, of this shape.
+    pub fn rows(&self, name: &str, rows: Range<usize>, shape: &[usize]) -> Tensor<'g> {
+        let name = format!("rows({}..{}, {})", rows.start, rows.end, self.full(name));
+        self.g.or_fail(declare(self.g, self.weights, self.model, &name, shape))
+    }
+
     /// The name that the file has for a tensor.
     fn full(&self, name: &str) -> String {
         match (self.gguf, name.rsplit_once('.')) {
@@ -389,7 +433,8 @@ impl PostNorm {
         mask: Tensor<'g>,
     ) -> Tensor<'g> {
         let linear = |part: &str| Linear::new(format!("{at}.{part}"), true);
-        let how = SelfAttention { parts: self.attention.map(linear), width: c.width, heads: c.heads, mask, rope: None };
+        let (parts, mask) = (self.attention.map(linear), Some(mask));
+        let how = SelfAttention { parts, width: c.width, heads: c.heads, mask, rope: None };
         let y = b.attention(at, x, &how);
         let x = b.norm(b.whole(y + x), &format!("{at}.{}", self.attention_norm), true);
         let network = Network { gate: None, up: linear(self.up), down: linear(self.down) };

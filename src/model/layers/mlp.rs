@@ -13,6 +13,8 @@ pub enum Activation {
     Gelu,
     /// Its approximation by tanh.
     GeluTanh,
+    /// Its approximation `x · σ(1.702 · x)`.
+    QuickGelu,
     Relu,
 }
 
@@ -27,10 +29,11 @@ impl Activation {
             Some("silu" | "swish") => Activation::Silu,
             Some("gelu" | "gelu_python") => Activation::Gelu,
             Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Activation::GeluTanh,
+            Some("quick_gelu") => Activation::QuickGelu,
             Some("relu") => Activation::Relu,
             Some(other) => {
                 return Err(at.error(format!(
-                    "has the activation {}: silu, gelu, gelu_new and relu can be run",
+                    "has the activation {}: silu, gelu, gelu_new, quick_gelu and relu can be run",
                     short(other, 40)
                 )));
             }
@@ -42,6 +45,7 @@ impl Activation {
             Activation::Silu => x.silu(),
             Activation::Gelu => x.gelu(),
             Activation::GeluTanh => x.gelu_tanh(),
+            Activation::QuickGelu => x * (x * 1.702).sigmoid(),
             Activation::Relu => x.relu(),
         }
     }

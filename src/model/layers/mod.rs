@@ -19,6 +19,8 @@ mod norm;
 mod paged;
 mod rope;
 mod sentence;
+mod speech;
+mod vision;
 
 pub use attention::{Attention, Biases, QkNorm, late_windows};
 pub use common::{Common, Defaults};
@@ -26,7 +28,9 @@ pub use conv::ShortConv;
 pub use decoder::{Decoder, Passes, SizeDefaults, Sizes, StepShape, Training, TrainingStep, step, tied, training};
 pub use delta::GatedDelta;
 pub use embed::embed;
-pub use encoder::{Encoder, EncoderCommon, EncoderDefaults, Linear, Network, PostNorm, SelfAttention, Texts, encode};
+pub use encoder::{
+    Encoder, EncoderCommon, EncoderDefaults, Encoding, Linear, Network, PostNorm, SelfAttention, Texts, encode,
+};
 pub use experts::{Experts, Gate, Groups, Scoring};
 pub use latent::LatentAttention;
 pub use mlp::{Activation, Mlp};
@@ -34,7 +38,9 @@ pub use names::Names;
 pub use norm::Norm;
 pub use paged::{Own, PagedShape, Pages, paged_step};
 pub use rope::{Rope, RopeDefaults, context};
-pub use sentence::{Module, Pooling, Sentence};
+pub use sentence::{Module, Padding, Pooling, Sentence, normalised};
+pub use speech::{Speech, hear, stack, write};
+pub use vision::{PreNorm, Vision, VisionDefaults, VisionHead, see};
 
 use crate::base::Placement::{self, Split};
 use crate::base::{Cut, DType, Dim, Error, MeshAxis, Result, Weights};

@@ -1,7 +1,7 @@
 //! What makes one vector of a text's tokens, as sentence-transformers puts it behind an encoder (Reimers and Gurevych,
 //! 2019): pooling, dense layers, and length one.
 
-use super::encoder::{Linear, Texts};
+use super::encoder::{Encoding, Linear, Texts};
 use super::{Activation, Side};
 use crate::base::{DType, Result};
 use crate::graph::Tensor;
@@ -22,6 +22,18 @@ pub struct Sentence {
     pub lower_case: bool,
     /// Whether spaces around a text are dropped.
     pub trim: bool,
+    /// Whether a text's punctuation of ASCII is dropped, and its white space is one space each.
+    pub plain: bool,
+    /// What is put behind a text's tokens up to `max_tokens`.
+    pub padding: Option<Padding>,
+}
+
+/// The token that fills a text, as the file names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Padding {
+    pub token: String,
+    /// Whether the text's own tokens do not see it.
+    pub masked: bool,
 }
 
 /// How the vectors of a text's tokens become one.
@@ -86,6 +98,8 @@ impl Sentence {
             prompt: String::new(),
             lower_case: false,
             trim: false,
+            plain: false,
+            padding: None,
         }
     }
 
@@ -190,7 +204,8 @@ impl Sentence {
     }
 }
 
-fn normalised<'g>(b: &Texts<'_, 'g>, y: Tensor<'g>) -> Tensor<'g> {
+/// Rows `[batch, n]` at length one.
+pub fn normalised<'g>(b: &Encoding<'_, 'g>, y: Tensor<'g>) -> Tensor<'g> {
     let length = (y * y).sum(&[1]).sqrt().maximum(b.g.constant(1e-12));
     y / length.reshape(vec![b.batch, 1.into()])
 }

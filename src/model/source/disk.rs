@@ -92,6 +92,7 @@ impl ModelSource {
     }
 
     /// The first bytes of the first file.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn head(&self) -> Option<&[u8]> {
         match &self.bytes {
             Bytes::Mapped(files) => files.first().map(|m| &m[..]),

@@ -32,6 +32,8 @@ pub const SIDE_FILES: &[&str] = &[
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
+    "preprocessor_config.json",
+    "processor_config.json",
 ];
 #[cfg(not(target_arch = "wasm32"))]
 const MAX_SIDE: u64 = 256 << 20;
@@ -82,14 +84,17 @@ impl ModelSource {
         self.index.get(name).map(|(i, _)| &self.tensors[*i])
     }
     /// The metadata of a GGUF file.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn gguf(&self) -> Option<&Gguf> {
         self.gguf.as_ref()
     }
     /// A small file of a model folder, such as `tokenizer.json`.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn side_file(&self, name: &str) -> Option<&[u8]> {
         self.side.get(name).map(Vec::as_slice)
     }
     /// config.json of a model folder.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn config(&self) -> Result<Option<serde_json::Value>> {
         let Some(bytes) = self.side_file("config.json") else { return Ok(None) };
         let parsed = crate::base::json::parse(bytes);

@@ -54,11 +54,13 @@ impl ModelSource {
     }
 
     /// Whether a tensor is made of pieces.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn is_packed(&self, name: &str) -> bool {
         self.packed.contains_key(name)
     }
 
     /// The tensors of the file that one is made of: itself mostly.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn pieces(&self, name: &str) -> Vec<String> {
         match self.packed.get(name) {
             None => vec![name.into()],

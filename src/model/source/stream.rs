@@ -17,6 +17,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// A head that is damaged or too long, tensors that the file is too short for.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn from_head(
         name: &str,
         head: &[u8],
@@ -64,6 +65,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// A head that is damaged or cut, a tensor in two files, an index that does not tell the truth.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn from_heads(name: &str, heads: &[Head], side: &HashMap<String, Vec<u8>>) -> Result<ModelSource> {
         let mut source = ModelSource {
             path: name.into(),
@@ -106,6 +108,7 @@ impl ModelSource {
     }
 
     /// Keeps bytes of a tensor in memory, behind those that it has: for the CPU, which reads them there.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn keep(&mut self, piece: &Piece) {
         if let (Bytes::Stream(kept), Some(t)) = (&mut self.bytes, self.tensors.get(piece.tensor)) {
             kept.entry(piece.tensor)

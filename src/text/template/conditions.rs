@@ -1,6 +1,6 @@
 //! Jinja's tests: what stands behind `is`.
 
-use super::eval::{Given, Interpreter};
+use super::state::{Given, Interpreter};
 use super::tree::Comparison;
 use super::value::Value;
 use super::{Fail, Run, math};

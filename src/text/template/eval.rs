@@ -1,52 +1,13 @@
 //! Runs a template's tree. Every step, every byte that is made and every level of nesting is charged to one budget.
 
+use super::state::{Flow, Given, Interpreter, Scope};
 use super::tree::*;
 use super::value::{Bound, List, LoopState, Value};
 use super::{Fail, Run, conditions, filters, math, methods};
-use crate::base::Budget;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// Names and values of one scope.
-type Scope = Vec<(Rc<str>, Value)>;
-
-pub struct Interpreter<'t> {
-    pub budget: &'t Budget,
-    scopes: Vec<Scope>,
-    /// The line of the statement that runs.
-    pub line: u32,
-}
-
-/// Positional and named operands of a call.
-#[derive(Default)]
-pub struct Given {
-    pub list: Vec<Value>,
-    pub named: Vec<(Rc<str>, Value)>,
-}
-
-impl Given {
-    /// The operand of this name, or the one at this place.
-    pub fn get(&self, at: usize, name: &str) -> Option<&Value> {
-        self.list.get(at).or_else(|| self.named.iter().find(|n| &*n.0 == name).map(|n| &n.1))
-    }
-}
-
-/// How a body went on.
-#[derive(PartialEq)]
-pub enum Flow {
-    On,
-    Break,
-    Continue,
-}
-
-pub const FUNCTIONS: &[&str] = &["range", "dict", "namespace", "raise_exception", "strftime_now"];
-
 impl<'t> Interpreter<'t> {
-    pub fn new(budget: &'t Budget, values: Scope) -> Self {
-        let functions = FUNCTIONS.iter().map(|f| (Rc::from(*f), Value::Function(f))).collect();
-        Interpreter { budget, scopes: vec![functions, values], line: 1 }
-    }
-
     pub fn run(&mut self, body: &[Stmt], out: &mut String) -> Run<Flow> {
         let _level = self.budget.enter()?;
         for statement in body {
@@ -242,7 +203,7 @@ impl<'t> Interpreter<'t> {
         let _level = self.budget.enter()?;
         self.budget.work(1)?;
         match e {
-            Expr::Const(v) => Ok(v.clone()),
+            Expr::Const(literal) => Ok(Value::from(literal)),
             Expr::Name(name) => {
                 self.budget.work(self.scopes.len() as u64)?;
                 Ok(self.look(name))

@@ -1,7 +1,7 @@
 //! Jinja's filters, and transformers' `tojson`.
 
-use super::eval::{Given, Interpreter};
 use super::json::{Style, dump};
+use super::state::{Given, Interpreter};
 use super::value::Value;
 use super::{Fail, Run, conditions, format, math, methods};
 use std::cmp::Ordering;

@@ -1,6 +1,6 @@
 //! `'%s' % x` and `'{}'.format(x)`.
 
-use super::eval::{Given, Interpreter};
+use super::state::{Given, Interpreter};
 use super::value::{Value, float};
 use super::{Fail, Run};
 

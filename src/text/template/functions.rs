@@ -1,6 +1,6 @@
 //! The functions that templates find: those of Jinja, and those that transformers adds.
 
-use super::eval::{Given, Interpreter};
+use super::state::{Given, Interpreter};
 use super::value::Value;
 use super::{Fail, Run, clock};
 use std::cell::RefCell;

@@ -1,6 +1,6 @@
 //! Operators, as Python has them.
 
-use super::eval::Interpreter;
+use super::state::Interpreter;
 use super::tree::{Comparison, Math, Sign};
 use super::value::Value;
 use super::{Fail, Run, format};

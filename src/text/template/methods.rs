@@ -1,7 +1,7 @@
 //! Methods of Python's values that change nothing: those that change a list or a dict are not there, as in the sandbox in which
 //! transformers runs templates.
 
-use super::eval::{Given, Interpreter};
+use super::state::{Given, Interpreter};
 use super::value::{LoopState, Value};
 use super::{Fail, Run, format};
 

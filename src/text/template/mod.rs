@@ -16,6 +16,7 @@ mod lex;
 mod math;
 mod methods;
 mod parse;
+mod state;
 mod tree;
 mod value;
 
@@ -35,6 +36,13 @@ const LIMITS: Limits =
 const STACK: usize = 32 << 20;
 
 /// One turn of a conversation.
+///
+/// ```
+/// use warpweft::Message;
+///
+/// let talk = [Message::new("system", "Be brief."), Message::new("user", "Hi")];
+/// assert_eq!(talk[1].role, "user");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
@@ -208,7 +216,7 @@ impl ChatTemplate {
             values.retain(|v: &(std::rc::Rc<str>, Value)| &*v.0 != *name);
             values.push(((*name).into(), given(variable, budget).map_err(Fail::told)?));
         }
-        let mut run = eval::Interpreter::new(budget, values);
+        let mut run = state::Interpreter::new(budget, values);
         let mut out = String::new();
         let done = run.run(&tree, &mut out);
         let line = run.line;

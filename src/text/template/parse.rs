@@ -3,7 +3,6 @@
 
 use super::lex::{Lexed, Token};
 use super::tree::*;
-use super::value::Value;
 use super::{Fail, Run};
 use std::rc::Rc;
 
@@ -513,13 +512,13 @@ impl Parser {
         let token = self.peek().cloned();
         let value = match token {
             Some(Token::Name(n)) => match n.as_str() {
-                "true" | "True" => Expr::Const(Value::Bool(true)),
-                "false" | "False" => Expr::Const(Value::Bool(false)),
-                "none" | "None" => Expr::Const(Value::None),
+                "true" | "True" => Expr::Const(Literal::Bool(true)),
+                "false" | "False" => Expr::Const(Literal::Bool(false)),
+                "none" | "None" => Expr::Const(Literal::None),
                 name => Expr::Name(name.into()),
             },
-            Some(Token::Int(n)) => Expr::Const(Value::Int(n)),
-            Some(Token::Float(x)) => Expr::Const(Value::Float(x)),
+            Some(Token::Int(n)) => Expr::Const(Literal::Int(n)),
+            Some(Token::Float(x)) => Expr::Const(Literal::Float(x)),
             Some(Token::Str(_)) => {
                 // Texts side by side are one.
                 let mut text = String::new();
@@ -527,7 +526,7 @@ impl Parser {
                     text.push_str(s);
                     self.at += 1;
                 }
-                return Ok(Expr::Const(Value::text(text)));
+                return Ok(Expr::Const(Literal::Text(Rc::from(text))));
             }
             Some(Token::Op("(")) => {
                 self.at += 1;
@@ -579,7 +578,7 @@ impl Parser {
             if self.skip_op(".") {
                 value = match self.peek() {
                     Some(Token::Int(n)) => {
-                        let index = Expr::Const(Value::Int(*n));
+                        let index = Expr::Const(Literal::Int(*n));
                         self.at += 1;
                         Expr::Item(Box::new(value), Box::new(index))
                     }

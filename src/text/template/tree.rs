@@ -1,6 +1,5 @@
 //! What a template says, as a tree.
 
-use super::value::Value;
 use std::rc::Rc;
 
 pub enum Node {
@@ -64,8 +63,17 @@ pub struct Args {
     pub more_named: Option<Box<Expr>>,
 }
 
+/// A value that is written out.
+pub enum Literal {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(Rc<str>),
+}
+
 pub enum Expr {
-    Const(Value),
+    Const(Literal),
     Name(Rc<str>),
     List(Vec<Expr>),
     Tuple(Vec<Expr>),

@@ -1,7 +1,7 @@
 //! Values that a template works with, as Python has them. Nothing in them can be changed but the attributes of a namespace, which
 //! may not hold a namespace: so there are no cycles, and every value knows how deep it nests.
 
-use super::tree::Macro;
+use super::tree::{Literal, Macro};
 use super::{Fail, Run};
 use crate::base::Budget;
 use std::cell::{Cell, RefCell};
@@ -30,6 +30,18 @@ pub enum Value {
     /// A method of a value.
     Method(Rc<(Value, Rc<str>)>),
     Loop(Rc<LoopState>),
+}
+
+impl From<&Literal> for Value {
+    fn from(literal: &Literal) -> Value {
+        match literal {
+            Literal::None => Value::None,
+            Literal::Bool(b) => Value::Bool(*b),
+            Literal::Int(n) => Value::Int(*n),
+            Literal::Float(x) => Value::Float(*x),
+            Literal::Text(text) => Value::Text(text.clone()),
+        }
+    }
 }
 
 pub struct List {

@@ -52,7 +52,10 @@ async function* events(answer) {
         const parts = text.split("\n\n");
         text = parts.pop();
         for (const part of parts) {
-            const data = part.split("\n").find((l) => l.startsWith("data: "))?.slice(6);
+            const data = part
+                .split("\n")
+                .find((l) => l.startsWith("data: "))
+                ?.slice(6);
             if (data && data !== "[DONE]") yield JSON.parse(data);
         }
     }
@@ -72,10 +75,17 @@ async function send() {
     $("stop").hidden = false;
     try {
         const body = {
-            model: $("model").value, messages: talk, stream: true,
-            temperature: Number($("temperature").value), max_tokens: Number($("most").value),
+            model: $("model").value,
+            messages: talk,
+            stream: true,
+            temperature: Number($("temperature").value),
+            max_tokens: Number($("most").value),
         };
-        const answer = await ask("v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal: running.signal });
+        const answer = await ask("v1/chat/completions", {
+            method: "POST",
+            body: JSON.stringify(body),
+            signal: running.signal,
+        });
         for await (const event of events(answer)) {
             if (event.error) throw new Error(event.error.message);
             told.words.textContent += event.choices[0]?.delta?.content ?? "";
@@ -118,13 +128,16 @@ function draw() {
     const mostQueue = Math.max(4, ...seen.map((s) => s.queue));
     const x = (i) => ((SECONDS - seen.length + i) / SECONDS) * 600;
     $("line").setAttribute("points", seen.map((s, i) => `${x(i) + 2.5},${118 - (s.rate / most) * 112}`).join(" "));
-    $("bars").replaceChildren(...seen.flatMap((s, i) => {
-        if (!s.queue) return [];
-        const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-        const height = (s.queue / mostQueue) * 120;
-        Object.entries({ x: x(i), y: 120 - height, width: 5, height }).forEach(([k, v]) => rect.setAttribute(k, v));
-        return [rect];
-    }));
+    $("bars").replaceChildren(
+        ...seen.flatMap((s, i) => {
+            if (!s.queue) return [];
+            const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+            const height = (s.queue / mostQueue) * 120;
+            for (const [k, v] of Object.entries({ x: x(i), y: 120 - height, width: 5, height }))
+                rect.setAttribute(k, v);
+            return [rect];
+        }),
+    );
     $("top").textContent = most.toFixed(0);
     $("queue-top").textContent = mostQueue;
 }
@@ -146,7 +159,7 @@ async function look() {
         seen.push({ rate, queue: value("requests_running") + value("requests_waiting") });
         if (seen.length > SECONDS) seen.shift();
         draw();
-    } catch (e) {
+    } catch {
         $("running").textContent = $("waiting").textContent = $("rate").textContent = "–";
     }
     setTimeout(look, 1000);
@@ -155,7 +168,9 @@ async function look() {
 async function models() {
     try {
         const health = await (await fetch("health")).json();
-        $("about").textContent = health.models.map((m) => `${m.name}: ${m.state}${m.detail ? `, ${m.detail}` : ""}`).join("; ");
+        $("about").textContent = health.models
+            .map((m) => `${m.name}: ${m.state}${m.detail ? `, ${m.detail}` : ""}`)
+            .join("; ");
         if (health.models.some((m) => m.state === "loading")) setTimeout(models, 1000);
         const list = await (await ask("v1/models")).json();
         const chosen = $("model").value;
