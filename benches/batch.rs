@@ -1,4 +1,4 @@
-//! Tokens per second of 1 to 8 sequences that share steps, beside one conversation alone, in one interleaved run.
+//! Tokens per second of 1 to 8 sequences that share steps, beside one conversation, in one interleaved run.
 //! `cargo bench --bench batch -- [--device cpu] [--precision int8] [--sequences 1,2,4,8]` (fetch first: `warpweft pull smollm2-135m`).
 
 mod common;
@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     }
     println!("| sequences | prompt tokens per second | generated per second | of one |\n|---|---|---|---|");
     let one = median(rates[0].1.clone());
-    let names = counts.iter().map(usize::to_string).chain(["alone, without pages".to_string()]);
+    let names = counts.iter().map(usize::to_string).chain(["a conversation".to_string()]);
     for (name, (prompts, tokens)) in names.zip(rates) {
         let (prompt, decode) = (median(prompts), median(tokens));
         println!("| {name} | {prompt:.0} | {decode:.1} | {:.2} |", decode / one);

@@ -99,7 +99,7 @@ pub use model::{Model, ModelInfo, ModelSource};
 pub use session::{
     Alternative, Embedder, Finished, Generation, Generator, Loading, Opened, Request, Stop, Token, Tokens, Words,
 };
-pub use session::{Cancel, DeviceChoice as Device, Engine, Layout, Notice, Notices, Options, Precision};
+pub use session::{Cancel, DeviceChoice as Device, Engine, Layout, Notice, Notices, Options, Precision, Speculation};
 #[cfg(all(feature = "media", not(target_arch = "wasm32")))]
 pub use session::{ImageEmbedder, Listening, Segment, Transcriber};
 #[cfg(feature = "text")]

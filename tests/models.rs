@@ -8,7 +8,7 @@ use pollster::block_on;
 use serde_json::Value as Json;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use warpweft::base::Caps;
+use warpweft::base::{Caps, DType};
 use warpweft::plan::{Options as PlanOptions, plan};
 use warpweft::session::{DeviceChoice, Embedder, Generator, Options, Precision, Request};
 use warpweft::text::{Message, Sampling};
@@ -96,6 +96,34 @@ fn smollm2_on_the_device_is_right() {
 fn smollm2_on_the_fallback_is_right() {
     let Some(path) = model("smollm2-135m") else { return };
     smollm2_matches(&path, DeviceChoice::Cpu, true);
+}
+
+/// How far logits are from those with keys and values in f32, over all positions of a prompt: the largest difference, the root of
+/// the mean square, and how often the likeliest token is the same.
+#[test]
+fn smollm2_keeps_its_logits_with_keys_and_values_in_less_than_f32() {
+    let Some(path) = model("smollm2-135m") else { return };
+    let figures = figures("smollm2.json");
+    let prompt =
+        figures["cases"].as_array().unwrap().iter().map(|c| ids(&c["prompt_ids"])).max_by_key(Vec::len).unwrap();
+    let logits = |kv| {
+        let options = Options { kv: Some(kv), ..options(DeviceChoice::Cpu) };
+        block_on(block_on(Generator::open(&path, &options)).unwrap().logits(&prompt)).unwrap()
+    };
+    let best = |l: &Vec<f32>| (0..l.len()).max_by(|a, b| l[*a].total_cmp(&l[*b])).unwrap();
+    let exact = logits(DType::F32);
+    for (kv, [most, mean, same]) in [(DType::F16, [0.1, 0.02, 0.98]), (DType::Q8_0, [2.0, 0.3, 0.9])] {
+        let near = logits(kv);
+        let off = exact.iter().flatten().zip(near.iter().flatten()).map(|(a, b)| (*a as f64 - *b as f64).abs());
+        let (largest, square, n) = off.fold((0.0f64, 0.0, 0), |(m, s, n), d| (m.max(d), s + d * d, n + 1));
+        let agree = exact.iter().zip(&near).filter(|(a, b)| best(a) == best(b)).count() as f64 / exact.len() as f64;
+        let root = (square / n as f64).sqrt();
+        println!(
+            "{kv}: logits off by {largest:.4} at most, {root:.5} in the mean; {:.1} % of tokens the same",
+            agree * 100.0
+        );
+        assert!(largest <= most && root <= mean && agree >= same, "{kv}: {largest}, {root}, {agree}");
+    }
 }
 
 #[test]

@@ -76,14 +76,21 @@ fn laid(f: Form, lengths: &[usize], seed: u64) -> Laid {
 }
 
 fn paged_graph(f: Form, l: &Laid) -> Graph {
+    kept_graph(f, l, l.rows.len(), DType::F32)
+}
+
+/// Attention of `n` rows over pools of type `kv`.
+fn kept_graph(f: Form, l: &Laid, n: usize, kv: DType) -> Graph {
     let g = GraphBuilder::new();
-    let n = l.rows.len();
     let words = |name: &str| g.input(name, DType::U32, [n]);
     let places = words("places");
     let pool = |name: &str| {
         let new = g.input(&format!("new {name}"), DType::F32, [n, f.g * f.d]);
-        let state = g.state(name, DType::F32, [l.pages * f.page, f.g * f.d]);
-        state.append_at(new, places).reshape([l.pages * f.page, f.g, f.d])
+        let rows = l.pages * f.page;
+        match kv.is_quantised() {
+            true => g.state(name, kv, [rows, f.g, f.d]).append_at(new.reshape([n, f.g, f.d]), places),
+            false => g.state(name, kv, [rows, f.g * f.d]).append_at(new, places).reshape([rows, f.g, f.d]),
+        }
     };
     let (keys, values) = (pool("k"), pool("v"));
     let tables = g.input("tables", DType::U32, [l.lengths.len(), l.per]);
@@ -99,18 +106,24 @@ fn sinks(h: usize) -> Vec<f32> {
 }
 
 fn paged_inputs(f: Form, l: &Laid) -> Vec<(&'static str, Array)> {
-    let n = l.rows.len();
+    some_inputs(f, l, 0..l.rows.len())
+}
+
+/// Inputs of a step that has only some of the rows.
+fn some_inputs(f: Form, l: &Laid, rows: std::ops::Range<usize>) -> Vec<(&'static str, Array)> {
+    let n = rows.len();
     let words = |of: &dyn Fn(&(usize, usize)) -> usize| -> Array {
-        Array::u32(&[n], &l.rows.iter().map(|r| of(r) as u32).collect::<Vec<_>>())
+        Array::u32(&[n], &l.rows[rows.clone()].iter().map(|r| of(r) as u32).collect::<Vec<_>>())
     };
+    let part = |x: &[f32], h: usize| x[rows.start * h * f.d..rows.end * h * f.d].to_vec();
     let mut all = vec![
-        ("places", Array::u32(&[n], &l.places)),
+        ("places", Array::u32(&[n], &l.places[rows.clone()])),
         ("sequences", words(&|r| r.0)),
         ("positions", words(&|r| r.1)),
         ("tables", Array::u32(&[l.lengths.len(), l.per], &l.tables)),
-        ("new k", Array::f32(&[n, f.g * f.d], &l.k)),
-        ("new v", Array::f32(&[n, f.g * f.d], &l.v)),
-        ("q", Array::f32(&[n, f.h, f.d], &l.q)),
+        ("new k", Array::f32(&[n, f.g * f.d], &part(&l.k, f.g))),
+        ("new v", Array::f32(&[n, f.g * f.d], &part(&l.v, f.g))),
+        ("q", Array::f32(&[n, f.h, f.d], &part(&l.q, f.h))),
     ];
     if f.how.sinks {
         all.push(("sinks", Array::f32(&[f.h], &sinks(f.h))));
@@ -192,6 +205,85 @@ fn rows_see_their_own_sequence_only_wherever_its_pages_lie() {
         let got = oracle.step_values(&Bindings::new(), &paged_inputs(f, &l)).unwrap().remove(0).1;
         for (got, want) in got.iter().zip(alone(f, &l)) {
             assert!((got - want).abs() <= 1e-9, "the definition gives {got}, alone it is {want}");
+        }
+    }
+}
+
+/// What keys and values are where they are kept in a type.
+fn rounded(l: &Laid, kv: DType) -> Laid {
+    let kept = |x: &[f32]| warpweft::format::decode(kv, &warpweft::format::encode(kv, x));
+    let (lengths, rows, tables, places) = (l.lengths.clone(), l.rows.clone(), l.tables.clone(), l.places.clone());
+    Laid { k: kept(&l.k), v: kept(&l.v), q: l.q.clone(), lengths, rows, tables, places, ..*l }
+}
+
+#[test]
+fn keys_and_values_in_less_than_f32_are_those_that_their_format_keeps() {
+    let how = Attention::scaled(0.3);
+    let form = |h, g, d, page, how| Form { h, g, d, page, how };
+    let forms = [
+        (form(9, 3, 64, 32, how), vec![5, 40, 33, 90]),
+        (form(4, 1, 32, 16, Attention { softcap: Some(0.8), sinks: true, ..how }), vec![19, 50, 2]),
+        (form(6, 2, 96, 32, Attention { window: Some(20), ..how }), vec![40, 65]),
+    ];
+    for (i, (f, lengths)) in forms.into_iter().enumerate() {
+        for kv in [DType::F16, DType::Q8_0] {
+            let l = laid(f, &lengths, 70 + i as u64);
+            let want = alone(f, &rounded(&l, kv));
+            let none = HashMap::<String, Array>::new();
+            let graph = kept_graph(f, &l, l.rows.len(), kv);
+            let mut oracle = Interpreter::<f64>::new(&graph, &none).unwrap();
+            let by_definition = oracle.step_values(&Bindings::new(), &paged_inputs(f, &l)).unwrap().remove(0).1;
+            let mut engine = block_on(Engine::load(None, &graph, &none, &exact(DeviceChoice::Cpu))).unwrap();
+            let shape: Vec<usize> = if kv.is_quantised() { vec![f.g, f.d] } else { vec![f.g * f.d] };
+            let shape = [&[l.pages * f.page], &shape[..]].concat();
+            let count = shape.iter().product::<usize>();
+            for name in ["k", "v"] {
+                // A poison that any format keeps as what is no number.
+                let bytes = warpweft::format::encode(kv, &vec![f32::NAN; count]);
+                engine.set_state(name, &Array::new(kv, &shape, bytes).unwrap()).unwrap();
+            }
+            let y = block_on(engine.run(&Bindings::new(), &paged_inputs(f, &l), &["y"])).unwrap().remove(0).to_f32();
+            for (j, (got, want)) in y.iter().zip(&want).enumerate() {
+                let near = (*got as f64 - want).abs() <= 2e-5 + 2e-5 * want.abs();
+                assert!(near, "{kv} form {i} element {j}: {got}, the reference gives {want}");
+                assert!((by_definition[j] - want).abs() < 1e-9, "{kv} form {i} element {j}");
+            }
+            // What a state says that it holds is what was kept.
+            let state = block_on(engine.state("k")).unwrap().to_f32();
+            let (width, kept) = (f.g * f.d, rounded(&l, kv).k);
+            for (row, place) in l.places.iter().enumerate() {
+                let held = &state[*place as usize * width..][..width];
+                assert_eq!(held, &kept[row * width..][..width], "{kv} form {i}: row {row} is not what was kept");
+            }
+        }
+    }
+}
+
+/// Few rows over many keys are cut by chunks of keys, so that all threads have some.
+#[test]
+fn a_row_over_many_keys_has_the_same_bits_alone() {
+    let how = Attention { sinks: true, ..Attention::scaled(0.3) };
+    for (f, kv) in [
+        (Form { h: 4, g: 2, d: 32, page: 32, how }, DType::F32),
+        (Form { h: 6, g: 2, d: 64, page: 16, how: Attention { window: Some(300), ..how } }, DType::F16),
+        (Form { h: 2, g: 2, d: 64, page: 32, how }, DType::Q8_0),
+    ] {
+        let l = laid(f, &[900, 3, 530], 5);
+        let none = HashMap::<String, Array>::new();
+        let graph = kept_graph(f, &l, l.rows.len(), kv);
+        let mut whole = block_on(Engine::load(None, &graph, &none, &exact(DeviceChoice::Cpu))).unwrap();
+        let all = block_on(whole.run(&Bindings::new(), &paged_inputs(f, &l), &["y"])).unwrap().remove(0).to_f32();
+        for n in [1, 2, 3] {
+            let graph = kept_graph(f, &l, n, kv);
+            let mut few = block_on(Engine::load(None, &graph, &none, &exact(DeviceChoice::Cpu))).unwrap();
+            for name in ["k", "v"] {
+                few.set_state(name, &block_on(whole.state(name)).unwrap()).unwrap();
+            }
+            for first in (0..l.rows.len() - n).step_by(37) {
+                let inputs = some_inputs(f, &l, first..first + n);
+                let y = block_on(few.run(&Bindings::new(), &inputs, &["y"])).unwrap().remove(0).to_f32();
+                assert_eq!(y, all[first * f.h * f.d..(first + n) * f.h * f.d], "{kv}: rows {first} to {}", first + n);
+            }
         }
     }
 }
@@ -321,6 +413,28 @@ fn whatever_shares_a_step_each_sequence_gets_the_bits_that_it_gets_alone() {
 }
 
 #[test]
+fn a_batch_keeps_what_a_conversation_keeps_and_says_where_it_cannot() {
+    let (_folder, path) = tiny(256);
+    let all = requests(12, 4, 60);
+    let with = |kv| Options { kv: Some(kv), ..exact(DeviceChoice::Cpu) };
+    let how = BatchOptions { sequences: 4, ..BatchOptions::default() };
+    let narrow = block_on(Generator::open(&path, &with(DType::Q8_0))).err().map(|e| e.to_string());
+    let heads = narrow.expect("heads of 16 are no whole blocks of 32");
+    assert!(heads.contains("rows of 16 are no whole blocks of 32, in which q8_0 is kept"), "{heads}");
+    let mut model = block_on(Generator::open(&path, &with(DType::F16))).unwrap();
+    let want: Vec<Told> = all.iter().map(|r| by_itself(&mut model, r)).collect();
+    let mut batch = block_on(Batch::open(&path, &with(DType::F16), &how, &mut |_| {})).unwrap();
+    agrees(&run(&mut batch, &all, 1, 0), &want, "in f16");
+    let other = block_on(Generator::open(&path, &with(DType::Q4_0))).err().unwrap();
+    assert_eq!(other.to_string(), "keys and values cannot be kept in q4_0: give one of f32, f16, q8_0");
+    if let Found::Device(gpu) = device(None) {
+        let options = Options { kv: Some(DType::F16), ..options(DeviceChoice::Open(gpu)) };
+        let refused = block_on(Batch::open(&path, &options, &how, &mut |_| {})).err().unwrap();
+        assert_eq!(refused.to_string(), "adapters keep keys and values in f32: f16 is for the CPU (--device cpu)");
+    }
+}
+
+#[test]
 fn where_memory_is_short_the_youngest_waits_and_goes_on_with_the_same_tokens() {
     let (_folder, path) = tiny(256);
     let all = requests(16, 8, 60);
@@ -421,8 +535,9 @@ fn on_an_adapter_sequences_come_and_go_without_new_pipelines_and_with_the_tokens
 fn a_step_over_pages_is_planned_once() {
     let (_folder, path) = tiny(64);
     let model = warpweft::model::Model::new(warpweft::model::ModelSource::open(path).unwrap()).unwrap();
-    let (rows, outputs) = (Var::new("rows", 16), Var::new("outputs", 4));
-    let shape = warpweft::model::PagedShape { rows, outputs, sequences: 4, context: 64, page: 32, pages: 6 };
+    let (rows, outputs) = (Var::new("rows", 16).into(), Var::new("outputs", 4).into());
+    let shape =
+        warpweft::model::PagedShape { rows, outputs, sequences: 4, context: 64, page: 32, pages: 6, kv: DType::F32 };
     let graph = model.paged_graph(&shape).unwrap();
     let caps = warpweft::base::Caps { kind: warpweft::base::AdapterKind::Discrete, ..warpweft::base::Caps::FLOOR };
     let plan = warpweft::plan::plan(&graph, &caps, &warpweft::plan::Options::for_caps(&caps)).unwrap();

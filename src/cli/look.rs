@@ -125,8 +125,19 @@ impl Inspect {
             let own = style::bytes(info.state_bytes_per_sequence);
             style::out(&format!("{own} per sequence of whatever length (recurrent states)\n"));
         }
+        kept(&model, &self.place)?;
         outlook(&model, &self.place).await
     }
+}
+
+/// What `--kv` makes of the bytes of keys and values.
+fn kept(model: &Model, place: &Place) -> Result<()> {
+    let (Some(kv), true) = (place.kv, model.check_generates().is_ok()) else { return Ok(()) };
+    let context = place.ctx.unwrap_or(model.info().context.min(4096)) as u64;
+    let bytes = |kv| style::bytes(context * model.kv_bytes_per_token(kv));
+    let (kv_bytes, all) = (bytes(kv), bytes(crate::base::DType::F32));
+    style::out(&format!("keys and values of {context} tokens in {kv}: {kv_bytes}, in f32: {all}\n"));
+    Ok(())
 }
 
 /// The variables of the step that `plan` and `inspect` speak of: one token (or one short text), half of the context.
@@ -241,6 +252,7 @@ impl PlanCommand {
             style::out(&kernel.source()?);
             return Ok(());
         }
+        kept(&model, &self.place)?;
         let (flops, bytes) = plan.work(&bindings)?;
         if !style::out(&format!("{plan}for {name}; a step of {bindings}: {flops} FLOP, {bytes} B\n")) {
             return Ok(());

@@ -18,7 +18,7 @@ mod validate;
 mod web;
 
 use crate::base::{Error, Result};
-use crate::session::{DeviceChoice, Notice, Options};
+use crate::session::{DeviceChoice, Notice, Options, Speculation};
 use crate::text::Sampling;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use interrupt::Interrupt;
@@ -92,6 +92,12 @@ struct Place {
     /// What products are computed in; int8 (of quantised weights) and f16 (on adapters that have it) are faster, and close answers may turn out otherwise
     #[arg(long, default_value = "f32", value_name = "f32|f16|int8")]
     precision: crate::session::Precision,
+    /// What keys and values are kept in on the CPU: half or a quarter of f32's bytes, and close answers may turn out otherwise
+    #[arg(long, value_name = "f32|f16|q8_0", value_parser = kv)]
+    kv: Option<crate::base::DType>,
+    /// Compute token by token, never ahead what followed the last tokens where they stood before (the text is the same)
+    #[arg(long)]
+    no_speculation: bool,
     /// After every step, name the first value that is NaN or infinite (slow)
     #[arg(long)]
     check_numerics: bool,
@@ -128,12 +134,21 @@ impl Place {
             check_numerics: self.check_numerics,
             threads: self.threads,
             precision: self.precision,
+            kv: self.kv,
+            speculation: if self.no_speculation { Speculation::Off } else { Speculation::Lookup },
             cache: Some(self.cache.folder()?),
             layout: self.spread.layout()?,
             cancel: interrupt.cancel.clone(),
             ..Options::default()
         })
     }
+}
+
+/// In what keys and values are kept.
+fn kv(name: &str) -> std::result::Result<crate::base::DType, String> {
+    let known = crate::format::KEPT.map(|kv| kv.to_string());
+    let found = crate::format::KEPT.into_iter().find(|kv| kv.name() == name);
+    found.ok_or_else(|| format!("give one of {}", known.join(", ")))
 }
 
 /// How the next token is chosen.

@@ -4,12 +4,12 @@
 //! order of their chunks, whether one task goes through all of them or each is a task's: the bits are the same.
 
 use super::isa::{Isa, Kernel, LANES, math};
-use super::product::{Element, floats};
+use super::panels::{self, Floats, Scaled};
 use super::view::View;
 use std::ops::Range;
 
 /// Keys of a part.
-const CHUNK: usize = 256;
+pub const CHUNK: usize = 256;
 /// Queries that a task reads keys for, about.
 const QUERIES: usize = 24;
 
@@ -70,6 +70,10 @@ impl Cut {
         let (past, window) = (Some(past as i64), window.map(|w| w as usize));
         Cut { s: rows, h, d, t, g, batch: 1, each, block: rows, chunks, split: false, past, window }
     }
+    /// The same with so many chunks, each a task of its own.
+    pub fn in_chunks(self, chunks: usize) -> Cut {
+        Cut { chunks, split: true, ..self }
+    }
     /// Rows of queries of a task, for so many query heads of a key head.
     pub fn rows_of_block(each: usize) -> usize {
         (QUERIES / each.max(1)).max(1)
@@ -99,7 +103,7 @@ impl Cut {
     pub fn part_floats(&self) -> usize {
         if self.split { self.rows() * self.chunks * self.part() } else { 0 }
     }
-    fn part(&self) -> usize {
+    pub fn part(&self) -> usize {
         self.width() + LANES
     }
     pub fn scratch_floats(&self) -> usize {
@@ -120,6 +124,7 @@ pub enum Heads {
     View(View),
     Wide(*const f32),
     Narrow(*const u16),
+    Scaled(*const u8),
 }
 
 /// Some units of an attention.
@@ -190,13 +195,19 @@ impl Kernel for Attend {
 }
 
 impl Attend {
-    /// A run of rows ([`Cut::run`]) of the heads that share key head `g`.
+    /// A run of rows ([`Cut::run`]) of the heads that share key head `g`: over all keys, or over a chunk of them, whose parts are kept.
     #[inline(always)]
-    pub unsafe fn one<S: Isa>(&self, g: usize) {
+    pub unsafe fn one<S: Isa>(&self, g: usize, chunk: Option<usize>) {
         unsafe {
             let (room, block) = (self.room(), Block { batch: 0, g, first: 0, rows: self.cut.s });
             self.queries(block, room);
-            self.all::<S>(block, room);
+            match chunk {
+                Some(chunk) => {
+                    self.chunk::<S>(block, chunk, room);
+                    self.keep(block, chunk, room);
+                }
+                None => self.all::<S>(block, room),
+            }
         }
     }
 
@@ -285,32 +296,38 @@ impl Attend {
             if first >= end {
                 return false;
             }
-            for key in (first..end).step_by(LANES) {
-                // Panels of a state: `[t / 16, g, d, 16]`.
-                let place = || (self.row(key) / LANES * c.g + b.g) * c.d * LANES;
-                match self.k {
-                    Heads::View(k) => {
-                        self.panel(k, b, key, room);
-                        self.scores::<S, f32>(room.panel, n, key - from, room);
-                    }
-                    Heads::Wide(k) => self.scores::<S, f32>(k.add(place()), n, key - from, room),
-                    Heads::Narrow(k) => self.scores::<S, u16>(k.add(place()), n, key - from, room),
+            let (x, scores) = ((room.q.cast_const(), c.width()), (room.scores.add(first - from), CHUNK));
+            let (mut panels, count) = ([0; CHUNK / LANES], (end - first).div_ceil(LANES));
+            if !matches!((self.k, self.v), (Heads::View(_), Heads::View(_))) {
+                for (i, panel) in panels[..count].iter_mut().enumerate() {
+                    *panel = self.row(first + i * LANES) / LANES * c.g + b.g;
                 }
+            }
+            let panels = &panels[..count];
+            match self.k {
+                Heads::View(k) => {
+                    for key in (first..end).step_by(LANES) {
+                        self.panel(k, b, key, room);
+                        let to = (room.scores.add(key - from), CHUNK);
+                        panels::scores::<S, _>(Floats(room.panel.cast_const()), n, x, &[0], c.d, to);
+                    }
+                }
+                Heads::Wide(k) => panels::scores::<S, _>(Floats(k), n, x, panels, c.d, scores),
+                Heads::Narrow(k) => panels::scores::<S, _>(Floats(k), n, x, panels, c.d, scores),
+                Heads::Scaled(k) => panels::scores::<S, _>(Scaled(k), n, x, panels, c.d, scores),
             }
             for i in 0..n {
                 let row = c.sees(b.first + i / c.each);
                 let sees = row.start.clamp(first, end)..row.end.clamp(first, end);
                 self.weights::<S>((b, i), from, (first..end, sees), room);
             }
-            let n = c.g * c.d;
+            let (x, keys) = ((room.scores.add(first - from).cast_const(), CHUNK), (panels, end - first));
+            let to = (room.fresh.add(LANES), c.part());
             match self.v {
                 Heads::View(v) => self.rows::<S>(v, b, (from, first..end), room),
-                Heads::Wide(v) => {
-                    self.values::<S, f32>((v.add(b.g * c.d), n), b, (from, first..end), room);
-                }
-                Heads::Narrow(v) => {
-                    self.values::<S, u16>((v.add(b.g * c.d), n), b, (from, first..end), room);
-                }
+                Heads::Wide(v) => panels::sums::<S, _>(Floats(v), n, x, keys, c.d, to),
+                Heads::Narrow(v) => panels::sums::<S, _>(Floats(v), n, x, keys, c.d, to),
+                Heads::Scaled(v) => panels::sums::<S, _>(Scaled(v), n, x, keys, c.d, to),
             }
             true
         }
@@ -329,15 +346,6 @@ impl Attend {
                     *room.panel.add(e * LANES + j) = x;
                 }
             }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn scores<S: Isa, E: Element>(&self, panel: *const E, n: usize, at: usize, room: Room) {
-        unsafe {
-            let c = self.cut;
-            let (x, to) = ((room.q.cast_const(), c.width()), (room.scores.add(at), CHUNK));
-            tiles::<S, E, true>(n, x, (panel, LANES), c.d, to);
         }
     }
 
@@ -412,48 +420,21 @@ impl Attend {
         }
     }
 
-    /// Weighted sums of values, sixteen elements at a time; `base` is where the pool or the state begins. Keys of a page lie
-    /// one behind another: sums go on from page to page, so that they are the same whichever pages those are.
-    #[inline(always)]
-    unsafe fn values<S: Isa, E: Element>(
-        &self,
-        (base, step): (*const E, usize),
-        b: Block,
-        (from, keys): (usize, Range<usize>),
-        room: Room,
-    ) {
-        unsafe {
-            let c = self.cut;
-            let mut first = keys.start;
-            while first < keys.end {
-                let end = self.table.map_or(keys.end, |t| ((first / t.page + 1) * t.page).min(keys.end));
-                let base = base.add(self.row(first) * step);
-                for e in (0..c.d).step_by(LANES) {
-                    let x = (room.scores.add(first - from).cast_const(), CHUNK);
-                    let to = (room.fresh.add(LANES + e), c.part());
-                    match first == keys.start {
-                        true => tiles::<S, E, true>(b.rows * c.each, x, (base.add(e), step), end - first, to),
-                        false => tiles::<S, E, false>(b.rows * c.each, x, (base.add(e), step), end - first, to),
-                    }
-                }
-                first = end;
-            }
-        }
-    }
-
-    /// The same of any view.
+    /// Weighted sums of the values of any view.
     #[inline(always)]
     unsafe fn rows<S: Isa>(&self, v: View, b: Block, (from, keys): (usize, Range<usize>), room: Room) {
         unsafe {
-            let c = self.cut;
-            let base = v.f32s().add(b.batch * v.strides[0] + b.g * v.strides[2]);
-            if v.strides[3] == 1 && c.d.is_multiple_of(LANES) {
-                return self.values::<S, f32>((base, v.strides[1]), b, (from, keys), room);
+            let (c, n) = (self.cut, b.rows * self.cut.each);
+            let base = v.f32s().add(b.batch * v.strides[0] + b.g * v.strides[2]).cast_const();
+            let x = (room.scores.add(keys.start - from).cast_const(), CHUNK);
+            let to = (room.fresh.add(LANES), c.part());
+            if v.strides[3] == 1 && c.d.is_multiple_of(LANES) && self.table.is_none() {
+                let rows = (base.add(keys.start * v.strides[1]), v.strides[1]);
+                return panels::sums_of_rows::<S>(rows, n, x, keys.len(), c.d, to);
             }
             for e in (0..c.d).step_by(LANES) {
-                let w = self.padded(v, base, e, keys.clone(), room);
-                let x = (room.scores.add(keys.start - from).cast_const(), CHUNK);
-                tiles::<S, f32, true>(b.rows * c.each, x, w, keys.len(), (room.fresh.add(LANES + e), c.part()));
+                let rows = self.padded(v, base, e, keys.clone(), room);
+                panels::sums_of_rows::<S>(rows, n, x, keys.len(), LANES, (to.0.add(e), to.1));
             }
         }
     }
@@ -478,50 +459,6 @@ impl Attend {
             }
             (room.values, LANES)
         }
-    }
-}
-
-/// Sixteen outputs for each of `n` rows, from zeros or on top of what is there.
-#[inline(always)]
-unsafe fn tiles<S: Isa, E: Element, const FRESH: bool>(
-    n: usize,
-    (x, stride): (*const f32, usize),
-    w: (*const E, usize),
-    k: usize,
-    (to, apart): (*mut f32, usize),
-) {
-    unsafe {
-        let mut i = 0;
-        while i < n {
-            let (x, to) = ((x.add(i * stride), stride), (to.add(i * apart), apart));
-            i += match n - i {
-                8.. if S::TALL == 8 => tile::<S, E, 8, FRESH>(x, w, k, to),
-                4.. => tile::<S, E, 4, FRESH>(x, w, k, to),
-                3 => tile::<S, E, 3, FRESH>(x, w, k, to),
-                2 => tile::<S, E, 2, FRESH>(x, w, k, to),
-                _ => tile::<S, E, 1, FRESH>(x, w, k, to),
-            };
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn tile<S: Isa, E: Element, const T: usize, const FRESH: bool>(
-    x: (*const f32, usize),
-    w: (*const E, usize),
-    k: usize,
-    (to, apart): (*mut f32, usize),
-) -> usize {
-    unsafe {
-        let mut acc = [S::splat(0.0); T];
-        for (t, acc) in acc.iter_mut().enumerate().filter(|_| !FRESH) {
-            *acc = S::load(to.add(t * apart));
-        }
-        let acc = floats::<S, E, T>(x, w, k, acc);
-        for (t, acc) in acc.into_iter().enumerate() {
-            S::store(to.add(t * apart), acc);
-        }
-        T
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a graph to a program: products with weights take what follows them along, and those of the same rows go together.
 
 use super::isa::LANES;
-use super::kv::Layout;
+use super::kv::{Kept, Layout};
 use super::pack::Form;
 use super::product::Act;
 use super::program::*;
@@ -23,7 +23,8 @@ fn is_whole(def: &OpDef) -> bool {
 
 /// A graph of what [`compile`] knows.
 pub fn expanded(graph: &Graph) -> Result<Graph> {
-    graph.expand(&is_whole)
+    // Pools are read as they are kept.
+    graph.expand_for(&is_whole, &|def, i| def.is(&op::PAGED_ATTENTION) && (1..3).contains(&i))
 }
 
 /// Makes a program of an expanded graph. Without `fuse` each op is an instruction of its own.
@@ -56,6 +57,7 @@ pub fn compile(graph: &Graph, precision: Precision, fuse: bool) -> Result<Progra
         c.id(first)?;
     }
     c.p.instrs.append(&mut c.assigns);
+    c.check_states()?;
     c.p.find_lives();
     Ok(c.p)
 }
@@ -316,10 +318,12 @@ impl Compiler<'_> {
     fn pool(&mut self, v: Value, keys: bool, page: usize) -> Result<Kv> {
         let shape = &self.graph.node(v).ty.shape;
         let (heads, width) = (shape[1].known().unwrap_or(0) as usize, shape[2].known().unwrap_or(0) as usize);
-        let fits = |path: &[(&str, &Attrs)]| matches!(path, [("reshape", _), ("append", _)]);
+        let fits = |path: &[(&str, &Attrs)]| matches!(path, [("reshape", _), ("append", _)] | [("append", _)]);
         self.state_of(v, (heads, width, keys), page.is_multiple_of(LANES), fits)
     }
 
+    /// Where a path from attention back to a state has nothing but what `fits` allows, the state lies by heads. One that is read behind others (three
+    /// steps) is rounded with what products round; pools are of the type that they are to be kept in.
     fn state_of(
         &mut self,
         v: Value,
@@ -343,13 +347,37 @@ impl Compiler<'_> {
         };
         let state = *state;
         let ty = &self.graph.node(at).ty;
-        let rows = ty.shape.rank() == 2 && ty.shape[1].is((heads * width) as i64) && ty.dtype == DType::F32;
-        if !may || !fits(&path) || !rows || width == 0 || !width.is_multiple_of(LANES) {
+        let row: Option<i64> = ty.shape.iter().skip(1).map(|d| d.known()).product();
+        let rows = ty.shape.rank() > 1 && row == Some((heads * width) as i64);
+        let kept = match ty.dtype {
+            DType::F32 if self.precision == Precision::Int8 && path.len() > 2 => Some(Kept::F16),
+            DType::F32 => Some(Kept::F32),
+            DType::F16 => Some(Kept::F16),
+            blocks if Kept::is_scaled(blocks) && width.is_multiple_of(blocks.block()) => Some(Kept::Scaled),
+            _ => None,
+        };
+        let Some(kept) = kept.filter(|_| may && fits(&path) && rows && width > 0 && width.is_multiple_of(LANES)) else {
             return Ok(Kv::Value(self.dense(id)));
-        }
-        let narrow = self.precision == Precision::Int8;
-        self.p.states[state].layout = Layout::Heads { keys, heads, width, narrow };
+        };
+        self.p.states[state].layout = Layout::Heads { keys, heads, width, kept };
         Ok(Kv::State(state, id))
+    }
+
+    /// Refuses states that are to keep less than f32 where they cannot lie by heads: they would lie in words.
+    fn check_states(&self) -> Result<()> {
+        for instr in &self.p.instrs {
+            let Op::Append { state, rows, .. } = instr.op else { continue };
+            let (s, given) = (&self.p.states[state], self.p.vals[rows].dtype);
+            if s.ty.dtype != given && s.layout == Layout::Plain {
+                let what = format!(
+                    "keeps rows in {}: that needs whole pages of {LANES} rows, and heads of whole blocks of {} elements; leave f32",
+                    s.ty.dtype,
+                    s.ty.dtype.block().max(LANES)
+                );
+                return Err(Error::op("append", &s.name, what));
+            }
+        }
+        Ok(())
     }
 
     fn composite(&mut self, v: Value, def: &OpDef, attrs: &Attrs, args: &[Value]) -> Result<()> {
@@ -376,8 +404,11 @@ impl Compiler<'_> {
             let (tables, sequences) = (self.dense_of(args[3])?, self.dense_of(args[4])?);
             let positions = self.dense_of(args[5])?;
             let sinks = args.get(6).map(|s| self.dense_of(*s)).transpose()?;
+            let attention = self.p.instrs.len();
+            let parts = self.val(From::Parts { attention }, DType::F32, vec![], v);
             let out = self.result(From::Made, v);
-            self.emit(Op::Pages { q, k, v: w, tables, sequences, positions, sinks, how: *how, page }, out, v);
+            self.emit(Op::Pages { q, k, v: w, tables, sequences, positions, sinks, how: *how, page, parts }, out, v);
+            self.emit(Op::Merge { attention }, out, v);
             return Ok(());
         }
         if matches!(&def.body, Body::Composite { fused: Fused::ExpertMatmul, .. }) {

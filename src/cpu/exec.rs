@@ -5,14 +5,15 @@ use super::blocks::BLOCK;
 use super::columns::Columns;
 use super::delta::{self, Delta};
 use super::isa::{LANES, Set};
-use super::kv::{Append, Layout, Place};
+use super::kv::{Append, Kept, Layout, Place};
 use super::map::{Map, RUN, number, word};
-use super::pages::{self, Pages};
+use super::pages::Pages;
 use super::pool::Work;
 use super::product::{Left, Post, Product, Quantise, Quantised};
 use super::program::*;
-use super::resolve::{Memory, View};
+use super::resolve::Memory;
 use super::rows::{Norm, Rope, Softmax};
+use super::view::View;
 use crate::base::{DType, Error};
 use crate::op::Reduce;
 use std::cell::UnsafeCell;
@@ -261,12 +262,13 @@ impl Core {
 
     /// A task of attention over pages.
     unsafe fn pages(&self, m: &Memory, op: &Op, (out, worker): (View, usize), units: Range<usize>) {
-        let Op::Pages { q, k, v, tables, sequences, positions, sinks, how, page } = op else { return };
+        let Op::Pages { q, k, v, tables, sequences, positions, sinks, how, parts, .. } = op else { return };
+        let Some(cut) = m.pages(op) else { return };
         let view = |id: &Id| m.views[*id];
         // SAFETY: the caller's: the views are of this step's memory, and no other task has these rows.
         unsafe {
             self.set.run(Pages {
-                cut: pages::Cut::of(&view(q), &view(&k.id()), &view(tables), *page),
+                cut,
                 q: view(q),
                 k: self.heads(m, *k),
                 v: self.heads(m, *v),
@@ -276,6 +278,7 @@ impl Core {
                 how: *how,
                 sinks: sinks.map(|s| view(&s).f32s().cast_const()),
                 out: out.f32s(),
+                parts: view(parts).f32s(),
                 scratch: m.scratch[worker].as_ptr().cast_mut().cast(),
                 units,
             })
@@ -315,8 +318,13 @@ impl Core {
 
     /// Parts of an attention over ranges of keys become rows of its result.
     unsafe fn merge(&self, m: &Memory, attention: &Op, out: View, units: Range<usize>) {
-        let Op::Attention { q, k, how, past, parts, mask, .. } = attention else { return };
         let view = |id: &Id| m.views[*id];
+        if let (Op::Pages { parts, sinks, .. }, Some(cut)) = (attention, m.pages(attention)) {
+            let sinks = sinks.map(|s| view(&s).f32s().cast_const());
+            // SAFETY: the caller's, as above.
+            return unsafe { attend::merge_rows(cut.merged(), view(parts).f32s(), out.f32s(), sinks, units) };
+        }
+        let Op::Attention { q, k, how, past, parts, mask, .. } = attention else { return };
         let cut = attend::Cut::of(&view(q), &view(&k.id()), past.map(|d| m.sizes[d]), how.window);
         let sinks = mask.filter(|_| how.sinks).map(|s| view(&s).f32s().cast_const());
         // SAFETY: the caller's, as above.
@@ -325,10 +333,12 @@ impl Core {
 
     fn heads(&self, m: &Memory, kv: Kv) -> Heads {
         let Kv::State(state, id) = kv else { return Heads::View(m.views[kv.id()]) };
+        let at = m.states[state].as_ptr();
         match self.program.states[state].layout {
             Layout::Plain => Heads::View(m.views[id]),
-            Layout::Heads { narrow: false, .. } => Heads::Wide(m.states[state].as_ptr().cast()),
-            Layout::Heads { narrow: true, .. } => Heads::Narrow(m.states[state].as_ptr().cast()),
+            Layout::Heads { kept: Kept::F32, .. } => Heads::Wide(at.cast()),
+            Layout::Heads { kept: Kept::F16, .. } => Heads::Narrow(at.cast()),
+            Layout::Heads { kept: Kept::Scaled, .. } => Heads::Scaled(at),
         }
     }
 

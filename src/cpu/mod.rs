@@ -18,6 +18,7 @@ mod lines;
 mod map;
 mod pack;
 mod pages;
+mod panels;
 mod pool;
 mod product;
 mod program;
@@ -200,7 +201,7 @@ impl Program {
         let bytes = unsafe { core.state().memory.states[at].bytes() };
         let (layout, row) = (core.program.states[at].layout, shape.iter().skip(1).product::<usize>());
         let count: usize = shape.iter().product();
-        let words = (0..count).map(|i| layout.word(bytes, layout.place(i / row, i % row, row)));
+        let words = (0..count).map(|i| layout.word(bytes, (i / row, i % row), row));
         Some(array(ty.dtype, &shape, words))
     }
 
@@ -211,8 +212,9 @@ impl Program {
         let (layout, row) = (core.program.states[at].layout, array.shape.iter().skip(1).product::<usize>());
         // SAFETY: no step is under way.
         let to = unsafe { core.state().memory.states[at].bytes_mut() };
-        for (i, word) in words(array.dtype, &array.bytes).enumerate() {
-            layout.set(to, layout.place(i / row, i % row, row), word);
+        let words: Vec<u32> = words(array.dtype, &array.bytes).collect();
+        for (at, words) in words.chunks_exact(row.max(1)).enumerate() {
+            layout.set_row(to, at, words);
         }
     }
 
@@ -254,6 +256,7 @@ impl Program {
                 )));
             }
         }
+        state.memory.reach = reach(p, inputs);
         state.memory.resolve(p, bindings)?;
         for (name, _, id) in &p.inputs {
             let Some((_, array)) = inputs.iter().find(|(n, _)| n == name) else { continue };
@@ -320,6 +323,23 @@ impl Program {
     }
 }
 
+/// Keys in pages that some row sees at most: known before a step where positions are an input.
+fn reach(p: &program::Program, inputs: &[(&str, Array)]) -> usize {
+    let (mut most, mut seen) = (0, None);
+    for instr in &p.instrs {
+        let program::Op::Pages { positions, .. } = &instr.op else { continue };
+        if seen == Some(*positions) {
+            continue;
+        }
+        seen = Some(*positions);
+        let name = p.inputs.iter().find(|i| i.2 == *positions).map(|i| &i.0);
+        let Some((_, given)) = name.and_then(|name| inputs.iter().find(|(n, _)| n == name)) else { return usize::MAX };
+        let last = words(given.dtype, &given.bytes).max().unwrap_or(0);
+        most = most.max(last as usize + 1);
+    }
+    most
+}
+
 /// More threads than any machine has help nobody.
 const MOST_THREADS: usize = 1024;
 
@@ -335,7 +355,9 @@ fn words(dtype: DType, bytes: &[u8]) -> Box<dyn Iterator<Item = u32> + '_> {
 
 fn array(dtype: DType, shape: &[usize], words: impl Iterator<Item = u32>) -> Array {
     let bytes = match dtype {
-        narrow if narrow.is_narrow() => format::encode(narrow, &words.map(f32::from_bits).collect::<Vec<_>>()),
+        kept if kept.is_float() && kept != DType::F32 => {
+            format::encode(kept, &words.map(f32::from_bits).collect::<Vec<_>>())
+        }
         _ => words.flat_map(u32::to_le_bytes).collect(),
     };
     Array { dtype, shape: shape.to_vec(), bytes }

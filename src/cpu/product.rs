@@ -92,8 +92,8 @@ impl Product<'_> {
             let Form::Blocks(scheme) = self.weight.form else {
                 return set.run(Plain { of: self, groups });
             };
-            if self.left.m == 1 {
-                return set.run(OneRow { of: self, scheme, groups });
+            if self.left.m <= set.few() {
+                return set.run(FewRows { of: self, scheme, groups });
             }
             // What many rows meet is opened once for them all.
             for g in groups {
@@ -133,36 +133,41 @@ impl Kernel for Plain<'_> {
     }
 }
 
-/// Quantised weights and one row: each block is read once, as it lies.
-struct OneRow<'a> {
+/// Quantised weights and few rows: each block is read once, as it lies, for opening it would cost more than that saves.
+struct FewRows<'a> {
     of: Product<'a>,
     scheme: Scheme,
     groups: std::ops::Range<usize>,
 }
 
-impl Kernel for OneRow<'_> {
+impl Kernel for FewRows<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Isa>(self) {
-        unsafe { self.scheme.with(OneRowOf::<S>(self.of, self.groups, PhantomData)) }
+        unsafe { self.scheme.with(FewRowsOf::<S>(self.of, self.groups, PhantomData)) }
     }
 }
 
-struct OneRowOf<'a, S>(Product<'a>, std::ops::Range<usize>, PhantomData<S>);
+struct FewRowsOf<'a, S>(Product<'a>, std::ops::Range<usize>, PhantomData<S>);
 
-impl<S: Isa> Visit for OneRowOf<'_, S> {
+impl<S: Isa> Visit for FewRowsOf<'_, S> {
     type Out = ();
     #[inline(always)]
     unsafe fn visit<B: Blocks>(self, blocks: B) {
         unsafe {
-            let OneRowOf(of, groups, _) = self;
-            let mut g = groups.start;
-            while g < groups.end {
-                match of.left.q {
-                    Some(q) => g += of.some::<S, _, 1>(Whole(of.weight.group(g), blocks, q), g, 0),
-                    None if g + 4 <= groups.end => g += of.decoded::<S, B, 4>(blocks, g),
-                    None => g += of.decoded::<S, B, 1>(blocks, g),
+            let FewRowsOf(of, mut groups, _) = self;
+            match of.left.m {
+                0 => {}
+                1 => {
+                    while of.left.q.is_none() && groups.len() >= 4 {
+                        groups.start += of.decoded::<S, B, 1, 4>(blocks, groups.start);
+                    }
+                    of.few::<S, B, 1>(blocks, groups);
                 }
+                2 if S::FEW >= 2 => of.few::<S, B, 2>(blocks, groups),
+                3 if S::FEW >= 3 => of.few::<S, B, 3>(blocks, groups),
+                _ if S::FEW >= 4 => of.few::<S, B, 4>(blocks, groups),
+                _ => {}
             }
         }
     }
@@ -267,6 +272,8 @@ impl Product<'_> {
                 row += match m - row {
                     8.. if S::TALL == 8 => self.some::<S, W, 8>(w, g, row),
                     4.. => self.some::<S, W, 4>(w, g, row),
+                    3 => self.some::<S, W, 3>(w, g, row),
+                    2 => self.some::<S, W, 2>(w, g, row),
                     _ => self.some::<S, W, 1>(w, g, row),
                 };
             }
@@ -285,28 +292,45 @@ impl Product<'_> {
         }
     }
 
-    /// Some groups times the first row, f32 on the left: blocks are decoded on the way. Each group is a chain of sums, whose
+    /// Some groups times all of `T` rows.
+    #[inline(always)]
+    unsafe fn few<S: Isa, B: Blocks, const T: usize>(&self, blocks: B, groups: std::ops::Range<usize>) {
+        unsafe {
+            for g in groups {
+                match self.left.q {
+                    Some(q) => self.some::<S, _, T>(Whole(self.weight.group(g), blocks, q), g, 0),
+                    None => self.decoded::<S, B, T, 1>(blocks, g),
+                };
+            }
+        }
+    }
+
+    /// `G` groups times the first `T` rows, f32 on the left: blocks are decoded on the way. Each output is a chain of sums, whose
     /// additions wait for each other: several side by side keep the units busy.
     #[inline(always)]
-    unsafe fn decoded<S: Isa, B: Blocks, const G: usize>(&self, blocks: B, first: usize) -> usize {
+    unsafe fn decoded<S: Isa, B: Blocks, const T: usize, const G: usize>(&self, blocks: B, first: usize) -> usize {
         unsafe {
-            let (mut acc, mut x) = ([S::splat(0.0); G], self.left.x);
+            let (mut acc, mut x, stride) = ([[S::splat(0.0); G]; T], self.left.x, self.left.stride);
             for step in 0..self.weight.k / (BLOCK * B::SHARE) {
                 for b in 0..B::SHARE {
-                    for (g, acc) in acc.iter_mut().enumerate() {
+                    for g in 0..G {
                         let p = self.weight.group(first + g).add(step * B::STEP);
                         let block = blocks.open::<S>(blocks.head::<S>(p), p.add(B::HEAD + b * B::BYTES));
                         for i in 0..8 {
                             for (j, w) in four::<S>(&block, i).into_iter().enumerate() {
-                                *acc = S::fma(S::splat(*x.add(4 * i + j)), w, *acc);
+                                for t in 0..T {
+                                    acc[t][g] = S::fma(S::splat(*x.add(t * stride + 4 * i + j)), w, acc[t][g]);
+                                }
                             }
                         }
                     }
                     x = x.add(BLOCK);
                 }
             }
-            for (g, y) in acc.into_iter().enumerate() {
-                self.store::<S>(y, first + g, 0);
+            for t in 0..T {
+                for g in 0..G {
+                    self.store::<S>(acc[t][g], first + g, t);
+                }
             }
             G
         }
@@ -383,6 +407,19 @@ impl Element for u16 {
     #[inline(always)]
     unsafe fn load<S: Isa>(p: *const u16) -> S::F {
         unsafe { S::load_f16(p) }
+    }
+}
+
+/// Signed whole numbers.
+impl Element for i8 {
+    const ZERO: i8 = 0;
+    #[inline(always)]
+    unsafe fn store<S: Isa>(p: *mut i8, x: S::F) {
+        unsafe { S::store_i8(p, x) }
+    }
+    #[inline(always)]
+    unsafe fn load<S: Isa>(p: *const i8) -> S::F {
+        unsafe { S::load_i8(p) }
     }
 }
 

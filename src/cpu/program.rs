@@ -145,6 +145,7 @@ pub enum Op {
         sinks: Option<Id>,
         how: Attention,
         page: usize,
+        parts: Id,
     },
     /// The gated delta rule: q, k, v, gates, states, slots, owners.
     Delta {
@@ -317,7 +318,7 @@ impl Program {
                 [*q, k.id(), v.id(), *tables, *sequences, *positions].into_iter().chain(*sinks).collect()
             }
             Op::Merge { attention } => match &self.instrs[*attention].op {
-                Op::Attention { q, parts, .. } => vec![*q, *parts],
+                Op::Attention { q, parts, .. } | Op::Pages { q, parts, .. } => vec![*q, *parts],
                 _ => vec![],
             },
             Op::Delta { operands } => operands.to_vec(),
@@ -342,7 +343,7 @@ impl Program {
     pub fn writes(&self, instr: &Instr) -> Vec<Id> {
         match &instr.op {
             Op::Linear { parts, .. } => parts.iter().map(|p| p.out).collect(),
-            Op::Attention { parts, .. } => vec![instr.out, *parts],
+            Op::Attention { parts, .. } | Op::Pages { parts, .. } => vec![instr.out, *parts],
             Op::Append { .. } | Op::Assign { .. } => vec![],
             _ => vec![instr.out],
         }

@@ -78,6 +78,8 @@ impl Span {
 pub struct Memory {
     /// Dimensions of this step.
     pub sizes: Vec<usize>,
+    /// Keys in pages that some row of the step sees at most.
+    pub reach: usize,
     pub views: Vec<View>,
     pub spans: Vec<Span>,
     /// Words of each value that has memory of its own in the arena, where they begin, and for which words that was planned.
@@ -185,6 +187,8 @@ impl Memory {
                     let past = past.map(|d| self.sizes[d]);
                     self.words[id] =
                         attend::Cut::of(&self.views[*q], &self.views[k.id()], past, how.window).part_floats();
+                } else {
+                    self.words[id] = self.pages(&p.instrs[*attention].op).map_or(0, |cut| cut.part_floats());
                 }
                 view
             }
@@ -219,6 +223,13 @@ impl Memory {
                 if x.is_dense() { View { ptr: x.ptr, ..view.densely() } } else { self.copied(id, view) }
             }
         })
+    }
+
+    /// How attention over pages is cut.
+    pub fn pages(&self, op: &Op) -> Option<pages::Cut> {
+        let Op::Pages { q, k, tables, page, .. } = op else { return None };
+        let view = |id: Id| &self.views[id];
+        Some(pages::Cut::of(view(*q), view(k.id()), view(*tables), *page, self.reach))
     }
 
     fn copied(&mut self, id: Id, view: View) -> View {
@@ -345,10 +356,10 @@ impl Memory {
                 let cut = attend::Cut::of(view(q), view(&k.id()), past.map(|d| self.sizes[d]), how.window);
                 (Span::of(cut.units(), cut.unit_ns()), cut.scratch_floats())
             }
-            Op::Pages { q, k, tables, page, .. } => {
-                let cut = pages::Cut::of(view(q), view(&k.id()), view(tables), *page);
-                (Span::of(cut.units(), cut.unit_ns()), cut.scratch_floats())
-            }
+            Op::Pages { .. } => match self.pages(&instr.op) {
+                Some(cut) => (Span::of(cut.units(), cut.unit_ns()), cut.scratch_floats()),
+                None => (Span::default(), 0),
+            },
             Op::Delta { operands: [q, _, v, _, states, slots, _] } => {
                 let cut = delta::Cut::of(view(q), view(v), view(states), view(slots));
                 (Span::of(cut.units(), cut.unit_ns()), 0)
@@ -359,7 +370,10 @@ impl Memory {
                     let units = if cut.part_floats() > 0 { cut.rows() } else { 0 };
                     (Span::of(units, cut.chunks * cut.d / 8), 0)
                 }
-                _ => (Span::default(), 0),
+                paged => {
+                    let cut = self.pages(paged).filter(|c| c.part_floats() > 0);
+                    (cut.map_or(Span::default(), |c| Span::of(c.rows(), c.merge_ns())), 0)
+                }
             },
             Op::Map { .. } => (runs(60), 0),
             Op::Reduce { x, .. } => (Span::of(count, (view(x).count() / count.max(1)).max(1) * 2), 0),

@@ -141,6 +141,9 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
 /// The type that trials of an adapter use: four bits with a scale, as most weights that people run are.
 pub const TYPICAL: DType = DType::Q4_1;
 
+/// In what keys and values may be kept.
+pub const KEPT: [DType; 3] = [DType::F32, DType::F16, DType::Q8_0];
+
 /// Types whose kernels are timed on an adapter; the others take the variants of one of these ([`DType::stand_in`]).
 pub const SAMPLES: [DType; 4] = [DType::F32, DType::F16, TYPICAL, DType::Q8_0];
 

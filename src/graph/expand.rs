@@ -9,6 +9,11 @@ impl Graph {
     /// and without nodes that no output and no state depends on.
     #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn expand(&self, keep: &dyn Fn(&OpDef) -> bool) -> Result<Graph> {
+        self.expand_for(keep, &|_, _| false)
+    }
+
+    /// The same for kernels of which some read operands in whatever floats those are kept: `reads` says which of an op's.
+    pub fn expand_for(&self, keep: &dyn Fn(&OpDef) -> bool, reads: &dyn Fn(&OpDef, usize) -> bool) -> Result<Graph> {
         let live = self.live();
         self.rewrite(|out, v, map| {
             let Source::Op { def, attrs, args } = &self.node(v).source else {
@@ -18,7 +23,7 @@ impl Graph {
                 return Ok(Rewritten::Gone);
             }
             let args: Vec<Value> = args.iter().map(|a| map[a]).collect();
-            Expander { graph: out, keep }.apply(def, attrs.clone(), &args).map(Rewritten::As)
+            Expander { graph: out, keep, reads }.apply(def, attrs.clone(), &args).map(Rewritten::As)
         })
     }
 
@@ -48,6 +53,7 @@ impl Graph {
 struct Expander<'a> {
     graph: &'a mut Graph,
     keep: &'a dyn Fn(&OpDef) -> bool,
+    reads: &'a dyn Fn(&OpDef, usize) -> bool,
 }
 
 impl Expander<'_> {
@@ -64,8 +70,9 @@ impl Build for Expander<'_> {
         match &def.body {
             Body::Composite { define, .. } if !(self.keep)(def) => define(self, &attrs, args),
             Body::Composite { .. } => {
-                // Kernels of whole composites read f32.
-                let args = args.iter().map(|a| self.widened(*a)).collect::<Result<Vec<_>>>()?;
+                // Other kernels of whole composites read f32.
+                let widened = |(i, a): (usize, &Value)| if (self.reads)(def, i) { Ok(*a) } else { self.widened(*a) };
+                let args = args.iter().enumerate().map(widened).collect::<Result<Vec<_>>>()?;
                 self.graph.apply(def, attrs, &args)
             }
             _ => self.graph.apply(def, attrs, args),

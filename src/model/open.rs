@@ -5,7 +5,8 @@ use super::arch::{self, Architecture, Family};
 use super::derived;
 use super::keys::{Keys, short};
 use super::layers::{self, Decoder, Encoder, PagedShape, Sentence, Speech, StepShape, Vision};
-use crate::base::{Bindings, Dim, Error, Result, Var};
+use super::tensor::TensorType;
+use crate::base::{Bindings, DType, Dim, Error, Result, Var};
 use crate::format;
 use crate::graph::{Graph, Source};
 use std::collections::HashSet;
@@ -292,6 +293,17 @@ impl Model {
     #[cfg_attr(not(feature = "internals"), doc(hidden))]
     pub fn has_pages(&self) -> bool {
         self.decoder().is_some_and(Decoder::has_pages)
+    }
+
+    /// Bytes of what is kept of one token where keys and values are of type `kv`.
+    pub fn kv_bytes_per_token(&self, kv: DType) -> u64 {
+        let floats = self.info().state_bytes_per_token / 4;
+        kv.bytes(floats).unwrap_or(floats * 4)
+    }
+
+    /// Whether some of its weights are quantised.
+    pub fn is_quantised(&self) -> bool {
+        self.source.tensors().iter().any(|t| matches!(t.ty, TensorType::Known(d) if d.is_quantised()))
     }
 
     /// Tokens before its own that a row of such a step is told the places of.

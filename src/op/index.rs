@@ -140,7 +140,7 @@ ops! {
         name: "append",
         doc: "A state with rows [at, at + n) of axis 0 replaced by x [n, …], in place. The result is the state after the step's write. \
               With a third operand, ids u32 or i32 [n] that differ from each other, row i goes to row ids[i], and nowhere where that is outside \
-              of the state; `at` is 0 then.",
+              of the state; `at` is 0 then. A state of floats in less than f32 takes rows of f32, rounded as its type keeps them.",
         rule: append_rule,
         shard: shard::append,
         cost: rule::free,
@@ -250,8 +250,13 @@ fn gather_rule(_: &Attrs, types: &[Type]) -> Result<Type> {
     if table.shape.rank() == 0 {
         return rule::err("gather", "the table is a scalar, it must have rows");
     }
-    if table.dtype.is_quantised() && table.shape.rank() != 2 {
-        return rule::err("gather", format!("the quantised table is {}, it must be [rows, width]", table.shape));
+    let width = table.shape.0.last().and_then(|d| d.known()).unwrap_or(0);
+    if table.dtype.is_quantised() && (table.shape.rank() < 2 || width % table.dtype.block() as i64 != 0) {
+        let block = table.dtype.block();
+        return rule::err(
+            "gather",
+            format!("the quantised table is {}, its rows must be of whole blocks of {block}", table.shape),
+        );
     }
     let dims = ids.shape.iter().chain(&table.shape[1..]).copied().collect::<Vec<_>>();
     Ok(Type::new(if table.dtype.is_float() { DType::F32 } else { table.dtype }, dims))
@@ -375,8 +380,18 @@ fn append_rule(attrs: &Attrs, types: &[Type]) -> Result<Type> {
     }
     let Attrs::Append { at } = *attrs else { return rule::wrong_attrs("append", attrs) };
     let (state, x) = (&types[0], &types[1]);
-    if state.dtype != x.dtype {
+    // A state may keep floats in less than rows of f32 have: they are rounded on their way.
+    let rounds = x.dtype == DType::F32 && state.dtype.is_float();
+    if state.dtype != x.dtype && !rounds {
         return rule::err("append", format!("rows are {}, the state is {}", x.dtype, state.dtype));
+    }
+    let width = state.shape.0.last().and_then(|d| d.known()).unwrap_or(0);
+    if state.dtype.is_quantised() && width % state.dtype.block() as i64 != 0 {
+        let block = state.dtype.block();
+        return rule::err(
+            "append",
+            format!("rows of {width} are no whole blocks of {block}, in which {} is kept", state.dtype),
+        );
     }
     if state.shape.rank() == 0 || x.shape.rank() != state.shape.rank() || x.shape[1..] != state.shape[1..] {
         return rule::err("append", format!("rows of {} do not fit the state {}", x.shape, state.shape));

@@ -34,11 +34,17 @@ fn check(attrs: &Attrs, types: &[Type]) -> Result<Type> {
     let Attrs::Pages { how, page } = attrs else { return rule::wrong_attrs(OP, attrs) };
     rule::arity(OP, types, if how.sinks { 7 } else { 6 })?;
     let (q, k, v, tables) = (&types[0], &types[1], &types[2], &types[3]);
+    rule::real(OP, "q", q)?;
     for (ty, name) in [(q, "q"), (k, "k"), (v, "v")] {
-        rule::real(OP, name, ty)?;
+        if !ty.dtype.is_float() {
+            return rule::err(OP, format!("{name} is {}, it must be of floats", ty.dtype));
+        }
         if ty.shape.rank() != 3 {
             return rule::err(OP, format!("{name} is {}, it must be [rows, heads, width]", ty.shape));
         }
+    }
+    if k.dtype.is_quantised() != v.dtype.is_quantised() {
+        return rule::err(OP, format!("k is {} and v is {}: both must be in blocks, or neither", k.dtype, v.dtype));
     }
     if k.shape != v.shape {
         return rule::err(OP, format!("k is {} and v is {}, they must be alike", k.shape, v.shape));

@@ -227,6 +227,10 @@ fn emit_reduce(l: &mut Lower, anchor: Value, root: Value, kind: Reduce, attrs: &
 
 fn emit_gather(l: &mut Lower, v: Value, args: &[Value]) -> Result<()> {
     let (table, ids) = (operand(l, args[0])?, operand(l, args[1])?);
+    if table.dtype.is_quantised() && table.shape.rank() != 2 {
+        let what = format!("\"{}\" reads a table {} of {}", l.graph.node(v).name, table.shape, table.dtype);
+        return Err(Error::device(DeviceFault::Limit, "gather", format!("{what}: adapters take [rows, width]")));
+    }
     let width = Expr::product(&table.shape[1..]);
     let n = ids.shape.count();
     let pieces = l.buffers(table.base);

@@ -385,6 +385,10 @@ impl<'a> Lower<'a> {
         };
         let (state, rows) = (&self.graph.node(args[0]).ty, &self.graph.node(args[1]).ty);
         let row = Expr::product(&state.shape[1..]);
+        if state.dtype.is_quantised() {
+            let what = format!("keeps rows in {}: adapters keep them in f32 or f16", state.dtype);
+            return Err(Error::op("append", &self.graph.node(v).name, what));
+        }
         if state.dtype.is_narrow() && row.known().is_none_or(|n| n % 2 != 0) {
             return Err(Error::op(
                 "append",

@@ -336,6 +336,15 @@ impl<T: Real> Interpreter<T> {
         let rows = values[rows.0 as usize]
             .as_ref()
             .ok_or_else(|| Error::op("append", &node.name, "its rows were not computed"))?;
+        let rounded;
+        let rows = match node.ty.dtype {
+            DType::F32 => rows,
+            narrow if narrow.is_float() && self.graph.node(node.args()[1]).ty.dtype == DType::F32 => {
+                rounded = rows.rounded(narrow);
+                &rounded
+            }
+            _ => rows,
+        };
         let tensor =
             self.states.get_mut(name).ok_or_else(|| Error::op("append", &node.name, "its state does not exist"))?;
         if let Some(ids) = node.args().get(2) {

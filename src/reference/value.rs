@@ -108,10 +108,18 @@ impl<T: Real> Tensor<T> {
     pub fn to_array(&self, dtype: DType) -> Array {
         let bytes = match dtype {
             DType::F32 => self.to_f64().iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
-            d if d.is_narrow() => format::encode(d, &self.to_f64().iter().map(|x| *x as f32).collect::<Vec<_>>()),
+            d if d.is_narrow() || d.is_quantised() => {
+                format::encode(d, &self.to_f64().iter().map(|x| *x as f32).collect::<Vec<_>>())
+            }
             _ => self.to_f64().iter().flat_map(|x| (*x as i64 as u32).to_le_bytes()).collect(),
         };
         Array { dtype, shape: self.shape.clone(), bytes }
+    }
+    /// What is left of the elements where they are kept as floats of this type.
+    pub fn rounded(&self, dtype: DType) -> Self {
+        let elements: Vec<f32> = self.to_f64().iter().map(|x| *x as f32).collect();
+        let kept = format::decode(dtype, &format::encode(dtype, &elements));
+        Tensor::floats(kept.into_iter().map(|x| T::of(x as f64)).collect(), &self.shape)
     }
     /// Elements in row-major order; whole numbers exactly.
     pub fn to_f64(&self) -> Vec<f64> {

@@ -79,7 +79,7 @@ impl Engine {
         let device = options.device.clone();
         let (context, check_numerics, cache) = (options.context, options.check_numerics, options.cache.clone());
         let (layout, cancel) = (options.layout.clone(), options.cancel.clone());
-        let (precision, threads) = (options.precision, options.threads);
+        let (precision, threads, kv) = (options.precision, options.threads, options.kv);
         let how = BatchOptions {
             sequences: limits.parallel.max(1),
             kv_bytes: limits.kv_bytes,
@@ -95,6 +95,7 @@ impl Engine {
                 cancel: cancel.clone(),
                 precision,
                 threads,
+                kv,
                 ..Options::default()
             };
             let model = Model::new(ModelSource::open(&path)?)?;

@@ -7,6 +7,7 @@
 use super::engine::Engine;
 use super::open::open_paged;
 use super::pages::{PagePool, ROOT};
+use super::rows::{StepRows, step_bindings, step_inputs};
 use super::words::Words;
 use super::{Finished, Generation, Notice, Options, Request, Stop, Token};
 use crate::base::{Array, Bindings, Error, Result};
@@ -311,7 +312,7 @@ impl Batch {
 
     /// Rows that a step may have: as many as keep no device for too long.
     fn budget(&self, decoding: usize) -> Result<usize> {
-        let mut n = self.shape.rows.max as usize;
+        let mut n = self.shape.rows.bound() as usize;
         while n > decoding + 1 {
             let bindings = self.bindings(n, self.running.len().min(n), self.running.len().min(n));
             if self.engine.is_brisk(self.which(n), &bindings)?.unwrap_or(true) {
@@ -401,49 +402,28 @@ impl Batch {
     }
 
     fn inputs(&self, shares: &[Share], outputs: &[bool]) -> (Vec<(&'static str, Array)>, Bindings, usize) {
-        let (page, per) = (self.shape.page, self.shape.per_sequence());
-        let beyond = (self.shape.page * self.shape.pages) as u32;
-        let [mut tokens, mut sequences, mut positions, mut places, mut last] = [(); 5].map(|()| vec![]);
-        let mut earlier = vec![vec![]; self.back];
-        let mut tables = vec![0; self.shape.sequences * per];
-        for ((i, part), output) in shares.iter().zip(outputs) {
+        let part = |((i, part), output): (&Share, &bool)| {
             let s = &self.running[*i];
-            let place = |at: usize| s.pages[at / page] * page as u32 + (at % page) as u32;
-            tables[s.slot * per..][..s.pages.len()].copy_from_slice(&s.pages);
-            for at in part.clone() {
-                tokens.push(s.generation.tokens()[at]);
-                sequences.push(s.slot as u32);
-                positions.push(at as u32);
-                places.push(place(at));
-                for (back, to) in earlier.iter_mut().enumerate() {
-                    to.push(at.checked_sub(back + 1).map_or(beyond, place));
-                }
+            StepRows {
+                sequence: s.slot,
+                tokens: s.generation.tokens(),
+                pages: &s.pages,
+                part: part.clone(),
+                outputs: *output as usize,
             }
-            if *output {
-                last.push(tokens.len() as u32 - 1);
-            }
-        }
-        let rows = tokens.len();
-        let of_rows = |x: &[u32]| Array::u32(&[x.len()], x);
-        let mut inputs = vec![
-            ("tokens", of_rows(&tokens)),
-            ("sequences", of_rows(&sequences)),
-            ("positions", of_rows(&positions)),
-            ("places", of_rows(&places)),
-            ("outputs", of_rows(&last)),
-            ("tables", Array::u32(&[self.shape.sequences, per], &tables)),
-        ];
-        if self.back > 0 {
-            inputs.push(("earlier", Array::u32(&[self.back, rows], &earlier.concat())));
-        }
+        };
+        let parts: Vec<StepRows> = shares.iter().zip(outputs).map(part).collect();
+        let rows = parts.iter().map(|p| p.part.len()).sum();
+        let outputs = outputs.iter().filter(|o| **o).count();
+        let mut inputs = step_inputs(&self.shape, self.back, &parts);
         inputs.extend(self.keeps.into_iter().flat_map(|kept| self.own_inputs(shares, kept)));
-        (inputs, self.bindings(rows, last.len(), shares.len()), rows)
+        (inputs, self.bindings(rows, outputs, shares.len()), rows)
     }
 
     /// Where rows find the states that their sequences have in slots (`Own` of the model's layers).
     fn own_inputs(&self, shares: &[Share], kept: usize) -> Vec<(&'static str, Array)> {
         let old = self.shape.sequences * kept;
-        let beyond = (old + self.shape.rows.max as usize) as u32;
+        let beyond = (old + self.shape.rows.bound() as usize) as u32;
         let (mut active, mut owners, mut ids, mut to) = (vec![], vec![], vec![], vec![]);
         let mut earlier = vec![vec![]; kept];
         let mut first = old;
@@ -475,7 +455,7 @@ impl Batch {
     }
 
     fn bindings(&self, rows: usize, outputs: usize, sequences: usize) -> Bindings {
-        let bindings = Bindings::new().with("rows", rows as u64).with("outputs", outputs as u64);
+        let bindings = step_bindings(rows, outputs);
         if self.keeps.is_some() { bindings.with("active", sequences as u64) } else { bindings }
     }
 }

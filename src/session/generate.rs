@@ -1,12 +1,14 @@
 //! Text from a decoder.
 
 use super::engine::Engine;
-use super::open::open_engine;
+use super::lookup::Lookup;
+use super::open::{Opened, open_engine};
+use super::rows::{StepRows, step_bindings, step_inputs};
 use super::words::Words;
-use super::{Generation, Notice, Options};
+use super::{Generation, Notice, Options, Speculation};
 use crate::base::{Array, Bindings, Error, Result};
 use crate::device::{DispatchTime, Gpu};
-use crate::model::{Model, ModelInfo};
+use crate::model::{Model, ModelInfo, PagedShape};
 use crate::text::{Message, Sampling, Tokenizer};
 use crate::trace::{Span, Trace};
 use std::sync::Arc;
@@ -39,10 +41,21 @@ pub struct Generator {
     words: Arc<Words>,
     context: usize,
     chunk: usize,
+    /// The one sequence that steps over pages have rows of: its pages are all that there are, in order.
+    paged: Option<Paged>,
     /// Tokens in the cache of each replica.
     cached: Vec<Vec<u32>>,
     /// Whether states go on with each token, so that none can be taken back.
     recurrent: bool,
+    /// Where tokens are guessed ahead.
+    lookup: Option<Lookup>,
+}
+
+struct Paged {
+    shape: PagedShape,
+    pages: Vec<u32>,
+    /// Tokens before its own that a row looks back at.
+    back: usize,
 }
 
 /// What to generate.
@@ -185,10 +198,15 @@ impl Generator {
     /// From a model whose weights are there, or arrive later.
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Generator> {
         let (info, context, words) = prepare(model, options, notify)?;
-        let (engine, chunk) = open_engine(model, context, options, notify).await?;
+        let Opened { engine, chunk, pages } = open_engine(model, context, options, notify).await?;
+        let all = |shape: PagedShape| (0..shape.pages as u32).collect();
+        let paged = pages.map(|shape| Paged { shape, pages: all(shape), back: model.looks_back() });
         let cached = vec![vec![]; options.layout.mesh.size("dp")];
+        // On adapters a step of several rows has other kernels, and other last digits.
+        let same = paged.is_some() && engine.gpu().is_none();
+        let lookup = (same && options.speculation == Speculation::Lookup).then(Lookup::default);
         let recurrent = model.keeps().is_some();
-        Ok(Generator { engine, info, words, context, chunk, cached, recurrent })
+        Ok(Generator { engine, info, words, context, chunk, paged, cached, recurrent, lookup })
     }
 
     pub(super) fn engine(&mut self) -> &mut Engine {
@@ -304,9 +322,35 @@ impl Generator {
         tokens: &[u32],
         cancel: &AtomicBool,
     ) -> Result<(usize, Option<Vec<f32>>)> {
+        if let Some(row) = self.lookup.as_mut().and_then(|l| l.known(tokens)) {
+            return Ok((0, Some(row)));
+        }
         let reused = self.reuse(replica, tokens);
-        let logits = self.prefill(replica, tokens, cancel).await?;
-        Ok((self.cached[replica].len() - reused, logits))
+        if reused + 1 < tokens.len() || self.lookup.is_none() {
+            let logits = self.prefill(replica, tokens, cancel).await?;
+            return Ok((self.cached[replica].len() - reused, logits));
+        }
+        let room = self.context - tokens.len();
+        let guess = self.lookup.as_mut().map_or(vec![], |l| l.guess(tokens, room));
+        let start = Instant::now();
+        if guess.is_empty() {
+            let logits = self.prefill(replica, tokens, cancel).await?;
+            self.lookup.iter_mut().for_each(|l| l.plain(start.elapsed()));
+            return Ok((1, logits));
+        }
+        let all = [tokens, &guess].concat();
+        let rows = match self.rows(replica, &all[reused..], guess.len() + 1, cancel).await {
+            Err(Error::Cancelled) => return Ok((0, None)),
+            rows => rows?,
+        };
+        let Some(lookup) = &mut self.lookup else { return Ok((1, rows.into_iter().next())) };
+        lookup.keep(all, rows, start.elapsed());
+        Ok((1, lookup.known(tokens)))
+    }
+
+    /// Tokens that were chosen from logits that a step had made ahead of them ([`Speculation`]).
+    pub fn guessed(&self) -> usize {
+        self.lookup.as_ref().map_or(0, Lookup::hits)
     }
 
     /// How many tokens of `prompt` the cache already holds; the last one is always computed, for its logits.
@@ -346,7 +390,7 @@ impl Generator {
     fn portion(&self, from: usize, to: usize, patient: usize) -> Result<usize> {
         let mut n = self.chunk.min(to - from);
         loop {
-            match self.engine.is_brisk(0, &bindings(n, from + n))? {
+            match self.engine.is_brisk(0, &self.bindings(n, from + n, 1))? {
                 None => return Ok(patient.min(n)),
                 Some(true) => return Ok(n),
                 Some(false) if n == 1 => return Ok(n),
@@ -357,18 +401,46 @@ impl Generator {
 
     /// One step over the next tokens; the logits after the last.
     async fn step(&mut self, replica: usize, tokens: &[u32], cancel: &AtomicBool) -> Result<Vec<f32>> {
-        let bindings = bindings(tokens.len(), self.cached[replica].len() + tokens.len());
+        Ok(self.rows(replica, tokens, 1, cancel).await?.pop().unwrap_or_default())
+    }
+
+    /// One step over the next tokens; logits after each of the last `outputs`, of which there is one where steps are not over pages.
+    async fn rows(
+        &mut self,
+        replica: usize,
+        tokens: &[u32],
+        outputs: usize,
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Vec<f32>>> {
+        let from = self.cached[replica].len();
+        let bindings = self.bindings(tokens.len(), from + tokens.len(), outputs);
         let which = if tokens.len() == 1 { 1 } else { 0 };
-        let input = Array::u32(&[tokens.len()], tokens);
+        let inputs = self.inputs(replica, tokens, outputs);
         // What a step that fails leaves of such states is of no use: the conversation begins anew.
         let before = if self.recurrent { std::mem::take(&mut self.cached[replica]) } else { vec![] };
-        let logits =
-            self.engine.step(which, replica, &bindings, &[("tokens", input)], &["logits"], cancel).await?.remove(0);
+        let logits = self.engine.step(which, replica, &bindings, &inputs, &["logits"], cancel).await?.remove(0);
         if self.recurrent {
             self.cached[replica] = before;
         }
         self.cached[replica].extend_from_slice(tokens);
-        Ok(logits.to_f32())
+        Ok(logits.to_f32().chunks(self.info.vocab.max(1)).map(<[f32]>::to_vec).collect())
+    }
+
+    /// The variables of a step over `n` tokens, after which there are `total`.
+    fn bindings(&self, n: usize, total: usize, outputs: usize) -> Bindings {
+        match self.paged {
+            Some(_) => step_bindings(n, outputs),
+            None => Bindings::new().with("seq", n as u64).with("total", total as u64),
+        }
+    }
+
+    /// Inputs of a step over `tokens`, behind those that are cached.
+    fn inputs(&self, replica: usize, tokens: &[u32], outputs: usize) -> Vec<(&'static str, Array)> {
+        let Some(p) = &self.paged else { return vec![("tokens", Array::u32(&[tokens.len()], tokens))] };
+        let from = self.cached[replica].len();
+        let all = [&self.cached[replica][..], tokens].concat();
+        let part = from..all.len();
+        step_inputs(&p.shape, p.back, &[StepRows { sequence: 0, tokens: &all, pages: &p.pages, part, outputs }])
     }
 
     /// Logits after each token of a fresh conversation: what golden figures are compared with.
@@ -394,8 +466,9 @@ impl Generator {
     /// # Errors
     /// On the CPU fallback, or where the adapter has no timestamps.
     pub async fn trace(&mut self) -> Result<Trace> {
-        let bindings = bindings(1, (self.cached[0].len() + 1).min(self.context));
-        let inputs = [("tokens", Array::u32(&[1], &[0]))];
+        self.cached[0].truncate(self.context - 1);
+        let bindings = self.bindings(1, self.cached[0].len() + 1, 1);
+        let inputs = self.inputs(0, &[0], 1);
         if self.recurrent {
             self.cached.iter_mut().for_each(Vec::clear);
         }
@@ -467,8 +540,4 @@ pub(super) fn check_prompt(prompt: &[u32], context: usize, info: &ModelInfo) -> 
         Some(id) => Err(Error::usage(format!("token {id} is outside of the vocabulary of {}", info.vocab))),
         None => Ok(()),
     }
-}
-
-fn bindings(seq: usize, total: usize) -> Bindings {
-    Bindings::new().with("seq", seq as u64).with("total", total as u64)
 }

@@ -14,6 +14,8 @@ mod generate;
 mod generation;
 #[cfg(feature = "text")]
 mod loading;
+#[cfg(feature = "text")]
+mod lookup;
 mod mesh;
 mod open;
 mod options;
@@ -25,6 +27,8 @@ mod probes;
 mod processes;
 #[cfg(not(target_arch = "wasm32"))]
 mod quantize;
+#[cfg(feature = "text")]
+mod rows;
 #[cfg(all(feature = "media", not(target_arch = "wasm32")))]
 mod see;
 #[cfg(all(feature = "media", not(target_arch = "wasm32")))]
@@ -57,7 +61,7 @@ pub use generation::Generation;
 #[cfg(feature = "text")]
 pub use loading::{Loading, Opened};
 pub use mesh::{Layout, algorithm, mesh, policy, sharded};
-pub use options::{Breathe, Gather, Notice, Notices, Options};
+pub use options::{Breathe, Gather, Notice, Notices, Options, Speculation};
 #[cfg(feature = "text")]
 pub use perplexity::{Perplexity, perplexity};
 pub use probes::Rate;

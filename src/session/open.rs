@@ -2,36 +2,109 @@
 
 #[cfg(feature = "text")]
 use super::BatchOptions;
+#[cfg(feature = "text")]
+use super::Precision;
 use super::cancel::Cancellable;
 use super::choose::picked;
 use super::engine::Engine;
+#[cfg(feature = "text")]
+use super::lookup::MOST;
 use super::mesh::{MeshEngine, pick_all};
 use super::{Notice, Options, processes, tune};
-#[cfg(feature = "text")]
-use crate::base::Error;
-use crate::base::{AdapterKind, MeshAxis, Result, Var};
+use crate::base::{AdapterKind, DType, Error, MeshAxis, Result, Var};
 use crate::device::Gpu;
+use crate::format::KEPT;
 use crate::graph::Graph;
 #[cfg(feature = "text")]
 use crate::model::PagedShape;
 use crate::model::{Model, StepShape};
 use std::sync::Arc;
 
-/// The engine, and how many tokens of a prompt it takes at a time.
+/// A decoder's engine for one conversation at a time.
+pub(super) struct Opened {
+    pub engine: Engine,
+    /// How many tokens of a prompt it takes at a time.
+    pub chunk: usize,
+    /// Where steps are over pages; else keys lie one behind another, and steps are told how many there are.
+    #[cfg(feature = "text")]
+    pub pages: Option<PagedShape>,
+}
+
+/// The engine of one conversation: one sequence, and pages for its whole context; states of their own where steps are not over pages.
 pub(super) async fn open_engine(
     model: &Model,
     context: usize,
     options: &Options,
     notify: &mut dyn FnMut(Notice),
-) -> Result<(Engine, usize)> {
+) -> Result<Opened> {
     if !options.layout.is_single() {
         return open_mesh(model, context, options, notify).await;
     }
     let gpu = picked(&options.device, options, notify).await?;
+    check_kv(gpu.as_deref(), options)?;
     let chunk = chunk(std::slice::from_ref(&gpu), context);
+    #[cfg(feature = "text")]
+    if pays(model, gpu.as_deref(), options) {
+        let rows = Var::new("rows", chunk as u32).into();
+        let pages = context.div_ceil(PAGE);
+        let kv = kv_type(model, gpu.as_deref(), options);
+        // The CPU's one graph makes logits behind guesses, too.
+        let outputs = if gpu.is_none() { Var::new("outputs", 1 + MOST as u32).into() } else { 1.into() };
+        let shape = PagedShape { rows, outputs, sequences: 1, context, page: PAGE, pages, kv };
+        let mut graphs = vec![model.paged_graph(&shape)?];
+        if gpu.is_some() {
+            graphs.push(model.paged_graph(&PagedShape { rows: 1.into(), ..shape })?);
+        }
+        let engine = load(gpu, &graphs, model, options, notify).await?;
+        return Ok(Opened { engine, chunk, pages: Some(shape) });
+    }
+    if let Some(kv) = options.kv.filter(|kv| *kv != DType::F32) {
+        let what = format!("keys and values in {kv} are for steps over pages on the CPU: {} has none here", model.name);
+        return Err(Error::usage(what));
+    }
     let graphs = graphs(model, context, chunk, (options, gpu.is_some()))?;
     let engine = load(gpu, &graphs, model, options, notify).await?;
-    Ok((engine, chunk))
+    Ok(Opened {
+        engine,
+        chunk,
+        #[cfg(feature = "text")]
+        pages: None,
+    })
+}
+
+/// # Errors
+/// A type in which keys and values cannot be kept there.
+fn check_kv(gpu: Option<&Gpu>, options: &Options) -> Result<()> {
+    let Some(kv) = options.kv else { return Ok(()) };
+    match () {
+        _ if !KEPT.contains(&kv) => {
+            let known = KEPT.map(|kv| kv.to_string()).join(", ");
+            Err(Error::usage(format!("keys and values cannot be kept in {kv}: give one of {known}")))
+        }
+        _ if gpu.is_some() && kv != DType::F32 => {
+            Err(Error::usage(format!("adapters keep keys and values in f32: {kv} is for the CPU (--device cpu)")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a conversation's steps are over pages. Attention by tiles, which GPUs have, and the interpreter of browsers do not
+/// read pages as fast as rows one behind another.
+#[cfg(feature = "text")]
+fn pays(model: &Model, gpu: Option<&Gpu>, options: &Options) -> bool {
+    let reads = match gpu {
+        Some(gpu) => gpu.caps().kind == AdapterKind::Software,
+        None => !cfg!(target_arch = "wasm32") && options.team.is_none(),
+    };
+    // States that go on with each token are in slots, which only batches tell steps of.
+    reads && model.has_pages() && model.keeps().is_none()
+}
+
+/// In what keys and values are kept. The CPU rounds them to f16 where it rounds what it multiplies with weights.
+#[cfg(feature = "text")]
+fn kv_type(model: &Model, gpu: Option<&Gpu>, options: &Options) -> DType {
+    let rounds = || gpu.is_none() && options.precision == Precision::Int8 && model.is_quantised();
+    options.kv.unwrap_or_else(|| if rounds() { DType::F16 } else { DType::F32 })
 }
 
 /// Graphs with their weights on a device, or on the CPU.
@@ -75,19 +148,22 @@ pub(super) async fn open_paged(
     }
     let gpu = picked(&options.device, options, notify).await?;
     let rows = chunk(std::slice::from_ref(&gpu), context).max(how.sequences);
+    check_kv(gpu.as_deref(), options)?;
+    let kv = kv_type(model, gpu.as_deref(), options);
     let shape = PagedShape {
-        rows: Var::new("rows", rows as u32),
-        outputs: Var::new("outputs", how.sequences as u32),
+        rows: Var::new("rows", rows as u32).into(),
+        outputs: Var::new("outputs", how.sequences as u32).into(),
         sequences: how.sequences,
         context,
         page: PAGE,
-        pages: pages(model, context, how, gpu.as_deref())?,
+        pages: pages(model, context, how, (gpu.as_deref(), kv))?,
+        kv,
     };
     let few = if gpu.is_some() && !how.deterministic { FEW.min(rows - 1) } else { 0 };
     let mut graphs = vec![model.paged_graph(&shape)?];
     if few > 0 {
-        let outputs = Var::new("outputs", few.min(how.sequences) as u32);
-        graphs.push(model.paged_graph(&PagedShape { rows: Var::new("rows", few as u32), outputs, ..shape })?);
+        let outputs = Var::new("outputs", few.min(how.sequences) as u32).into();
+        graphs.push(model.paged_graph(&PagedShape { rows: Var::new("rows", few as u32).into(), outputs, ..shape })?);
     }
     let engine = load(gpu, &graphs, model, options, notify).await?;
     Ok((engine, shape, few))
@@ -95,9 +171,9 @@ pub(super) async fn open_paged(
 
 /// Pages of the pool: as many as all sequences could fill, within the bytes that there are and what a device binds at once.
 #[cfg(feature = "text")]
-fn pages(model: &Model, context: usize, how: &BatchOptions, gpu: Option<&Gpu>) -> Result<usize> {
+fn pages(model: &Model, context: usize, how: &BatchOptions, (gpu, kv): (Option<&Gpu>, DType)) -> Result<usize> {
     let info = model.info();
-    let page_bytes = info.state_bytes_per_token.max(1) * PAGE as u64;
+    let page_bytes = model.kv_bytes_per_token(kv).max(1) * PAGE as u64;
     let one = context.div_ceil(PAGE) as u64;
     let mut most = match how.kv_bytes {
         Some(bytes) => bytes / page_bytes,
@@ -119,13 +195,11 @@ fn pages(model: &Model, context: usize, how: &BatchOptions, gpu: Option<&Gpu>) -
     Ok(most.min(one * how.sequences as u64) as usize)
 }
 
-async fn open_mesh(
-    model: &Model,
-    context: usize,
-    options: &Options,
-    notify: &mut dyn FnMut(Notice),
-) -> Result<(Engine, usize)> {
+async fn open_mesh(model: &Model, context: usize, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Opened> {
     let layout = &options.layout;
+    if options.kv.is_some_and(|kv| kv != DType::F32) {
+        return Err(Error::usage("keys and values of a mesh are f32: leave --kv or --mesh out"));
+    }
     layout.check(model, context)?;
     let ranks = layout.mesh.ranks();
     let (local, transport) = match layout.processes {
@@ -137,7 +211,12 @@ async fn open_mesh(
     let graphs = graphs(model, context, chunk, (options, gpus.iter().any(Option::is_some)))?;
     let weights = Cancellable { weights: &model.source, cancel: &options.cancel };
     let mesh = MeshEngine::new(options, (local, gpus), &graphs, &weights, transport, notify).await?;
-    Ok((Engine::over(mesh), chunk))
+    Ok(Opened {
+        engine: Engine::over(mesh),
+        chunk,
+        #[cfg(feature = "text")]
+        pages: None,
+    })
 }
 
 /// Tokens of a prompt in one step. A software adapter reads left operands from uniform memory only while they are small; the

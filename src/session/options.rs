@@ -1,6 +1,7 @@
 //! How a model is opened, and what is told meanwhile.
 
 use super::{Cancel, DeviceChoice, Layout, Precision, Team};
+use crate::base::DType;
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
@@ -24,6 +25,11 @@ pub struct Options {
     pub context: Option<usize>,
     /// What products are computed in: f32 unless said otherwise.
     pub precision: Precision,
+    /// In what keys and values are kept: f32, f16 or q8_0; f32 where not given, f16 where the CPU rounds to int8. Others than f32 are
+    /// for one device that is the CPU.
+    pub kv: Option<DType>,
+    /// Whether steps of a conversation compute tokens ahead that may follow.
+    pub speculation: Speculation,
     /// Threads of the CPU; as many as this process may run at once where 0.
     pub threads: usize,
     /// After every step, look for the first value that is not finite. Slow; costs nothing when off.
@@ -67,6 +73,16 @@ impl Options {
     pub fn precision(self, precision: Precision) -> Options {
         Options { precision, ..self }
     }
+    /// Sets [`Options::kv`].
+    #[must_use]
+    pub fn kv(self, kv: DType) -> Options {
+        Options { kv: Some(kv), ..self }
+    }
+    /// Sets [`Options::speculation`].
+    #[must_use]
+    pub fn speculation(self, speculation: Speculation) -> Options {
+        Options { speculation, ..self }
+    }
     /// Sets [`Options::threads`].
     #[must_use]
     pub fn threads(self, threads: usize) -> Options {
@@ -97,6 +113,17 @@ impl Options {
     pub fn notices(self, notices: Notices) -> Options {
         Options { notices, ..self }
     }
+}
+
+/// Whether logits are made ahead of tokens that may follow. The text is the same with and without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Speculation {
+    /// What followed the last tokens where they stood before, on the CPU, and as long as it saves time.
+    #[default]
+    Lookup,
+    /// Token by token.
+    Off,
 }
 
 /// What happens while a model opens, for whoever shows it.

@@ -25,6 +25,8 @@ pub const LANES: usize = 16;
 pub trait Isa: Copy + 'static {
     /// Rows of the left operand that fit the registers beside a vector of weights: 8, or 4.
     const TALL: usize;
+    /// Rows up to which products meet blocks of weights as they lie: 4, or 1 where that is not worth its code.
+    const FEW: usize = 4;
     /// 16 f32.
     type F: Copy;
     /// 16 i32.
@@ -132,6 +134,18 @@ impl Set {
     /// The widest set that this CPU has.
     pub fn best() -> Set {
         Set::all().pop().unwrap_or(Set(Kind::Scalar))
+    }
+    /// [`Isa::FEW`].
+    pub fn few(self) -> usize {
+        match self.0 {
+            Kind::Scalar => Scalar::FEW,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => avx2::Avx2::FEW,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => avx512::Avx512::FEW,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Kind::Simd128 => simd128::Simd128::FEW,
+        }
     }
     pub fn name(self) -> &'static str {
         match self.0 {

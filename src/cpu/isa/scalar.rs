@@ -28,6 +28,7 @@ fn zip(a: F, b: F, f: impl Fn(f32, f32) -> f32) -> F {
 
 impl Isa for Scalar {
     const TALL: usize = 4;
+    const FEW: usize = 1;
     type F = F;
     type I = [i32; LANES];
     type B = [u8; 4 * LANES];

@@ -37,6 +37,7 @@ fn widen(h: v128) -> v128 {
 
 impl Isa for Simd128 {
     const TALL: usize = 4;
+    const FEW: usize = 1;
     type F = V;
     type I = V;
     type B = V;

@@ -166,7 +166,14 @@ impl Attention {
             |t: Tensor<'g>, heads: usize| self.turned(b, t.reshape(vec![rows, heads.into(), self.head.into()]), layout);
         let (q, k) = (rope(q, self.heads), rope(k, self.kv_heads).reshape(vec![rows, kv_width.into()]));
         let pool = |name: &str, new: Tensor<'g>| {
-            let pool = b.g.state(&format!("layers.{layer}.{name}"), DType::F32, [pages.pool, kv_width]);
+            let name = format!("layers.{layer}.{name}");
+            if pages.kv.is_quantised() {
+                // Blocks end where heads do.
+                let pool = b.g.state(&name, pages.kv, [pages.pool, self.kv_heads, self.head]);
+                let new = new.reshape(vec![rows, self.kv_heads.into(), self.head.into()]);
+                return pool.append_at(new, pages.places);
+            }
+            let pool = b.g.state(&name, pages.kv, [pages.pool, kv_width]);
             let all = pool.cut(MeshAxis::Tensor, Split(1), keys).append_at(new, pages.places);
             all.reshape([pages.pool, self.kv_heads, self.head])
         };

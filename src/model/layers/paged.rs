@@ -8,10 +8,10 @@ use crate::graph::{self, Graph, GraphBuilder, Tensor};
 /// The sizes of a step over pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PagedShape {
-    /// Rows (tokens) of the step, of all sequences together.
-    pub rows: Var,
+    /// Rows (tokens) of the step, of all sequences together: a number, or a variable.
+    pub rows: Dim,
     /// Rows whose logits are made.
-    pub outputs: Var,
+    pub outputs: Dim,
     /// Sequences that a step may have rows of.
     pub sequences: usize,
     /// Tokens of a sequence.
@@ -20,6 +20,8 @@ pub struct PagedShape {
     pub page: usize,
     /// Pages of the pool.
     pub pages: usize,
+    /// In what keys and values are kept: f32, f16 or q8_0.
+    pub kv: DType,
 }
 
 impl PagedShape {
@@ -49,6 +51,7 @@ pub struct Pages<'g> {
     /// Tokens of a page, and rows of the pool.
     pub page: u32,
     pub pool: usize,
+    pub kv: DType,
 }
 
 /// Where rows find the states that their sequences have in slots, whatever their length.
@@ -68,7 +71,7 @@ pub struct Own<'g> {
 
 impl<'g> Own<'g> {
     fn inputs(g: &'g GraphBuilder, s: &PagedShape, rows: usize) -> Own<'g> {
-        let (step, sequences) = (Dim::from(s.rows), Dim::from(s.active()));
+        let (step, sequences) = (s.rows, Dim::from(s.active()));
         let of = |name: &str, n: Dim| g.input(name, DType::U32, vec![n]);
         let earlier = match rows {
             0 => vec![],
@@ -85,7 +88,7 @@ impl<'g> Own<'g> {
 
 impl<'g> Pages<'g> {
     fn inputs(g: &'g GraphBuilder, s: &PagedShape, (back, own): (usize, Option<usize>)) -> Pages<'g> {
-        let rows = Dim::from(s.rows);
+        let rows = s.rows;
         let of_rows = |name: &str| g.input(name, DType::U32, vec![rows]);
         let earlier = match back {
             0 => vec![],
@@ -103,6 +106,7 @@ impl<'g> Pages<'g> {
             own: own.map(|rows| Own::inputs(g, s, rows)),
             page: s.page as u32,
             pool: s.page * s.pages,
+            kv: s.kv,
         }
     }
 
@@ -118,7 +122,7 @@ impl<'g> Pages<'g> {
 /// `[outputs]`, the rows whose logits are made; for families that look back otherwise than by attention `earlier` `[tokens back, rows]`;
 /// for those whose sequences have states in slots `active` `[sequences of the step]`, `owners` `[rows]`, `own_earlier` `[rows kept, rows]`,
 /// `kept` and `kept_at` `[sequences · rows kept]` (see [`Own`]).
-/// States: pools `layers.N.k` and `layers.N.v`, f32 `[pages · page, kv_heads · head]`. Output: `logits` f32 `[outputs, vocab]`.
+/// States: pools `layers.N.k` and `layers.N.v`, `[pages · page, kv_heads · head]` of type `kv`. Output: `logits` f32 `[outputs, vocab]`.
 ///
 /// # Errors
 /// Tensors that are missing or have other shapes; a context that cannot be planned.
@@ -126,12 +130,12 @@ pub fn paged_step(family: &dyn Decoder, weights: &dyn Weights, model: &str, step
     let (s, g) = (&family.common().sizes, GraphBuilder::new());
     g.at("embedding");
     let pages = Pages::inputs(&g, step, (family.looks_back(), family.keeps()));
-    let tokens = g.input("tokens", DType::U32, vec![Dim::from(step.rows)]);
-    let outputs = g.input("outputs", DType::U32, vec![Dim::from(step.outputs)]);
+    let tokens = g.input("tokens", DType::U32, vec![step.rows]);
+    let outputs = g.input("outputs", DType::U32, vec![step.outputs]);
     let positions = pages.positions;
     let mut b = Blocks {
         g: &g,
-        rows: Rows::Paged { rows: step.rows.into() },
+        rows: Rows::Paged { rows: step.rows },
         pages: Some(pages),
         origin: Origin::File(weights),
         names: &family.common().names,
