@@ -226,7 +226,7 @@ fn attention_takes_values_of_another_width_and_keys_of_each_rows_own_number() {
             let (v, n) = (g.input("v", DType::F32, [2, 5, 2, 8]), g.input("lengths", DType::U32, [2]));
             g.output("y", q.attention_with_weights(k, v, None, Some(n), how).0);
         },
-        &[&inputs[..], &[lengths.clone()]].concat(),
+        &[&inputs[..], std::slice::from_ref(&lengths)].concat(),
     );
     // The same in halves of the values, under a mask.
     let halves = computed(
@@ -237,7 +237,7 @@ fn attention_takes_values_of_another_width_and_keys_of_each_rows_own_number() {
             let half = |i: i64| q.attention(k, v.slice(3, i * 4, 4), Some(mask), how);
             g.output("y", g.concat(&[half(0), half(1)], 3));
         },
-        &[&inputs[..], &[lengths.clone()]].concat(),
+        &[&inputs[..], std::slice::from_ref(&lengths)].concat(),
     );
     near(&wide, &halves);
     let sums = computed(

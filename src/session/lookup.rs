@@ -143,7 +143,8 @@ mod tests {
         }
         assert_eq!(l.guess(&text, 3), [4, 1, 2]);
         l.keep(vec![1, 2], vec![vec![0.0]; 2], Duration::from_millis(12));
-        (l.known(&[1]), l.known(&[1, 2]));
+        l.known(&[1]);
+        l.known(&[1, 2]);
         assert!(!l.guess(&text, 3).is_empty());
     }
 }

@@ -172,7 +172,6 @@ pub(super) async fn open_paged(
 /// Pages of the pool: as many as all sequences could fill, within the bytes that there are and what a device binds at once.
 #[cfg(feature = "text")]
 fn pages(model: &Model, context: usize, how: &BatchOptions, (gpu, kv): (Option<&Gpu>, DType)) -> Result<usize> {
-    let info = model.info();
     let page_bytes = model.kv_bytes_per_token(kv).max(1) * PAGE as u64;
     let one = context.div_ceil(PAGE) as u64;
     let mut most = match how.kv_bytes {

@@ -133,8 +133,8 @@ fn what_is_broken_of_it_is_seen() {
 fn a_layer_over_pages_takes_at_most_eight_dispatches() {
     let Some(path) = model("smollm2-135m") else { return };
     let model = Model::new(ModelSource::open(path).unwrap()).unwrap();
-    let (rows, outputs) = (Var::new("rows", 8), Var::new("outputs", 8));
-    let shape = PagedShape { rows, outputs, sequences: 8, context: 512, page: 32, pages: 128 };
+    let (rows, outputs) = (Var::new("rows", 8).into(), Var::new("outputs", 8).into());
+    let shape = PagedShape { rows, outputs, sequences: 8, context: 512, page: 32, pages: 128, kv: DType::F32 };
     let graph = model.paged_graph(&shape).unwrap();
     for caps in [Caps::FLOOR, large_gpu(), Caps { kind: AdapterKind::Software, ..large_gpu() }] {
         let made = plan(&graph, &caps, &Options::for_caps(&caps)).unwrap();
