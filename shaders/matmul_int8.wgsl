@@ -1,6 +1,7 @@
-// matmul_int8: rows of bytes, as quantise makes them, times a weight of blocks whose numbers fit into bytes, for GPUs. A workgroup
-// makes BM × BN outputs, a lane some of them in registers. Tiles are a run of 32 steps along k, in which neighbouring
-// lanes read neighbouring vectors of 16 steps. As it stands, tiles of 8 × 8, an output a lane, weights that are quantised likewise.
+// matmul_int8: rows of bytes, as quantise makes them, times a weight of blocks whose numbers fit into bytes, for GPUs.
+// A workgroup makes BM × BN outputs, a lane some of them in registers. Tiles are a run of 32 steps along k, in which
+// neighbouring lanes read neighbouring vectors of 16 steps. As it stands: tiles of 8 × 8, an output a lane, weights
+// that are quantised likewise.
 
 const BM: u32 = 8u;
 const BN: u32 = 8u;

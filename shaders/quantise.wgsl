@@ -1,6 +1,7 @@
-// quantise: rows of f32 become signed bytes by blocks of 32 with a factor each, for products of integers. An invocation makes
-// a block of three vectors: 16 elements, 16 elements, and the bits of three f32: the factor, and the sums of each
-// half's elements as they were rounded. A block with anything that is not finite becomes NaN. Dispatched as a single row of groups.
+// quantise: rows of f32 become signed bytes by blocks of 32 with a factor each, for products of integers. An
+// invocation makes a block of three vectors: 16 elements, 16 elements, and the bits of three f32: the factor, and the
+// sums of each half's elements as they were rounded. A block with anything that is not finite becomes NaN. Dispatched
+// as a single row of groups.
 
 const WG: u32 = 64u;
 
