@@ -302,12 +302,11 @@ fn a_profile_is_a_trace_that_names_every_dispatch() {
     let trace: Json = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     let spans: Vec<&Json> = trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X").collect();
     let planned = warpweft(&["plan", &path, "--device", &index]);
-    let dispatches = planned
-        .out
-        .lines()
-        .last()
-        .map(|_| planned.out.lines().filter(|l| l.contains(" FLOP, ") && !l.starts_with("for ")).count());
-    assert_eq!(Some(spans.len()), dispatches, "{}", planned.out);
+    // Where shaders run on a CPU a conversation goes over pages: its rows look up their positions, its layers are as planned.
+    let numbered = |l: &&str| l.trim_start().starts_with(|c: char| c.is_ascii_digit());
+    let of_layers = planned.out.lines().filter(numbered).filter(|l| l.contains("\"layers.")).count();
+    let seen = spans.iter().filter(|s| s["name"].as_str().is_some_and(|n| n.contains("layers."))).count();
+    assert!(seen > 0 && seen == of_layers, "{seen} spans of layers: {}", planned.out);
     for span in &spans {
         let name = span["name"].as_str().unwrap();
         assert!(["embedding", "layers.0.", "layers.1.", "head"].iter().any(|p| name.contains(p)), "{name}");
