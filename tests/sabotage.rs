@@ -71,7 +71,7 @@ const BREAKS: &[(&str, bool, &str, &str, &str)] = &[
     ("expert_matmul", true, "expert_matmul", "(place % p.slots) * p.x_slot", "0u"),
     ("expert_matmul", true, "expert_matmul", "i < p.k", "i + 1u < p.k"),
     ("expert_matmul", true, "expert_matmul", "+ at % p.outs", ""),
-    ("delta_rule", true, "delta_rule", "== 0.0) {", "== 2.0) {"),
+    ("delta_rule", true, "delta_rule", "== 0.0) {", "!= 0.0) {"),
     ("delta_rule", true, "delta_rule", "change = gates[gate + 1u]", "change = gates[gate]"),
     ("delta_rule", true, "delta_rule", "all += sums[", "all = sums["),
     ("delta_rule", true, "delta_rule", "all.z * change", "change"),

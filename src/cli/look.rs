@@ -171,7 +171,9 @@ async fn device_caps(choice: &DeviceChoice) -> Result<(Caps, String, Option<Arc<
 async fn outlook(model: &Model, place: &Place) -> Result<()> {
     let (graph, bindings, context) = typical(model, place)?;
     let (caps, name, gpu) = device_caps(&place.device).await?;
-    let plan = match crate::plan::plan(&graph, &caps, &Options::for_caps(&caps)) {
+    let mut options = Options::for_caps(&caps);
+    options.precision = place.precision;
+    let plan = match crate::plan::plan(&graph, &caps, &options) {
         Ok(plan) => plan,
         Err(e) => {
             style::out(&format!("does not fit {name} at a context of {context}: {e}\n"));
@@ -237,6 +239,7 @@ impl PlanCommand {
         let (caps, name, gpu) =
             if self.floor { (Caps::FLOOR, "the floor".into(), None) } else { device_caps(&self.place.device).await? };
         let mut options = Options::for_caps(&caps);
+        options.precision = self.place.precision;
         if let Some(known) = gpu.as_deref().and_then(|g| self.known_tuning(g)) {
             options.tuning = known;
         }

@@ -62,13 +62,13 @@ const HARMLESS: &[&str] = &[
     "return_tensors",
     "device",
     "disable_grouping",
-    "default_to_square",
     "_valid_processor_keys",
     "auto_map",
 ];
 const READ: &[&str] = &[
     "do_resize",
     "size",
+    "default_to_square",
     "resample",
     "do_center_crop",
     "crop_size",
@@ -161,7 +161,7 @@ impl Preprocess {
                         n.as_u64().and_then(Filter::of).ok_or_else(|| at.wrong("resample", "a number from 0 to 5"))?
                     }
                 };
-                Some((at.size("size", default, false)?, filter))
+                Some((at.size("size", default, at.flag("default_to_square", false)?)?, filter))
             }
         };
         let crop = match at.flag("do_center_crop", clip)? {

@@ -10,6 +10,8 @@ use std::path::Path;
 /// Samples per second that are taken.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=384_000;
 const MOST_CHANNELS: u16 = 64;
+/// The longest sound.
+const MOST_SECONDS: u64 = 6 * 3600;
 /// Samples that are resampled together.
 const CHUNK: usize = 4096;
 
@@ -41,6 +43,10 @@ pub fn decode_wav(bytes: &[u8], path: &Path) -> Result<Sound> {
                 RATES.end()
             ),
         ));
+    }
+    let seconds = u64::from(reader.duration()) / u64::from(spec.sample_rate);
+    if seconds > MOST_SECONDS {
+        return Err(Error::file(path, format!("lasts {seconds} s: up to {MOST_SECONDS} are read; cut it")));
     }
     let channels = usize::from(spec.channels).max(1);
     let (mut samples, mut sum, mut have) = (vec![], 0.0f32, 0usize);

@@ -82,7 +82,7 @@ pub enum RopeLayout {
 /// use warpweft::{Attention, DType, GraphBuilder};
 ///
 /// let g = GraphBuilder::new();
-/// let [q, k, v] = ["q", "k", "v"].map(|name| g.input(name, DType::F32, [2, 5, 16]));
+/// let [q, k, v] = ["q", "k", "v"].map(|name| g.input(name, DType::F32, [2, 5, 4, 16]));
 /// g.output("y", q.attention(k, v, None, Attention::scaled(0.25).causal(0).window(3)));
 /// g.finish()?;
 /// # Ok::<(), warpweft::Error>(())

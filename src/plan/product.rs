@@ -309,14 +309,21 @@ pub fn takes_norm(l: &Lower, user: Value, norm: Value) -> bool {
     let (v, _) = choose(l, &p);
     let vector = matches!(v.form, Form::Vector | Form::Subgroup) && v.precision == Precision::F32;
     let plain = |o: &Operand| {
-        let written = matches!(&l.graph.node(o.base).source, Source::State)
-            || matches!(l.graph.node(o.base).kind(), "append" | "assign");
-        !written && o.dtype == DType::F32 && o.layout.is_contiguous(&o.shape) && o.layout.offset.divisible_by(4)
+        !is_written(l, o)
+            && o.dtype == DType::F32
+            && o.layout.is_contiguous(&o.shape)
+            && o.layout.offset.divisible_by(4)
     };
     let operands: Option<Vec<Operand>> = l.graph.node(norm).args().iter().map(|a| operand(l, *a).ok()).collect();
     vector
         && p.a.layout == Layout::contiguous(&p.a.shape)
         && operands.is_some_and(|o| o.len() == 2 && o.iter().all(plain))
+}
+
+/// Whether a step writes an operand: a dispatch that reads it may not be put off.
+fn is_written(l: &Lower, o: &Operand) -> bool {
+    let node = l.graph.node(o.base);
+    matches!(node.source, Source::State) || matches!(node.kind(), "append" | "assign")
 }
 
 fn product_of(l: &Lower, v: Value) -> Option<Product> {
@@ -334,7 +341,8 @@ pub fn takes_pair(l: &Lower, product: Value) -> bool {
         Form::Rows => (p.m().bound() * p.k().bound() * 4) as u64 <= matmul::UNIFORM_BYTES[1],
         Form::Tiled => false,
     };
-    few && whole && fits(choose(l, &p).0)
+    // It is computed where its result is made, later than it stands.
+    few && whole && !is_written(l, &p.a) && !is_written(l, &p.b) && fits(choose(l, &p).0)
 }
 
 /// The dispatch of a product and of what makes one result of both halves of its columns.
@@ -349,7 +357,11 @@ pub fn emit_pair(l: &mut Lower, pair: &Pair) -> Result<()> {
     let left = match (&norm, v.precision) {
         (Some(norm), _) => norm.left.clone(),
         (None, Precision::Int8) => bound("a", int8::quantise(l, &p), "vec4<u32>", false),
-        (None, _) => strips(l, &p, v.form).swap_remove(0).left,
+        (None, _) => match &strips(l, &p, v.form)[..] {
+            [whole] => whole.left.clone(),
+            // Rows of a larger buffer, which may be cut elsewhere.
+            _ => bound("a", p.a.buffer, "vec4<f32>", false),
+        },
     };
     let mut code = l.code();
     code.bound.push(left);

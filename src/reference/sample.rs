@@ -13,7 +13,7 @@ impl Random {
     pub fn new(seed: u64) -> Self {
         Random(seed)
     }
-    #[expect(clippy::should_implement_trait, reason = "a generator of numbers is no sequence to be walked")]
+    #[allow(clippy::should_implement_trait, reason = "a generator of numbers is no sequence to be walked")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -80,6 +80,7 @@ impl Engine {
         let (context, check_numerics, cache) = (options.context, options.check_numerics, options.cache.clone());
         let (layout, cancel) = (options.layout.clone(), options.cancel.clone());
         let (precision, threads, kv) = (options.precision, options.threads, options.kv);
+        let notices = options.notices.clone();
         let how = BatchOptions {
             sequences: limits.parallel.max(1),
             kv_bytes: limits.kv_bytes,
@@ -101,6 +102,10 @@ impl Engine {
             let model = Model::new(ModelSource::open(&path)?)?;
             let (decodes, pages) = (model.check_generates().is_ok(), model.has_pages() && options.layout.is_single());
             drop(model);
+            let notify = &mut |notice: Notice| {
+                notices.tell(notice.clone());
+                notify(notice);
+            };
             if decodes && !pages {
                 log::info!("{}: requests are answered one after another", path.display());
             }

@@ -3,6 +3,7 @@
 use super::cancel::Cancellable;
 use super::choose::picked;
 use super::engine::Engine;
+use super::open::check_alone;
 use super::{Cancel, Notice, Options};
 use crate::base::{Array, Bindings, DType, Error, Result, Var};
 use crate::device::Gpu;
@@ -58,6 +59,7 @@ impl Embedder {
 
     /// From a model whose weights are there, or arrive later.
     pub(super) async fn with(model: &Model, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Embedder> {
+        check_alone(options, &model.name)?;
         let info = model.info();
         model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
         let sentence = model.sentence().cloned().unwrap_or_else(|| Sentence::mean(info.context));

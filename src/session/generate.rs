@@ -328,7 +328,8 @@ impl Generator {
         let reused = self.reuse(replica, tokens);
         if reused + 1 < tokens.len() || self.lookup.is_none() {
             let logits = self.prefill(replica, tokens, cancel).await?;
-            return Ok((self.cached[replica].len() - reused, logits));
+            // A step that was cancelled has left nothing.
+            return Ok((self.cached[replica].len().saturating_sub(reused), logits));
         }
         let room = self.context - tokens.len();
         let guess = self.lookup.as_mut().map_or(vec![], |l| l.guess(tokens, room));

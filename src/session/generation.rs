@@ -2,7 +2,7 @@
 
 use super::words::Words;
 use super::{Alternative, Cancel, Finished, Generator, Request, Stop, Token};
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::text::{Choice, Constraint, Sampler, StreamDecoder, top_logprobs};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -148,6 +148,15 @@ impl Generator {
     pub(super) async fn next_until(&mut self, g: &mut Generation, cancel: &AtomicBool) -> Result<Option<Token>> {
         if g.stop.is_some() {
             return Ok(None);
+        }
+        if g.tokens.len() > self.context() || g.replica >= self.replicas() {
+            return Err(Error::usage(format!(
+                "the answer has {} tokens on replica {}, this model a context of {} and {} replicas: go on with one that was opened alike",
+                g.tokens.len(),
+                g.replica,
+                self.context(),
+                self.replicas()
+            )));
         }
         let start = Instant::now();
         let (fresh, logits) = self.logits_after(g.replica, &g.tokens, cancel).await?;

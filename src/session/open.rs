@@ -73,6 +73,18 @@ pub(super) async fn open_engine(
 }
 
 /// # Errors
+/// What only models that generate obey.
+pub(super) fn check_alone(options: &Options, model: &str) -> Result<()> {
+    if !options.layout.is_single() {
+        return Err(Error::usage(format!("{model} runs on one device: leave --mesh and --devices out")));
+    }
+    match options.kv.filter(|kv| *kv != DType::F32) {
+        Some(kv) => Err(Error::usage(format!("keys and values in {kv} are for models that generate: leave --kv out"))),
+        None => Ok(()),
+    }
+}
+
+/// # Errors
 /// A type in which keys and values cannot be kept there.
 fn check_kv(gpu: Option<&Gpu>, options: &Options) -> Result<()> {
     let Some(kv) = options.kv else { return Ok(()) };
@@ -100,10 +112,12 @@ fn pays(model: &Model, gpu: Option<&Gpu>, options: &Options) -> bool {
     reads && model.has_pages() && model.keeps().is_none()
 }
 
-/// In what keys and values are kept. The CPU rounds them to f16 where it rounds what it multiplies with weights.
+/// In what keys and values are kept. The CPU rounds them to f16 where it rounds what it multiplies with weights, and where heads
+/// consist of whole vectors.
 #[cfg(feature = "text")]
 fn kv_type(model: &Model, gpu: Option<&Gpu>, options: &Options) -> DType {
-    let rounds = || gpu.is_none() && options.precision == Precision::Int8 && model.is_quantised();
+    let whole = || model.decoder().is_some_and(|d| d.common().sizes.head.is_multiple_of(16));
+    let rounds = || gpu.is_none() && options.precision == Precision::Int8 && model.is_quantised() && whole();
     options.kv.unwrap_or_else(|| if rounds() { DType::F16 } else { DType::F32 })
 }
 

@@ -3,6 +3,7 @@
 use super::cancel::Cancellable;
 use super::choose::picked;
 use super::engine::Engine;
+use super::open::check_alone;
 use super::{Cancel, Notice, Options};
 use crate::base::{Array, Bindings, Error, Result, Var};
 use crate::device::Gpu;
@@ -43,6 +44,7 @@ impl ImageEmbedder {
         notify: &mut dyn FnMut(Notice),
     ) -> Result<ImageEmbedder> {
         let model = Model::new(ModelSource::open(path)?)?;
+        check_alone(options, &model.name)?;
         let tower = model.vision().cloned();
         let batch = tower.as_ref().map_or(1, |t| (BATCH_ROWS / t.common.context).clamp(1, BATCH));
         let graph = model.image_graph(Var::new("batch", batch as u32))?;

@@ -3,6 +3,7 @@
 use super::cancel::Cancellable;
 use super::choose::picked;
 use super::engine::Engine;
+use super::open::check_alone;
 use super::speaking::{Listening, Rules, log_softmax};
 use super::{Cancel, Notice, Options};
 use crate::base::{Array, Bindings, Error, Result, Var};
@@ -55,6 +56,10 @@ impl Transcriber {
         notify: &mut dyn FnMut(Notice),
     ) -> Result<Transcriber> {
         let model = Model::new(ModelSource::open(path)?)?;
+        check_alone(options, &model.name)?;
+        if options.context.is_some() {
+            return Err(Error::usage(format!("{} writes as much as its file says: leave --ctx out", model.name)));
+        }
         model.notes().iter().for_each(|n| notify(Notice::Say(n.clone())));
         let hear = model.hear_graph()?;
         let speech = model.speech().cloned().ok_or_else(|| Error::model(&model.name, "hears no speech"))?;

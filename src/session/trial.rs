@@ -2,6 +2,7 @@
 //! and held against.
 
 use super::probes::{Probes, Rate};
+use super::trust::trusted;
 use super::{Notice, Options, pick_with, tune};
 use crate::base::{Array, Bindings, DType, Error, Result, Var};
 use crate::device::{Gpu, Program, Store};
@@ -70,6 +71,7 @@ impl Trial {
             }
         };
         let mut plan_options = plan::Options::for_caps(gpu.caps());
+        plan_options.precision = trusted(&gpu, options.precision).await?;
         if let Some(tuning) = tune::tuned(&gpu, options.cache.as_deref(), notify).await? {
             plan_options.tuning = tuning;
         }

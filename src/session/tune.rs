@@ -2,7 +2,7 @@
 
 use super::Notice;
 use crate::base::units::median;
-use crate::base::{Array, Bindings, Caps, DType, Error, Result};
+use crate::base::{Array, Bindings, Caps, DType, Error, Precision, Result};
 use crate::device::{Gpu, Program, Store};
 use crate::format::{SAMPLES, TYPICAL};
 use crate::graph::GraphBuilder;
@@ -40,7 +40,7 @@ fn file(gpu: &Gpu, cache: &Path) -> PathBuf {
 pub fn load_tuning(gpu: &Gpu, cache: &Path) -> Option<Tuning> {
     let text = std::fs::read_to_string(file(gpu, cache)).ok()?;
     let Saved { texels, chosen } = serde_json::from_str(&text).ok()?;
-    let valid = chosen.values().all(|name| Variant::find(name).is_some());
+    let valid = chosen.values().all(|name| Variant::find(name).is_some_and(|v| v.precision == Precision::F32));
     valid.then(|| Tuning { texels, chosen, ..Tuning::for_kind(gpu.caps().kind) })
 }
 
@@ -122,7 +122,8 @@ fn candidates(tall: bool, serial: bool, caps: &Caps) -> Vec<Variant> {
         Form::Vector | Form::Subgroup => !tall && !serial,
         Form::Tiled => tall && !serial,
     };
-    VARIANTS.iter().copied().filter(|v| suits(v) && v.requires(caps)).collect()
+    // What is timed are plans in f32: other precisions would be timed under a wrong name.
+    VARIANTS.iter().copied().filter(|v| v.precision == Precision::F32 && suits(v) && v.requires(caps)).collect()
 }
 
 /// Median seconds of one matmul, its submission and wait included.

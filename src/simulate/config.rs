@@ -84,14 +84,13 @@ fn kind(name: &str, model_type: &str) -> Result<Kind> {
         "gpt_neox" | "gptj" | "phi" => Ok(Kind { gated: false, biases: true, ..modern }),
         "falcon" => Ok(Kind { gated: false, tied: true, ..modern }),
         "nemotron" => Ok(Kind { gated: false, ..modern }),
-        "bert" | "roberta" | "xlm-roberta" | "camembert" | "distilbert" | "mpnet" | "nomic_bert" | "modernbert" => {
-            Err(Error::model(
-                name,
-                format!(
-                    "is an encoder ({model_type}): its plan can be priced (--plan), layers written down from a shape are decoders'"
-                ),
-            ))
-        }
+        "bert" | "roberta" | "xlm-roberta" | "camembert" | "distilbert" | "mpnet" | "nomic_bert" | "modernbert"
+        | "clip" | "siglip" | "whisper" => Err(Error::model(
+            name,
+            format!(
+                "is an encoder, or has one ({model_type}): its plan can be priced (--plan), layers written down from a shape are decoders'"
+            ),
+        )),
         "qwen3_next" | "qwen3_5" | "qwen3_5_text" | "qwen3_5_moe" | "qwen3_5_moe_text" => Err(Error::model(
             name,
             format!(

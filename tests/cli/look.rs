@@ -123,8 +123,22 @@ fn help_lists_every_command_and_the_readme_speaks_of_nothing_else() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let help = warpweft(&["--help"]);
     let commands = [
-        "run", "chat", "embed", "transcribe", "pull", "models", "devices", "inspect", "plan", "tune", "cluster", "simulate",
-        "validate", "web", "quantize", "serve",
+        "run",
+        "chat",
+        "embed",
+        "transcribe",
+        "pull",
+        "models",
+        "devices",
+        "inspect",
+        "plan",
+        "tune",
+        "cluster",
+        "simulate",
+        "validate",
+        "web",
+        "quantize",
+        "serve",
     ];
     let mut all = String::new();
     for name in commands {

@@ -158,6 +158,7 @@ fn read_experts(at: &Keys, common: &mut Common) -> Result<(usize, Experts)> {
     }
     let mut experts = Experts::read(at, common, 1792)?;
     experts.scoring = Scoring::Sigmoid;
+    experts.floor = 1e-6;
     experts.normalised = at.flag("", "norm_topk_prob")?.unwrap_or(true);
     experts.scale = at.real("", "routed_scaling_factor", 0.0, 1.0)? as f32;
     common.names.experts = experts.count;

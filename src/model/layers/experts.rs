@@ -21,6 +21,8 @@ pub struct Experts {
     pub scoring: Scoring,
     /// Experts are chosen within a few groups of them.
     pub groups: Option<Groups>,
+    /// What is added to the sum by which the weights of a token's experts are divided, where they are sigmoids.
+    pub floor: f32,
     /// What the weights are multiplied by.
     pub scale: f32,
     /// Whether router and experts have biases.
@@ -88,6 +90,7 @@ impl Experts {
             normalised: true,
             scoring: Scoring::Softmax,
             groups: None,
+            floor: 1e-20,
             scale: 1.0,
             bias: false,
         })
@@ -166,7 +169,7 @@ impl Experts {
                 let open = groups.map_or(best, |g| g.limit(b, best, self.count, -f32::MAX));
                 let (ids, _) = top(b, open, [self.count, self.used]);
                 let chosen = self.values_at(b, shares, ids);
-                let sum = chosen.sum(&[1]).reshape(vec![b.rows.count(), 1.into()]) + 1e-20;
+                let sum = chosen.sum(&[1]).reshape(vec![b.rows.count(), 1.into()]) + self.floor;
                 (ids, if self.normalised { chosen / sum } else { chosen })
             }
         };
