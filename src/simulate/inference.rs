@@ -43,14 +43,14 @@ pub struct Serving {
     pub mode: Mode,
     /// Share of the memory that is left after weights which the cache may take.
     pub cache_share: f64,
-    /// Requests a second of all replicas, for [`Mode::Continuous`]; none for as many as there can be.
+    /// Requests per second of all replicas, where they are served continuously; none for as many as there can be.
     pub load: Option<f64>,
 }
 
 /// What comes out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answering {
-    /// Answer tokens a second of all replicas (of the prompt, for [`Mode::Prefill`]).
+    /// Answer tokens per second of all replicas (tokens of the prompt, where prompts alone are computed).
     pub tokens_per_second: f64,
     /// To the first token, and between tokens, of one sequence.
     pub first_token: Seconds,

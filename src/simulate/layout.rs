@@ -57,7 +57,7 @@ pub enum Gathers {
     Layer,
 }
 
-/// What the training software does beyond arithmetic ([`super::software`] reads it from assets/stacks).
+/// What the training software does beyond arithmetic (read from assets/stacks).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stack {
     /// Attention in one kernel that keeps no scores.

@@ -6,7 +6,7 @@ use pollster::block_on;
 use std::sync::Arc;
 use warpweft::base::{AdapterKind, Array, Bindings, Caps, DType, Var};
 use warpweft::device::{Gpu, Program, Store};
-use warpweft::graph::{Graph, GraphBuilder};
+use warpweft::graph::{Graph, GraphBuilder, Tensor};
 use warpweft::kernel::{Kernel, Template};
 use warpweft::model::{Model, ModelSource, PagedShape};
 use warpweft::plan::{Options, Plan, plan};
@@ -91,6 +91,46 @@ fn a_gated_network_of_few_rows_takes_two_dispatches_or_three_and_is_right() {
     let options = Options { keep_values: true, ..Options::for_caps(gpu.caps()) };
     assert!(plan(&graph, gpu.caps(), &Options::for_caps(gpu.caps())).unwrap().dispatches.len() >= 4);
     assert!(plan(&network(1, DType::Q4_1, false).0, gpu.caps(), &options).unwrap().dispatches.len() >= 4);
+}
+
+/// `silu(a) · b` of both halves of a product.
+fn gated(product: Tensor<'_>, half: i64) -> Tensor<'_> {
+    product.slice(1, 0, half).silu() * product.slice(1, half, half)
+}
+
+#[test]
+fn a_product_is_not_put_off_past_a_write_of_what_it_reads() {
+    let Found::Device(gpu) = device(None) else { return };
+    let g = GraphBuilder::new();
+    let x = g.input("x", DType::F32, [1, 64]);
+    let before = g.state("before", DType::F32, [1, 64]);
+    let product = before.matmul_t(g.weight("w", DType::F32, [128, 64]));
+    before.assign(x);
+    g.output("y", gated(product, 64));
+    let graph = g.finish().unwrap();
+    let weights: Memory = [("w".to_string(), matrix(DType::F32, 128, 64, 1))].into();
+    let x = Array::f32(&[1, 64], &[0.5; 64]);
+    for options in ways(&gpu) {
+        let got = run(&gpu, plan(&graph, gpu.caps(), &options).unwrap(), &weights, &x).unwrap();
+        assert_eq!(wrong(&graph, &weights, &x, &got), None);
+    }
+}
+
+#[test]
+fn rows_of_a_larger_buffer_are_all_multiplied() {
+    let Found::Device(gpu) = device(None) else { return };
+    let (rows, k) = (100, 2304);
+    let g = GraphBuilder::new();
+    let x = g.input("x", DType::F32, [rows, k]).slice(0, 0, 6);
+    g.output("y", gated(x.matmul_t(g.weight("w", DType::F32, [128, k])), 64));
+    let graph = g.finish().unwrap();
+    let weights: Memory = [("w".to_string(), matrix(DType::F32, 128, k, 2))].into();
+    let values: Vec<f32> = (0..rows * k).map(|i| ((i * 37 + i / 9) % 101) as f32 / 50.0 - 1.0).collect();
+    let x = Array::f32(&[rows, k], &values);
+    for options in ways(&gpu) {
+        let got = run(&gpu, plan(&graph, gpu.caps(), &options).unwrap(), &weights, &x).unwrap();
+        assert_eq!(wrong(&graph, &weights, &x, &got), None);
+    }
 }
 
 /// Whether forms without barriers are planned, what is replaced, by what.
