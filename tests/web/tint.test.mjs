@@ -13,12 +13,13 @@ const gpu = require("webgpu").create(["backend=null"]);
 /** @type {any[]} */
 const kept = [gpu];
 
-/** A device of Dawn, without hardware, with the limits that every browser has, and subgroups: kernels that use them say so. */
+/** A device of Dawn, without hardware, with the limits that every browser has, and the extensions that kernels name which use them. */
 async function dawn() {
     const adapter = await gpu.requestAdapter();
     assert.ok(adapter, "Dawn gives its null adapter");
-    assert.ok(adapter.features.has("subgroups"), "Dawn's null adapter has subgroups");
-    const device = await adapter.requestDevice({ requiredFeatures: ["subgroups"] });
+    const requiredFeatures = ["subgroups", "shader-f16"];
+    for (const name of requiredFeatures) assert.ok(adapter.features.has(name), `Dawn's null adapter has ${name}`);
+    const device = await adapter.requestDevice({ requiredFeatures });
     kept.push(adapter, device);
     return device;
 }
