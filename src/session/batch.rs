@@ -406,14 +406,14 @@ impl Batch {
             let s = &self.running[*i];
             StepRows {
                 sequence: s.slot,
-                tokens: s.generation.tokens(),
+                tokens: &s.generation.tokens()[part.clone()],
+                from: part.start,
                 pages: &s.pages,
-                part: part.clone(),
                 outputs: *output as usize,
             }
         };
         let parts: Vec<StepRows> = shares.iter().zip(outputs).map(part).collect();
-        let rows = parts.iter().map(|p| p.part.len()).sum();
+        let rows = parts.iter().map(|p| p.tokens.len()).sum();
         let outputs = outputs.iter().filter(|o| **o).count();
         let mut inputs = step_inputs(&self.shape, self.back, &parts);
         inputs.extend(self.keeps.into_iter().flat_map(|kept| self.own_inputs(shares, kept)));

@@ -439,9 +439,7 @@ impl Generator {
     fn inputs(&self, replica: usize, tokens: &[u32], outputs: usize) -> Vec<(&'static str, Array)> {
         let Some(p) = &self.paged else { return vec![("tokens", Array::u32(&[tokens.len()], tokens))] };
         let from = self.cached[replica].len();
-        let all = [&self.cached[replica][..], tokens].concat();
-        let part = from..all.len();
-        step_inputs(&p.shape, p.back, &[StepRows { sequence: 0, tokens: &all, pages: &p.pages, part, outputs }])
+        step_inputs(&p.shape, p.back, &[StepRows { sequence: 0, tokens, from, pages: &p.pages, outputs }])
     }
 
     /// Logits after each token of a fresh conversation: what golden figures are compared with.

@@ -58,7 +58,7 @@ pub(super) async fn open_engine(
         let engine = load(gpu, &graphs, model, options, notify).await?;
         return Ok(Opened { engine, chunk, pages: Some(shape) });
     }
-    if let Some(kv) = options.kv.filter(|kv| *kv != DType::F32) {
+    if let Some(kv) = narrow_kv(options) {
         let what = format!("keys and values in {kv} are for steps over pages on the CPU: {} has none here", model.name);
         return Err(Error::usage(what));
     }
@@ -72,13 +72,18 @@ pub(super) async fn open_engine(
     })
 }
 
+/// The type in which keys and values are asked to be kept, where that is less than f32.
+fn narrow_kv(options: &Options) -> Option<DType> {
+    options.kv.filter(|kv| *kv != DType::F32)
+}
+
 /// # Errors
 /// What only models that generate obey.
 pub(super) fn check_alone(options: &Options, model: &str) -> Result<()> {
     if !options.layout.is_single() {
         return Err(Error::usage(format!("{model} runs on one device: leave --mesh and --devices out")));
     }
-    match options.kv.filter(|kv| *kv != DType::F32) {
+    match narrow_kv(options) {
         Some(kv) => Err(Error::usage(format!("keys and values in {kv} are for models that generate: leave --kv out"))),
         None => Ok(()),
     }
@@ -93,7 +98,7 @@ fn check_kv(gpu: Option<&Gpu>, options: &Options) -> Result<()> {
             let known = KEPT.map(|kv| kv.to_string()).join(", ");
             Err(Error::usage(format!("keys and values cannot be kept in {kv}: give one of {known}")))
         }
-        _ if gpu.is_some() && kv != DType::F32 => {
+        _ if gpu.is_some() && narrow_kv(options).is_some() => {
             Err(Error::usage(format!("adapters keep keys and values in f32: {kv} is for the CPU (--device cpu)")))
         }
         _ => Ok(()),
@@ -210,7 +215,7 @@ fn pages(model: &Model, context: usize, how: &BatchOptions, (gpu, kv): (Option<&
 
 async fn open_mesh(model: &Model, context: usize, options: &Options, notify: &mut dyn FnMut(Notice)) -> Result<Opened> {
     let layout = &options.layout;
-    if options.kv.is_some_and(|kv| kv != DType::F32) {
+    if narrow_kv(options).is_some() {
         return Err(Error::usage("keys and values of a mesh are f32: leave --kv or --mesh out"));
     }
     layout.check(model, context)?;

@@ -2,17 +2,16 @@
 
 use crate::base::{Array, Bindings};
 use crate::model::PagedShape;
-use std::ops::Range;
 
 /// Rows of a step that are one sequence's.
 pub(super) struct StepRows<'a> {
     /// Its number among the step's sequences.
     pub sequence: usize,
-    /// All of its tokens, and the pages that it has.
+    /// The tokens that the step computes, and how many come before them.
     pub tokens: &'a [u32],
+    pub from: usize,
+    /// The pages that the sequence has.
     pub pages: &'a [u32],
-    /// Which of its tokens the step computes.
-    pub part: Range<usize>,
     /// Of how many of the last of them logits are wanted.
     pub outputs: usize,
 }
@@ -27,8 +26,8 @@ pub(super) fn step_inputs(shape: &PagedShape, back: usize, parts: &[StepRows]) -
     for s in parts {
         let place = |at: usize| s.pages[at / page] * page as u32 + (at % page) as u32;
         tables[s.sequence * per..][..s.pages.len()].copy_from_slice(s.pages);
-        for at in s.part.clone() {
-            tokens.push(s.tokens[at]);
+        for (at, token) in (s.from..).zip(s.tokens) {
+            tokens.push(*token);
             sequences.push(s.sequence as u32);
             positions.push(at as u32);
             places.push(place(at));
