@@ -20,7 +20,6 @@ const KNOWN: &[(&str, usize, &str)] = &[
     ("src/model/source/disk.rs", 1, "mapping a model file, which is only read"),
     ("src/format/wide.rs", 1, "vector instructions that the CPU was asked for first"),
     ("src/reference/columns.rs", 1, "the matrix library takes pointers: bounds are checked before"),
-    ("src/reference/matmul.rs", 1, "the matrix library again: bounds are checked before"),
     ("src/session/processes.rs", 7, "MPI is a C library: buffers outlive their requests, which are waited for"),
 ];
 

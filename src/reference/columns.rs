@@ -65,15 +65,30 @@ pub fn columns(w: Matrix, k: usize, x: &[f32], m: usize, out: &mut [f32]) {
                 }
             };
             let (left, right) = (Strided { data: w, row: k, col: 1 }, Strided { data: x, row: 1, col: k });
-            multiply_panel(left, right, out, (rows, m, k));
+            // A panel is work of the thread that took it.
+            multiply_by_library(left, right, out, (rows, m, k), gemm::Parallelism::None);
         });
     }
 }
 
-/// One panel on the thread it is called on.
-fn multiply_panel(a: Strided<f32>, b: Strided<f32>, y: &mut [f32], (m, n, k): (usize, usize, usize)) {
-    assert!(m * k <= a.data.len() && n * k <= b.data.len() && m * n <= y.len());
-    // SAFETY: as asserted; `y` is a slice of its own.
+/// `y = a · b`, row-major, by the matrix library.
+pub fn multiply_by_library<T: From<u8> + 'static>(
+    a: Strided<T>,
+    b: Strided<T>,
+    y: &mut [T],
+    (m, n, k): (usize, usize, usize),
+    parallel: gemm::Parallelism,
+) {
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    // The furthest elements that the library will touch.
+    assert!(
+        (m - 1) * a.row + (k - 1) * a.col < a.data.len()
+            && (k - 1) * b.row + (n - 1) * b.col < b.data.len()
+            && y.len() >= m * n
+    );
+    // SAFETY: all three matrices lie within their slices, as was just asserted, and `y` overlaps neither.
     unsafe {
         gemm::gemm(
             m,
@@ -89,12 +104,12 @@ fn multiply_panel(a: Strided<f32>, b: Strided<f32>, y: &mut [f32], (m, n, k): (u
             b.data.as_ptr(),
             b.col as isize,
             b.row as isize,
-            0.0,
-            1.0,
+            T::from(0),
+            T::from(1),
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            parallel,
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Matrix multiplication: plain loops in f64, a library's or quantised dot products in f32.
 
 use super::call::Call;
-use super::columns::{Matrix, Strided, columns};
+use super::columns::{Matrix, Strided, columns, multiply_by_library};
 use super::dot;
 use super::rows::Rows;
 use super::value::{Data, Real, Tensor};
@@ -66,40 +66,8 @@ fn multiply<T: Real>(a: Strided<T>, b: Strided<T>, y: &mut [T], (m, n, k): (usiz
         }
         return;
     }
-    if m == 0 || n == 0 || k == 0 {
-        return;
-    }
-    // The furthest elements that the library will touch.
-    assert!(
-        (m - 1) * a.row + (k - 1) * a.col < a.data.len()
-            && (k - 1) * b.row + (n - 1) * b.col < b.data.len()
-            && y.len() >= m * n
-    );
     let parallel = if m * n * k > 1 << 16 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    // SAFETY: all three matrices lie within their slices, as was just asserted, and `y` overlaps neither.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            y.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            a.data.as_ptr(),
-            a.col as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.col as isize,
-            b.row as isize,
-            T::of(0.0),
-            T::of(1.0),
-            false,
-            false,
-            false,
-            parallel,
-        );
-    }
+    multiply_by_library(a, b, y, (m, n, k), parallel);
 }
 
 /// A product with weights `[n, k]` by `columns(x, m, out)`, for at most `most` rows of the left operand at a time.

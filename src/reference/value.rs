@@ -14,6 +14,7 @@ pub trait Real:
     + Default
     + std::fmt::Debug
     + std::iter::Sum
+    + From<u8>
     + 'static
     + std::ops::Add<Output = Self>
     + std::ops::Mul<Output = Self>
