@@ -30,20 +30,28 @@ pub const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25
 /// The steps as numbers without sign: 128 more.
 pub const RAISED: [u8; 16] = table::raised(&STEPS, 128);
 
+/// The steps as kernels choose from them.
+macro_rules! steps_wgsl {
+    () => {
+        table_wgsl!(
+            "0x81818181u" "0x98989898u"
+            "0xadadadadu" "0xbfbfbfbfu"
+            "0xcfcfcfcfu" "0xddddddddu"
+            "0xeaeaeaeau" "0xf6f6f6f6u"
+            "0x01010101u" "0x0d0d0d0du"
+            "0x19191919u" "0x26262626u"
+            "0x35353535u" "0x45454545u"
+            "0x59595959u" "0x71717171u"
+        )
+    };
+}
+pub(super) use steps_wgsl;
+
 const WGSL: &str = concat!(
     "struct Run { q: vec4<u32>, d: f32 }
 fn run_at(i: u32, s: vec2<u32>) -> Run { return Run(b_at(i), half_at(s.x, i)); }
 ",
-    table_wgsl!(
-        "0x81818181u" "0x98989898u"
-        "0xadadadadu" "0xbfbfbfbfu"
-        "0xcfcfcfcfu" "0xddddddddu"
-        "0xeaeaeaeau" "0xf6f6f6f6u"
-        "0x01010101u" "0x0d0d0d0du"
-        "0x19191919u" "0x26262626u"
-        "0x35353535u" "0x45454545u"
-        "0x59595959u" "0x71717171u"
-    )
+    steps_wgsl!()
 );
 
 widest! {

@@ -1,7 +1,7 @@
 //! 256 weights of 4 bits that choose from the steps of IQ4_NL, each 32 of them with a scale of 6 bits, all with one of f16:
 //! `d · (s − 32) · steps[q]`.
 
-use super::iq4_nl::{RAISED, STEPS, scale};
+use super::iq4_nl::{RAISED, STEPS, scale, steps_wgsl};
 use super::levels::{Levels, Numbers, Scales};
 use super::nibbles::{self, extreme};
 use super::search::as_half;
@@ -36,16 +36,7 @@ fn run_at(i: u32, s: vec2<u32>) -> Run {
     return Run(b_at(i), unpack2x16float(head).x * (f32(low | (high << 4u)) - 32.0));
 }
 ",
-    table_wgsl!(
-        "0x81818181u" "0x98989898u"
-        "0xadadadadu" "0xbfbfbfbfu"
-        "0xcfcfcfcfu" "0xddddddddu"
-        "0xeaeaeaeau" "0xf6f6f6f6u"
-        "0x01010101u" "0x0d0d0d0du"
-        "0x19191919u" "0x26262626u"
-        "0x35353535u" "0x45454545u"
-        "0x59595959u" "0x71717171u"
-    )
+    steps_wgsl!()
 );
 
 widest! {
