@@ -5,8 +5,8 @@ use crate::base::{DType, Dim, Result};
 use crate::graph::Tensor;
 use crate::model::keys::Keys;
 use crate::model::layers::{
-    Activation, Encoder, EncoderCommon, EncoderDefaults, Linear, PreNorm, Side, Texts, Vision, VisionDefaults,
-    VisionHead, normalised,
+    Activation, Encoder, EncoderCommon, EncoderDefaults, Linear, Side, Texts, Vision, VisionDefaults, VisionHead,
+    normalised, text_tower,
 };
 
 pub static FAMILY: Family = Family {
@@ -77,11 +77,7 @@ impl Encoder for Config {
         Some(&self.vision)
     }
     fn hidden<'g>(&self, b: &Texts<'_, 'g>) -> Tensor<'g> {
-        let (c, at) = (&self.common, "text_model.embeddings");
-        let x = b.words(&format!("{at}.token_embedding"), c) + b.positions(&format!("{at}.position_embedding"), c);
-        let block =
-            |n: usize, x| PreNorm.build(b, c, &format!("text_model.encoder.layers.{n}"), x, Some(b.up_to_own()));
-        b.norm(b.layers(c.layers, x, block), "text_model.final_layer_norm", true)
+        text_tower(b, &self.common, |b| b.up_to_own())
     }
     fn pooled<'g>(&self, b: &Texts<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
         b.g.at("pooling");

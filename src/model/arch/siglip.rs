@@ -6,8 +6,8 @@ use crate::base::Result;
 use crate::graph::Tensor;
 use crate::model::keys::{Keys, short};
 use crate::model::layers::{
-    Activation, Encoder, EncoderCommon, EncoderDefaults, Linear, Padding, PreNorm, Side, Texts, Vision, VisionDefaults,
-    VisionHead, normalised,
+    Activation, Encoder, EncoderCommon, EncoderDefaults, Linear, Padding, Side, Texts, Vision, VisionDefaults,
+    VisionHead, normalised, text_tower,
 };
 use serde_json::Value as Json;
 
@@ -88,10 +88,7 @@ impl Encoder for Config {
         Some(&self.vision)
     }
     fn hidden<'g>(&self, b: &Texts<'_, 'g>) -> Tensor<'g> {
-        let (c, at) = (&self.common, "text_model.embeddings");
-        let x = b.words(&format!("{at}.token_embedding"), c) + b.positions(&format!("{at}.position_embedding"), c);
-        let block = |n: usize, x| PreNorm.build(b, c, &format!("text_model.encoder.layers.{n}"), x, Some(b.all_real()));
-        b.norm(b.layers(c.layers, x, block), "text_model.final_layer_norm", true)
+        text_tower(b, &self.common, |b| b.all_real())
     }
     fn pooled<'g>(&self, b: &Texts<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
         b.g.at("pooling");

@@ -40,7 +40,7 @@ pub use paged::{Own, PagedShape, Pages, paged_step};
 pub use rope::{Rope, RopeDefaults, context};
 pub use sentence::{Module, Padding, Pooling, Sentence, normalised};
 pub use speech::{Speech, hear, stack, write};
-pub use vision::{PreNorm, Vision, VisionDefaults, VisionHead, see};
+pub use vision::{Vision, VisionDefaults, VisionHead, see, text_tower};
 
 use crate::base::Placement::{self, Split};
 use crate::base::{Cut, DType, Dim, Error, MeshAxis, Result, Weights};

@@ -1,6 +1,6 @@
 //! Vision transformers (Dosovitskiy et al., 2021): patches of an image are rows of an encoder.
 
-use super::encoder::{Encoding, Linear, Network, SelfAttention};
+use super::encoder::{Encoding, Linear, Network, SelfAttention, Texts};
 use super::sentence::{Sentence, normalised};
 use super::{Activation, EncoderCommon, Side};
 use crate::base::MeshAxis;
@@ -150,7 +150,7 @@ impl Vision {
         if let Some(name) = self.first_norm {
             x = b.norm(x, name, true);
         }
-        b.layers(c.layers, x, |n, x| PreNorm.build(b, c, &format!("encoder.layers.{n}"), x, None))
+        b.layers(c.layers, x, |n, x| block(b, c, &format!("encoder.layers.{n}"), x, None))
     }
 
     fn pooled<'g>(&self, b: &Encoding<'_, 'g>, x: Tensor<'g>) -> Tensor<'g> {
@@ -192,27 +192,23 @@ impl Vision {
     }
 }
 
-/// The block of CLIP and its kin, with biases: norms before attention and before the network.
-pub struct PreNorm;
+/// The block of CLIP and its kin whose names begin with `at`, with biases: norms before attention and before the network.
+fn block<'g>(b: &Encoding<'_, 'g>, c: &EncoderCommon, at: &str, x: Tensor<'g>, mask: Option<Tensor<'g>>) -> Tensor<'g> {
+    let parts = ["q_proj", "k_proj", "v_proj", "out_proj"];
+    let parts = parts.map(|part| Linear::new(format!("{at}.self_attn.{part}"), true));
+    let how = SelfAttention { parts, width: c.width, heads: c.heads, mask, rope: None };
+    let h = b.norm(x, &format!("{at}.layer_norm1"), true);
+    let x = b.whole(x + b.attention(at, h, &how));
+    let h = b.norm(x, &format!("{at}.layer_norm2"), true);
+    b.whole(x + b.network(c, h, &network(&format!("{at}.mlp"))))
+}
 
-impl PreNorm {
-    /// The block whose names begin with `at`.
-    pub fn build<'g>(
-        &self,
-        b: &Encoding<'_, 'g>,
-        c: &EncoderCommon,
-        at: &str,
-        x: Tensor<'g>,
-        mask: Option<Tensor<'g>>,
-    ) -> Tensor<'g> {
-        let parts = ["q_proj", "k_proj", "v_proj", "out_proj"];
-        let parts = parts.map(|part| Linear::new(format!("{at}.self_attn.{part}"), true));
-        let how = SelfAttention { parts, width: c.width, heads: c.heads, mask, rope: None };
-        let h = b.norm(x, &format!("{at}.layer_norm1"), true);
-        let x = b.whole(x + b.attention(at, h, &how));
-        let h = b.norm(x, &format!("{at}.layer_norm2"), true);
-        b.whole(x + b.network(c, h, &network(&format!("{at}.mlp"))))
-    }
+/// The texts' half of CLIP and its kin; `mask` says which tokens each sees.
+pub fn text_tower<'g>(b: &Texts<'_, 'g>, c: &EncoderCommon, mask: impl Fn(&Texts<'_, 'g>) -> Tensor<'g>) -> Tensor<'g> {
+    let at = "text_model.embeddings";
+    let x = b.words(&format!("{at}.token_embedding"), c) + b.positions(&format!("{at}.position_embedding"), c);
+    let layer = |n: usize, x| block(b, c, &format!("text_model.encoder.layers.{n}"), x, Some(mask(b)));
+    b.norm(b.layers(c.layers, x, layer), "text_model.final_layer_norm", true)
 }
 
 fn network(at: &str) -> Network {
