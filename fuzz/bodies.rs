@@ -2,6 +2,8 @@
 //! over the corpora and changes of them (tests/fuzz.rs).
 #![allow(dead_code)]
 
+#[path = "fields.rs"]
+mod fields;
 #[path = "../tests/common/gguf.rs"]
 mod gguf;
 #[path = "request.rs"]

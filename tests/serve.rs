@@ -4,6 +4,8 @@
 mod common;
 #[path = "serve/engine.rs"]
 mod engine;
+#[path = "../fuzz/fields.rs"]
+mod fields;
 #[path = "serve/http.rs"]
 mod http;
 #[path = "serve/limits.rs"]

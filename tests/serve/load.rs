@@ -1,5 +1,6 @@
 //! Many clients at once, some of which leave; and requests that nobody would write.
 
+use super::fields::FIELDS;
 use super::{Server, greedy, long, with};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
@@ -95,50 +96,6 @@ fn anything() -> impl Strategy<Value = Json> {
     })
 }
 
-/// Every field that some request has.
-const FIELDS: &[&str] = &[
-    "messages",
-    "prompt",
-    "input",
-    "model",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "typical_p",
-    "n",
-    "stop",
-    "seed",
-    "stream",
-    "stream_options",
-    "logprobs",
-    "top_logprobs",
-    "logit_bias",
-    "max_tokens",
-    "tools",
-    "tool_choice",
-    "response_format",
-    "guided_json",
-    "guided_regex",
-    "guided_grammar",
-    "guided_choice",
-    "echo",
-    "best_of",
-    "suffix",
-    "options",
-    "format",
-    "system",
-    "instructions",
-    "text",
-    "stop_sequences",
-    "thinking",
-    "tokens",
-    "priority",
-    "dry_multiplier",
-    "presence_penalty",
-    "raw",
-    "x",
-];
 const PATHS: &[&str] = &[
     "/v1/chat/completions",
     "/v1/completions",
