@@ -139,6 +139,20 @@ impl Graph {
         used.for_each(|v| uses[v.0 as usize] += 1);
         uses
     }
+    /// The nodes that use each node, in their order: one walk for whoever asks of many.
+    #[cfg_attr(not(feature = "internals"), doc(hidden))]
+    pub fn all_users(&self) -> Vec<Vec<Value>> {
+        let mut users: Vec<Vec<Value>> = vec![vec![]; self.nodes.len()];
+        for u in self.values() {
+            for v in self.node(u).args() {
+                let of = &mut users[v.0 as usize];
+                if of.last() != Some(&u) {
+                    of.push(u);
+                }
+            }
+        }
+        users
+    }
     fn users(&self, v: Value) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(move |n| n.args().contains(&v))
     }

@@ -26,6 +26,8 @@ pub struct Fusion {
     pub stored: Vec<bool>,
     /// The matmul or reduction that this node's chain continues.
     pub anchor: Vec<Option<Value>>,
+    /// The nodes that use this one.
+    pub users: Vec<Vec<Value>>,
 }
 
 struct Pass<'a> {
@@ -48,7 +50,7 @@ pub fn fuse(graph: &Graph, fuse: bool, serial: bool) -> Result<Fusion> {
     let mut pass = Pass {
         graph,
         uses: graph.uses(),
-        out: Fusion { stored: vec![false; n], anchor: vec![None; n] },
+        out: Fusion { stored: vec![false; n], anchor: vec![None; n], users: graph.all_users() },
         loads: vec![BTreeSet::new(); n],
         size: vec![0; n],
         views: vec![0; n],
@@ -334,14 +336,12 @@ impl Pass<'_> {
     /// A matmul or reduction: stored, unless its one user can be its epilogue.
     fn heavy(&mut self, v: Value) {
         let node = self.graph.node(v);
-        let users: Vec<Value> =
-            self.graph.values().filter(|u| self.graph.node(*u).args().contains(&v)).take(2).collect();
         let is_output = self.graph.outputs.iter().any(|o| o.1 == v);
         let absorbable = self.fuse
             && !is_output
             && node.ty.dtype == DType::F32
             && self.uses[v.0 as usize] == 1
-            && users.first().is_some_and(|u| {
+            && self.out.users[v.0 as usize].first().is_some_and(|u| {
                 let user = self.graph.node(*u);
                 user.def().is_some_and(|d| d.scalar().is_some()) && user.ty == node.ty
             });

@@ -45,7 +45,7 @@ fn columns(graph: &Graph, v: Value) -> i64 {
 
 /// Sets of two or more matmuls that can be one.
 fn groups(graph: &Graph) -> Vec<Vec<Value>> {
-    let uses = graph.uses();
+    let (uses, users) = (graph.uses(), graph.all_users());
     let mut all: Vec<((Value, DType), Vec<Value>)> = vec![];
     for v in graph.values() {
         let Source::Op { def, attrs: Attrs::Matmul { ta: false, tb: true }, args } = &graph.node(v).source else {
@@ -56,7 +56,7 @@ fn groups(graph: &Graph) -> Vec<Vec<Value>> {
             && w.ty.shape.rank() == 2
             && w.ty.shape.known().is_some()
             && uses[args[1].0 as usize] == 1;
-        if !def.is(&MATMUL) || !own || has_bias(graph, v) {
+        if !def.is(&MATMUL) || !own || has_bias(graph, &users[v.0 as usize]) {
             continue;
         }
         let key = (args[0], w.ty.dtype);
@@ -69,9 +69,8 @@ fn groups(graph: &Graph) -> Vec<Vec<Value>> {
 }
 
 /// A bias is added in the matmul's own epilogue, which beats joining.
-fn has_bias(graph: &Graph, v: Value) -> bool {
-    let mut users = graph.values().filter(|u| graph.node(*u).args().contains(&v));
-    let (Some(user), None) = (users.next(), users.next()) else { return false };
+fn has_bias(graph: &Graph, users: &[Value]) -> bool {
+    let &[user] = users else { return false };
     let user = graph.node(user);
     let stored = |a: &Value| matches!(graph.node(*a).source, Source::Weight { .. } | Source::Data(_));
     user.def().is_some_and(|d| d.scalar().is_some()) && user.args().iter().any(stored)

@@ -16,16 +16,11 @@ pub struct Pair {
     pub root: Value,
 }
 
-/// The nodes that use a value.
-fn users(graph: &Graph, v: Value) -> Vec<Value> {
-    graph.values().filter(|u| graph.node(*u).args().contains(&v)).collect()
-}
-
 /// The pair that a stored product is the beginning of, if nothing else reads it.
 pub fn pair(graph: &Graph, fusion: &Fusion, product: Value) -> Option<Pair> {
     let ty = &graph.node(product).ty;
     let (axis, n) = (ty.shape.rank().checked_sub(1)?, ty.shape.last()?.known()?);
-    let slices: [Value; 2] = users(graph, product).try_into().ok()?;
+    let slices: [Value; 2] = fusion.users[product.0 as usize][..].try_into().ok()?;
     let start = |v: Value| match &graph.node(v).source {
         Source::Op { attrs: Attrs::Slice { axis: of, start, len, step: 1 }, .. }
             if *of == axis && len.known() == Some(n / 2) && n % 2 == 0 && !fusion.stored[v.0 as usize] =>
@@ -55,7 +50,7 @@ fn path(graph: &Graph, fusion: &Fusion, from: Value) -> Option<Vec<Value>> {
     let ty: &Type = &graph.node(from).ty;
     let mut out = vec![from];
     loop {
-        let [next]: [Value; 1] = users(graph, *out.last()?).try_into().ok()?;
+        let &[next] = &fusion.users[out.last()?.0 as usize][..] else { return None };
         let node = graph.node(next);
         let scalar = node.def().is_some_and(|d| matches!(d.body, Body::Scalar(_)));
         if !scalar || node.ty != *ty || fusion.anchor[next.0 as usize].is_some() {
@@ -70,7 +65,7 @@ fn path(graph: &Graph, fusion: &Fusion, from: Value) -> Option<Vec<Value>> {
 
 /// The stored product whose left operand a norm is, if nothing else reads it.
 pub fn only_product(graph: &Graph, fusion: &Fusion, norm: Value) -> Option<Value> {
-    let [user]: [Value; 1] = users(graph, norm).try_into().ok()?;
+    let &[user] = &fusion.users[norm.0 as usize][..] else { return None };
     let node = graph.node(user);
     let left = node.kind() == "matmul" && node.args()[0] == norm && node.args()[1] != norm;
     let is_output = graph.outputs.iter().any(|o| o.1 == norm);
